@@ -1,0 +1,71 @@
+//! The controls: what Backstop finds. One file each; this one is the register.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub mod open_ingress;
+
+/// A control, by what it finds. The name is the same in tags, policy, ledger,
+/// metrics and messages.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// A security group that admits too much of the internet to a port.
+    OpenIngress,
+}
+
+impl Control {
+    /// Every control there is.
+    pub const ALL: &'static [Self] = &[Self::OpenIngress];
+
+    /// The control's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenIngress => open_ingress::NAME,
+        }
+    }
+
+    /// The control of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|control| control.name() == name)
+    }
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How bad a finding is, in Security Hub's words.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth mending.
+    Medium,
+    /// To be mended soon.
+    High,
+    /// To be mended at once.
+    Critical,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! The ledger's entry: what was found, what it looked like before, what was
+//! done, what came of it, and who has been told.
+//!
+//! Deliberately not here: the table, its keys and its conditions
+//! (`backstop_aws::ledger`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::controls::{Control, Severity};
+use crate::exemption::Exemption;
+use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, Verification};
+use crate::security_group::IngressRule;
+use crate::trigger::Actor;
+
+/// The entry format's version.
+pub const VERSION: u32 = 1;
+
+/// Days for which a closed entry is kept.
+pub const KEPT_DAYS: i64 = 400;
+
+/// Where an entry stands. `outcome` in messages and metrics.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Changes are being made.
+    InProgress,
+    /// The finding is gone, verified.
+    Remediated,
+    /// Something failed: the hole may still be open.
+    Failed,
+    /// Told and not changed: mode `notify`.
+    Notified,
+    /// Not changed: opted out.
+    Exempt,
+    /// Not changed: the opt-out tag cannot be read.
+    Held,
+    /// Not changed: another account owns the resource.
+    NotOwned,
+}
+
+impl Status {
+    /// The name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InProgress => "in-progress",
+            Self::Remediated => "remediated",
+            Self::Failed => "failed",
+            Self::Notified => "notified",
+            Self::Exempt => "exempt",
+            Self::Held => "held",
+            Self::NotOwned => "not-owned",
+        }
+    }
+}
+
+/// One entry of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The entry format's version.
+    pub version: u32,
+    /// The entry's id, a ULID.
+    pub id: String,
+    /// The control that found something.
+    pub control: Control,
+    /// How bad it is.
+    pub severity: Severity,
+    /// ARN of the resource.
+    pub resource: String,
+    /// The resource's id and name, for people.
+    pub resource_name: String,
+    /// The account.
+    pub account: String,
+    /// The Region.
+    pub region: String,
+    /// The team that owns the resource: the value of the owner tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// Where it stands.
+    pub status: Status,
+    /// What was found.
+    pub exposures: Vec<Exposure>,
+    /// What the opt-out tags of the resource and its VPC say.
+    #[serde(default)]
+    pub exemption: Exemption,
+    /// What is to be done.
+    pub plan: Plan,
+    /// Every rule that was touched, in full, as it was before the first
+    /// change. Kept compressed and apart from the rest of the document, and
+    /// never overwritten by a retry.
+    #[serde(skip)]
+    pub before: BTreeMap<String, IngressRule>,
+    /// What came of each step, in order, retries included.
+    #[serde(default)]
+    pub outcomes: Vec<Outcome>,
+    /// The resource read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// Every rule that was touched as it was afterwards; `None`: gone.
+    #[serde(default)]
+    pub after: BTreeMap<String, Option<IngressRule>>,
+    /// Who touched the resource.
+    pub actor: Actor,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// How often the change was begun: 1 without a retry.
+    pub attempts: u32,
+    /// When the change was first begun.
+    pub started_at: Timestamp,
+    /// When the last attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl Entry {
+    /// The status that a disposition without changes leads to.
+    #[must_use]
+    pub fn unchanged_status(disposition: &Disposition) -> Status {
+        match disposition {
+            Disposition::Enforce => Status::InProgress,
+            Disposition::NotifyOnly => Status::Notified,
+            Disposition::Exempt => Status::Exempt,
+            Disposition::Held => Status::Held,
+            Disposition::NotOwned => Status::NotOwned,
+        }
+    }
+
+    /// Whether the run made (or tried) changes.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        self.plan.disposition == Disposition::Enforce
+    }
+
+    /// The team for messages: never empty.
+    #[must_use]
+    pub fn team_or_unowned(&self) -> &str {
+        self.team
+            .as_deref()
+            .filter(|team| !team.is_empty())
+            .unwrap_or("unowned")
+    }
+
+    /// The outcomes that count: the last of each step on each rule, so that a
+    /// failure that a retry mended is no failure any more.
+    #[must_use]
+    pub fn last_outcomes(&self) -> Vec<&Outcome> {
+        let mut last: BTreeMap<_, &Outcome> = BTreeMap::new();
+        for outcome in &self.outcomes {
+            last.insert((&outcome.rule, outcome.step, &outcome.permission), outcome);
+        }
+        last.into_values().collect()
+    }
+
+    /// What this entry's message is known by. The same key is sent once.
+    ///
+    /// For a change it is the entry's id and the digest of what came of it: a
+    /// failure is told when its set of rule and AWS code is new, and again
+    /// once it is fixed. For a run that changed nothing it is what was found
+    /// (rule by rule, so that a hole that was closed and opened again by hand
+    /// is told again) with verdict, exemption and mode.
+    #[must_use]
+    pub fn message_key(&self) -> String {
+        let mut parts: BTreeSet<String> = BTreeSet::new();
+        if self.is_change() {
+            parts.insert(format!("entry {}", self.id));
+            if self.status == Status::Failed {
+                for outcome in self.last_outcomes() {
+                    if let Ending::Failed { code, .. } = &outcome.ending {
+                        parts.insert(format!("failed {} {code}", outcome.rule));
+                    }
+                }
+                for text in self.verification.iter().flat_map(Verification::problems) {
+                    parts.insert(format!("unverified {text}"));
+                }
+            }
+        } else {
+            parts.insert(format!("found {} {}", self.control, self.resource));
+            for exposure in &self.exposures {
+                parts.insert(format!(
+                    "rule {} {} {:?}",
+                    exposure.rule.id, exposure.fingerprint, exposure.exemption
+                ));
+            }
+            parts.insert(format!("exemption {:?}", self.exemption));
+        }
+        parts.insert(format!("status {}", self.status.name()));
+        digest(parts.iter().map(String::as_str))
+    }
+
+    /// The fingerprints of what was found.
+    #[must_use]
+    pub fn fingerprints(&self) -> BTreeSet<&str> {
+        self.exposures
+            .iter()
+            .map(|e| e.fingerprint.as_str())
+            .collect()
+    }
+}
+
+/// A digest of texts, as 32 hexadecimal digits: enough to be unique, short
+/// enough to read.
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.len().to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

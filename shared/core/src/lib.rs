@@ -1,0 +1,20 @@
+//! Backstop's decisions, and nothing but decisions.
+//!
+//! Facts, policy, tags and time go in; verdicts, plans, ledger entries and
+//! message texts come out. The same input gives the same output, always: an
+//! event, the sweep, a preview and a replay all decide with this code.
+//!
+//! Deliberately not here: any I/O, any clock, any environment, any AWS SDK
+//! type. `clippy.toml` beside the manifest bans them; `backstop-aws` holds the
+//! effects.
+
+pub mod address;
+pub mod controls;
+pub mod entry;
+pub mod exemption;
+pub mod message;
+pub mod plan;
+pub mod policy;
+pub mod ports;
+pub mod security_group;
+pub mod trigger;

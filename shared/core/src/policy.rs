@@ -1,0 +1,249 @@
+//! The policy: what an account allows, one JSON document in an SSM parameter.
+//!
+//! Every default lives here, so that the document an account starts with is
+//! `{"version":1}` and a release can better a default without touching what
+//! users wrote. Unknown fields are refused: a misspelt setting must not turn
+//! into a default. Deliberately not here: reading and caching it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::controls::open_ingress;
+use crate::plan::Mode;
+
+/// Most bytes of a policy: the size of an advanced SSM parameter.
+pub const MOST_BYTES: usize = 8 * 1024;
+
+/// The policy document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The format's version.
+    #[schemars(with = "u32", range(min = 1, max = 1))]
+    pub version: Version,
+    /// Settings by control.
+    #[serde(default)]
+    pub controls: Controls,
+    /// What opt-out tags must say.
+    #[serde(default)]
+    pub opt_out: OptOutRules,
+}
+
+/// The format's version: always 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Version(u32);
+
+impl Default for Version {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl TryFrom<u32> for Version {
+    type Error = String;
+
+    fn try_from(version: u32) -> Result<Self, Self::Error> {
+        match version {
+            1 => Ok(Self(1)),
+            other => Err(format!("version {other} is not known here; allowed is `1`")),
+        }
+    }
+}
+
+impl From<Version> for u32 {
+    fn from(version: Version) -> Self {
+        version.0
+    }
+}
+
+/// Settings by control.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Controls {
+    /// Security groups that admit too much of the internet.
+    pub open_ingress: ControlPolicy<open_ingress::Settings>,
+}
+
+/// One control's part of the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlPolicy<S: Default> {
+    /// What may be done; without it the stack's parameter `Mode` holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// How many changes are expected at most.
+    pub budget: Budget,
+    /// What the control allows.
+    pub settings: S,
+}
+
+/// How many changes are expected at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Changes of resources by this control in a clock hour (UTC). They are
+    /// counted with every remediation.
+    #[schemars(range(min = 1))]
+    pub changes_per_hour: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            changes_per_hour: 50,
+        }
+    }
+}
+
+/// What opt-out tags must say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptOutRules {
+    /// Whether every opt-out needs `until=`. One without it then counts as
+    /// malformed: nothing is changed, and that is told.
+    pub require_end: bool,
+}
+
+/// A policy that cannot be used: which field, what is wrong, what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policy is not valid: {0}")]
+pub struct InvalidPolicy(String);
+
+impl Policy {
+    /// Reads a policy document.
+    ///
+    /// # Errors
+    /// Names the field, what is wrong with it and what is allowed.
+    pub fn parse(document: &str) -> Result<Self, InvalidPolicy> {
+        if document.len() > MOST_BYTES {
+            return Err(InvalidPolicy(format!(
+                "it has {} bytes; at most {MOST_BYTES} are allowed",
+                document.len()
+            )));
+        }
+        let mut reader = serde_json::Deserializer::from_str(document);
+        let policy: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            let problem = error.into_inner();
+            InvalidPolicy(if path == "." {
+                problem.to_string()
+            } else {
+                format!("`{path}`: {problem}")
+            })
+        })?;
+        reader.end().map_err(|e| InvalidPolicy(e.to_string()))?;
+        policy.check().map_err(InvalidPolicy)?;
+        Ok(policy)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let at = |path: &str, problem: String| format!("`controls.open-ingress.{path}`: {problem}");
+        let control = &self.controls.open_ingress;
+        if control.budget.changes_per_hour == 0 {
+            return Err(at(
+                "budget.changes_per_hour",
+                "0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)".to_owned(),
+            ));
+        }
+        control
+            .settings
+            .check()
+            .map_err(|(field, problem)| at(&format!("settings.{field}"), problem))
+    }
+
+    /// The JSON Schema of the policy document.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(document: &str) -> String {
+        Policy::parse(document).expect_err(document).to_string()
+    }
+
+    #[test]
+    fn the_document_an_account_starts_with_means_all_defaults() {
+        assert_eq!(
+            Policy::parse(r#"{"version":1}"#).unwrap(),
+            Policy::default()
+        );
+    }
+
+    #[test]
+    fn errors_name_the_field_and_what_is_allowed() {
+        for (document, parts) in [
+            (r#"{}"#, &["missing field `version`"][..]),
+            (r#"{"version":2}"#, &["`version`", "allowed is `1`"]),
+            (
+                r#"{"version":1,"control":{}}"#,
+                &["`control`", "`controls`", "`opt_out`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"mode":"enfroce"}}}"#,
+                &[
+                    "`controls.open-ingress.mode`",
+                    "enfroce",
+                    "`off`",
+                    "`notify`",
+                    "`enforce`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingres":{}}}"#,
+                &["open-ingres", "`open-ingress`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.open-ingress.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"budget":{"changes_per_hour":"10"}}}}"#,
+                &["`controls.open-ingress.budget.changes_per_hour`", "u32"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"allow":"some"}}}}"#,
+                &[
+                    "`controls.open-ingress.settings.allow`",
+                    "`authorised-ports`",
+                    "`high-risk-ports`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"max_public_bits":{"ipv4":33}}}}}"#,
+                &[
+                    "`controls.open-ingress.settings.max_public_bits.ipv4`",
+                    "0 to 32",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"authorised_ports":{"tcp":["443-80"]}}}}}"#,
+                &[
+                    "`controls.open-ingress.settings.authorised_ports.tcp[0]`",
+                    "443-80",
+                ],
+            ),
+            (r#"{"version":1} trailing"#, &["trailing"]),
+            ("", &["EOF"]),
+        ] {
+            let error = error(document);
+            for part in parts {
+                assert!(error.contains(part), "{document}: {error} lacks {part}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_than_eight_kilobytes_are_refused() {
+        let document = format!(r#"{{"version":1{}}}"#, " ".repeat(MOST_BYTES));
+        assert!(error(&document).contains("at most 8192 are allowed"));
+    }
+}

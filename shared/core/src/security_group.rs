@@ -1,0 +1,98 @@
+//! Facts about a security group, as gathered from the live account.
+//!
+//! Strings are kept as EC2 gave them, so that a rule can be put back to the
+//! letter. Deliberately not here: egress rules, which no control judges.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ports::Permission;
+
+/// Tags by key.
+pub type Tags = BTreeMap<String, String>;
+
+/// Who a rule admits. A source is kept whole or goes whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "kebab-case")]
+pub enum Source {
+    /// An IPv4 CIDR block, as EC2 wrote it.
+    Ipv4(String),
+    /// An IPv6 CIDR block, as EC2 wrote it.
+    Ipv6(String),
+    /// A managed prefix list, by id.
+    PrefixList(String),
+    /// Members of a security group, by id (with its owner's account where it
+    /// is another one, as `account/sg-…`).
+    SecurityGroup(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Ipv4(text)
+        | Self::Ipv6(text)
+        | Self::PrefixList(text)
+        | Self::SecurityGroup(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// One ingress rule: one permission for one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressRule {
+    /// `sgr-…`.
+    pub id: String,
+    /// Protocol and ports.
+    pub permission: Permission,
+    /// Who is admitted.
+    pub source: Source,
+    /// The description, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The rule's own tags.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: Tags,
+}
+
+/// A managed prefix list that some rule names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrefixList {
+    /// Its CIDR blocks, all pages.
+    Entries(Vec<String>),
+    /// EC2 does not show it to this account (any more), and why.
+    Unreadable(String),
+}
+
+/// A live security group with all its ingress rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecurityGroup {
+    /// `sg-…`.
+    pub id: String,
+    /// The group's name.
+    pub name: String,
+    /// The account that owns it. In a shared VPC it may be another one than
+    /// the account that sees it.
+    pub owner: String,
+    /// The group's ARN.
+    pub arn: String,
+    /// The VPC it belongs to.
+    pub vpc: Option<String>,
+    /// The group's tags.
+    pub tags: Tags,
+    /// The opt-out tag of its VPC, if there is one.
+    pub vpc_opt_out: Option<String>,
+    /// All ingress rules, by id.
+    pub rules: BTreeMap<String, IngressRule>,
+    /// The prefix lists that rules name, by id.
+    pub prefix_lists: BTreeMap<String, PrefixList>,
+}
+
+/// What a look at the account found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// There is no such group (any more).
+    Gone,
+    /// The group as it is now.
+    Group(Box<SecurityGroup>),
+}

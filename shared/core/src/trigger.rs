@@ -1,0 +1,308 @@
+//! From an event to the resource to look at.
+//!
+//! An event is a hint: it names a resource and who touched it, and no verdict
+//! is ever drawn from its other contents. CloudTrail writes requests in two
+//! styles (camelCase with `{"items": […]}`, and wrapped as
+//! `{"<Op>Request": {PascalCase}}`, where one element is an object and several
+//! are an array), so everything is extracted leniently: unknown keys do not
+//! matter, nothing is demanded that is not needed.
+//!
+//! Deliberately not here: `aws_lambda_events`' own CloudTrail types. They know
+//! no `errorCode` and reject one real record in five.
+
+use aws_lambda_events::event::eventbridge::EventBridgeEvent;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::controls::Control;
+
+/// The `source` of Backstop's own events.
+pub const OWN_SOURCE: &str = "backstop";
+/// Detail type of the event that asks for a look at one resource.
+pub const CHECK_REQUESTED: &str = "Check Requested";
+/// Detail type of the event that says an entry waits to be told.
+pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
+/// Detail type of the API calls that CloudTrail hands to EventBridge.
+pub const CLOUDTRAIL_CALL: &str = "AWS API Call via CloudTrail";
+
+/// The EC2 calls that can open a security group.
+pub const INGRESS_CALLS: &[&str] = &[
+    "AuthorizeSecurityGroupIngress",
+    "ModifyManagedPrefixList",
+    "ModifySecurityGroupRules",
+    "RestoreManagedPrefixListVersion",
+];
+
+/// Who touched the resource, as far as the event says. For messages only:
+/// nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Actor {
+    /// ARN of the caller, or the service that called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// What it called with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Where it called from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<String>,
+    /// The AWS service that called on its behalf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoked_by: Option<String>,
+    /// The call, for example `AuthorizeSecurityGroupIngress`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<String>,
+    /// When it was called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<Timestamp>,
+    /// The event that the call became (CloudTrail's `eventID`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+}
+
+/// A resource to look at, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Id of the resource: a security group, or a prefix list.
+    pub resource: String,
+    /// Account of the envelope.
+    pub account: String,
+    /// Region of the envelope.
+    pub region: String,
+    /// Who touched it.
+    pub actor: Actor,
+}
+
+/// What an event asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Look at this security group.
+    Check(Trigger),
+    /// Look at every security group that names this prefix list.
+    Expand(Trigger),
+    /// Nothing to do, and why.
+    Ignored(String),
+}
+
+/// An event that cannot be used, with the field and the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BrokenEvent(String);
+
+fn broken<T>(sentence: impl Into<String>) -> Result<T, BrokenEvent> {
+    Err(BrokenEvent(sentence.into()))
+}
+
+/// The detail of a `Check Requested` event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequested {
+    /// The control to check, by name.
+    pub control: String,
+    /// Id of the resource.
+    pub resource: String,
+    /// What caused the request.
+    #[serde(default)]
+    pub cause: Actor,
+}
+
+/// The detail of a `Remediation Recorded` event. It carries the entry's id and
+/// nothing else: whatever is told is read from the ledger, so that a forged
+/// event can say nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemediationRecorded {
+    /// The entry's id, a ULID.
+    pub entry: String,
+}
+
+/// Reads an event for `revoke-ingress`.
+///
+/// # Errors
+/// An event that ought to name a resource and does not.
+pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
+    let event = envelope(payload)?;
+    let account = needed(event.account.as_deref(), "account")?;
+    let region = needed(event.region.as_deref(), "region")?;
+    let trigger = |resource: String, actor: Actor| Trigger {
+        resource,
+        account: account.clone(),
+        region: region.clone(),
+        actor,
+    };
+    match (event.source.as_str(), event.detail_type.as_str()) {
+        (OWN_SOURCE, CHECK_REQUESTED) => {
+            let request: CheckRequested = serde_json::from_value(event.detail)
+                .map_err(|e| BrokenEvent(format!("`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}")))?;
+            match Control::from_name(&request.control) {
+                Some(Control::OpenIngress) => {}
+                None => {
+                    return Ok(Parsed::Ignored(format!(
+                        "`{}` is not a control of this function",
+                        request.control
+                    )));
+                }
+            }
+            let mut cause = request.cause;
+            cause.event_id = cause.event_id.or(event.id);
+            cause.event_time = cause
+                .event_time
+                .or_else(|| payload.get("time")?.as_str()?.parse().ok());
+            group_id("detail.resource", &request.resource)
+                .map(|id| Parsed::Check(trigger(id, cause)))
+        }
+        ("aws.ec2", CLOUDTRAIL_CALL) => {
+            let detail = &event.detail;
+            let call = text(detail, &["eventName"]).unwrap_or_default();
+            if !INGRESS_CALLS.contains(&call.as_str()) {
+                return Ok(Parsed::Ignored(format!(
+                    "the call `{call}` opens no security group"
+                )));
+            }
+            if let Some(code) = text(detail, &["errorCode"]) {
+                return Ok(Parsed::Ignored(format!(
+                    "the call `{call}` failed with {code}"
+                )));
+            }
+            let actor = actor(detail);
+            let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
+            if call.ends_with("PrefixList") || call.ends_with("PrefixListVersion") {
+                let found = text(request, &[&format!("{call}Request"), "PrefixListId"])
+                    .or_else(|| text(request, &["prefixListId"]))
+                    .or_else(|| {
+                        text(
+                            response,
+                            &[&format!("{call}Response"), "prefixList", "prefixListId"],
+                        )
+                    })
+                    .or_else(|| text(response, &["prefixList", "prefixListId"]));
+                let Some(id) = found else {
+                    return broken(format!(
+                        "the `{call}` event names no prefix list: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the groups by hand or wait for the sweep"
+                    ));
+                };
+                if !is_id(&id, "pl-") {
+                    return broken(format!(
+                        "`detail.requestParameters` names `{id}`, which is not the id of a prefix list (`pl-…`)"
+                    ));
+                }
+                return Ok(Parsed::Expand(trigger(id, actor)));
+            }
+            let found = text(request, &["groupId"])
+                .or_else(|| text(request, &["ModifySecurityGroupRulesRequest", "GroupId"]))
+                .or_else(|| {
+                    list(&response["securityGroupRuleSet"])
+                        .into_iter()
+                        .find_map(|rule| text(rule, &["groupId"]))
+                });
+            let Some(id) = found else {
+                return broken(format!(
+                    "the `{call}` event names no security group: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the group by hand or wait for the sweep"
+                ));
+            };
+            group_id("the event's group id", &id).map(|id| Parsed::Check(trigger(id, actor)))
+        }
+        (source, detail_type) => Ok(Parsed::Ignored(format!(
+            "`{detail_type}` of `{source}` is no event for this function"
+        ))),
+    }
+}
+
+/// Reads an event for `notify`: the id of the entry to tell, or why there is
+/// nothing to tell.
+///
+/// # Errors
+/// An event of ours without a well-formed entry id.
+pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> {
+    let event = envelope(payload)?;
+    if (event.source.as_str(), event.detail_type.as_str()) != (OWN_SOURCE, REMEDIATION_RECORDED) {
+        return Ok(Err(format!(
+            "`{}` of `{}` is no event for this function",
+            event.detail_type, event.source
+        )));
+    }
+    let Some(entry) = text(&event.detail, &["entry"]) else {
+        return broken("`detail.entry` is missing: it must hold the id of a ledger entry");
+    };
+    match ulid::Ulid::from_string(&entry) {
+        Ok(id) => Ok(Ok(id.to_string())),
+        Err(_) => broken(format!(
+            "`detail.entry` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
+        )),
+    }
+}
+
+fn envelope(payload: &Value) -> Result<EventBridgeEvent<Value>, BrokenEvent> {
+    serde_json::from_value(payload.clone()).map_err(|e| {
+        BrokenEvent(format!("the payload is not an EventBridge event: {e}; invoke this function by its rules, or with a whole event"))
+    })
+}
+
+fn needed(value: Option<&str>, field: &str) -> Result<String, BrokenEvent> {
+    match value {
+        Some(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => broken(format!(
+            "`{field}` of the event is missing: EventBridge always sends it"
+        )),
+    }
+}
+
+/// `sg-` and up to 17 lower-case hexadecimal digits.
+fn is_id(id: &str, prefix: &str) -> bool {
+    id.strip_prefix(prefix).is_some_and(|rest| {
+        (8..=17).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
+fn group_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
+    if is_id(id, "sg-") {
+        Ok(id.to_owned())
+    } else {
+        broken(format!(
+            "{field} is `{id}`, which is not the id of a security group (`sg-…`)"
+        ))
+    }
+}
+
+/// The text at a path; numbers count as text, empty text as missing.
+fn text(value: &Value, path: &[&str]) -> Option<String> {
+    let mut at = value;
+    for key in path {
+        at = at.get(key)?;
+    }
+    match at {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A list in any of its spellings: `{"items": […]}`, an array, one object.
+fn list(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Array(items) => items.iter().collect(),
+        Value::Object(map) => match map.get("items") {
+            Some(items) => list(items),
+            None if map.is_empty() => Vec::new(),
+            None => vec![value],
+        },
+        _ => Vec::new(),
+    }
+}
+
+fn actor(detail: &Value) -> Actor {
+    let identity = &detail["userIdentity"];
+    let invoked_by = text(identity, &["invokedBy"]);
+    Actor {
+        principal: text(identity, &["arn"])
+            .or_else(|| text(identity, &["sessionContext", "sessionIssuer", "arn"]))
+            .or_else(|| text(identity, &["principalId"]))
+            .or_else(|| invoked_by.clone()),
+        user_agent: text(detail, &["userAgent"]),
+        source_address: text(detail, &["sourceIPAddress"]),
+        invoked_by,
+        event_name: text(detail, &["eventName"]),
+        event_time: text(detail, &["eventTime"]).and_then(|t| t.parse().ok()),
+        event_id: text(detail, &["eventID"]),
+    }
+}
