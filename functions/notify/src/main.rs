@@ -1,2 +1,19 @@
-//! Placeholder.
-fn main() {}
+//! `notify`: tells people what the ledger holds.
+//!
+//! Only wiring: the pipeline is in `handler.rs`, texts in `backstop-core`.
+
+mod handler;
+
+use backstop_aws::clients::Clients;
+use backstop_aws::settings::NotifySettings;
+use backstop_aws::telemetry;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    telemetry::init();
+    let settings = NotifySettings::read(&|name| std::env::var(name).ok())?;
+    let handler = handler::Handler::new(Clients::from_environment().await, settings);
+    run(service_fn(async |event: LambdaEvent<Value>| handler.handle(event).await)).await
+}

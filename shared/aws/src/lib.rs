@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Backstop's effects: AWS clients, reads, changes, the ledger and telling.
+//!
+//! The only library crate that names an SDK. It carries out what
+//! `backstop-core` decided and brings back what it needs to decide.
+//! Deliberately not here: any decision, and any message text.
+
+pub mod bus;
+pub mod calls;
+pub mod clients;
+pub mod deadline;
+pub mod error;
+pub mod ledger;
+pub mod metrics;
+pub mod policy_store;
+pub mod security_groups;
+pub mod settings;
+pub mod telemetry;
+pub mod topic;

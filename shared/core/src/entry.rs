@@ -132,10 +132,80 @@ impl Entry {
         }
     }
 
+    /// The resource's id: what follows the last `/` of its ARN.
+    #[must_use]
+    pub fn resource_id(&self) -> &str {
+        self.resource.rsplit('/').next().unwrap_or(&self.resource)
+    }
+
+    /// Goes on with this entry after a retry, or in a further round: what was
+    /// found and planned now joins it, and `before` keeps what it held. A rule
+    /// that is planned anew replaces its earlier plan.
+    pub fn go_on(&mut self, next: &Self) {
+        for (id, rule) in &next.before {
+            self.before.entry(id.clone()).or_insert_with(|| rule.clone());
+        }
+        let planned: BTreeSet<&str> =
+            next.plan.changes.iter().map(|change| change.rule.id.as_str()).collect();
+        self.plan.changes.retain(|change| !planned.contains(change.rule.id.as_str()));
+        self.plan.changes.extend(next.plan.changes.iter().cloned());
+        self.plan.disposition = next.plan.disposition.clone();
+        self.plan.reasons.clone_from(&next.plan.reasons);
+        for exposure in &next.exposures {
+            if !self.exposures.iter().any(|known| known.rule == exposure.rule) {
+                self.exposures.push(exposure.clone());
+            }
+        }
+        self.severity = self.severity.max(next.severity);
+        self.exemption = next.exemption.clone();
+        self.status = next.status;
+        self.policy_version = next.policy_version;
+        self.finished_at = None;
+    }
+
+    /// Ends a run that made changes: what the rules look like now, and whether
+    /// it came out as planned. A run that changed nothing keeps its status.
+    pub fn conclude(&mut self, rules: &BTreeMap<String, IngressRule>, now: Timestamp) {
+        self.finished_at = Some(now);
+        self.after = self.before.keys().map(|id| (id.clone(), rules.get(id).cloned())).collect();
+        if self.is_change() {
+            self.status =
+                if self.problems().is_empty() { Status::Remediated } else { Status::Failed };
+        }
+    }
+
+    /// Everything that keeps the entry from being remediated, in words: steps
+    /// that failed, and what the verification saw.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let failed = self
+            .last_outcomes()
+            .into_iter()
+            .filter(|outcome| outcome.failed())
+            .map(|outcome| format!("{}: {}", outcome.rule, outcome.ending));
+        let unverified = self.verification.iter().flat_map(Verification::problems).map(str::to_owned);
+        failed.chain(unverified).collect()
+    }
+
+    /// The entry for a finding that the ledger cannot hold: nothing is
+    /// changed, which is told as a failure with the first few exposures.
+    #[must_use]
+    pub fn too_large(mut self, bytes: usize) -> Self {
+        self.plan.reasons.push(format!(
+            "the ledger cannot hold what was there before ({bytes} bytes, {} rules), so nothing was changed: split the group, or mend it by hand",
+            self.before.len()
+        ));
+        self.exposures.truncate(20);
+        self.plan.changes.clear();
+        self.before.clear();
+        self.status = Status::Failed;
+        self
+    }
+
     /// Whether the run made (or tried) changes.
     #[must_use]
     pub fn is_change(&self) -> bool {
-        self.plan.disposition == Disposition::Enforce
+        self.plan.changes_something()
     }
 
     /// The team for messages: never empty.

@@ -164,7 +164,8 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                     "the call `{call}` failed with {code}"
                 )));
             }
-            let actor = actor(detail);
+            let mut actor = actor(detail);
+            actor.event_id = actor.event_id.or(event.id);
             let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
             if call.ends_with("PrefixList") || call.ends_with("PrefixListVersion") {
                 let found = text(request, &[&format!("{call}Request"), "PrefixListId"])
@@ -224,9 +225,11 @@ pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> 
     let Some(entry) = text(&event.detail, &["entry"]) else {
         return broken("`detail.entry` is missing: it must hold the id of a ledger entry");
     };
+    // 26 characters hold two bits more than a ULID: a first character above 7
+    // is no ULID, and the crate would read another one from it.
     match ulid::Ulid::from_string(&entry) {
-        Ok(id) => Ok(Ok(id.to_string())),
-        Err(_) => broken(format!(
+        Ok(id) if entry.as_bytes().first().is_some_and(|b| *b <= b'7') => Ok(Ok(id.to_string())),
+        _ => broken(format!(
             "`detail.entry` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
         )),
     }
@@ -247,10 +250,11 @@ fn needed(value: Option<&str>, field: &str) -> Result<String, BrokenEvent> {
     }
 }
 
-/// `sg-` and up to 17 lower-case hexadecimal digits.
+/// The prefix and 8 (before 2018) or 17 lower-case hexadecimal digits.
 fn is_id(id: &str, prefix: &str) -> bool {
-    id.strip_prefix(prefix).is_some_and(|rest| {
-        (8..=17).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_hexdigit())
+    id.strip_prefix(prefix).is_some_and(|digits| {
+        matches!(digits.len(), 8 | 17)
+            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 

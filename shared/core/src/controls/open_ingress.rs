@@ -21,18 +21,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use jiff::civil::Date;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Control, Severity};
 use crate::address::{AddressSet, Family, block_size};
-use crate::entry::digest;
+use crate::entry::{self, Entry, digest};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
-use crate::plan::{Disposition, Exposure, Mode, Plan, RuleChange};
+use crate::plan::{
+    Disposition, Ending, Exposure, Mode, Outcome, Plan, RuleChange, Step, Verification,
+};
 use crate::policy::Policy;
-use crate::ports::{Coverage, Lane, Points, WHOLE, lanes};
+use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
 use crate::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
+use crate::trigger::Trigger;
 
 /// The control's name.
 pub const NAME: &str = "open-ingress";
@@ -732,4 +736,164 @@ pub fn plan(
         changes,
         reasons,
     }
+}
+
+/// What an entry holds beside the decision.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// A new ULID.
+    pub id: &'a str,
+    /// What led to the look.
+    pub trigger: &'a Trigger,
+    /// Key of the tag whose value is the owning team.
+    pub owner_tag: &'a str,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// When the run began.
+    pub now: Timestamp,
+}
+
+/// The ledger's entry for a group that violates the control; `None` where
+/// there is nothing to record.
+#[must_use]
+pub fn entry(facts: &Facts, decision: &Decision, about: About<'_>) -> Option<Entry> {
+    let (Facts::Group(group), Verdict::Violates(finding), Some(plan)) =
+        (facts, &decision.verdict, &decision.plan)
+    else {
+        return None;
+    };
+    Some(Entry {
+        version: entry::VERSION,
+        id: about.id.to_owned(),
+        control: Control::OpenIngress,
+        severity: finding.severity,
+        resource: group.arn.clone(),
+        resource_name: group.name.clone(),
+        account: about.trigger.account.clone(),
+        region: about.trigger.region.clone(),
+        team: group.tags.get(about.owner_tag).cloned(),
+        status: Entry::unchanged_status(&plan.disposition),
+        exposures: finding.exposures.clone(),
+        exemption: decision.exemptions.group.clone(),
+        plan: plan.clone(),
+        before: if plan.changes_something() { plan.before() } else { BTreeMap::new() },
+        outcomes: Vec::new(),
+        verification: None,
+        after: BTreeMap::new(),
+        actor: about.trigger.actor.clone(),
+        policy_version: about.policy_version,
+        attempts: 1,
+        started_at: about.now,
+        finished_at: None,
+    })
+}
+
+/// Holds the group as it is now against what an entry planned.
+///
+/// `found` are the rules that the group had when the entry was planned.
+#[must_use]
+pub fn verify(
+    entry: &Entry,
+    found: &BTreeMap<String, IngressRule>,
+    facts: &Facts,
+    decision: &Decision,
+) -> Verification {
+    let mut verification = Verification::default();
+    if let Verdict::Violates(finding) = &decision.verdict {
+        for exposure in finding.exposures.iter().filter(|e| !decision.exemptions.holds(&e.rule.id)) {
+            verification.remaining.push(format!(
+                "{} still admits {} from {}",
+                exposure.rule.id,
+                exposure.exposed.join(", "),
+                exposure.rule.source
+            ));
+        }
+    }
+    let none = BTreeMap::new();
+    let now = match facts {
+        Facts::Gone => &none,
+        Facts::Group(group) => &group.rules,
+    };
+    let failed: BTreeSet<&str> =
+        entry.last_outcomes().into_iter().filter(|o| o.failed()).map(|o| o.rule.as_str()).collect();
+    for change in &entry.plan.changes {
+        let id = change.rule.id.as_str();
+        match (now.get(id), &change.narrow_to) {
+            (None, Some(_)) if !was_revoked(entry, id) => {
+                verification.by_others.push(format!("{id} was revoked by somebody else"));
+            }
+            (None, _) => {}
+            (Some(_), _) if failed.contains(id) => {}
+            (Some(live), Some(to)) if same(&live.permission, to) => {}
+            (Some(live), _) if *live == change.rule => {
+                verification.not_as_planned.push(format!("{id} is as it was before"));
+            }
+            (Some(live), _) => verification
+                .by_others
+                .push(format!("{id} was changed to {} from {}", live.permission, live.source)),
+        }
+    }
+    let ours: BTreeSet<&str> = entry.outcomes.iter().filter_map(|o| o.created.as_deref()).collect();
+    for (id, rule) in now {
+        if !found.contains_key(id) && !ours.contains(id.as_str()) {
+            verification.by_others.push(format!("{id} ({} from {}) was added", rule.permission, rule.source));
+        }
+    }
+    for id in found.keys().filter(|id| !now.contains_key(*id) && !entry.before.contains_key(*id)) {
+        verification.by_others.push(format!("{id} was removed"));
+    }
+    verification
+}
+
+/// Whether an entry's steps (or somebody before them) revoked the rule.
+fn was_revoked(entry: &Entry, rule: &str) -> bool {
+    entry.outcomes.iter().any(|outcome| outcome.rule == rule && outcome.step == Step::Revoke)
+}
+
+/// Whether two permissions admit the same, however they are written.
+fn same(a: &Permission, b: &Permission) -> bool {
+    a.lane() == b.lane() && a.points() == b.points()
+}
+
+/// What is known of an entry whose run was cut off after its changes began:
+/// every planned change that the group shows now counts as already done.
+#[must_use]
+pub fn settle(entry: &Entry, facts: &Facts) -> Vec<Outcome> {
+    let none = BTreeMap::new();
+    let now = match facts {
+        Facts::Gone => &none,
+        Facts::Group(group) => &group.rules,
+    };
+    entry
+        .plan
+        .changes
+        .iter()
+        .filter(|change| !entry.outcomes.iter().any(|outcome| outcome.rule == change.rule.id))
+        .filter_map(|change| {
+            let step = match (now.get(&change.rule.id), &change.narrow_to) {
+                (None, _) => Step::Revoke,
+                (Some(live), Some(to)) if same(&live.permission, to) => Step::Narrow,
+                _ => return None,
+            };
+            Some(Outcome {
+                rule: change.rule.id.clone(),
+                step,
+                permission: change.narrow_to.clone().filter(|_| step == Step::Narrow),
+                created: None,
+                ending: Ending::AlreadyDone,
+            })
+        })
+        .collect()
+}
+
+/// Whether a plan made after our changes holds something that is not the
+/// entry's: a rule that others added or changed meanwhile, to be treated in
+/// the same round. (A rule that is as it was before is a stale read or a
+/// failed step of ours.)
+#[must_use]
+pub fn has_news(entry: &Entry, plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| {
+        plan.changes_something()
+            && plan.changes.iter().any(|c| entry.before.get(&c.rule.id) != Some(&c.rule))
+    })
 }

@@ -1,0 +1,118 @@
+//! Records every AWS call a function makes: one log line each, with the IAM
+//! actions that it needs.
+//!
+//! It is the trail of what Backstop did, and what the tests hold against the
+//! rights that the template grants.
+
+use std::time::Instant;
+
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsInput;
+use aws_sdk_ec2::operation::authorize_security_group_ingress::AuthorizeSecurityGroupIngressInput;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef, Input,
+};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::{ConfigBag, Layer, Storable, StoreReplace};
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
+
+/// Logs each call when it has ended, retries included.
+#[derive(Debug)]
+pub struct RecordCalls;
+
+#[derive(Debug)]
+struct Begun {
+    at: Instant,
+    actions: Vec<String>,
+}
+
+impl Storable for Begun {
+    type Storer = StoreReplace<Self>;
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for RecordCalls {
+    fn name(&self) -> &'static str {
+        "RecordCalls"
+    }
+
+    fn read_before_execution(
+        &self,
+        context: &BeforeSerializationInterceptorContextRef<'_>,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let actions = match cfg.load::<Metadata>() {
+            Some(metadata) => actions(metadata.service(), metadata.name(), context.input()),
+            None => Vec::new(),
+        };
+        let mut layer = Layer::new("RecordCalls");
+        layer.store_put(Begun { at: Instant::now(), actions });
+        cfg.push_layer(layer);
+        Ok(())
+    }
+
+    fn read_after_execution(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let (Some(metadata), Some(begun)) = (cfg.load::<Metadata>(), cfg.load::<Begun>()) else {
+            return Ok(());
+        };
+        let answered = matches!(context.output_or_error(), Some(Ok(_)));
+        tracing::info!(
+            call = %format!("{}:{}", prefix(metadata.service()), metadata.name()),
+            actions = %begun.actions.join(" "),
+            attempts = cfg.load::<RequestAttempts>().map_or(0, RequestAttempts::attempts),
+            milliseconds = begun.at.elapsed().as_millis() as u64,
+            answered,
+            "AWS call"
+        );
+        Ok(())
+    }
+}
+
+/// A service's prefix in IAM actions.
+fn prefix(service: &str) -> String {
+    match service {
+        "EventBridge" => "events".to_owned(),
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+/// The IAM actions that a call needs. Mostly the operation itself; a
+/// transaction needs what its parts need, and creating something with tags
+/// needs the right to tag.
+fn actions(service: &str, operation: &str, input: &Input) -> Vec<String> {
+    let prefix = prefix(service);
+    if let Some(input) = input.downcast_ref::<TransactWriteItemsInput>() {
+        let mut actions: Vec<String> = input
+            .transact_items()
+            .iter()
+            .flat_map(|item| {
+                [
+                    item.put().map(|_| "PutItem"),
+                    item.update().map(|_| "UpdateItem"),
+                    item.delete().map(|_| "DeleteItem"),
+                    item.condition_check().map(|_| "ConditionCheckItem"),
+                ]
+            })
+            .flatten()
+            .map(|action| format!("{prefix}:{action}"))
+            .collect();
+        actions.sort();
+        actions.dedup();
+        return actions;
+    }
+    let mut actions = vec![format!("{prefix}:{operation}")];
+    if input
+        .downcast_ref::<AuthorizeSecurityGroupIngressInput>()
+        .is_some_and(|input| !input.tag_specifications().is_empty())
+    {
+        actions.push("ec2:CreateTags".to_owned());
+    }
+    actions
+}

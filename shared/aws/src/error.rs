@@ -1,0 +1,125 @@
+//! One error type for every AWS call: operation, code, message. Never just
+//! "service error".
+
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use backstop_core::plan::Ending;
+
+/// An AWS call that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {code}: {message}")]
+pub struct AwsError {
+    /// The operation, for example `RevokeSecurityGroupIngress`.
+    pub operation: &'static str,
+    /// AWS's error code, or `Timeout`, `NoConnection`, `BadResponse` where no
+    /// answer of AWS came.
+    pub code: String,
+    /// AWS's message.
+    pub message: String,
+    /// Whether trying again may help.
+    pub retryable: bool,
+}
+
+/// Codes that mean "slower": trying again later helps.
+const THROTTLES: &[&str] = &[
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "ProvisionedThroughputExceededException",
+    "ThrottledException",
+];
+
+impl AwsError {
+    /// From what an SDK client returned for `operation`.
+    pub fn new<E, R>(operation: &'static str, error: &SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        R: std::fmt::Debug,
+    {
+        let (code, message, retryable) = match error {
+            SdkError::ServiceError(service) => {
+                let code = service.err().code().unwrap_or("Unknown").to_owned();
+                let message = service.err().message().unwrap_or("no message").to_owned();
+                let server_side = code.starts_with("Internal")
+                    || code.starts_with("Unavailable")
+                    || code.starts_with("ServiceUnavailable")
+                    || code == "Unknown";
+                let retryable = server_side || THROTTLES.contains(&code.as_str());
+                (code, message, retryable)
+            }
+            SdkError::TimeoutError(_) => ("Timeout".to_owned(), full(error), true),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+                ("Timeout".to_owned(), full(error), true)
+            }
+            SdkError::DispatchFailure(_) => ("NoConnection".to_owned(), full(error), true),
+            SdkError::ResponseError(_) => ("BadResponse".to_owned(), full(error), true),
+            _ => ("NotSent".to_owned(), full(error), false),
+        };
+        Self { operation, code, message, retryable }
+    }
+
+    /// For a call that was given up because the function's time ran out.
+    #[must_use]
+    pub fn out_of_time(operation: &'static str) -> Self {
+        Self {
+            operation,
+            code: "Timeout".to_owned(),
+            message: "no answer before the function's time ran out; the call may still have taken effect".to_owned(),
+            retryable: true,
+        }
+    }
+
+    /// Whether the rule, or its group, is not there (any more).
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "InvalidPermission.NotFound"
+                | "InvalidSecurityGroupRuleId.NotFound"
+                | "InvalidGroup.NotFound"
+                | "InvalidGroupId.NotFound"
+                | "InvalidPrefixListID.NotFound"
+                | "InvalidPrefixListId.NotFound"
+        )
+    }
+
+    /// Whether the same rule is there already.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.code == "InvalidPermission.Duplicate"
+    }
+
+    /// Whether the group holds as many rules as it may.
+    #[must_use]
+    pub fn is_rule_limit(&self) -> bool {
+        self.code == "RulesPerSecurityGroupLimitExceeded"
+    }
+
+    /// Whether AWS refused the request itself: not for want of rights, time
+    /// or capacity, so that another way to the same end may be open.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !self.retryable && (self.code.starts_with("Invalid") || self.code == "OperationNotPermitted")
+    }
+
+    /// As the ending of a step.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending::Failed {
+            retryable: self.retryable,
+            operation: self.operation.to_owned(),
+            code: self.code.clone(),
+            message: self.message.clone(),
+        }
+    }
+}
+
+fn full<E, R>(error: &SdkError<E, R>) -> String
+where
+    E: std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    DisplayErrorContext(error).to_string()
+}

@@ -1,0 +1,670 @@
+//! The ledger: one DynamoDB table that remembers what was found, what it
+//! looked like before, what was done, and who was told.
+//!
+//! | item | `pk` | what for |
+//! | --- | --- | --- |
+//! | entry | `entry#<ulid>` | the entry as JSON in `document`, `before` compressed beside it |
+//! | lock | `lock#<control>#<resource>` | one run at a time for a resource |
+//! | budget | `budget#<control>#<hour>` | changes counted by clock hour (UTC) |
+//! | seen | `seen#<message key>` | what was found and not changed, so that it is recorded once |
+//! | sent | `sent#<message key>` | messages that went out |
+//!
+//! No ledger, no change: `begin` stores `before` in the same transaction that
+//! takes the lock. Deliberately not here: what stands in an entry
+//! (`backstop_core::entry`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem, Update,
+};
+use backstop_core::entry::{Entry, KEPT_DAYS};
+use backstop_core::security_group::IngressRule;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+
+use crate::error::AwsError;
+
+/// Most bytes of an entry with its `before` and the outcomes to come, when a
+/// change is begun. DynamoDB takes 400 KB an item; the rest is room for
+/// failures' messages and for what a retry adds.
+pub const MOST_BYTES: usize = 350_000;
+
+/// What one step's outcome and its rule in `after` take in an entry.
+const OUTCOME_BYTES: usize = 500;
+
+/// How long `seen` and `sent` are remembered, in days: as long as entries.
+const REMEMBERED_DAYS: i64 = KEPT_DAYS;
+
+/// How long a message may be under way before another sender may try.
+const SENDING: Duration = Duration::from_secs(60);
+
+type Item = HashMap<String, AttributeValue>;
+
+/// What went wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// DynamoDB did not do it.
+    #[error("the ledger could not be {doing}: {error}")]
+    Aws {
+        /// `read` or `written`.
+        doing: &'static str,
+        /// What AWS said.
+        error: AwsError,
+    },
+    /// The entry would be larger than the table can hold.
+    #[error("the ledger entry has {0} bytes with what was there before; at most {MOST_BYTES} are stored")]
+    TooLarge(usize),
+    /// What is stored cannot be read.
+    #[error("the ledger entry `{0}` cannot be read: {1}")]
+    Unreadable(String, String),
+}
+
+/// The lock of a resource, as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// The entry that it is held for.
+    pub entry: String,
+    /// The invocation that holds it.
+    pub holder: String,
+    /// Until when it is live (epoch milliseconds); 0: released for a retry.
+    pub lease_until: i64,
+}
+
+impl Lock {
+    fn from_item(item: &Item) -> Option<Self> {
+        Some(Self {
+            entry: text(item, "entry")?,
+            holder: text(item, "holder")?,
+            lease_until: number(item, "lease_until")?,
+        })
+    }
+
+    /// Whether another invocation is at work: neither lapsed nor our own from
+    /// an earlier attempt (Lambda never runs a retry beside its first try).
+    #[must_use]
+    pub fn is_live_for_others(&self, holder: &str, now: Timestamp) -> bool {
+        self.holder != holder && self.lease_until > now.as_millisecond()
+    }
+}
+
+/// Who is running, and until when at the latest.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// The invocation's request id: the same for Lambda's own retries.
+    pub id: String,
+    /// When this invocation has ended for certain.
+    pub lease_until: Timestamp,
+}
+
+/// What `begin` came to.
+#[derive(Debug)]
+pub enum Begun {
+    /// The lock is ours and the entry stored.
+    Started,
+    /// Another run is at work on the resource. It has been asked to look
+    /// again; there is nothing more to do here.
+    Busy,
+    /// The lock changed hands since it was read: look again.
+    Moved,
+}
+
+/// What `close` came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Closed.
+    Done,
+    /// Closed; another run asked meanwhile for another look.
+    LookAgain,
+}
+
+/// What `record` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Recorded; it waits to be told.
+    New,
+    /// It was recorded before and has not been told: the entry's id.
+    Untold(String),
+    /// It was recorded and told before.
+    Known,
+}
+
+/// Whether a message may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Send it.
+    Ours,
+    /// It was sent.
+    Sent,
+    /// Somebody is sending it now.
+    UnderWay,
+}
+
+/// The ledger's table.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    dynamodb: aws_sdk_dynamodb::Client,
+    table: String,
+}
+
+impl Ledger {
+    /// A ledger over the table of this name.
+    #[must_use]
+    pub fn new(dynamodb: aws_sdk_dynamodb::Client, table: String) -> Self {
+        Self { dynamodb, table }
+    }
+
+    /// The lock of a resource, if it is held.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn lock(&self, control: &str, resource_id: &str) -> Result<Option<Lock>, LedgerError> {
+        let item = self.get(&lock_key(control, resource_id)).await?;
+        Ok(item.as_ref().and_then(Lock::from_item))
+    }
+
+    /// An entry with its `before`.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood.
+    pub async fn read(&self, id: &str) -> Result<Option<Entry>, LedgerError> {
+        let Some(item) = self.get(&entry_key(id)).await? else {
+            return Ok(None);
+        };
+        let unreadable = |e: String| LedgerError::Unreadable(id.to_owned(), e);
+        let document = text(&item, "document")
+            .ok_or_else(|| unreadable("the attribute `document` is missing".to_owned()))?;
+        let mut entry: Entry =
+            serde_json::from_str(&document).map_err(|e| unreadable(e.to_string()))?;
+        if let Some(AttributeValue::B(before)) = item.get("before") {
+            entry.before = unpack(before.as_ref()).map_err(unreadable)?;
+        }
+        Ok(Some(entry))
+    }
+
+    /// Takes the resource's lock, stores the entry with its `before` and
+    /// counts the changes, in one transaction. `held` is the lapsed lock that
+    /// was read before and is replaced.
+    ///
+    /// # Errors
+    /// Nothing was stored, so nothing may be changed.
+    pub async fn begin(
+        &self,
+        entry: &Entry,
+        holder: &Holder,
+        held: Option<&Lock>,
+    ) -> Result<Begun, LedgerError> {
+        let changes = entry.plan.changes.len();
+        let steps: usize = entry.plan.changes.iter().map(|c| 1 + c.authorise.len()).sum();
+        let expected = size(entry)? + steps * OUTCOME_BYTES;
+        if expected > MOST_BYTES {
+            return Err(LedgerError::TooLarge(expected));
+        }
+        let budget = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&budget_key(entry.control.name(), entry.started_at))))
+            .update_expression("ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)")
+            .expression_attribute_values(":changes", n(changes as i64))
+            .expression_attribute_values(":expires", n(entry.started_at.as_second() + 7 * 86_400));
+        let items = vec![
+            self.take_lock(entry, holder, held),
+            self.put_entry(entry, "attribute_not_exists(pk)")?,
+            transact_update(budget),
+        ];
+        self.begun(entry, items).await
+    }
+
+    /// Takes the lock over for an entry that goes on: after a retry or a
+    /// lapsed lease (`held`), or for a further round of our own run. `before`
+    /// must hold what the entry held, and may hold more. No budget is spent.
+    ///
+    /// # Errors
+    /// Nothing was stored, so nothing may be changed.
+    pub async fn go_on(
+        &self,
+        entry: &Entry,
+        holder: &Holder,
+        held: Option<&Lock>,
+    ) -> Result<Begun, LedgerError> {
+        let items = vec![
+            match held {
+                Some(_) => self.take_lock(entry, holder, held),
+                None => self.renew_lock(entry, holder),
+            },
+            self.put_entry(entry, "attribute_exists(pk)")?,
+        ];
+        self.begun(entry, items).await
+    }
+
+    async fn begun(
+        &self,
+        entry: &Entry,
+        items: Vec<TransactWriteItem>,
+    ) -> Result<Begun, LedgerError> {
+        match self.transact(items).await? {
+            Transacted::Done => Ok(Begun::Started),
+            Transacted::Refused(reasons) => {
+                let lock = reasons.first().and_then(|reason| reason.item.as_ref()).and_then(Lock::from_item);
+                match lock {
+                    Some(lock) if lock.lease_until > Timestamp::now().as_millisecond() => {
+                        self.ask_to_look_again(entry, &lock).await
+                    }
+                    _ => Ok(Begun::Moved),
+                }
+            }
+        }
+    }
+
+    /// Notes on a live lock that its holder is to go round once more.
+    async fn ask_to_look_again(&self, entry: &Entry, lock: &Lock) -> Result<Begun, LedgerError> {
+        let answer = self
+            .dynamodb
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&lock_key(entry.control.name(), entry.resource_id()))))
+            .update_expression("SET look_again = :yes")
+            .condition_expression("entry = :entry AND lease_until = :lease")
+            .expression_attribute_values(":yes", AttributeValue::Bool(true))
+            .expression_attribute_values(":entry", s(&lock.entry))
+            .expression_attribute_values(":lease", n(lock.lease_until))
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Begun::Busy),
+            Err(error) => {
+                let error = AwsError::new("UpdateItem", &error);
+                if error.code == "ConditionalCheckFailedException" {
+                    Ok(Begun::Moved)
+                } else {
+                    Err(LedgerError::Aws { doing: "written", error })
+                }
+            }
+        }
+    }
+
+    fn take_lock(&self, entry: &Entry, holder: &Holder, held: Option<&Lock>) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(lock_item(entry, holder)))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let put = match held {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(lock) => put
+                .condition_expression("entry = :entry AND lease_until = :lease AND holder = :holder")
+                .expression_attribute_values(":entry", s(&lock.entry))
+                .expression_attribute_values(":lease", n(lock.lease_until))
+                .expression_attribute_values(":holder", s(&lock.holder)),
+        };
+        transact_put(put)
+    }
+
+    /// Keeps our lock; a wish to look again that came meanwhile is met by the
+    /// round that this begins.
+    fn renew_lock(&self, entry: &Entry, holder: &Holder) -> TransactWriteItem {
+        transact_put(
+            Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(lock_item(entry, holder)))
+                .condition_expression("entry = :entry AND holder = :holder")
+                .expression_attribute_values(":entry", s(&entry.id))
+                .expression_attribute_values(":holder", s(&holder.id)),
+        )
+    }
+
+    fn put_entry(
+        &self,
+        entry: &Entry,
+        condition: &str,
+    ) -> Result<TransactWriteItem, LedgerError> {
+        Ok(transact_put(
+            Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(entry_item(entry)?))
+                .condition_expression(condition),
+        ))
+    }
+
+    /// Stores outcomes, verification and `after`; the entry waits to be told.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn finish(&self, entry: &Entry) -> Result<(), LedgerError> {
+        self.put(entry_item(entry)?, None).await.map(|_| ())
+    }
+
+    /// Notes that the entry has been told and releases the lock, in one write.
+    /// After a failure the lock stays for our own retry, its lease ended.
+    ///
+    /// # Errors
+    /// It could not be stored; the retry or the sweep tells again.
+    pub async fn close(
+        &self,
+        entry: &Entry,
+        holder: &Holder,
+        failed: bool,
+    ) -> Result<Closed, LedgerError> {
+        let lock = lock_key(entry.control.name(), entry.resource_id());
+        let ours = "entry = :entry AND holder = :holder";
+        if failed {
+            let release = Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&lock)))
+                .update_expression("SET lease_until = :none")
+                .condition_expression(ours)
+                .expression_attribute_values(":none", n(0))
+                .expression_attribute_values(":entry", s(&entry.id))
+                .expression_attribute_values(":holder", s(&holder.id));
+            self.transact(vec![transact_update(release), self.told(entry)]).await?;
+            return Ok(Closed::Done);
+        }
+        let release = |condition: &str| {
+            let delete = Delete::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&lock)))
+                .condition_expression(condition)
+                .expression_attribute_values(":entry", s(&entry.id))
+                .expression_attribute_values(":holder", s(&holder.id));
+            TransactWriteItem::builder().set_delete(delete.build().ok()).build()
+        };
+        let quiet = format!("{ours} AND attribute_not_exists(look_again)");
+        match self.transact(vec![release(&quiet), self.told(entry)]).await? {
+            Transacted::Done => Ok(Closed::Done),
+            Transacted::Refused(_) => match self.transact(vec![release(ours), self.told(entry)]).await? {
+                Transacted::Done => Ok(Closed::LookAgain),
+                // The lease lapsed and somebody else has gone on.
+                Transacted::Refused(_) => Ok(Closed::Done),
+            },
+        }
+    }
+
+    fn told(&self, entry: &Entry) -> TransactWriteItem {
+        let finished = entry.finished_at.unwrap_or(entry.started_at);
+        transact_update(
+            Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&entry_key(&entry.id))))
+                .update_expression("SET told = :yes, expires_at = :expires REMOVE untold")
+                .condition_expression("attribute_exists(pk)")
+                .expression_attribute_values(":yes", AttributeValue::Bool(true))
+                .expression_attribute_values(":expires", n(finished.as_second() + KEPT_DAYS * 86_400)),
+        )
+    }
+
+    /// Records what was found and not changed, once for each message key.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn record(&self, entry: &Entry) -> Result<Recorded, LedgerError> {
+        let mut seen = key(&seen_key(entry));
+        seen.insert("entry".to_owned(), s(&entry.id));
+        seen.insert("told".to_owned(), AttributeValue::Bool(false));
+        seen.insert(
+            "expires_at".to_owned(),
+            n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400),
+        );
+        let seen = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(seen))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let items = vec![transact_put(seen), self.put_entry(entry, "attribute_not_exists(pk)")?];
+        match self.transact(items).await? {
+            Transacted::Done => Ok(Recorded::New),
+            Transacted::Refused(reasons) => {
+                let old = reasons.first().and_then(|reason| reason.item.as_ref());
+                let told = old.and_then(|item| item.get("told")) == Some(&AttributeValue::Bool(true));
+                match old.and_then(|item| text(item, "entry")) {
+                    Some(id) if !told => Ok(Recorded::Untold(id)),
+                    _ => Ok(Recorded::Known),
+                }
+            }
+        }
+    }
+
+    /// Notes that a recorded entry has been told.
+    ///
+    /// # Errors
+    /// It could not be stored; it is told again then, and dropped by its key.
+    pub async fn recorded_told(&self, entry: &Entry) -> Result<(), LedgerError> {
+        let seen = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&seen_key(entry))))
+            .update_expression("SET told = :yes")
+            .expression_attribute_values(":yes", AttributeValue::Bool(true));
+        self.transact(vec![transact_update(seen), self.told(entry)]).await.map(|_| ())
+    }
+
+    /// Claims a message for sending, so that two senders send it once.
+    ///
+    /// # Errors
+    /// It could not be claimed.
+    pub async fn claim_message(&self, message: &str, now: Timestamp) -> Result<Claim, LedgerError> {
+        let lease = now.as_millisecond() + SENDING.as_millis() as i64;
+        let mut item = key(&sent_key(message));
+        item.insert("lease_until".to_owned(), n(lease));
+        item.insert("sent".to_owned(), AttributeValue::Bool(false));
+        item.insert("expires_at".to_owned(), n(now.as_second() + REMEMBERED_DAYS * 86_400));
+        match self.put(item, Some(now)).await? {
+            None => Ok(Claim::Ours),
+            Some(old) if old.get("sent") == Some(&AttributeValue::Bool(true)) => Ok(Claim::Sent),
+            Some(_) => Ok(Claim::UnderWay),
+        }
+    }
+
+    /// Notes that a message has been sent, or (`sent = false`) that it has
+    /// not, so that the retry may send it at once.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn message_sent(&self, message: &str, sent: bool) -> Result<(), LedgerError> {
+        self.dynamodb
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&sent_key(message))))
+            .update_expression("SET sent = :sent, lease_until = :none")
+            .expression_attribute_values(":sent", AttributeValue::Bool(sent))
+            .expression_attribute_values(":none", n(0))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|e| LedgerError::Aws { doing: "written", error: AwsError::new("UpdateItem", &e) })
+    }
+
+    async fn get(&self, pk: &(String, &'static str)) -> Result<Option<Item>, LedgerError> {
+        self.dynamodb
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key(pk)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map(|answer| answer.item)
+            .map_err(|e| LedgerError::Aws { doing: "read", error: AwsError::new("GetItem", &e) })
+    }
+
+    /// Puts an item. With `unless_claimed` it is put only if there is none, or
+    /// one that is unsent with a lapsed lease; else the one there is returned.
+    async fn put(
+        &self,
+        item: Item,
+        unless_claimed: Option<Timestamp>,
+    ) -> Result<Option<Item>, LedgerError> {
+        let mut request = self.dynamodb.put_item().table_name(&self.table).set_item(Some(item));
+        if let Some(now) = unless_claimed {
+            request = request
+                .condition_expression("attribute_not_exists(pk) OR (sent = :no AND lease_until < :now)")
+                .expression_attribute_values(":no", AttributeValue::Bool(false))
+                .expression_attribute_values(":now", n(now.as_millisecond()))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        }
+        match request.send().await {
+            Ok(_) => Ok(None),
+            Err(error) => {
+                use aws_sdk_dynamodb::operation::put_item::PutItemError;
+                if let Some(PutItemError::ConditionalCheckFailedException(refused)) =
+                    error.as_service_error()
+                {
+                    return Ok(Some(refused.item.clone().unwrap_or_default()));
+                }
+                Err(LedgerError::Aws { doing: "written", error: AwsError::new("PutItem", &error) })
+            }
+        }
+    }
+
+    /// Writes all or nothing. Transactions of different resources meet on the
+    /// budget's counter: such a conflict is tried again.
+    async fn transact(&self, items: Vec<TransactWriteItem>) -> Result<Transacted, LedgerError> {
+        const TRIES: u32 = 6;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = self
+                .dynamodb
+                .transact_write_items()
+                .set_transact_items(Some(items.clone()))
+                .send()
+                .await;
+            let error = match answer {
+                Ok(_) => return Ok(Transacted::Done),
+                Err(error) => error,
+            };
+            if let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
+                error.as_service_error()
+            {
+                let reasons = canceled.cancellation_reasons();
+                let any = |code: &str| reasons.iter().any(|r| r.code() == Some(code));
+                if any("ConditionalCheckFailed") {
+                    return Ok(Transacted::Refused(reasons.to_vec()));
+                }
+                let passing = any("TransactionConflict") || any("ThrottlingError");
+                if passing && tries < TRIES {
+                    tokio::time::sleep(Duration::from_millis(40 << tries)).await;
+                    continue;
+                }
+            }
+            return Err(LedgerError::Aws {
+                doing: "written",
+                error: AwsError::new("TransactWriteItems", &error),
+            });
+        }
+    }
+}
+
+enum Transacted {
+    Done,
+    Refused(Vec<CancellationReason>),
+}
+
+type Key = (String, &'static str);
+
+fn entry_key(id: &str) -> Key {
+    (format!("entry#{id}"), "entry")
+}
+
+fn lock_key(control: &str, resource: &str) -> Key {
+    (format!("lock#{control}#{resource}"), "lock")
+}
+
+fn seen_key(entry: &Entry) -> Key {
+    (format!("seen#{}", entry.message_key()), "seen")
+}
+
+fn sent_key(message: &str) -> Key {
+    (format!("sent#{message}"), "sent")
+}
+
+fn budget_key(control: &str, at: Timestamp) -> Key {
+    // `2026-11-24T10`: the clock hour in UTC.
+    let hour: String = at.to_string().chars().take(13).collect();
+    (format!("budget#{control}#{hour}"), "budget")
+}
+
+fn key((pk, sk): &Key) -> Item {
+    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
+}
+
+fn s(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+fn n(number: i64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+fn text(item: &Item, name: &str) -> Option<String> {
+    item.get(name)?.as_s().ok().cloned()
+}
+
+fn number(item: &Item, name: &str) -> Option<i64> {
+    item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+fn transact_put(put: aws_sdk_dynamodb::types::builders::PutBuilder) -> TransactWriteItem {
+    TransactWriteItem::builder().set_put(put.build().ok()).build()
+}
+
+fn transact_update(update: aws_sdk_dynamodb::types::builders::UpdateBuilder) -> TransactWriteItem {
+    TransactWriteItem::builder().set_update(update.build().ok()).build()
+}
+
+fn lock_item(entry: &Entry, holder: &Holder) -> Item {
+    let mut item = key(&lock_key(entry.control.name(), entry.resource_id()));
+    item.insert("entry".to_owned(), s(&entry.id));
+    item.insert("holder".to_owned(), s(&holder.id));
+    item.insert("lease_until".to_owned(), n(holder.lease_until.as_millisecond()));
+    item
+}
+
+fn entry_item(entry: &Entry) -> Result<Item, LedgerError> {
+    let unreadable = |e: String| LedgerError::Unreadable(entry.id.clone(), e);
+    let document = serde_json::to_string(entry).map_err(|e| unreadable(e.to_string()))?;
+    let before = pack(&entry.before).map_err(unreadable)?;
+    let mut item = key(&entry_key(&entry.id));
+    item.insert("document".to_owned(), AttributeValue::S(document));
+    item.insert("before".to_owned(), AttributeValue::B(Blob::new(before)));
+    item.insert("resource".to_owned(), s(&entry.resource));
+    item.insert("control".to_owned(), s(entry.control.name()));
+    item.insert("status".to_owned(), s(entry.status.name()));
+    item.insert("started_at".to_owned(), s(&entry.started_at.to_string()));
+    item.insert("told".to_owned(), AttributeValue::Bool(false));
+    item.insert("untold".to_owned(), s(entry.control.name()));
+    let fingerprints: Vec<String> =
+        entry.fingerprints().into_iter().map(str::to_owned).collect();
+    if !fingerprints.is_empty() {
+        item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
+    }
+    Ok(item)
+}
+
+/// Bytes of an entry as it would be stored now.
+fn size(entry: &Entry) -> Result<usize, LedgerError> {
+    let item = entry_item(entry)?;
+    Ok(item
+        .values()
+        .map(|value| match value {
+            AttributeValue::S(text) => text.len(),
+            AttributeValue::B(bytes) => bytes.as_ref().len(),
+            _ => 100,
+        })
+        .sum())
+}
+
+fn pack(before: &BTreeMap<String, IngressRule>) -> Result<Vec<u8>, String> {
+    let json = serde_json::to_vec(before).map_err(|e| e.to_string())?;
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&json).map_err(|e| e.to_string())?;
+    gzip.finish().map_err(|e| e.to_string())
+}
+
+fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, IngressRule>, String> {
+    let mut json = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut json).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
+}

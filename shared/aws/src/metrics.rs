@@ -1,0 +1,60 @@
+//! Metrics in CloudWatch's embedded format, by the library made for it: a
+//! JSON line on standard output that CloudWatch turns into metrics.
+
+use std::sync::Once;
+use std::time::{Duration, SystemTime};
+
+use metrique::ServiceMetrics;
+use metrique::emf::Emf;
+use metrique::unit::Millisecond;
+use metrique::unit_of_work::metrics;
+use metrique::writer::{AttachGlobalEntrySinkExt, FormatExt, GlobalEntrySink};
+
+/// CloudWatch namespace of every metric.
+pub const NAMESPACE: &str = "Backstop";
+
+/// What one run of a remediation function adds up to.
+#[metrics(emf::dimension_sets = [["Control"]], rename_all = "PascalCase")]
+#[derive(Debug)]
+pub struct RunMetrics {
+    #[metrics(timestamp)]
+    timestamp: SystemTime,
+    /// The control, by name: the one dimension.
+    control: &'static str,
+    /// 1 if the resource violates the control.
+    pub findings: u64,
+    /// 1 if a finding was put right, verified.
+    pub remediations: u64,
+    /// 1 if something failed.
+    pub failures: u64,
+    /// From the event to the closed hole; only for what was put right.
+    #[metrics(unit = Millisecond)]
+    pub time_to_closed: Option<Duration>,
+}
+
+/// Emits what it counted when dropped, on every path.
+pub type RunMetricsOnDrop = RunMetricsGuard;
+
+/// Starts counting for a run. What is counted is emitted when the value is
+/// dropped.
+#[must_use]
+pub fn run(control: &'static str) -> RunMetricsOnDrop {
+    static ATTACH: Once = Once::new();
+    ATTACH.call_once(|| {
+        let handle = ServiceMetrics::write_directly_to(
+            Emf::builder(NAMESPACE.to_owned(), vec![vec![]])
+                .build()
+                .output_to_makewriter(|| std::io::stdout().lock()),
+        );
+        handle.forget();
+    });
+    RunMetrics {
+        timestamp: SystemTime::now(),
+        control,
+        findings: 0,
+        remediations: 0,
+        failures: 0,
+        time_to_closed: None,
+    }
+    .append_on_drop(ServiceMetrics::sink())
+}

@@ -1,0 +1,536 @@
+//! Security groups: gather what is there, and carry out a plan.
+//!
+//! Reads go out in one parallel round; only prefix lists, which are known when
+//! the rules are, need a second. Changes go one after the other, each by rule
+//! id, each with its own outcome: nothing returns early, so that one denied
+//! call never hides what the others did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_ec2::types::{
+    Filter, IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, SecurityGroupRule,
+    SecurityGroupRuleRequest, SecurityGroupRuleUpdate, Tag, TagSpecification, UserIdGroupPair,
+};
+use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
+use backstop_core::ports::Permission;
+use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
+
+use crate::deadline::Deadline;
+use crate::error::AwsError;
+
+/// Most rules a page of DescribeSecurityGroupRules holds (EC2's maximum).
+const RULES_PAGE: i32 = 1000;
+/// Most groups a page of DescribeSecurityGroups holds (EC2's maximum).
+const GROUPS_PAGE: i32 = 1000;
+/// Most entries a page of GetManagedPrefixListEntries holds (EC2's maximum).
+const ENTRIES_PAGE: i32 = 100;
+
+/// Reads a group as it is now: the group, all its rules, the opt-out tags of
+/// VPCs, then the entries of the prefix lists that rules name.
+///
+/// The VPC of a group is only known once the group is; so that its tag costs
+/// no round of its own, the opt-out tags of all VPCs are read (few have one).
+///
+/// # Errors
+/// A call failed: nothing can be said of the group then.
+pub async fn gather(
+    ec2: &aws_sdk_ec2::Client,
+    id: &str,
+    region: &str,
+    deadline: &Deadline,
+) -> Result<Facts, AwsError> {
+    let (group, rules, vpc_opt_outs) = tokio::join!(
+        group(ec2, id, deadline),
+        rules(ec2, id, deadline),
+        vpc_opt_outs(ec2, deadline),
+    );
+    let Some(group) = group? else {
+        return Ok(Facts::Gone);
+    };
+    let rules = rules?;
+    let mut vpc_opt_outs = vpc_opt_outs?;
+
+    let lists: BTreeSet<&str> = rules
+        .values()
+        .filter_map(|rule| match &rule.source {
+            Source::PrefixList(id) => Some(id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut prefix_lists = BTreeMap::new();
+    for (id, list) in entries_of_all(ec2, &lists, deadline).await {
+        prefix_lists.insert(id, list?);
+    }
+
+    let vpc = group.vpc_id().map(str::to_owned);
+    let owner = group.owner_id().unwrap_or_default().to_owned();
+    Ok(Facts::Group(Box::new(SecurityGroup {
+        id: id.to_owned(),
+        name: group.group_name().unwrap_or_default().to_owned(),
+        arn: match group.security_group_arn() {
+            Some(arn) => arn.to_owned(),
+            None => format!("arn:{}:ec2:{region}:{owner}:security-group/{id}", partition(region)),
+        },
+        owner,
+        tags: tags(group.tags()),
+        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpc_opt_outs.remove(vpc)),
+        vpc,
+        rules,
+        prefix_lists,
+    })))
+}
+
+/// The partition of a Region, where EC2 does not say the ARN itself.
+fn partition(region: &str) -> &'static str {
+    match region {
+        _ if region.starts_with("cn-") => "aws-cn",
+        _ if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}
+
+fn filter(name: &str, value: &str) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+fn tags(tags: &[Tag]) -> Tags {
+    tags.iter()
+        .map(|tag| {
+            (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned())
+        })
+        .collect()
+}
+
+/// The group, or `None` if there is none: a missing group gives an empty list
+/// of rules, so only this call can tell "gone" from "empty".
+async fn group(
+    ec2: &aws_sdk_ec2::Client,
+    id: &str,
+    deadline: &Deadline,
+) -> Result<Option<aws_sdk_ec2::types::SecurityGroup>, AwsError> {
+    let request = ec2.describe_security_groups().group_ids(id).send();
+    match deadline.call("DescribeSecurityGroups", request).await {
+        Ok(answer) => Ok(answer.security_groups.unwrap_or_default().into_iter().next()),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All ingress rules of a group, all pages, by id.
+async fn rules(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, IngressRule>, AwsError> {
+    const OPERATION: &str = "DescribeSecurityGroupRules";
+    let mut rules = BTreeMap::new();
+    let mut pages = ec2
+        .describe_security_group_rules()
+        .filters(filter("group-id", group))
+        .max_results(RULES_PAGE)
+        .into_paginator()
+        .send();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        for rule in page.map_err(|e| AwsError::new(OPERATION, &e))?.security_group_rules() {
+            if rule.is_egress() != Some(true)
+                && let Some(rule) = ingress_rule(rule)
+            {
+                rules.insert(rule.id.clone(), rule);
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// A page of a paginator, or out of time.
+async fn within<T>(
+    deadline: &Deadline,
+    operation: &'static str,
+    page: impl Future<Output = T>,
+) -> Result<T, AwsError> {
+    tokio::time::timeout(deadline.left(), page)
+        .await
+        .map_err(|_| AwsError::out_of_time(operation))
+}
+
+fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
+    let source = if let Some(block) = rule.cidr_ipv4() {
+        Source::Ipv4(block.to_owned())
+    } else if let Some(block) = rule.cidr_ipv6() {
+        Source::Ipv6(block.to_owned())
+    } else if let Some(list) = rule.prefix_list_id() {
+        Source::PrefixList(list.to_owned())
+    } else {
+        let group = rule.referenced_group_info()?;
+        let id = group.group_id().unwrap_or_default();
+        Source::SecurityGroup(match group.user_id() {
+            Some(account) if Some(account) != rule.group_owner_id() => format!("{account}/{id}"),
+            _ => id.to_owned(),
+        })
+    };
+    Some(IngressRule {
+        id: rule.security_group_rule_id()?.to_owned(),
+        permission: Permission {
+            protocol: rule.ip_protocol().unwrap_or("-1").to_owned(),
+            from_port: rule.from_port(),
+            to_port: rule.to_port(),
+        },
+        source,
+        description: rule.description().filter(|text| !text.is_empty()).map(str::to_owned),
+        tags: tags(rule.tags()),
+    })
+}
+
+/// The opt-out tag of every VPC that has one, by VPC id.
+async fn vpc_opt_outs(
+    ec2: &aws_sdk_ec2::Client,
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, String>, AwsError> {
+    const OPERATION: &str = "DescribeTags";
+    let mut found = BTreeMap::new();
+    let mut pages = ec2
+        .describe_tags()
+        .filters(filter("key", OPT_OUT_TAG))
+        .filters(filter("resource-type", "vpc"))
+        .into_paginator()
+        .send();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        for tag in page.map_err(|e| AwsError::new(OPERATION, &e))?.tags() {
+            if let Some(vpc) = tag.resource_id() {
+                found.insert(vpc.to_owned(), tag.value().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The entries of every list, read side by side.
+async fn entries_of_all(
+    ec2: &aws_sdk_ec2::Client,
+    lists: &BTreeSet<&str>,
+    deadline: &Deadline,
+) -> Vec<(String, Result<PrefixList, AwsError>)> {
+    let mut reads = tokio::task::JoinSet::new();
+    for id in lists {
+        let (ec2, id, deadline) = (ec2.clone(), (*id).to_owned(), *deadline);
+        reads.spawn(async move {
+            let list = entries(&ec2, &id, &deadline).await;
+            (id, list)
+        });
+    }
+    reads.join_all().await
+}
+
+async fn entries(
+    ec2: &aws_sdk_ec2::Client,
+    list: &str,
+    deadline: &Deadline,
+) -> Result<PrefixList, AwsError> {
+    const OPERATION: &str = "GetManagedPrefixListEntries";
+    let mut entries = Vec::new();
+    let mut pages = ec2
+        .get_managed_prefix_list_entries()
+        .prefix_list_id(list)
+        .max_results(ENTRIES_PAGE)
+        .into_paginator()
+        .send();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        match page.map_err(|e| AwsError::new(OPERATION, &e)) {
+            Ok(page) => {
+                entries.extend(page.entries().iter().filter_map(|e| e.cidr().map(str::to_owned)));
+            }
+            // A list that another account has stopped sharing stays named by
+            // the rule, and must not keep the other rules from being judged.
+            Err(error) if error.is_not_found() => {
+                return Ok(PrefixList::Unreadable(error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(PrefixList::Entries(entries))
+}
+
+/// Whether a prefix list can be judged by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListUse {
+    /// There is no such list (any more).
+    Gone,
+    /// It is still being modified: look again later.
+    BeingModified(String),
+    /// The groups that name it in an ingress rule.
+    NamedBy(Vec<String>),
+}
+
+/// The groups that a change of a prefix list concerns.
+///
+/// # Errors
+/// A call failed.
+pub async fn groups_naming(
+    ec2: &aws_sdk_ec2::Client,
+    list: &str,
+    deadline: &Deadline,
+) -> Result<ListUse, AwsError> {
+    let request = ec2.describe_managed_prefix_lists().prefix_list_ids(list).send();
+    let (state, groups) = tokio::join!(
+        deadline.call("DescribeManagedPrefixLists", request),
+        group_ids(ec2, list, deadline),
+    );
+    let state = match state {
+        Ok(answer) => answer
+            .prefix_lists()
+            .first()
+            .map(|list| list.state().map(|s| s.as_str().to_owned()).unwrap_or_default()),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error),
+    };
+    match state {
+        None => Ok(ListUse::Gone),
+        Some(state) if state.ends_with("-in-progress") => Ok(ListUse::BeingModified(state)),
+        Some(_) => Ok(ListUse::NamedBy(groups?)),
+    }
+}
+
+async fn group_ids(
+    ec2: &aws_sdk_ec2::Client,
+    list: &str,
+    deadline: &Deadline,
+) -> Result<Vec<String>, AwsError> {
+    const OPERATION: &str = "DescribeSecurityGroups";
+    let mut ids = Vec::new();
+    let mut pages = ec2
+        .describe_security_groups()
+        .filters(filter("ip-permission.prefix-list-id", list))
+        .max_results(GROUPS_PAGE)
+        .into_paginator()
+        .send();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
+        ids.extend(page.security_groups().iter().filter_map(|g| g.group_id().map(str::to_owned)));
+    }
+    Ok(ids)
+}
+
+/// Carries out the changes of a plan, one after the other. Every step yields
+/// one outcome; no failure keeps the other rules from being treated.
+pub async fn apply(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    changes: &[RuleChange],
+    deadline: &Deadline,
+) -> Vec<Outcome> {
+    let mut run = Apply { ec2, group, deadline, outcomes: Vec::new() };
+    for change in changes {
+        run.change(change).await;
+    }
+    run.outcomes
+}
+
+struct Apply<'a> {
+    ec2: &'a aws_sdk_ec2::Client,
+    group: &'a str,
+    deadline: &'a Deadline,
+    outcomes: Vec<Outcome>,
+}
+
+/// What is said where a group has no room for an allowed part.
+const NO_ROOM: &str = "the group holds as many rules as it may; this allowed part is lost";
+
+impl Apply<'_> {
+    async fn change(&mut self, change: &RuleChange) {
+        let Some(narrow_to) = &change.narrow_to else {
+            return self.revoke(change).await;
+        };
+        // The further allowed parts first: at no moment is anything closed
+        // that may stay open.
+        let mut created = Vec::new();
+        for permission in &change.authorise {
+            match self.authorise(change, permission).await {
+                Ok(id) => created.extend(id),
+                Err(()) => {
+                    let why = "an allowed part could not be authorised before".to_owned();
+                    self.note(change, Step::Narrow, Some(narrow_to), Ending::Skipped { why });
+                    return;
+                }
+            }
+        }
+        match self.narrow(change, narrow_to).await {
+            Ok(()) => self.note(change, Step::Narrow, Some(narrow_to), Ending::Done),
+            // Somebody removed the whole rule meanwhile: then nobody wants its
+            // parts either.
+            Err(error) if error.is_not_found() => {
+                self.note(change, Step::Narrow, Some(narrow_to), Ending::AlreadyDone);
+                for id in created {
+                    self.take_back(change, id).await;
+                }
+            }
+            // EC2 will not change this rule in place: its first allowed part
+            // is authorised as well, then the rule is revoked.
+            Err(error) if error.is_refusal() => {
+                tracing::info!(rule = %change.rule.id, %error, "not changed in place: authorise and revoke");
+                if self.authorise(change, narrow_to).await.is_ok() {
+                    self.revoke(change).await;
+                } else {
+                    self.note(change, Step::Revoke, None, Ending::Skipped {
+                        why: "an allowed part could not be authorised before".to_owned(),
+                    });
+                }
+            }
+            Err(error) => self.note(change, Step::Narrow, Some(narrow_to), error.ending()),
+        }
+    }
+
+    fn note(
+        &mut self,
+        change: &RuleChange,
+        step: Step,
+        permission: Option<&Permission>,
+        ending: Ending,
+    ) {
+        self.outcomes.push(Outcome {
+            rule: change.rule.id.clone(),
+            step,
+            permission: permission.cloned(),
+            created: None,
+            ending,
+        });
+    }
+
+    async fn revoke(&mut self, change: &RuleChange) {
+        let ending = self.revoke_id(&change.rule.id).await;
+        self.note(change, Step::Revoke, None, ending);
+    }
+
+    async fn take_back(&mut self, change: &RuleChange, id: String) {
+        let ending = self.revoke_id(&id).await;
+        self.outcomes.push(Outcome {
+            rule: change.rule.id.clone(),
+            step: Step::TakeBack,
+            permission: None,
+            created: Some(id),
+            ending,
+        });
+    }
+
+    /// Revokes one rule by its id: exactly it, and nothing that looks like it.
+    async fn revoke_id(&self, id: &str) -> Ending {
+        let request = self
+            .ec2
+            .revoke_security_group_ingress()
+            .group_id(self.group)
+            .security_group_rule_ids(id)
+            .send();
+        match self.deadline.call("RevokeSecurityGroupIngress", request).await {
+            Ok(_) => Ending::Done,
+            Err(error) if error.is_not_found() => Ending::AlreadyDone,
+            Err(error) => error.ending(),
+        }
+    }
+
+    /// Authorises an allowed part. `Ok` also where the group has no room: the
+    /// exposure goes all the same, and what is lost is told.
+    async fn authorise(
+        &mut self,
+        change: &RuleChange,
+        permission: &Permission,
+    ) -> Result<Option<String>, ()> {
+        let rule = &change.rule;
+        let mut request = self
+            .ec2
+            .authorize_security_group_ingress()
+            .group_id(self.group)
+            .ip_permissions(ip_permission(rule, permission));
+        // `aws:` tags are AWS's own and cannot be written.
+        let own: Vec<Tag> = rule
+            .tags
+            .iter()
+            .filter(|(key, _)| !key.starts_with("aws:"))
+            .map(|(key, value)| Tag::builder().key(key).value(value).build())
+            .collect();
+        if !own.is_empty() {
+            request = request.tag_specifications(
+                TagSpecification::builder()
+                    .resource_type(ResourceType::SecurityGroupRule)
+                    .set_tags(Some(own))
+                    .build(),
+            );
+        }
+        let answer = self.deadline.call("AuthorizeSecurityGroupIngress", request.send()).await;
+        let (created, ending) = match &answer {
+            Ok(answer) => (
+                answer
+                    .security_group_rules()
+                    .first()
+                    .and_then(|rule| rule.security_group_rule_id())
+                    .map(str::to_owned),
+                Ending::Done,
+            ),
+            Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
+            Err(error) if error.is_rule_limit() => {
+                (None, Ending::Skipped { why: NO_ROOM.to_owned() })
+            }
+            Err(error) => (None, error.ending()),
+        };
+        let failed = matches!(ending, Ending::Failed { .. });
+        self.outcomes.push(Outcome {
+            rule: rule.id.clone(),
+            step: Step::Authorise,
+            permission: Some(permission.clone()),
+            created: created.clone(),
+            ending,
+        });
+        if failed { Err(()) } else { Ok(created) }
+    }
+
+    /// Changes the rule in place: id and tags stay, the description has to be
+    /// passed again.
+    async fn narrow(&self, change: &RuleChange, to: &Permission) -> Result<(), AwsError> {
+        let rule = &change.rule;
+        let mut update = SecurityGroupRuleRequest::builder()
+            .ip_protocol(&to.protocol)
+            .set_from_port(to.from_port)
+            .set_to_port(to.to_port)
+            .set_description(rule.description.clone());
+        update = match &rule.source {
+            Source::Ipv4(block) => update.cidr_ipv4(block),
+            Source::Ipv6(block) => update.cidr_ipv6(block),
+            Source::PrefixList(list) => update.prefix_list_id(list),
+            Source::SecurityGroup(group) => update.referenced_group_id(group),
+        };
+        let request = self
+            .ec2
+            .modify_security_group_rules()
+            .group_id(self.group)
+            .security_group_rules(
+                SecurityGroupRuleUpdate::builder()
+                    .security_group_rule_id(&rule.id)
+                    .security_group_rule(update.build())
+                    .build(),
+            )
+            .send();
+        self.deadline.call("ModifySecurityGroupRules", request).await.map(|_| ())
+    }
+}
+
+fn ip_permission(rule: &IngressRule, permission: &Permission) -> IpPermission {
+    let description = rule.description.clone();
+    let builder = IpPermission::builder()
+        .ip_protocol(&permission.protocol)
+        .set_from_port(permission.from_port)
+        .set_to_port(permission.to_port);
+    match &rule.source {
+        Source::Ipv4(block) => builder.ip_ranges(
+            IpRange::builder().cidr_ip(block).set_description(description).build(),
+        ),
+        Source::Ipv6(block) => builder.ipv6_ranges(
+            Ipv6Range::builder().cidr_ipv6(block).set_description(description).build(),
+        ),
+        Source::PrefixList(list) => builder.prefix_list_ids(
+            PrefixListId::builder().prefix_list_id(list).set_description(description).build(),
+        ),
+        Source::SecurityGroup(group) => builder.user_id_group_pairs(
+            UserIdGroupPair::builder().group_id(group).set_description(description).build(),
+        ),
+    }
+    .build()
+}

@@ -1,0 +1,124 @@
+//! What the stack tells its functions through the environment.
+//!
+//! Everything is read before the first complaint, so that one look at the log
+//! shows all that is missing.
+
+use backstop_core::plan::Mode;
+
+/// Name of the ledger's table.
+pub const LEDGER_TABLE: &str = "LEDGER_TABLE";
+/// Name of the SSM parameter that holds the policy.
+pub const POLICY_PARAMETER: &str = "POLICY_PARAMETER";
+/// Mode of controls that the policy does not name.
+pub const DEFAULT_MODE: &str = "DEFAULT_MODE";
+/// Key of the tag whose value is the owning team.
+pub const OWNER_TAG_KEY: &str = "OWNER_TAG_KEY";
+/// ARN of the topic that messages go to.
+pub const TOPIC_ARN: &str = "TOPIC_ARN";
+
+/// Settings of a remediation function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemediationSettings {
+    /// Name of the ledger's table.
+    pub ledger_table: String,
+    /// Name of the SSM parameter that holds the policy.
+    pub policy_parameter: String,
+    /// Mode of controls that the policy does not name.
+    pub mode: Mode,
+    /// Key of the tag whose value is the owning team.
+    pub owner_tag_key: String,
+}
+
+/// Settings of `notify`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotifySettings {
+    /// Name of the ledger's table.
+    pub ledger_table: String,
+    /// ARN of the topic that messages go to.
+    pub topic_arn: String,
+}
+
+/// Settings that are missing or wrong, all of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the function's environment is incomplete: {}; deploy template.yaml again", .0.join("; "))]
+pub struct BadEnvironment(Vec<String>);
+
+/// Looks settings up and gathers what is wrong with them.
+struct Reader<'a> {
+    get: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&mut self, name: &str) -> String {
+        match (self.get)(name) {
+            Some(value) if !value.is_empty() => value,
+            _ => {
+                self.problems.push(format!("`{name}` is not set"));
+                String::new()
+            }
+        }
+    }
+
+    fn mode(&mut self, name: &str) -> Mode {
+        self.text(name).parse().unwrap_or_else(|problem| {
+            self.problems.push(format!("`{name}`: {problem}"));
+            Mode::Notify
+        })
+    }
+
+    fn finish<T>(self, settings: T) -> Result<T, BadEnvironment> {
+        if self.problems.is_empty() { Ok(settings) } else { Err(BadEnvironment(self.problems)) }
+    }
+}
+
+impl RemediationSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        let mut reader = Reader { get, problems: Vec::new() };
+        let settings = Self {
+            ledger_table: reader.text(LEDGER_TABLE),
+            policy_parameter: reader.text(POLICY_PARAMETER),
+            mode: reader.mode(DEFAULT_MODE),
+            owner_tag_key: reader.text(OWNER_TAG_KEY),
+        };
+        reader.finish(settings)
+    }
+}
+
+impl NotifySettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        let mut reader = Reader { get, problems: Vec::new() };
+        let settings =
+            Self { ledger_table: reader.text(LEDGER_TABLE), topic_arn: reader.text(TOPIC_ARN) };
+        reader.finish(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let error = RemediationSettings::read(&|name| match name {
+            LEDGER_TABLE => Some("ledger".to_owned()),
+            DEFAULT_MODE => Some("on".to_owned()),
+            OWNER_TAG_KEY => Some(String::new()),
+            _ => None,
+        })
+        .unwrap_err()
+        .to_string();
+        for part in ["`POLICY_PARAMETER` is not set", "`on` is not a mode", "`enforce`", "`OWNER_TAG_KEY` is not set"] {
+            assert!(error.contains(part), "{error} lacks {part}");
+        }
+        assert!(!error.contains("LEDGER_TABLE"));
+    }
+}

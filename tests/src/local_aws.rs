@@ -1,0 +1,724 @@
+//! A local AWS with this repository's own template deployed to it: real rules,
+//! real binaries, real SDK calls over HTTP; no account, no Docker.
+//!
+//! MiniStack is the control plane and runs the functions, moto is EC2, and a
+//! proxy between the functions and both records and disturbs their calls:
+//!
+//! ```text
+//! test ──────────────┬────────────────────────► moto (EC2)
+//!                    │                            ▲
+//!                    ▼                            │
+//!     MiniStack (all else) ─ runs ─► functions ─► proxy
+//!                    ▲                            │
+//!                    └────────────────────────────┘
+//! ```
+
+pub mod http;
+pub mod proxy;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
+use http::Message;
+use proxy::{Proxy, Upstreams};
+use serde_json::{Map, Value, json};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs::{self, File};
+use std::future::Future;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Whatever went wrong, in words.
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The Region of the local AWS.
+pub const REGION: &str = "us-east-1";
+/// Its account: the one that moto has, so that ARNs agree.
+pub const ACCOUNT: &str = "123456789012";
+/// The stack's name.
+pub const STACK: &str = "backstop";
+
+/// The repository's root.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn workshop() -> PathBuf {
+    repository().join("target/local-aws")
+}
+
+/// What is deployed, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The template; this repository's own unless told otherwise.
+    pub template: PathBuf,
+    /// Its parameters.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+        let parameters =
+            [("Mode", "enforce"), ("Architecture", architecture), ("NotificationEmail", "none")];
+        Self {
+            template: repository().join("template.yaml"),
+            parameters: parameters.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        }
+    }
+}
+
+/// One enabled rule of the deployed stack, with the functions behind it.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The rule's name.
+    pub name: String,
+    /// Its event pattern, as deployed; None for a schedule.
+    pub pattern: Option<String>,
+    /// Logical ids of the functions that are its targets.
+    pub functions: Vec<String>,
+}
+
+/// The running local AWS. Dropping it ends everything that it started; so does
+/// any end of this process.
+pub struct LocalAws {
+    /// EC2: moto itself, past the proxy.
+    pub ec2: aws_sdk_ec2::Client,
+    /// The ledger's database.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// The policy's home.
+    pub ssm: aws_sdk_ssm::Client,
+    /// The topic's home.
+    pub sns: aws_sdk_sns::Client,
+    /// Queues.
+    pub sqs: aws_sdk_sqs::Client,
+    /// The event bus.
+    pub events: aws_sdk_eventbridge::Client,
+    /// Between the functions and their AWS.
+    pub proxy: Proxy,
+    /// The stack's outputs.
+    pub outputs: BTreeMap<String, String>,
+    /// The stack's resources: logical id to physical id.
+    pub resources: BTreeMap<String, String>,
+    /// The stack's rules.
+    pub rules: Vec<Rule>,
+    begun_ms: Cell<u128>,
+    counter: Cell<u32>,
+    policy_changed: RefCell<Option<String>>,
+    _emulators: Vec<Emulator>,
+}
+
+/// A message as a subscriber of the topic received it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The subject line.
+    pub subject: Option<String>,
+    /// The body for this subscriber's protocol.
+    pub body: String,
+    /// The message attributes, as filter policies see them.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A queue that is subscribed to the topic.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    url: String,
+}
+
+/// Runs one scenario on the local AWS that this test binary shares. Scenarios
+/// take turns: what the proxy records and injects belongs to one of them.
+pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
+    static SHARED: LazyLock<Mutex<Option<(tokio::runtime::Runtime, LocalAws)>>> =
+        LazyLock::new(Mutex::default);
+    // A failed scenario poisons the lock, and must not fail the ones after it.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (runtime, aws) = shared.get_or_insert_with(|| {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let started = runtime.block_on(LocalAws::start(&Options::default(), |line| eprintln!("    {line}")));
+        let aws = started.unwrap_or_else(|problem| panic!("the local AWS did not start: {problem}"));
+        (runtime, aws)
+    });
+    runtime.block_on(async {
+        aws.begin().await.expect("a clean start");
+        run(aws).await;
+    });
+}
+
+/// Polls until there is something, every 20 ms; panics when there is nothing in
+/// time, with what it waited for.
+pub async fn wait_for<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(started.elapsed() < within, "waited {within:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl LocalAws {
+    /// Builds the functions, starts the emulators, deploys the template.
+    /// `progress` hears a line about each step.
+    pub async fn start(options: &Options, progress: impl Fn(&str)) -> Result<Self> {
+        fs::create_dir_all(workshop())?;
+        run("setup", Command::new(repository().join("tests/local-aws/setup")).stdin(Stdio::null()))?;
+
+        // Both emulators come up while the functions are built.
+        let upstreams = Upstreams { moto: free_address()?, ministack: free_address()? };
+        let proxy = Proxy::start(upstreams)?;
+        let emulators = vec![start_moto(upstreams)?, start_ministack(&proxy)?];
+
+        let step = Instant::now();
+        progress("building the functions (sam build)");
+        let built = build(options)?;
+        progress(&format!("built in {:.1} s", step.elapsed().as_secs_f32()));
+
+        let step = Instant::now();
+        ready("moto", upstreams.moto, "/moto-api/")?;
+        ready("MiniStack", upstreams.ministack, "/_ministack/ready")?;
+        progress("deploying template.yaml to the local AWS (sam deploy)");
+        deploy(options, &built, upstreams.ministack)?;
+        progress(&format!("deployed in {:.1} s", step.elapsed().as_secs_f32()));
+
+        let mut aws = Self::connect(proxy, emulators);
+        aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
+        aws.resources =
+            aws.pairs("DescribeStackResources", "LogicalResourceId", "PhysicalResourceId")?;
+        aws.rules = aws.read_rules().await?;
+        Ok(aws)
+    }
+
+    fn connect(proxy: Proxy, emulators: Vec<Emulator>) -> Self {
+        // One client over plain HTTP: no TLS roots to load for each service.
+        let plain = aws_smithy_http_client::Builder::new().build_http();
+        let config = |address: SocketAddr| {
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::from_static(REGION))
+                .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                    "test", "test", None, None, "local",
+                )))
+                .http_client(plain.clone())
+                .endpoint_url(format!("http://{address}"))
+                .build()
+        };
+        let ministack = config(proxy.upstreams.ministack);
+        Self {
+            ec2: aws_sdk_ec2::Client::new(&config(proxy.upstreams.moto)),
+            dynamodb: aws_sdk_dynamodb::Client::new(&ministack),
+            ssm: aws_sdk_ssm::Client::new(&ministack),
+            sns: aws_sdk_sns::Client::new(&ministack),
+            sqs: aws_sdk_sqs::Client::new(&ministack),
+            events: aws_sdk_eventbridge::Client::new(&ministack),
+            proxy,
+            outputs: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            rules: Vec::new(),
+            begun_ms: Cell::new(now_ms()),
+            counter: Cell::new(0),
+            policy_changed: RefCell::default(),
+            _emulators: emulators,
+        }
+    }
+
+    /// A clean start for a scenario: forgets recorded calls, faults still to be
+    /// injected, and log lines; puts the deployed policy back.
+    pub async fn begin(&self) -> Result<()> {
+        self.proxy.reset();
+        self.begun_ms.set(now_ms());
+        let deployed = self.policy_changed.borrow_mut().take();
+        if let Some(policy) = deployed {
+            self.write_policy(&policy).await?;
+        }
+        Ok(())
+    }
+
+    /// An output of the stack.
+    #[must_use]
+    pub fn output(&self, name: &str) -> &str {
+        self.outputs.get(name).unwrap_or_else(|| panic!("the stack has no output {name}"))
+    }
+
+    /// The physical id of a resource of the stack.
+    #[must_use]
+    pub fn resource(&self, logical: &str) -> &str {
+        self.resources.get(logical).unwrap_or_else(|| panic!("the stack has no resource {logical}"))
+    }
+
+    // --- events in
+
+    /// Delivers an event as AWS would: to the functions behind every deployed
+    /// rule whose pattern matches. Says which functions those were, by logical
+    /// id; none when no rule matched.
+    ///
+    /// `PutEvents` takes no events of AWS's own sources, so the bus itself is
+    /// asked about each rule, and the functions are invoked asynchronously, as a
+    /// rule does it, with retries and on-failure destination.
+    pub async fn deliver(&self, event: &Value) -> Result<Vec<String>> {
+        let mut invoked = Vec::new();
+        for rule in &self.rules {
+            let Some(pattern) = &rule.pattern else { continue };
+            let test = self.events.test_event_pattern();
+            let test = test.event_pattern(pattern).event(event.to_string()).send().await?;
+            if !test.result() {
+                continue;
+            }
+            for function in &rule.functions {
+                let answer = self.invoke("Event", function, event)?;
+                if answer.status() != 202 {
+                    return Err(format!("{function} was not invoked: {}", answer.text()).into());
+                }
+                invoked.push(function.clone());
+            }
+        }
+        Ok(invoked)
+    }
+
+    /// Invokes one function and waits: its answer, or Err with the error it
+    /// reported.
+    pub fn call(&self, function: &str, event: &Value) -> std::result::Result<Value, Value> {
+        let answer = self.invoke("RequestResponse", function, event).unwrap();
+        let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        if answer.header("x-amz-function-error").is_some() { Err(body) } else { Ok(body) }
+    }
+
+    fn invoke(&self, kind: &str, function: &str, event: &Value) -> Result<Message> {
+        let target = format!("/2015-03-31/functions/{}/invocations", self.resource(function));
+        let headers = [("x-amz-invocation-type", kind)];
+        self.ministack("lambda", "POST", &target, &headers, event.to_string().as_bytes())
+    }
+
+    // --- what came of it
+
+    /// The entries of the ledger, oldest first, as plain JSON. Binary fields
+    /// that hold compressed JSON are shown as that JSON.
+    pub async fn entries(&self) -> Result<Vec<Value>> {
+        let mut entries: Vec<Value> =
+            self.ledger_items().await?.into_iter().filter(|item| item["sk"] == "entry").collect();
+        entries.sort_by_key(|entry| entry["pk"].to_string());
+        Ok(entries)
+    }
+
+    /// Every item of the ledger's table, locks and counters too.
+    pub async fn ledger_items(&self) -> Result<Vec<Value>> {
+        let mut items = Vec::new();
+        let mut pages = self.dynamodb.scan().table_name(self.output("LedgerTableName"));
+        loop {
+            let page = pages.clone().consistent_read(true).send().await?;
+            items.extend(page.items().iter().map(|item| {
+                Value::Object(item.iter().map(|(k, v)| (k.clone(), plain(v))).collect::<Map<_, _>>())
+            }));
+            match page.last_evaluated_key() {
+                Some(key) => pages = pages.set_exclusive_start_key(Some(key.clone())),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Subscribes a new queue to the topic, with a filter policy when given.
+    pub async fn subscribe(&self, filter: Option<&Value>) -> Result<Inbox> {
+        let name = format!("inbox-{}", self.next());
+        let url = self.sqs.create_queue().queue_name(&name).send().await?;
+        let url = url.queue_url.ok_or("a queue without a URL")?;
+        let subscribe = self.sns.subscribe().topic_arn(self.output("NotificationTopicArn"));
+        let mut subscribe = subscribe
+            .protocol("sqs")
+            .endpoint(format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"));
+        if let Some(filter) = filter {
+            subscribe = subscribe.attributes("FilterPolicy", filter.to_string());
+        }
+        subscribe.send().await?;
+        Ok(Inbox { url })
+    }
+
+    /// Takes the messages out of an inbox that are there now.
+    pub async fn receive(&self, inbox: &Inbox) -> Result<Vec<Received>> {
+        let mut received = Vec::new();
+        for envelope in self.drain(&inbox.url).await? {
+            let text = |name: &str| envelope[name].as_str().map(str::to_owned);
+            let attributes = envelope["MessageAttributes"].as_object().into_iter().flatten();
+            received.push(Received {
+                subject: text("Subject"),
+                body: text("Message").unwrap_or_default(),
+                attributes: attributes
+                    .map(|(k, v)| (k.clone(), v["Value"].as_str().unwrap_or_default().to_owned()))
+                    .collect(),
+            });
+        }
+        Ok(received)
+    }
+
+    /// What was published since the scenario began: the bodies by protocol
+    /// (`default`, `email`, `https`, ...), as sent to the topic.
+    #[must_use]
+    pub fn published(&self) -> Vec<Published> {
+        let calls = self.proxy.calls_of("Publish");
+        let published = calls.iter().filter(|call| call.status == 200);
+        published
+            .map(|call| {
+                let field = |name: &str| call.request[name].as_str().map(str::to_owned);
+                let message = field("Message").unwrap_or_default();
+                let bodies = match field("MessageStructure").as_deref() {
+                    Some("json") => serde_json::from_str(&message).unwrap_or_default(),
+                    _ => BTreeMap::from([("default".to_owned(), message)]),
+                };
+                Published { subject: field("Subject"), bodies }
+            })
+            .collect()
+    }
+
+    /// Takes what lies in the queue of failed events.
+    pub async fn failed_events(&self) -> Result<Vec<Value>> {
+        self.drain(self.output("FailedEventsQueueUrl")).await
+    }
+
+    async fn drain(&self, url: &str) -> Result<Vec<Value>> {
+        let mut bodies = Vec::new();
+        loop {
+            let batch =
+                self.sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
+            if batch.messages().is_empty() {
+                return Ok(bodies);
+            }
+            for message in batch.messages() {
+                bodies.push(serde_json::from_str(message.body().unwrap_or_default())?);
+                let delete = self.sqs.delete_message().queue_url(url);
+                delete.set_receipt_handle(message.receipt_handle.clone()).send().await?;
+            }
+        }
+    }
+
+    /// The JSON log lines that a function wrote since the scenario began.
+    /// Complete once its invocation has ended.
+    pub fn logs(&self, function: &str) -> Result<Vec<Value>> {
+        let target = format!("/2015-03-31/functions/{}/configuration", self.resource(function));
+        let configuration = self.ministack("lambda", "GET", &target, &[], b"")?;
+        let configuration: Value = serde_json::from_slice(&configuration.body)?;
+        let group = configuration["LoggingConfig"]["LogGroup"]
+            .as_str()
+            .map_or_else(|| format!("/aws/lambda/{}", self.resource(function)), str::to_owned);
+        let mut lines = Vec::new();
+        let mut next = Value::Null;
+        loop {
+            let mut request = json!({"logGroupName": group, "startTime": self.begun_ms.get() as u64});
+            if !next.is_null() {
+                request["nextToken"] = next;
+            }
+            let headers = [
+                ("x-amz-target", "Logs_20140328.FilterLogEvents"),
+                ("content-type", "application/x-amz-json-1.1"),
+            ];
+            let page = self.ministack("logs", "POST", "/", &headers, request.to_string().as_bytes())?;
+            let page: Value = serde_json::from_slice(&page.body)?;
+            for event in page["events"].as_array().into_iter().flatten() {
+                let line = event["message"].as_str().unwrap_or_default();
+                if let Ok(line @ Value::Object(_)) = serde_json::from_str(line) {
+                    lines.push(line);
+                }
+            }
+            next = page["nextToken"].clone();
+            if next.is_null() {
+                return Ok(lines);
+            }
+        }
+    }
+
+    // --- the world around
+
+    /// Writes the policy and makes every function read it anew. The one that
+    /// was deployed comes back with the next scenario.
+    pub async fn set_policy(&self, policy: &Value) -> Result<()> {
+        let name = self.output("PolicyParameterName");
+        let before = self.ssm.get_parameter().name(name).send().await?;
+        let before = before.parameter.and_then(|p| p.value).unwrap_or_default();
+        self.policy_changed.borrow_mut().get_or_insert(before);
+        self.write_policy(&policy.to_string()).await
+    }
+
+    async fn write_policy(&self, policy: &str) -> Result<()> {
+        let put = self.ssm.put_parameter().name(self.output("PolicyParameterName"));
+        put.value(policy).overwrite(true).send().await?;
+        self.restart_functions()
+    }
+
+    /// Ends all running copies of the functions: the next event meets a cold
+    /// one, as after a deploy.
+    pub fn restart_functions(&self) -> Result<()> {
+        let functions = self.rules.iter().flat_map(|rule| &rule.functions);
+        for function in functions.collect::<std::collections::BTreeSet<_>>() {
+            let target = format!("/2015-03-31/functions/{}/configuration", self.resource(function));
+            let change = json!({"Description": format!("restart {}", self.next())}).to_string();
+            let answer = self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?;
+            if answer.status() != 200 {
+                return Err(answer.text().into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A number that has not been used before on this local AWS.
+    pub fn next(&self) -> u32 {
+        self.counter.set(self.counter.get() + 1);
+        self.counter.get()
+    }
+
+    fn ministack(
+        &self,
+        service: &str,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Message> {
+        let mut all = vec![("host", "localhost")];
+        let signed =
+            format!("AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request");
+        all.push(("authorization", &signed));
+        all.extend_from_slice(headers);
+        Ok(Message::request(method, target, &all, body).send(self.proxy.upstreams.ministack)?)
+    }
+
+    /// Reads pairs out of an answer of CloudFormation about the stack.
+    fn pairs(&self, action: &str, key: &str, value: &str) -> Result<BTreeMap<String, String>> {
+        let form = http::write_form(&[("Action", action), ("StackName", STACK), ("Version", "2010-05-15")]);
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = self.ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?.text();
+        let element = |text: &str, name: &str| {
+            let (_, after) = text.split_once(&format!("<{name}>"))?;
+            Some(after.split_once("</")?.0.replace("&amp;", "&").replace("&gt;", ">"))
+        };
+        let members = answer.split("</member>");
+        Ok(members.filter_map(|m| Some((element(m, key)?, element(m, value)?))).collect())
+    }
+
+    async fn read_rules(&self) -> Result<Vec<Rule>> {
+        let mut rules = Vec::new();
+        let found = self.events.list_rules().limit(100).send().await?;
+        if found.next_token().is_some() {
+            return Err("more than 100 rules: read further pages".into());
+        }
+        for rule in found.rules() {
+            let name = rule.name().unwrap_or_default();
+            // A rule that is switched off delivers nothing.
+            if rule.state().is_some_and(|state| state.as_str() == "DISABLED") {
+                continue;
+            }
+            let targets = self.events.list_targets_by_rule().rule(name).send().await?;
+            let mut functions = Vec::new();
+            for target in targets.targets() {
+                if target.input().or(target.input_path()).is_some() || target.input_transformer().is_some() {
+                    return Err(format!("{name} changes its events, which is not modelled here").into());
+                }
+                let physical = target.arn().rsplit(':').next().unwrap_or_default();
+                let logical = self.resources.iter().find(|(_, id)| *id == physical);
+                let (logical, _) = logical.ok_or_else(|| format!("whose is {}?", target.arn()))?;
+                functions.push(logical.clone());
+            }
+            rules.push(Rule {
+                name: name.to_owned(),
+                pattern: rule.event_pattern().map(str::to_owned),
+                functions,
+            });
+        }
+        Ok(rules)
+    }
+}
+
+/// A message as it was handed to the topic.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The subject line.
+    pub subject: Option<String>,
+    /// The bodies by protocol.
+    pub bodies: BTreeMap<String, String>,
+}
+
+// --- building and deploying
+
+fn build(options: &Options) -> Result<PathBuf> {
+    let built = workshop().join("build");
+    let mut sam = sam("build");
+    sam.arg("--template-file").arg(&options.template);
+    sam.arg("--build-dir").arg(&built);
+    sam.env("SAM_BUILD_MODE", "debug");
+    // In front: the local stand-in for cargo-lambda.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let stand_in = repository().join("tests/local-aws/bin");
+    let path = std::iter::once(stand_in).chain(std::env::split_paths(&path));
+    sam.env("PATH", std::env::join_paths(path)?);
+    run("sam-build", &mut sam)?;
+    Ok(built.join("template.yaml"))
+}
+
+fn deploy(options: &Options, template: &Path, ministack: SocketAddr) -> Result<()> {
+    let bucket = Message::request("PUT", "/backstop-artifacts", &[("host", "localhost")], b"");
+    let bucket = bucket.send(ministack)?;
+    if bucket.status() != 200 {
+        return Err(format!("no bucket for the functions: {}", bucket.text()).into());
+    }
+    let mut sam = sam("deploy");
+    sam.arg("--template-file").arg(template);
+    sam.arg("--config-file").arg(repository().join("tests/local-aws/samconfig.toml"));
+    sam.arg("--parameter-overrides");
+    sam.args(options.parameters.iter().map(|(k, v)| format!("{k}={v}")));
+    sam.env("AWS_ENDPOINT_URL", format!("http://{ministack}"));
+    run("sam-deploy", &mut sam)
+}
+
+/// SAM from its virtual environment, kept away from any real account.
+fn sam(command: &str) -> Command {
+    let mut sam = Command::new(workshop().join("venv/sam/bin/sam"));
+    sam.arg(command).current_dir(repository()).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        // What cargo sets for a test would look like a change to a cargo inside.
+        let of_cargo = ["CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "CARGO_MANIFEST_"];
+        let of_aws = text.starts_with("AWS_") && !text.starts_with("AWS_LC_");
+        if of_aws || text.starts_with("SAM_") || of_cargo.iter().any(|p| text.starts_with(p)) {
+            sam.env_remove(&name);
+        }
+    }
+    sam.envs(pretend_account());
+    sam.env("SAM_CLI_TELEMETRY", "0");
+    sam
+}
+
+fn pretend_account() -> [(&'static str, &'static str); 6] {
+    [
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+}
+
+/// Runs a command to its end; its output goes to a log and into the error.
+fn run(name: &str, command: &mut Command) -> Result<()> {
+    let path = workshop().join(format!("{name}.log"));
+    let log = File::create(&path)?;
+    let status = command.stdout(log.try_clone()?).stderr(log).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    File::open(&path)?.read_to_string(&mut said)?;
+    Err(format!("{name} failed ({status}):\n{said}").into())
+}
+
+// --- the emulators
+
+struct Emulator(Child);
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // The guard kills the emulator and its functions when this closes.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn start_moto(upstreams: Upstreams) -> Result<Emulator> {
+    let port = upstreams.moto.port().to_string();
+    start_emulator("moto", &["moto_server", "-H", "127.0.0.1", "-p", &port], &[
+        ("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned()),
+    ])
+}
+
+fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
+    // The functions inherit all of this, and nothing else.
+    start_emulator("ministack", &["ministack"], &[
+        ("BIND_HOST", "127.0.0.1".to_owned()),
+        ("GATEWAY_PORT", proxy.upstreams.ministack.port().to_string()),
+        ("LAMBDA_EXECUTOR", "local".to_owned()),
+        // AWS waits a minute before it tries a failed event again.
+        ("LAMBDA_ASYNC_RETRY_BASE_SECONDS", "0.3".to_owned()),
+        ("IOT_MTLS_ENABLED", "0".to_owned()),
+        ("MINISTACK_ACCOUNT_ID", ACCOUNT.to_owned()),
+        ("MINISTACK_REGION", REGION.to_owned()),
+        ("SFN_WAIT_SCALE", "0".to_owned()),
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", proxy.ministack_port)),
+        ("AWS_ENDPOINT_URL_EC2", format!("http://127.0.0.1:{}", proxy.moto_port)),
+        ("AWS_ENDPOINT_URL_IAM", format!("http://127.0.0.1:{}", proxy.moto_port)),
+    ])
+}
+
+fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Result<Emulator> {
+    let bin = workshop().join("venv/emulators/bin");
+    let log = File::create(workshop().join(format!("{name}.log")))?;
+    let scratch = workshop().join(format!("{name}-{}", std::process::id()));
+    let mut guard = Command::new(bin.join("python"));
+    guard.arg(repository().join("tests/local-aws/guard.py")).arg(&scratch);
+    guard.arg(bin.join(command[0])).args(&command[1..]);
+    guard.env_clear();
+    guard.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    guard.env("HOME", &scratch);
+    guard.env("PYTHONUNBUFFERED", "1");
+    guard.envs(pretend_account());
+    guard.envs(env.iter().map(|(k, v)| (k, v)));
+    guard.current_dir(workshop());
+    guard.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+    // Out of reach of a terminal's Ctrl-C: it must live on to clean up.
+    guard.process_group(0);
+    Ok(Emulator(guard.spawn()?))
+}
+
+fn ready(name: &str, address: SocketAddr, path: &str) -> Result<()> {
+    let asked = Instant::now();
+    let request = Message::request("GET", path, &[("host", "localhost")], b"");
+    while !request.send(address).is_ok_and(|answer| answer.status() == 200) {
+        if asked.elapsed() > Duration::from_secs(60) {
+            let log = workshop().join(format!("{}.log", name.to_lowercase()));
+            return Err(format!("{name} did not come up; see {}", log.display()).into());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis())
+}
+
+fn plain(value: &AttributeValue) -> Value {
+    match value {
+        AttributeValue::S(text) => json!(text),
+        AttributeValue::N(number) => serde_json::from_str(number).unwrap_or_else(|_| json!(number)),
+        AttributeValue::Bool(truth) => json!(truth),
+        AttributeValue::L(list) => list.iter().map(plain).collect(),
+        AttributeValue::M(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
+        AttributeValue::Ss(set) => json!(set),
+        AttributeValue::Ns(set) => json!(set),
+        AttributeValue::B(bytes) => unpack(bytes),
+        _ => Value::Null,
+    }
+}
+
+fn unpack(bytes: &Blob) -> Value {
+    let mut text = String::new();
+    match flate2::read::GzDecoder::new(bytes.as_ref()).read_to_string(&mut text) {
+        Ok(_) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        Err(_) => json!(format!("{} bytes", bytes.as_ref().len())),
+    }
+}

@@ -1,0 +1,341 @@
+//! A recording, fault-injecting proxy between the deployed functions and the
+//! emulators. Every AWS call of a function goes through it, so a test can count
+//! the calls and their rounds, fail exactly the third one, or change the world
+//! between two of them.
+
+use super::http::{Message, parse_form, write_form};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One AWS call that a function made.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The name in the request's signature: `ec2`, `dynamodb`, `sns`, ...
+    pub service: String,
+    /// The operation: `RevokeSecurityGroupIngress`.
+    pub action: String,
+    /// What was sent: an object of the form's fields, or the JSON body.
+    pub request: Value,
+    /// The status of the answer; 0 when none was given.
+    pub status: u16,
+    /// When it came in and when its answer went out.
+    pub from: Instant,
+    /// See `from`.
+    pub to: Instant,
+    /// Whether a fault was injected into it.
+    pub faulted: bool,
+}
+
+/// What happens to a call instead of, or before, its normal course.
+pub enum Fault {
+    /// The service answers with this error, in its own protocol.
+    Error {
+        /// The HTTP status, 503 for a throttled call.
+        status: u16,
+        /// `RequestLimitExceeded`
+        code: String,
+        /// The text beside the code.
+        message: String,
+    },
+    /// The connection closes before anything has happened.
+    Drop,
+    /// The call takes effect, but its answer never arrives.
+    AnswerLost,
+    /// The call is held this long and then goes on.
+    Delay(Duration),
+    /// Something else happens just before the call goes on: somebody edits the
+    /// same group.
+    Before(Box<dyn FnMut(&Upstreams) + Send>),
+    /// This body, with status 200, is the answer: for what moto lacks, or pages
+    /// that it would not make.
+    Answer(String),
+    /// The true answer, changed on its way back.
+    Rewrite(Box<dyn FnMut(String) -> String + Send>),
+}
+
+impl Fault {
+    /// An error as the service would send it.
+    #[must_use]
+    pub fn error(status: u16, code: &str, message: &str) -> Self {
+        Self::Error { status, code: code.to_owned(), message: message.to_owned() }
+    }
+
+    /// EC2's throttling.
+    #[must_use]
+    pub fn throttled() -> Self {
+        Self::error(503, "RequestLimitExceeded", "Request limit exceeded.")
+    }
+
+    /// A missing permission.
+    #[must_use]
+    pub fn denied() -> Self {
+        Self::error(403, "UnauthorizedOperation", "You are not authorized to perform this operation.")
+    }
+}
+
+struct Injection {
+    action: String,
+    skip: usize,
+    times: usize,
+    fault: Fault,
+}
+
+/// Where the emulators listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstreams {
+    /// moto: EC2 and IAM.
+    pub moto: SocketAddr,
+    /// MiniStack: everything else.
+    pub ministack: SocketAddr,
+}
+
+impl Upstreams {
+    /// Calls EC2's query API, for use where no client can be awaited.
+    /// `Version` and the signature's service are added. Panics on an error.
+    pub fn ec2(&self, fields: &[(&str, &str)]) -> String {
+        let mut fields = fields.to_vec();
+        fields.push(("Version", "2016-11-15"));
+        let headers = [
+            ("host", "ec2.us-east-1.amazonaws.com"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/ec2/aws4_request"),
+        ];
+        let request = Message::request("POST", "/", &headers, write_form(&fields).as_bytes());
+        let answer = request.send(self.moto).unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.text()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Call>,
+    injections: Vec<Injection>,
+    under_way: usize,
+}
+
+/// The proxy. Clones share it.
+#[derive(Clone)]
+pub struct Proxy {
+    state: Arc<Mutex<State>>,
+    /// The emulators behind it.
+    pub upstreams: Upstreams,
+    /// Where functions find EC2 and IAM.
+    pub moto_port: u16,
+    /// Where they find all else.
+    pub ministack_port: u16,
+}
+
+impl Proxy {
+    /// Listens on two free ports.
+    pub fn start(upstreams: Upstreams) -> io::Result<Self> {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (moto, ministack) = (listen()?, listen()?);
+        let proxy = Self {
+            state: Arc::default(),
+            upstreams,
+            moto_port: moto.local_addr()?.port(),
+            ministack_port: ministack.local_addr()?.port(),
+        };
+        for (listener, to) in [(moto, upstreams.moto), (ministack, upstreams.ministack)] {
+            let proxy = proxy.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let proxy = proxy.clone();
+                    thread::spawn(move || {
+                        if proxy.serve(&stream, to).is_err() {
+                            // The caller sees a connection that broke.
+                            let _ = stream.shutdown(Shutdown::Both);
+                        }
+                    });
+                }
+            });
+        }
+        Ok(proxy)
+    }
+
+    /// Injects `fault` into the next `times` calls of `action`.
+    pub fn fail_next(&self, action: &str, times: usize, fault: Fault) {
+        self.fail_after(action, 0, times, fault);
+    }
+
+    /// Lets `skip` calls of `action` pass, then injects `fault` into `times`.
+    pub fn fail_after(&self, action: &str, skip: usize, times: usize, fault: Fault) {
+        let action = action.to_owned();
+        self.state.lock().unwrap().injections.push(Injection { action, skip, times, fault });
+    }
+
+    /// Forgets what was recorded and what was still to be injected.
+    pub fn reset(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.calls.clear();
+        state.injections.clear();
+    }
+
+    /// Every call since the last reset, in the order they came in.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        let mut calls = self.state.lock().unwrap().calls.clone();
+        calls.sort_by_key(|call| call.from);
+        calls
+    }
+
+    /// The calls of one operation.
+    #[must_use]
+    pub fn calls_of(&self, action: &str) -> Vec<Call> {
+        self.calls().into_iter().filter(|call| call.action == action).collect()
+    }
+
+    /// How many calls are being answered right now.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.state.lock().unwrap().under_way
+    }
+
+    fn serve(&self, stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let Some(request) = Message::read(stream)? else { return Ok(()) };
+        self.state.lock().unwrap().under_way += 1;
+        let mut call = describe(&request);
+        let outcome = self.answer(&request, &mut call, to);
+        call.to = Instant::now();
+        if let Ok(answer) = &outcome {
+            call.status = answer.status();
+        }
+        {
+            // Recorded before the caller can know of it.
+            let mut state = self.state.lock().unwrap();
+            state.calls.push(call);
+            state.under_way -= 1;
+        }
+        outcome?.write(stream)
+    }
+
+    fn answer(&self, request: &Message, call: &mut Call, to: SocketAddr) -> io::Result<Message> {
+        let dropped = || io::Error::new(io::ErrorKind::ConnectionAborted, "injected");
+        // Taken out of the lock: a fault may itself take time or call AWS.
+        let taken = self.take(&call.action);
+        call.faulted = taken.is_some();
+        let Some(mut injection) = taken else { return request.send(to) };
+        let answer = match &mut injection.fault {
+            Fault::Error { status, code, message } => Ok(error(&call.service, *status, code, message)),
+            Fault::Drop => Err(dropped()),
+            Fault::AnswerLost => request.send(to).and_then(|_| Err(dropped())),
+            Fault::Delay(time) => {
+                thread::sleep(*time);
+                request.send(to)
+            }
+            Fault::Before(act) => {
+                act(&self.upstreams);
+                request.send(to)
+            }
+            Fault::Answer(body) => {
+                let kind = if body.starts_with('{') { "application/x-amz-json-1.1" } else { "text/xml" };
+                Ok(Message::answer(200, &[("content-type", kind)], body))
+            }
+            Fault::Rewrite(change) => request.send(to).map(|mut answer| {
+                answer.body = change(answer.text()).into_bytes();
+                answer
+            }),
+        };
+        if injection.times > 0 {
+            self.state.lock().unwrap().injections.insert(0, injection);
+        }
+        answer
+    }
+
+    fn take(&self, action: &str) -> Option<Injection> {
+        let mut state = self.state.lock().unwrap();
+        let at = state.injections.iter().position(|i| i.action == action)?;
+        if let Some(left) = state.injections[at].skip.checked_sub(1) {
+            state.injections[at].skip = left;
+            return None;
+        }
+        let mut injection = state.injections.remove(at);
+        injection.times = injection.times.checked_sub(1)?;
+        Some(injection)
+    }
+}
+
+/// How many calls had to wait for another to end: the sequential rounds that a
+/// run needed. Calls that overlap are one round.
+#[must_use]
+pub fn rounds(calls: &[Call]) -> Vec<Vec<String>> {
+    let mut rounds: Vec<(Instant, Vec<String>)> = Vec::new();
+    let mut calls: Vec<&Call> = calls.iter().collect();
+    calls.sort_by_key(|call| call.from);
+    for call in calls {
+        match rounds.last_mut() {
+            // `to` of a round: when the first of its calls was answered; what
+            // began later may have waited for it.
+            Some((to, names)) if call.from < *to => {
+                *to = (*to).min(call.to);
+                names.push(call.action.clone());
+            }
+            _ => rounds.push((call.to, vec![call.action.clone()])),
+        }
+    }
+    rounds.into_iter().map(|(_, names)| names).collect()
+}
+
+/// The distinct operations among calls, as IAM writes them: `ec2:Revoke...`.
+#[must_use]
+pub fn actions(calls: &[Call]) -> HashSet<String> {
+    calls.iter().map(|call| format!("{}:{}", call.service, call.action)).collect()
+}
+
+fn describe(request: &Message) -> Call {
+    let text = request.text();
+    let service = request
+        .header("authorization")
+        .and_then(|v| v.split("Credential=").nth(1))
+        .and_then(|v| v.split('/').nth(3))
+        .unwrap_or("unknown")
+        .to_owned();
+    let (action, body) = match request.header("x-amz-target") {
+        Some(target) => (
+            target.rsplit('.').next().unwrap_or(target).to_owned(),
+            serde_json::from_str(&text).unwrap_or(Value::Null),
+        ),
+        None => {
+            let fields = parse_form(&text);
+            let action = fields.iter().find(|(k, _)| k == "Action").map(|(_, v)| v.clone());
+            let fields = fields.into_iter().map(|(k, v)| (k, json!(v))).collect();
+            (action.unwrap_or_else(|| request.start.clone()), Value::Object(fields))
+        }
+    };
+    let now = Instant::now();
+    Call { service, action, request: body, status: 0, from: now, to: now, faulted: false }
+}
+
+fn error(service: &str, status: u16, code: &str, message: &str) -> Message {
+    let xml = [("content-type", "text/xml;charset=UTF-8")];
+    match service {
+        "ec2" => Message::answer(
+            status,
+            &xml,
+            &format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>{code}</Code>\
+                 <Message>{message}</Message></Error></Errors><RequestID>injected</RequestID></Response>"
+            ),
+        ),
+        "sns" | "iam" | "sts" => Message::answer(
+            status,
+            &xml,
+            &format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>\
+                 </Error><RequestId>injected</RequestId></ErrorResponse>"
+            ),
+        ),
+        _ => Message::answer(
+            status,
+            &[("content-type", "application/x-amz-json-1.1"), ("x-amzn-errortype", code)],
+            &json!({"__type": code, "message": message}).to_string(),
+        ),
+    }
+}

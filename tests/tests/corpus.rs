@@ -1,0 +1,87 @@
+//! The event corpus: every file under `events/` against its expected verdict.
+//!
+//! A file without an expectation fails, and so does the other way round. What
+//! each file shows is said in `events/README.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use backstop_core::trigger::{self, Parsed, Trigger};
+use serde_json::{Value, json};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../events").join(name)
+}
+
+fn read(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Holds every event of a folder against `expected.json`, all differences at
+/// once.
+fn check(name: &str, verdict: impl Fn(&Value) -> Value) {
+    let folder = folder(name);
+    let expected = read(&folder.join("expected.json"));
+    let expected = expected.as_object().unwrap();
+    let files: BTreeSet<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|file| file != "expected.json")
+        .collect();
+    assert_eq!(files, expected.keys().cloned().collect(), "files and expectations of {name}");
+    let differences: Vec<String> = files
+        .iter()
+        .filter_map(|file| {
+            let got = verdict(&read(&folder.join(file)));
+            let expected = &expected[file];
+            (got != *expected).then(|| format!("{file}\n  expected {expected}\n  got      {got}"))
+        })
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    println!("{name}: {} events", files.len());
+}
+
+#[test]
+fn revoke_ingress_reads_every_event_as_expected() {
+    let nothing = |verdict: &str| {
+        json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null })
+    };
+    let of = |verdict: &str, trigger: Trigger| {
+        json!({
+            "verdict": verdict,
+            "resource": trigger.resource,
+            "account": trigger.account,
+            "region": trigger.region,
+            "actor": {
+                "principal": trigger.actor.principal,
+                "user_agent": trigger.actor.user_agent,
+                "source_address": trigger.actor.source_address,
+                "invoked_by": trigger.actor.invoked_by,
+            },
+            "event_id": trigger.actor.event_id,
+        })
+    };
+    check("revoke-ingress", |event| match trigger::ingress(event) {
+        Ok(Parsed::Check(trigger)) => of("check", trigger),
+        Ok(Parsed::Expand(trigger)) => of("expand", trigger),
+        Ok(Parsed::Ignored(reason)) => {
+            assert!(!reason.is_empty());
+            nothing("ignored")
+        }
+        Err(error) => {
+            assert!(error.to_string().contains('`'), "names the field: {error}");
+            nothing("error")
+        }
+    });
+}
+
+#[test]
+fn notify_reads_every_event_as_expected() {
+    check("notify", |event| match trigger::recorded(event) {
+        Ok(Ok(entry)) => json!({ "verdict": "tell", "entry": entry }),
+        Ok(Err(_)) => json!({ "verdict": "ignored", "entry": null }),
+        Err(_) => json!({ "verdict": "error", "entry": null }),
+    });
+}
