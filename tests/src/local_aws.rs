@@ -191,6 +191,8 @@ impl LocalAws {
 
         let step = Instant::now();
         ready("moto", upstreams.moto, "/moto-api/")?;
+        // moto loads its EC2 at the first call, which takes it a second.
+        thread::spawn(move || upstreams.ec2(&[("Action", "DescribeVpcs")]));
         ready("MiniStack", upstreams.ministack, "/_ministack/ready")?;
         progress("deploying template.yaml to the local AWS (sam deploy)");
         deploy(options, &built, upstreams.ministack)?;
@@ -556,6 +558,7 @@ fn build(options: &Options) -> Result<PathBuf> {
     let mut sam = sam("build");
     sam.arg("--template-file").arg(&options.template);
     sam.arg("--build-dir").arg(&built);
+    parameters(&mut sam, options);
     sam.env("SAM_BUILD_MODE", "debug");
     // In front: the local stand-in for cargo-lambda.
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -575,10 +578,14 @@ fn deploy(options: &Options, template: &Path, ministack: SocketAddr) -> Result<(
     let mut sam = sam("deploy");
     sam.arg("--template-file").arg(template);
     sam.arg("--config-file").arg(repository().join("tests/local-aws/samconfig.toml"));
-    sam.arg("--parameter-overrides");
-    sam.args(options.parameters.iter().map(|(k, v)| format!("{k}={v}")));
+    parameters(&mut sam, options);
     sam.env("AWS_ENDPOINT_URL", format!("http://{ministack}"));
     run("sam-deploy", &mut sam)
+}
+
+fn parameters(sam: &mut Command, options: &Options) {
+    sam.arg("--parameter-overrides");
+    sam.args(options.parameters.iter().map(|(k, v)| format!("{k}={v}")));
 }
 
 /// SAM from its virtual environment, kept away from any real account.
@@ -654,6 +661,9 @@ fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
         ("MINISTACK_ACCOUNT_ID", ACCOUNT.to_owned()),
         ("MINISTACK_REGION", REGION.to_owned()),
         ("SFN_WAIT_SCALE", "0".to_owned()),
+        // AWS sets these two from the template's LoggingConfig; MiniStack does not.
+        ("AWS_LAMBDA_LOG_FORMAT", "JSON".to_owned()),
+        ("AWS_LAMBDA_LOG_LEVEL", "INFO".to_owned()),
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", proxy.ministack_port)),
         ("AWS_ENDPOINT_URL_EC2", format!("http://127.0.0.1:{}", proxy.moto_port)),
         ("AWS_ENDPOINT_URL_IAM", format!("http://127.0.0.1:{}", proxy.moto_port)),

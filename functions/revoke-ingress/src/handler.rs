@@ -478,3 +478,6 @@ fn log_decision(trigger: &Trigger, decision: &Decision, mode: Mode) {
         "decided"
     );
 }
+
+#[cfg(test)]
+mod tests;

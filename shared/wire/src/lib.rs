@@ -138,7 +138,20 @@ impl Wire {
     /// calls each of which went out after the one before it was answered.
     #[must_use]
     pub fn sequential_round_trips(&self) -> usize {
+        Self::chain(self.calls())
+    }
+
+    /// As [`sequential_round_trips`](Self::sequential_round_trips), up to and
+    /// including the last call of an operation.
+    #[must_use]
+    pub fn sequential_round_trips_until(&self, operation: &str) -> usize {
         let mut calls = self.calls();
+        let last = calls.iter().rposition(|call| call.operation == operation);
+        calls.truncate(last.map_or(0, |last| last + 1));
+        Self::chain(calls)
+    }
+
+    fn chain(mut calls: Vec<Call>) -> usize {
         calls.sort_by_key(|call| call.ended.unwrap_or(usize::MAX));
         let (mut chain, mut last_end) = (0, None);
         for call in calls {

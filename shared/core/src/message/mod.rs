@@ -1,0 +1,120 @@
+//! The message about an entry: one subject, one body for each kind of
+//! subscriber, and the attributes that teams filter by.
+//!
+//! Everything said here is read off the entry; the same entry always gives the
+//! same message. Deliberately not here: whether it has been told before
+//! (`entry`), and publishing it (`backstop-aws`).
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `words` | one line out of anything; sources, counts and times as people say them |
+//! | `subject` | the subject, which is also the first line of every body |
+//! | `story` | the sections a person reads first, for mail and chat alike |
+//! | `undo_commands` | the AWS CLI commands that take our changes back |
+//! | `text` | mail: the sections, then details, commands and the ledger entry |
+//! | `chat` | the custom notification of Amazon Q Developer in chat applications |
+//! | `notification` | the JSON that programs read, and its schema |
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::entry::Entry;
+
+mod chat;
+mod notification;
+mod story;
+mod subject;
+mod text;
+mod undo_commands;
+mod words;
+
+pub use notification::{
+    Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
+    NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic, NotifiedVerification,
+    Omitted, LedgerKey,
+};
+pub use words::one_line;
+
+use story::Story;
+
+/// Most bytes of a message with its subject and attributes. SNS takes 262,144;
+/// the rest is room for what SNS itself adds.
+pub const MOST_BYTES: usize = 250_000;
+
+/// How many rules a message goes into, tried from the first until it fits. A
+/// person does not read more than the first few, and a program that needs all
+/// of them reads the ledger.
+const RULES_SHOWN: &[usize] = &[25, 12, 6, 3, 1, 0];
+
+/// A message for SNS, to be published with `MessageStructure=json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// At most 99 ASCII characters, without control characters.
+    pub subject: String,
+    /// One body per protocol, as the JSON document that SNS takes.
+    pub body: String,
+    /// What subscriptions filter by; no value is empty.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        let attributes: usize = self
+            .attributes
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        self.subject.len() + self.body.len() + attributes
+    }
+}
+
+/// Composes the message about an entry whose `before` is filled.
+#[must_use]
+pub fn compose(entry: &Entry) -> Message {
+    let story = Story::new(entry);
+    let mut message = Message {
+        subject: subject::subject(&story),
+        body: String::new(),
+        attributes: attributes(entry),
+    };
+    for most in RULES_SHOWN {
+        message.body = body(&story, *most);
+        if message.bytes() <= MOST_BYTES {
+            break;
+        }
+    }
+    message
+}
+
+/// One body per protocol. Chat applications subscribe as `https`; whatever has
+/// no body of its own gets `default`.
+fn body(story: &Story<'_>, most: usize) -> String {
+    let text = text::mail(story, most);
+    let data = Notification::of(story.entry, most).to_json();
+    json!({
+        "default": text,
+        "email": text,
+        "https": chat::notification(story).to_string(),
+        "http": data,
+        "email-json": data,
+        "sqs": data,
+        "lambda": data,
+        "firehose": data,
+    })
+    .to_string()
+}
+
+fn attributes(entry: &Entry) -> BTreeMap<String, String> {
+    [
+        ("control", entry.control.name(), "unknown"),
+        ("severity", &entry.severity.to_string(), "unknown"),
+        ("outcome", entry.status.name(), "unknown"),
+        ("account", &entry.account, "unknown"),
+        ("region", &entry.region, "unknown"),
+        ("team", entry.team_or_unowned(), "unowned"),
+    ]
+    .into_iter()
+    .map(|(key, value, without)| (key.to_owned(), words::or(&one_line(value, 256), without)))
+    .collect()
+}

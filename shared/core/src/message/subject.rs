@@ -1,0 +1,94 @@
+//! The subject: how it ended, how bad it is, what was open, to whom. The same
+//! words, uncut, are the first line of every body.
+
+use std::collections::BTreeSet;
+
+use super::story::Story;
+use super::words::{is_world, joined, one_line};
+use crate::entry::Status;
+
+/// Most characters of a subject: SNS wants fewer than 100.
+const MOST: usize = 99;
+
+/// The word that a status is told with.
+pub(super) fn verb(status: Status) -> &'static str {
+    match status {
+        Status::Failed => "FAILED",
+        Status::Remediated => "FIXED",
+        Status::Notified => "FOUND",
+        Status::Exempt => "EXEMPT",
+        Status::Held => "HELD",
+        Status::NotOwned => "NOT OWNED",
+        Status::InProgress => "IN PROGRESS",
+    }
+}
+
+/// The subject, cut so that the ends that matter survive: first the ports are
+/// summed up, then the name goes.
+pub(super) fn subject(story: &Story<'_>) -> String {
+    let shapes = [(usize::MAX, 60), (3, 60), (3, 24), (2, 24), (1, 24), (1, 12), (1, 0), (0, 0)];
+    let mut subject = String::new();
+    for (ports, name) in shapes {
+        subject = ascii(&format!("[Backstop] {}", headline(story, ports, name)));
+        if subject.len() <= MOST {
+            return subject;
+        }
+    }
+    subject.truncate(MOST);
+    subject.trim_end().to_owned()
+}
+
+/// The first line of a body.
+pub(super) fn first_line(story: &Story<'_>) -> String {
+    headline(story, 5, 100)
+}
+
+fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
+    let entry = story.entry;
+    let id = one_line(entry.resource_id(), 100);
+    let name = match one_line(&entry.resource_name, name) {
+        name if name.chars().count() < 2 || name == id => String::new(),
+        name => format!(" ({name})"),
+    };
+    let (is, rest) = match entry.status {
+        Status::Remediated => ("was open", ""),
+        Status::Failed => ("may still be open", ""),
+        Status::Held => ("is open", ", opt-out tag unreadable"),
+        Status::Notified => ("is open", ", nothing changed"),
+        Status::Exempt | Status::NotOwned | Status::InProgress => ("is open", ""),
+    };
+    format!(
+        "{} {}: {id}{name} {is} to {} on {}{rest}",
+        verb(entry.status),
+        entry.severity,
+        world(story),
+        joined(&exposed(story), ports),
+    )
+}
+
+/// To whom, in three words.
+fn world(story: &Story<'_>) -> &'static str {
+    if story.concerned().any(|e| is_world(&e.rule.source)) {
+        "the world"
+    } else {
+        "much of the internet"
+    }
+}
+
+/// What is open, each port once.
+fn exposed<'a>(story: &Story<'a>) -> Vec<&'a str> {
+    let mut seen = BTreeSet::new();
+    story
+        .concerned()
+        .flat_map(|exposure| exposure.exposed.iter())
+        .map(String::as_str)
+        .filter(|words| seen.insert(*words))
+        .collect()
+}
+
+/// The text in ASCII: what is not becomes a question mark.
+fn ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
+        .collect()
+}
