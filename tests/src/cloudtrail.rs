@@ -10,11 +10,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// rules.
 #[must_use]
 pub fn authorized(group: &str, asked: &[IpPermission], rules: &[SecurityGroupRule]) -> Value {
-    let items = |list: Vec<Value>| if list.is_empty() { json!({}) } else { json!({"items": list}) };
+    let items = |list: Vec<Value>| {
+        if list.is_empty() {
+            json!({})
+        } else {
+            json!({"items": list})
+        }
+    };
     // Absent and not null: CloudTrail leaves out what was not given.
     let given = |value: Value| {
         let fields = value.as_object().into_iter().flatten();
-        fields.filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect::<Value>()
+        fields
+            .filter(|(_, v)| !v.is_null())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Value>()
     };
     let permissions = asked.iter().map(|permission| {
         let v4 = permission.ip_ranges().iter();
@@ -132,13 +141,23 @@ pub fn security_group_arn(id: &str) -> String {
 /// An id that no other event has.
 fn uuid() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos());
     let last = LAST.fetch_add(1, Ordering::Relaxed);
-    format!("{:08x}-{:04x}-4{:03x}-8000-{:012x}", now as u32, (now >> 32) as u16, last & 0xfff, last)
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8000-{:012x}",
+        now as u32,
+        (now >> 32) as u16,
+        last & 0xfff,
+        last
+    )
 }
 
 /// Now, as CloudTrail writes it: whole seconds.
 fn now() -> String {
     let seconds = jiff::Timestamp::now().as_second();
-    jiff::Timestamp::from_second(seconds).expect("a time of today").to_string()
+    jiff::Timestamp::from_second(seconds)
+        .expect("a time of today")
+        .to_string()
 }

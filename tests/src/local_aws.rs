@@ -68,9 +68,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
-        let parameters =
-            [("Mode", "enforce"), ("Architecture", architecture), ("NotificationEmail", "none")];
+        let architecture = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "x86_64"
+        };
+        let parameters = [
+            ("Mode", "enforce"),
+            ("Architecture", architecture),
+            ("NotificationEmail", "none"),
+        ];
         Self {
             template: repository().join("template.yaml"),
             parameters: parameters.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
@@ -143,10 +150,15 @@ pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
     // A failed scenario poisons the lock, and must not fail the ones after it.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let (runtime, aws) = shared.get_or_insert_with(|| {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let started = runtime.block_on(LocalAws::start(&Options::default(), |line| eprintln!("    {line}")));
-        let aws = started.unwrap_or_else(|problem| panic!("the local AWS did not start: {problem}"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let started = runtime.block_on(LocalAws::start(&Options::default(), |line| {
+            eprintln!("    {line}")
+        }));
+        let aws =
+            started.unwrap_or_else(|problem| panic!("the local AWS did not start: {problem}"));
         (runtime, aws)
     });
     runtime.block_on(async {
@@ -167,7 +179,10 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(
         if let Some(found) = look().await {
             return found;
         }
-        assert!(started.elapsed() < within, "waited {within:?} in vain for {what}");
+        assert!(
+            started.elapsed() < within,
+            "waited {within:?} in vain for {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -177,10 +192,16 @@ impl LocalAws {
     /// `progress` hears a line about each step.
     pub async fn start(options: &Options, progress: impl Fn(&str)) -> Result<Self> {
         fs::create_dir_all(workshop())?;
-        run("setup", Command::new(repository().join("tests/local-aws/setup")).stdin(Stdio::null()))?;
+        run(
+            "setup",
+            Command::new(repository().join("tests/local-aws/setup")).stdin(Stdio::null()),
+        )?;
 
         // Both emulators come up while the functions are built.
-        let upstreams = Upstreams { moto: free_address()?, ministack: free_address()? };
+        let upstreams = Upstreams {
+            moto: free_address()?,
+            ministack: free_address()?,
+        };
         let proxy = Proxy::start(upstreams)?;
         let emulators = vec![start_moto(upstreams)?, start_ministack(&proxy)?];
 
@@ -196,12 +217,18 @@ impl LocalAws {
         ready("MiniStack", upstreams.ministack, "/_ministack/ready")?;
         progress("deploying template.yaml to the local AWS (sam deploy)");
         deploy(options, &built, upstreams.ministack)?;
-        progress(&format!("deployed in {:.1} s", step.elapsed().as_secs_f32()));
+        progress(&format!(
+            "deployed in {:.1} s",
+            step.elapsed().as_secs_f32()
+        ));
 
         let mut aws = Self::connect(proxy, emulators);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
-        aws.resources =
-            aws.pairs("DescribeStackResources", "LogicalResourceId", "PhysicalResourceId")?;
+        aws.resources = aws.pairs(
+            "DescribeStackResources",
+            "LogicalResourceId",
+            "PhysicalResourceId",
+        )?;
         aws.rules = aws.read_rules().await?;
         Ok(aws)
     }
@@ -254,13 +281,17 @@ impl LocalAws {
     /// An output of the stack.
     #[must_use]
     pub fn output(&self, name: &str) -> &str {
-        self.outputs.get(name).unwrap_or_else(|| panic!("the stack has no output {name}"))
+        self.outputs
+            .get(name)
+            .unwrap_or_else(|| panic!("the stack has no output {name}"))
     }
 
     /// The physical id of a resource of the stack.
     #[must_use]
     pub fn resource(&self, logical: &str) -> &str {
-        self.resources.get(logical).unwrap_or_else(|| panic!("the stack has no resource {logical}"))
+        self.resources
+            .get(logical)
+            .unwrap_or_else(|| panic!("the stack has no resource {logical}"))
     }
 
     // --- events in
@@ -275,9 +306,15 @@ impl LocalAws {
     pub async fn deliver(&self, event: &Value) -> Result<Vec<String>> {
         let mut invoked = Vec::new();
         for rule in &self.rules {
-            let Some(pattern) = &rule.pattern else { continue };
+            let Some(pattern) = &rule.pattern else {
+                continue;
+            };
             let test = self.events.test_event_pattern();
-            let test = test.event_pattern(pattern).event(event.to_string()).send().await?;
+            let test = test
+                .event_pattern(pattern)
+                .event(event.to_string())
+                .send()
+                .await?;
             if !test.result() {
                 continue;
             }
@@ -297,34 +334,74 @@ impl LocalAws {
     pub fn call(&self, function: &str, event: &Value) -> std::result::Result<Value, Value> {
         let answer = self.invoke("RequestResponse", function, event).unwrap();
         let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
-        if answer.header("x-amz-function-error").is_some() { Err(body) } else { Ok(body) }
+        if answer.header("x-amz-function-error").is_some() {
+            Err(body)
+        } else {
+            Ok(body)
+        }
     }
 
     fn invoke(&self, kind: &str, function: &str, event: &Value) -> Result<Message> {
-        let target = format!("/2015-03-31/functions/{}/invocations", self.resource(function));
+        let target = format!(
+            "/2015-03-31/functions/{}/invocations",
+            self.resource(function)
+        );
         let headers = [("x-amz-invocation-type", kind)];
-        self.ministack("lambda", "POST", &target, &headers, event.to_string().as_bytes())
+        self.ministack(
+            "lambda",
+            "POST",
+            &target,
+            &headers,
+            event.to_string().as_bytes(),
+        )
     }
 
     // --- what came of it
 
-    /// The entries of the ledger, oldest first, as plain JSON. Binary fields
-    /// that hold compressed JSON are shown as that JSON.
+    /// The entries of the ledger, oldest first, as plain JSON: the item, with
+    /// its `document` and its compressed `before` read.
     pub async fn entries(&self) -> Result<Vec<Value>> {
-        let mut entries: Vec<Value> =
-            self.ledger_items().await?.into_iter().filter(|item| item["sk"] == "entry").collect();
+        let mut entries: Vec<Value> = self
+            .ledger_items()
+            .await?
+            .into_iter()
+            .filter(|item| item["sk"] == "entry")
+            .collect();
+        for entry in &mut entries {
+            if let Some(document) = entry["document"].as_str() {
+                entry["document"] = serde_json::from_str(document)?;
+            }
+        }
         entries.sort_by_key(|entry| entry["pk"].to_string());
+        Ok(entries)
+    }
+
+    /// The entries about one resource, oldest first; the resource by its ARN or
+    /// the id at the ARN's end.
+    pub async fn entries_of(&self, resource: &str) -> Result<Vec<Value>> {
+        let mut entries = self.entries().await?;
+        entries.retain(|entry| {
+            let of = entry["resource"].as_str().unwrap_or_default();
+            of == resource || of.rsplit('/').next() == Some(resource)
+        });
         Ok(entries)
     }
 
     /// Every item of the ledger's table, locks and counters too.
     pub async fn ledger_items(&self) -> Result<Vec<Value>> {
         let mut items = Vec::new();
-        let mut pages = self.dynamodb.scan().table_name(self.output("LedgerTableName"));
+        let mut pages = self
+            .dynamodb
+            .scan()
+            .table_name(self.output("LedgerTableName"));
         loop {
             let page = pages.clone().consistent_read(true).send().await?;
             items.extend(page.items().iter().map(|item| {
-                Value::Object(item.iter().map(|(k, v)| (k.clone(), plain(v))).collect::<Map<_, _>>())
+                Value::Object(
+                    item.iter()
+                        .map(|(k, v)| (k.clone(), plain(v)))
+                        .collect::<Map<_, _>>(),
+                )
             }));
             match page.last_evaluated_key() {
                 Some(key) => pages = pages.set_exclusive_start_key(Some(key.clone())),
@@ -338,7 +415,10 @@ impl LocalAws {
         let name = format!("inbox-{}", self.next());
         let url = self.sqs.create_queue().queue_name(&name).send().await?;
         let url = url.queue_url.ok_or("a queue without a URL")?;
-        let subscribe = self.sns.subscribe().topic_arn(self.output("NotificationTopicArn"));
+        let subscribe = self
+            .sns
+            .subscribe()
+            .topic_arn(self.output("NotificationTopicArn"));
         let mut subscribe = subscribe
             .protocol("sqs")
             .endpoint(format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"));
@@ -354,12 +434,20 @@ impl LocalAws {
         let mut received = Vec::new();
         for envelope in self.drain(&inbox.url).await? {
             let text = |name: &str| envelope[name].as_str().map(str::to_owned);
-            let attributes = envelope["MessageAttributes"].as_object().into_iter().flatten();
+            let attributes = envelope["MessageAttributes"]
+                .as_object()
+                .into_iter()
+                .flatten();
             received.push(Received {
                 subject: text("Subject"),
                 body: text("Message").unwrap_or_default(),
                 attributes: attributes
-                    .map(|(k, v)| (k.clone(), v["Value"].as_str().unwrap_or_default().to_owned()))
+                    .map(|(k, v)| {
+                        (
+                            k.clone(),
+                            v["Value"].as_str().unwrap_or_default().to_owned(),
+                        )
+                    })
                     .collect(),
             });
         }
@@ -380,7 +468,10 @@ impl LocalAws {
                     Some("json") => serde_json::from_str(&message).unwrap_or_default(),
                     _ => BTreeMap::from([("default".to_owned(), message)]),
                 };
-                Published { subject: field("Subject"), bodies }
+                Published {
+                    subject: field("Subject"),
+                    bodies,
+                }
             })
             .collect()
     }
@@ -393,15 +484,23 @@ impl LocalAws {
     async fn drain(&self, url: &str) -> Result<Vec<Value>> {
         let mut bodies = Vec::new();
         loop {
-            let batch =
-                self.sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
+            let batch = self
+                .sqs
+                .receive_message()
+                .queue_url(url)
+                .max_number_of_messages(10)
+                .send()
+                .await?;
             if batch.messages().is_empty() {
                 return Ok(bodies);
             }
             for message in batch.messages() {
                 bodies.push(serde_json::from_str(message.body().unwrap_or_default())?);
                 let delete = self.sqs.delete_message().queue_url(url);
-                delete.set_receipt_handle(message.receipt_handle.clone()).send().await?;
+                delete
+                    .set_receipt_handle(message.receipt_handle.clone())
+                    .send()
+                    .await?;
             }
         }
     }
@@ -409,16 +508,33 @@ impl LocalAws {
     /// The JSON log lines that a function wrote since the scenario began.
     /// Complete once its invocation has ended.
     pub fn logs(&self, function: &str) -> Result<Vec<Value>> {
-        let target = format!("/2015-03-31/functions/{}/configuration", self.resource(function));
+        self.logs_since(function, self.begun_ms.get() as u64)
+    }
+
+    /// The JSON log lines that a function wrote since it was deployed, over all
+    /// scenarios.
+    pub fn all_logs(&self, function: &str) -> Result<Vec<Value>> {
+        self.logs_since(function, 0)
+    }
+
+    fn logs_since(&self, function: &str, since_ms: u64) -> Result<Vec<Value>> {
+        let target = format!(
+            "/2015-03-31/functions/{}/configuration",
+            self.resource(function)
+        );
         let configuration = self.ministack("lambda", "GET", &target, &[], b"")?;
         let configuration: Value = serde_json::from_slice(&configuration.body)?;
         let group = configuration["LoggingConfig"]["LogGroup"]
             .as_str()
-            .map_or_else(|| format!("/aws/lambda/{}", self.resource(function)), str::to_owned);
+            .map_or_else(
+                || format!("/aws/lambda/{}", self.resource(function)),
+                str::to_owned,
+            );
         let mut lines = Vec::new();
         let mut next = Value::Null;
         loop {
-            let mut request = json!({"logGroupName": group, "startTime": self.begun_ms.get() as u64});
+            let mut request =
+                json!({"logGroupName": group, "startTime": since_ms});
             if !next.is_null() {
                 request["nextToken"] = next;
             }
@@ -426,7 +542,13 @@ impl LocalAws {
                 ("x-amz-target", "Logs_20140328.FilterLogEvents"),
                 ("content-type", "application/x-amz-json-1.1"),
             ];
-            let page = self.ministack("logs", "POST", "/", &headers, request.to_string().as_bytes())?;
+            let page = self.ministack(
+                "logs",
+                "POST",
+                "/",
+                &headers,
+                request.to_string().as_bytes(),
+            )?;
             let page: Value = serde_json::from_slice(&page.body)?;
             for event in page["events"].as_array().into_iter().flatten() {
                 let line = event["message"].as_str().unwrap_or_default();
@@ -454,7 +576,10 @@ impl LocalAws {
     }
 
     async fn write_policy(&self, policy: &str) -> Result<()> {
-        let put = self.ssm.put_parameter().name(self.output("PolicyParameterName"));
+        let put = self
+            .ssm
+            .put_parameter()
+            .name(self.output("PolicyParameterName"));
         put.value(policy).overwrite(true).send().await?;
         self.restart_functions()
     }
@@ -464,7 +589,10 @@ impl LocalAws {
     pub fn restart_functions(&self) -> Result<()> {
         let functions = self.rules.iter().flat_map(|rule| &rule.functions);
         for function in functions.collect::<std::collections::BTreeSet<_>>() {
-            let target = format!("/2015-03-31/functions/{}/configuration", self.resource(function));
+            let target = format!(
+                "/2015-03-31/functions/{}/configuration",
+                self.resource(function)
+            );
             let change = json!({"Description": format!("restart {}", self.next())}).to_string();
             let answer = self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?;
             if answer.status() != 200 {
@@ -498,15 +626,29 @@ impl LocalAws {
 
     /// Reads pairs out of an answer of CloudFormation about the stack.
     fn pairs(&self, action: &str, key: &str, value: &str) -> Result<BTreeMap<String, String>> {
-        let form = http::write_form(&[("Action", action), ("StackName", STACK), ("Version", "2010-05-15")]);
+        let form = http::write_form(&[
+            ("Action", action),
+            ("StackName", STACK),
+            ("Version", "2010-05-15"),
+        ]);
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let answer = self.ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?.text();
+        let answer = self
+            .ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?
+            .text();
         let element = |text: &str, name: &str| {
             let (_, after) = text.split_once(&format!("<{name}>"))?;
-            Some(after.split_once("</")?.0.replace("&amp;", "&").replace("&gt;", ">"))
+            Some(
+                after
+                    .split_once("</")?
+                    .0
+                    .replace("&amp;", "&")
+                    .replace("&gt;", ">"),
+            )
         };
         let members = answer.split("</member>");
-        Ok(members.filter_map(|m| Some((element(m, key)?, element(m, value)?))).collect())
+        Ok(members
+            .filter_map(|m| Some((element(m, key)?, element(m, value)?)))
+            .collect())
     }
 
     async fn read_rules(&self) -> Result<Vec<Rule>> {
@@ -518,14 +660,21 @@ impl LocalAws {
         for rule in found.rules() {
             let name = rule.name().unwrap_or_default();
             // A rule that is switched off delivers nothing.
-            if rule.state().is_some_and(|state| state.as_str() == "DISABLED") {
+            if rule
+                .state()
+                .is_some_and(|state| state.as_str() == "DISABLED")
+            {
                 continue;
             }
             let targets = self.events.list_targets_by_rule().rule(name).send().await?;
             let mut functions = Vec::new();
             for target in targets.targets() {
-                if target.input().or(target.input_path()).is_some() || target.input_transformer().is_some() {
-                    return Err(format!("{name} changes its events, which is not modelled here").into());
+                if target.input().or(target.input_path()).is_some()
+                    || target.input_transformer().is_some()
+                {
+                    return Err(
+                        format!("{name} changes its events, which is not modelled here").into(),
+                    );
                 }
                 let physical = target.arn().rsplit(':').next().unwrap_or_default();
                 let logical = self.resources.iter().find(|(_, id)| *id == physical);
@@ -577,7 +726,8 @@ fn deploy(options: &Options, template: &Path, ministack: SocketAddr) -> Result<(
     }
     let mut sam = sam("deploy");
     sam.arg("--template-file").arg(template);
-    sam.arg("--config-file").arg(repository().join("tests/local-aws/samconfig.toml"));
+    sam.arg("--config-file")
+        .arg(repository().join("tests/local-aws/samconfig.toml"));
     parameters(&mut sam, options);
     sam.env("AWS_ENDPOINT_URL", format!("http://{ministack}"));
     run("sam-deploy", &mut sam)
@@ -591,11 +741,19 @@ fn parameters(sam: &mut Command, options: &Options) {
 /// SAM from its virtual environment, kept away from any real account.
 fn sam(command: &str) -> Command {
     let mut sam = Command::new(workshop().join("venv/sam/bin/sam"));
-    sam.arg(command).current_dir(repository()).stdin(Stdio::null());
+    sam.arg(command)
+        .current_dir(repository())
+        .stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         // What cargo sets for a test would look like a change to a cargo inside.
-        let of_cargo = ["CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "CARGO_MANIFEST_"];
+        let of_cargo = [
+            "CARGO_PKG_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
+            "CARGO_MANIFEST_",
+        ];
         let of_aws = text.starts_with("AWS_") && !text.starts_with("AWS_LC_");
         if of_aws || text.starts_with("SAM_") || of_cargo.iter().any(|p| text.starts_with(p)) {
             sam.env_remove(&name);
@@ -603,6 +761,8 @@ fn sam(command: &str) -> Command {
     }
     sam.envs(pretend_account());
     sam.env("SAM_CLI_TELEMETRY", "0");
+    // Nothing here takes the five seconds that SAM sleeps between two looks.
+    sam.env("SAM_CLI_POLL_DELAY", "0.1");
     sam
 }
 
@@ -644,30 +804,45 @@ impl Drop for Emulator {
 
 fn start_moto(upstreams: Upstreams) -> Result<Emulator> {
     let port = upstreams.moto.port().to_string();
-    start_emulator("moto", &["moto_server", "-H", "127.0.0.1", "-p", &port], &[
-        ("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned()),
-    ])
+    start_emulator(
+        "moto",
+        &["moto_server", "-H", "127.0.0.1", "-p", &port],
+        &[("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned())],
+    )
 }
 
 fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
     // The functions inherit all of this, and nothing else.
-    start_emulator("ministack", &["ministack"], &[
-        ("BIND_HOST", "127.0.0.1".to_owned()),
-        ("GATEWAY_PORT", proxy.upstreams.ministack.port().to_string()),
-        ("LAMBDA_EXECUTOR", "local".to_owned()),
-        // AWS waits a minute before it tries a failed event again.
-        ("LAMBDA_ASYNC_RETRY_BASE_SECONDS", "0.3".to_owned()),
-        ("IOT_MTLS_ENABLED", "0".to_owned()),
-        ("MINISTACK_ACCOUNT_ID", ACCOUNT.to_owned()),
-        ("MINISTACK_REGION", REGION.to_owned()),
-        ("SFN_WAIT_SCALE", "0".to_owned()),
-        // AWS sets these two from the template's LoggingConfig; MiniStack does not.
-        ("AWS_LAMBDA_LOG_FORMAT", "JSON".to_owned()),
-        ("AWS_LAMBDA_LOG_LEVEL", "INFO".to_owned()),
-        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", proxy.ministack_port)),
-        ("AWS_ENDPOINT_URL_EC2", format!("http://127.0.0.1:{}", proxy.moto_port)),
-        ("AWS_ENDPOINT_URL_IAM", format!("http://127.0.0.1:{}", proxy.moto_port)),
-    ])
+    start_emulator(
+        "ministack",
+        &["ministack"],
+        &[
+            ("BIND_HOST", "127.0.0.1".to_owned()),
+            ("GATEWAY_PORT", proxy.upstreams.ministack.port().to_string()),
+            ("LAMBDA_EXECUTOR", "local".to_owned()),
+            // AWS waits a minute before it tries a failed event again.
+            ("LAMBDA_ASYNC_RETRY_BASE_SECONDS", "0.3".to_owned()),
+            ("IOT_MTLS_ENABLED", "0".to_owned()),
+            ("MINISTACK_ACCOUNT_ID", ACCOUNT.to_owned()),
+            ("MINISTACK_REGION", REGION.to_owned()),
+            ("SFN_WAIT_SCALE", "0".to_owned()),
+            // AWS sets these two from the template's LoggingConfig; MiniStack does not.
+            ("AWS_LAMBDA_LOG_FORMAT", "JSON".to_owned()),
+            ("AWS_LAMBDA_LOG_LEVEL", "INFO".to_owned()),
+            (
+                "AWS_ENDPOINT_URL",
+                format!("http://127.0.0.1:{}", proxy.ministack_port),
+            ),
+            (
+                "AWS_ENDPOINT_URL_EC2",
+                format!("http://127.0.0.1:{}", proxy.moto_port),
+            ),
+            (
+                "AWS_ENDPOINT_URL_IAM",
+                format!("http://127.0.0.1:{}", proxy.moto_port),
+            ),
+        ],
+    )
 }
 
 fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Result<Emulator> {
@@ -675,7 +850,9 @@ fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Resul
     let log = File::create(workshop().join(format!("{name}.log")))?;
     let scratch = workshop().join(format!("{name}-{}", std::process::id()));
     let mut guard = Command::new(bin.join("python"));
-    guard.arg(repository().join("tests/local-aws/guard.py")).arg(&scratch);
+    guard
+        .arg(repository().join("tests/local-aws/guard.py"))
+        .arg(&scratch);
     guard.arg(bin.join(command[0])).args(&command[1..]);
     guard.env_clear();
     guard.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -684,7 +861,10 @@ fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Resul
     guard.envs(pretend_account());
     guard.envs(env.iter().map(|(k, v)| (k, v)));
     guard.current_dir(workshop());
-    guard.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+    guard
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     // Out of reach of a terminal's Ctrl-C: it must live on to clean up.
     guard.process_group(0);
     Ok(Emulator(guard.spawn()?))
@@ -693,7 +873,10 @@ fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Resul
 fn ready(name: &str, address: SocketAddr, path: &str) -> Result<()> {
     let asked = Instant::now();
     let request = Message::request("GET", path, &[("host", "localhost")], b"");
-    while !request.send(address).is_ok_and(|answer| answer.status() == 200) {
+    while !request
+        .send(address)
+        .is_ok_and(|answer| answer.status() == 200)
+    {
         if asked.elapsed() > Duration::from_secs(60) {
             let log = workshop().join(format!("{}.log", name.to_lowercase()));
             return Err(format!("{name} did not come up; see {}", log.display()).into());
@@ -708,7 +891,9 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis())
 }
 
 fn plain(value: &AttributeValue) -> Value {

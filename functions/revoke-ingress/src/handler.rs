@@ -220,7 +220,7 @@ impl Handler {
             (Some(entry), None) => return self.wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted).await,
             (Some(mut entry), Some(found)) => {
                 entry.attempts += 1;
-                entry.outcomes.extend(open_ingress::settle(&entry, &facts));
+                open_ingress::settle(&mut entry, &facts, &decision);
                 entry.go_on(&found);
                 if !entry.plan.changes_something() {
                     return self.wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted).await;
@@ -380,8 +380,8 @@ impl Handler {
         trigger: &Trigger,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
-        entry.outcomes.extend(open_ingress::settle(&entry, facts));
-        if entry.plan.changes_something() {
+        open_ingress::settle(&mut entry, facts, decision);
+        if matches!(entry.status, Status::InProgress | Status::Failed) {
             entry.verification = Some(open_ingress::verify(&entry, &entry.before, facts, decision));
         }
         // The lock is ours again before anything else is written.

@@ -168,7 +168,7 @@ impl Entry {
     pub fn conclude(&mut self, rules: &BTreeMap<String, IngressRule>, now: Timestamp) {
         self.finished_at = Some(now);
         self.after = self.before.keys().map(|id| (id.clone(), rules.get(id).cloned())).collect();
-        if self.is_change() {
+        if matches!(self.status, Status::InProgress | Status::Failed) {
             self.status =
                 if self.problems().is_empty() { Status::Remediated } else { Status::Failed };
         }

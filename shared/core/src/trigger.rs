@@ -124,6 +124,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
+    let sent_at: Option<Timestamp> = text(payload, &["time"]).and_then(|t| t.parse().ok());
     let trigger = |resource: String, actor: Actor| Trigger {
         resource,
         account: account.clone(),
@@ -145,9 +146,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
             }
             let mut cause = request.cause;
             cause.event_id = cause.event_id.or(event.id);
-            cause.event_time = cause
-                .event_time
-                .or_else(|| payload.get("time")?.as_str()?.parse().ok());
+            cause.event_time = cause.event_time.or(sent_at);
             group_id("detail.resource", &request.resource)
                 .map(|id| Parsed::Check(trigger(id, cause)))
         }
@@ -166,6 +165,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
             }
             let mut actor = actor(detail);
             actor.event_id = actor.event_id.or(event.id);
+            actor.event_time = actor.event_time.or(sent_at);
             let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
             if call.ends_with("PrefixList") || call.ends_with("PrefixListVersion") {
                 let found = text(request, &[&format!("{call}Request"), "PrefixListId"])

@@ -24,7 +24,10 @@ impl Message {
     pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
         Self {
             start: format!("{method} {target} HTTP/1.1"),
-            headers: headers.iter().map(|(k, v)| (k.to_ascii_lowercase(), (*v).to_owned())).collect(),
+            headers: headers
+                .iter()
+                .map(|(k, v)| (k.to_ascii_lowercase(), (*v).to_owned()))
+                .collect(),
             body: body.to_vec(),
         }
     }
@@ -32,19 +35,29 @@ impl Message {
     /// An answer with a body.
     #[must_use]
     pub fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
-        Self { start: format!("HTTP/1.1 {status} Injected"), ..Self::request("", "", headers, body.as_bytes()) }
+        Self {
+            start: format!("HTTP/1.1 {status} Injected"),
+            ..Self::request("", "", headers, body.as_bytes())
+        }
     }
 
     /// The value of a header, by its name in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// The status of an answer; 0 when there is none.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.start.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0)
+        self.start
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0)
     }
 
     /// The body as text.
@@ -64,13 +77,20 @@ impl Message {
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
-            message.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
+            message
+                .headers
+                .push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         if let Some(length) = message.header("content-length") {
             message.body = vec![0; length.parse().map_err(io::Error::other)?];
             reader.read_exact(&mut message.body)?;
-        } else if message.header("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
+        } else if message
+            .header("transfer-encoding")
+            .is_some_and(|v| v.contains("chunked"))
+        {
             loop {
                 let mut size = String::new();
                 reader.read_line(&mut size)?;
@@ -93,12 +113,19 @@ impl Message {
     pub fn write(&self, mut stream: &TcpStream) -> io::Result<()> {
         let mut out = format!("{}\r\n", self.start).into_bytes();
         for (name, value) in &self.headers {
-            if !matches!(name.as_str(), "connection" | "content-length" | "transfer-encoding") {
+            if !matches!(
+                name.as_str(),
+                "connection" | "content-length" | "transfer-encoding"
+            ) {
                 out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
             }
         }
         out.extend_from_slice(
-            format!("content-length: {}\r\nconnection: close\r\n\r\n", self.body.len()).as_bytes(),
+            format!(
+                "content-length: {}\r\nconnection: close\r\n\r\n",
+                self.body.len()
+            )
+            .as_bytes(),
         );
         out.extend_from_slice(&self.body);
         stream.write_all(&out)?;
@@ -138,7 +165,11 @@ pub fn write_form(fields: &[(&str, &str)]) -> String {
             })
             .collect::<String>()
     };
-    fields.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect::<Vec<_>>().join("&")
+    fields
+        .iter()
+        .map(|(k, v)| format!("{}={}", encode(k), encode(v)))
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
 fn percent_decode(text: &str) -> String {
@@ -146,7 +177,9 @@ fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok());
+        let hex = text
+            .get(i + 1..i + 3)
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
         match (bytes[i], hex) {
             (b'+', _) => out.push(b' '),
             (b'%', Some(byte)) => {
@@ -166,7 +199,10 @@ mod tests {
 
     #[test]
     fn forms_come_back_as_they_went() {
-        let fields = [("Action", "RevokeSecurityGroupIngress"), ("Description", "a b&c=d+é %")];
+        let fields = [
+            ("Action", "RevokeSecurityGroupIngress"),
+            ("Description", "a b&c=d+é %"),
+        ];
         let read = parse_form(&write_form(&fields));
         assert_eq!(read, fields.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }

@@ -62,7 +62,11 @@ impl Fault {
     /// An error as the service would send it.
     #[must_use]
     pub fn error(status: u16, code: &str, message: &str) -> Self {
-        Self::Error { status, code: code.to_owned(), message: message.to_owned() }
+        Self::Error {
+            status,
+            code: code.to_owned(),
+            message: message.to_owned(),
+        }
     }
 
     /// EC2's throttling.
@@ -74,7 +78,11 @@ impl Fault {
     /// A missing permission.
     #[must_use]
     pub fn denied() -> Self {
-        Self::error(403, "UnauthorizedOperation", "You are not authorized to perform this operation.")
+        Self::error(
+            403,
+            "UnauthorizedOperation",
+            "You are not authorized to perform this operation.",
+        )
     }
 }
 
@@ -103,7 +111,10 @@ impl Upstreams {
         let headers = [
             ("host", "ec2.us-east-1.amazonaws.com"),
             ("content-type", "application/x-www-form-urlencoded"),
-            ("authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/ec2/aws4_request"),
+            (
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/ec2/aws4_request",
+            ),
         ];
         let request = Message::request("POST", "/", &headers, write_form(&fields).as_bytes());
         let answer = request.send(self.moto).unwrap();
@@ -167,7 +178,12 @@ impl Proxy {
     /// Lets `skip` calls of `action` pass, then injects `fault` into `times`.
     pub fn fail_after(&self, action: &str, skip: usize, times: usize, fault: Fault) {
         let action = action.to_owned();
-        self.state.lock().unwrap().injections.push(Injection { action, skip, times, fault });
+        self.state.lock().unwrap().injections.push(Injection {
+            action,
+            skip,
+            times,
+            fault,
+        });
     }
 
     /// Forgets what was recorded and what was still to be injected.
@@ -188,7 +204,10 @@ impl Proxy {
     /// The calls of one operation.
     #[must_use]
     pub fn calls_of(&self, action: &str) -> Vec<Call> {
-        self.calls().into_iter().filter(|call| call.action == action).collect()
+        self.calls()
+            .into_iter()
+            .filter(|call| call.action == action)
+            .collect()
     }
 
     /// How many calls are being answered right now.
@@ -199,7 +218,9 @@ impl Proxy {
 
     fn serve(&self, stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let Some(request) = Message::read(stream)? else { return Ok(()) };
+        let Some(request) = Message::read(stream)? else {
+            return Ok(());
+        };
         self.state.lock().unwrap().under_way += 1;
         let mut call = describe(&request);
         let outcome = self.answer(&request, &mut call, to);
@@ -221,9 +242,15 @@ impl Proxy {
         // Taken out of the lock: a fault may itself take time or call AWS.
         let taken = self.take(&call.action);
         call.faulted = taken.is_some();
-        let Some(mut injection) = taken else { return request.send(to) };
+        let Some(mut injection) = taken else {
+            return request.send(to);
+        };
         let answer = match &mut injection.fault {
-            Fault::Error { status, code, message } => Ok(error(&call.service, *status, code, message)),
+            Fault::Error {
+                status,
+                code,
+                message,
+            } => Ok(error(&call.service, *status, code, message)),
             Fault::Drop => Err(dropped()),
             Fault::AnswerLost => request.send(to).and_then(|_| Err(dropped())),
             Fault::Delay(time) => {
@@ -235,7 +262,11 @@ impl Proxy {
                 request.send(to)
             }
             Fault::Answer(body) => {
-                let kind = if body.starts_with('{') { "application/x-amz-json-1.1" } else { "text/xml" };
+                let kind = if body.starts_with('{') {
+                    "application/x-amz-json-1.1"
+                } else {
+                    "text/xml"
+                };
                 Ok(Message::answer(200, &[("content-type", kind)], body))
             }
             Fault::Rewrite(change) => request.send(to).map(|mut answer| {
@@ -286,7 +317,10 @@ pub fn rounds(calls: &[Call]) -> Vec<Vec<String>> {
 /// The distinct operations among calls, as IAM writes them: `ec2:Revoke...`.
 #[must_use]
 pub fn actions(calls: &[Call]) -> HashSet<String> {
-    calls.iter().map(|call| format!("{}:{}", call.service, call.action)).collect()
+    calls
+        .iter()
+        .map(|call| format!("{}:{}", call.service, call.action))
+        .collect()
 }
 
 fn describe(request: &Message) -> Call {
@@ -304,13 +338,27 @@ fn describe(request: &Message) -> Call {
         ),
         None => {
             let fields = parse_form(&text);
-            let action = fields.iter().find(|(k, _)| k == "Action").map(|(_, v)| v.clone());
+            let action = fields
+                .iter()
+                .find(|(k, _)| k == "Action")
+                .map(|(_, v)| v.clone());
             let fields = fields.into_iter().map(|(k, v)| (k, json!(v))).collect();
-            (action.unwrap_or_else(|| request.start.clone()), Value::Object(fields))
+            (
+                action.unwrap_or_else(|| request.start.clone()),
+                Value::Object(fields),
+            )
         }
     };
     let now = Instant::now();
-    Call { service, action, request: body, status: 0, from: now, to: now, faulted: false }
+    Call {
+        service,
+        action,
+        request: body,
+        status: 0,
+        from: now,
+        to: now,
+        faulted: false,
+    }
 }
 
 fn error(service: &str, status: u16, code: &str, message: &str) -> Message {
@@ -334,7 +382,10 @@ fn error(service: &str, status: u16, code: &str, message: &str) -> Message {
         ),
         _ => Message::answer(
             status,
-            &[("content-type", "application/x-amz-json-1.1"), ("x-amzn-errortype", code)],
+            &[
+                ("content-type", "application/x-amz-json-1.1"),
+                ("x-amzn-errortype", code),
+            ],
             &json!({"__type": code, "message": message}).to_string(),
         ),
     }

@@ -855,35 +855,52 @@ fn same(a: &Permission, b: &Permission) -> bool {
     a.lane() == b.lane() && a.points() == b.points()
 }
 
-/// What is known of an entry whose run was cut off after its changes began:
-/// every planned change that the group shows now counts as already done.
-#[must_use]
-pub fn settle(entry: &Entry, facts: &Facts) -> Vec<Outcome> {
+/// Brings an entry of an earlier attempt up to date with the group as it is
+/// now: a planned change that is no longer needed, because the rule is gone or
+/// changed already, counts as already done, and so does a step on it that had
+/// failed. Where nothing exceeds the policy any more, what was not done is
+/// dropped.
+pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
     let none = BTreeMap::new();
     let now = match facts {
         Facts::Gone => &none,
         Facts::Group(group) => &group.rules,
     };
-    entry
-        .plan
-        .changes
-        .iter()
-        .filter(|change| !entry.outcomes.iter().any(|outcome| outcome.rule == change.rule.id))
-        .filter_map(|change| {
-            let step = match (now.get(&change.rule.id), &change.narrow_to) {
-                (None, _) => Step::Revoke,
-                (Some(live), Some(to)) if same(&live.permission, to) => Step::Narrow,
-                _ => return None,
-            };
-            Some(Outcome {
+    let harmless = !matches!(decision.verdict, Verdict::Violates(_));
+    let mut settled = Vec::new();
+    entry.plan.changes.iter().for_each(|change| {
+        let live = now.get(&change.rule.id);
+        let ending = match live {
+            Some(live) if *live == change.rule && !harmless => return,
+            Some(live) if *live == change.rule => {
+                Ending::Skipped { why: "nothing exceeds the policy any more".to_owned() }
+            }
+            _ => Ending::AlreadyDone,
+        };
+        let of_rule: Vec<&Outcome> =
+            entry.last_outcomes().into_iter().filter(|o| o.rule == change.rule.id).collect();
+        if of_rule.is_empty() {
+            let narrowed = change.narrow_to.clone().filter(|_| live.is_some());
+            settled.push(Outcome {
                 rule: change.rule.id.clone(),
-                step,
-                permission: change.narrow_to.clone().filter(|_| step == Step::Narrow),
+                step: if narrowed.is_some() { Step::Narrow } else { Step::Revoke },
+                permission: narrowed,
                 created: None,
-                ending: Ending::AlreadyDone,
-            })
-        })
-        .collect()
+                ending,
+            });
+        } else {
+            settled.extend(
+                of_rule
+                    .into_iter()
+                    .filter(|outcome| outcome.failed())
+                    .map(|outcome| Outcome { ending: ending.clone(), ..outcome.clone() }),
+            );
+        }
+    });
+    entry.outcomes.extend(settled);
+    if harmless {
+        entry.plan.changes.retain(|change| now.get(&change.rule.id) != Some(&change.rule));
+    }
 }
 
 /// Whether a plan made after our changes holds something that is not the

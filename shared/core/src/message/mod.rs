@@ -30,9 +30,9 @@ mod undo_commands;
 mod words;
 
 pub use notification::{
-    Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
+    LedgerKey, Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
     NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic, NotifiedVerification,
-    Omitted, LedgerKey,
+    Omitted,
 };
 pub use words::one_line;
 

@@ -26,7 +26,16 @@ pub(super) fn verb(status: Status) -> &'static str {
 /// The subject, cut so that the ends that matter survive: first the ports are
 /// summed up, then the name goes.
 pub(super) fn subject(story: &Story<'_>) -> String {
-    let shapes = [(usize::MAX, 60), (3, 60), (3, 24), (2, 24), (1, 24), (1, 12), (1, 0), (0, 0)];
+    let shapes = [
+        (usize::MAX, 60),
+        (3, 60),
+        (3, 24),
+        (2, 24),
+        (1, 24),
+        (1, 12),
+        (1, 0),
+        (0, 0),
+    ];
     let mut subject = String::new();
     for (ports, name) in shapes {
         subject = ascii(&format!("[Backstop] {}", headline(story, ports, name)));
@@ -88,7 +97,14 @@ fn exposed<'a>(story: &Story<'a>) -> Vec<&'a str> {
 
 /// The text in ASCII: what is not becomes a question mark.
 fn ascii(text: &str) -> String {
-    text.chars()
-        .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
+    text.replace('…', "...")
+        .chars()
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        })
         .collect()
 }

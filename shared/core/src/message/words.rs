@@ -67,7 +67,11 @@ pub(super) fn shortened(mut lines: Vec<String>, most: usize) -> Vec<String> {
 
 /// `1 rule`, `2 rules`.
 pub(super) fn rules(count: usize) -> String {
-    if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") }
+    if count == 1 {
+        "1 rule".to_owned()
+    } else {
+        format!("{count} rules")
+    }
 }
 
 /// Whether a source is all of the internet, however it is written.
@@ -89,7 +93,9 @@ pub(super) fn whom(exposure: &Exposure) -> String {
     match (&exposure.rule.source, is_world(&exposure.rule.source)) {
         (Source::Ipv4(_), true) => format!("the whole IPv4 internet ({source})"),
         (Source::Ipv6(_), true) => format!("the whole IPv6 internet ({source})"),
-        (Source::PrefixList(_), _) => format!("the prefix list {source} ({public} public addresses)"),
+        (Source::PrefixList(_), _) => {
+            format!("the prefix list {source} ({public} public addresses)")
+        }
         _ => format!("{source} ({public} public addresses)"),
     }
 }
@@ -128,12 +134,19 @@ mod tests {
             ("", ""),
             ("plain", "plain"),
             ("  two\r\n\tlines\0 ", "two lines"),
-            ("right\u{202e}to left\u{2028}and\u{85}so on", "right to left and so on"),
+            (
+                "right\u{202e}to left\u{2028}and\u{85}so on",
+                "right to left and so on",
+            ),
             ("zero\u{200b}width", "zero width"),
             ("größer 東京", "größer 東京"),
             ("more than fifteen characters", "more than fift…"),
         ] {
-            assert_eq!(one_line(text, 15.max(line.chars().count())), line, "{text:?}");
+            assert_eq!(
+                one_line(text, 15.max(line.chars().count())),
+                line,
+                "{text:?}"
+            );
         }
     }
 
@@ -158,6 +171,9 @@ mod tests {
         assert_eq!(joined(&["a", "b", "c"], 0), "3 of them");
         let lines = || vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(shortened(lines(), 2), ["a", "b"]);
-        assert_eq!(shortened(lines(), 1), ["a", "and 1 more, see the ledger entry"]);
+        assert_eq!(
+            shortened(lines(), 1),
+            ["a", "and 1 more, see the ledger entry"]
+        );
     }
 }

@@ -1,0 +1,499 @@
+//! The JSON that programs read: what queues, functions, streams and plain HTTP
+//! subscribers get. Its schema is `schemas/notification.schema.json`.
+//!
+//! These types are a promise to others and are therefore not the ledger's own:
+//! fields are added, never renamed or given another meaning; when that has to
+//! happen, `version` rises. Texts are one line and cut at 512 characters, long
+//! lists are cut and `omitted` says by how much: the ledger entry has it all.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::story::Story;
+use super::subject::first_line;
+use super::words::{one_line, or};
+use crate::controls::{Control, Severity};
+use crate::entry::{Entry, Status};
+use crate::exemption::Exemption;
+use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step, Verification};
+use crate::ports::Permission;
+use crate::security_group::{IngressRule, Source};
+use crate::trigger::Actor;
+
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Most characters of a text.
+const MOST_TEXT: usize = 512;
+/// Most words in a list of ports.
+const MOST_WORDS: usize = 60;
+/// Most reasons, and most lines of a verification.
+const MOST_LINES: usize = 20;
+/// How many outcomes are told for each rule that is told.
+const OUTCOMES_A_RULE: usize = 4;
+
+/// What Backstop found on one resource, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Notification {
+    /// The format's version.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// What the message is known by: drop what you have seen, SNS may deliver
+    /// twice.
+    pub key: String,
+    /// The id of the ledger entry, a ULID. A failure and the message that it
+    /// is fixed have the same.
+    pub entry: String,
+    /// Where the ledger has the entry.
+    pub ledger_key: LedgerKey,
+    /// What happened, in one line.
+    pub headline: String,
+    /// The control that found something.
+    pub control: Control,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How it ended.
+    pub outcome: Status,
+    /// The account.
+    pub account: String,
+    /// The Region.
+    pub region: String,
+    /// The team that owns the resource; `unowned` without one.
+    pub team: String,
+    /// The resource.
+    pub resource: NotifiedResource,
+    /// What was found.
+    pub exposures: Vec<NotifiedExposure>,
+    /// What the opt-out tag of the resource or its VPC says.
+    pub exemption: NotifiedExemption,
+    /// What is (or, where nothing was changed, would be) done.
+    pub changes: Vec<NotifiedChange>,
+    /// What came of each step.
+    pub outcomes: Vec<NotifiedOutcome>,
+    /// The second look at the resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<NotifiedVerification>,
+    /// Why it was decided so.
+    pub reasons: Vec<String>,
+    /// Who touched the resource last, as the event states.
+    pub actor: NotifiedActor,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// How often the change was begun.
+    pub attempts: u32,
+    /// When it was first begun.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub finished_at: Option<Timestamp>,
+    /// How many items of each list are left out.
+    pub omitted: Omitted,
+}
+
+/// The key of an entry in the ledger's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LedgerKey {
+    /// The partition key.
+    pub pk: String,
+    /// The sort key.
+    pub sk: String,
+}
+
+/// A resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedResource {
+    /// Its ARN.
+    pub arn: String,
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Protocol and ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedTraffic {
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, a protocol number, or `-1` for all.
+    pub protocol: String,
+    /// First port, or ICMP type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_port: Option<i32>,
+    /// Last port, or ICMP code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_port: Option<i32>,
+    /// The same in words.
+    pub words: String,
+}
+
+/// An ingress rule as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedRule {
+    /// `sgr-…`.
+    pub id: String,
+    /// Protocol and ports.
+    pub traffic: NotifiedTraffic,
+    /// `ipv4`, `ipv6`, `prefix-list` or `security-group`.
+    pub source_kind: String,
+    /// The CIDR block or id.
+    pub source: String,
+    /// The description, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// A rule that admits what it must not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedExposure {
+    /// The rule.
+    pub rule: NotifiedRule,
+    /// What of it is too open, in words.
+    pub exposed: Vec<String>,
+    /// What of it may stay, in words.
+    pub allowed: Vec<String>,
+    /// How many public addresses the source admits: digits, as text, because
+    /// IPv6 has more than a JSON number holds.
+    #[schemars(regex(pattern = r"^[0-9]+$"))]
+    pub public_addresses: String,
+    /// Whether the source also admits private or special addresses.
+    pub private_part: bool,
+    /// What the rule's own opt-out tag says.
+    pub exemption: NotifiedExemption,
+    /// Stays the same when the rule is put back under a new id.
+    pub fingerprint: String,
+}
+
+/// What an opt-out tag says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum NotifiedExemption {
+    /// No tag, or one for other controls.
+    None,
+    /// Opted out.
+    Exempt(NotifiedOptOut),
+    /// It was opted out until a day that is past.
+    Ended(NotifiedOptOut),
+    /// The tag cannot be read: nothing is changed.
+    Malformed {
+        /// The tag's value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// An opt-out, as its tag states it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOptOut {
+    /// Last day (UTC) on which it holds; absent where it has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub until: Option<Date>,
+    /// Who answers for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A planned change of one rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedChange {
+    /// The rule's id.
+    pub rule: String,
+    /// What the rule becomes; absent where it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub narrow_to: Option<NotifiedTraffic>,
+    /// Further allowed parts, which become rules of their own.
+    pub authorise: Vec<NotifiedTraffic>,
+    /// Allowed parts that cannot be kept, in words.
+    pub lost: Vec<String>,
+}
+
+/// A step and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOutcome {
+    /// The rule's id.
+    pub rule: String,
+    /// What was tried.
+    pub step: Step,
+    /// What the step was to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<NotifiedTraffic>,
+    /// The id of the rule that the step made or took back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// The resource read again after the changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedVerification {
+    /// Whether the finding is gone and what was changed is as planned.
+    pub passed: bool,
+    /// What keeps it from having passed, in words.
+    pub problems: Vec<String>,
+    /// What others changed meanwhile, in words.
+    pub by_others: Vec<String>,
+}
+
+/// Who touched the resource last, as the event states.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedActor {
+    /// ARN of the caller, or the service that called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// What it called with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Where it called from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<String>,
+    /// The AWS service that called on its behalf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoked_by: Option<String>,
+    /// The call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<String>,
+    /// When it was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub event_time: Option<Timestamp>,
+    /// The event that the call became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+}
+
+/// How many items of each list are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Omitted {
+    /// Of `exposures`.
+    pub exposures: usize,
+    /// Of `changes`.
+    pub changes: usize,
+    /// Of `outcomes`.
+    pub outcomes: usize,
+}
+
+impl Notification {
+    /// The notification about an entry, with at most `most` rules in a list.
+    #[must_use]
+    pub fn of(entry: &Entry, most: usize) -> Self {
+        let outcomes = entry.last_outcomes();
+        let most_outcomes = most * OUTCOMES_A_RULE;
+        Self {
+            version: VERSION,
+            key: entry.message_key(),
+            entry: text(&entry.id),
+            ledger_key: LedgerKey::of(entry),
+            headline: text(&first_line(&Story::new(entry))),
+            control: entry.control,
+            severity: entry.severity,
+            outcome: entry.status,
+            account: text(&entry.account),
+            region: text(&entry.region),
+            team: or(&text(entry.team_or_unowned()), "unowned"),
+            resource: NotifiedResource {
+                arn: text(&entry.resource),
+                id: text(entry.resource_id()),
+                name: text(&entry.resource_name),
+            },
+            exposures: entry.exposures.iter().take(most).map(Into::into).collect(),
+            exemption: (&entry.exemption).into(),
+            changes: entry
+                .plan
+                .changes
+                .iter()
+                .take(most)
+                .map(Into::into)
+                .collect(),
+            outcomes: outcomes
+                .iter()
+                .take(most_outcomes)
+                .map(|outcome| (*outcome).into())
+                .collect(),
+            verification: entry.verification.as_ref().map(Into::into),
+            reasons: texts(&entry.plan.reasons, MOST_LINES),
+            actor: (&entry.actor).into(),
+            policy_version: entry.policy_version,
+            attempts: entry.attempts,
+            started_at: entry.started_at,
+            finished_at: entry.finished_at,
+            omitted: Omitted {
+                exposures: entry.exposures.len().saturating_sub(most),
+                changes: entry.plan.changes.len().saturating_sub(most),
+                outcomes: outcomes.len().saturating_sub(most_outcomes),
+            },
+        }
+    }
+
+    /// The notification as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Nothing in it can fail to become JSON: all keys are texts. Should
+        // that ever change, subscribers hear that and not silence.
+        serde_json::to_string(self)
+            .unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string())
+    }
+
+    /// The JSON Schema of the notification.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
+impl LedgerKey {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            pk: format!("entry#{}", text(&entry.id)),
+            sk: "entry".to_owned(),
+        }
+    }
+}
+
+fn text(text: &str) -> String {
+    one_line(text, MOST_TEXT)
+}
+
+fn some_text(of: &Option<String>) -> Option<String> {
+    of.as_deref().map(text)
+}
+
+fn texts<'a>(of: impl IntoIterator<Item = &'a String>, most: usize) -> Vec<String> {
+    of.into_iter().take(most).map(|line| text(line)).collect()
+}
+
+impl From<&Permission> for NotifiedTraffic {
+    fn from(permission: &Permission) -> Self {
+        Self {
+            protocol: text(&permission.protocol),
+            from_port: permission.from_port,
+            to_port: permission.to_port,
+            words: text(&permission.to_string()),
+        }
+    }
+}
+
+impl From<&IngressRule> for NotifiedRule {
+    fn from(rule: &IngressRule) -> Self {
+        let kind = match rule.source {
+            Source::Ipv4(_) => "ipv4",
+            Source::Ipv6(_) => "ipv6",
+            Source::PrefixList(_) => "prefix-list",
+            Source::SecurityGroup(_) => "security-group",
+        };
+        Self {
+            id: text(&rule.id),
+            traffic: (&rule.permission).into(),
+            source_kind: kind.to_owned(),
+            source: text(&rule.source.to_string()),
+            description: some_text(&rule.description),
+        }
+    }
+}
+
+impl From<&Exposure> for NotifiedExposure {
+    fn from(exposure: &Exposure) -> Self {
+        Self {
+            rule: (&exposure.rule).into(),
+            exposed: texts(&exposure.exposed, MOST_WORDS),
+            allowed: texts(&exposure.allowed, MOST_WORDS),
+            public_addresses: exposure.public_addresses.to_string(),
+            private_part: exposure.private_part,
+            exemption: (&exposure.exemption).into(),
+            fingerprint: text(&exposure.fingerprint),
+        }
+    }
+}
+
+impl From<&Exemption> for NotifiedExemption {
+    fn from(exemption: &Exemption) -> Self {
+        let opt_out = |o: &crate::exemption::OptOut| NotifiedOptOut {
+            until: o.until,
+            owner: some_text(&o.owner),
+            reason: some_text(&o.reason),
+        };
+        match exemption {
+            Exemption::None => Self::None,
+            Exemption::Exempt(o) => Self::Exempt(opt_out(o)),
+            Exemption::Ended(o) => Self::Ended(opt_out(o)),
+            Exemption::Malformed { value, problem } => Self::Malformed {
+                value: text(value),
+                problem: text(problem),
+            },
+        }
+    }
+}
+
+impl From<&RuleChange> for NotifiedChange {
+    fn from(change: &RuleChange) -> Self {
+        Self {
+            rule: text(&change.rule.id),
+            narrow_to: change.narrow_to.as_ref().map(Into::into),
+            authorise: change
+                .authorise
+                .iter()
+                .take(MOST_WORDS)
+                .map(Into::into)
+                .collect(),
+            lost: texts(&change.lost, MOST_WORDS),
+        }
+    }
+}
+
+impl From<&Outcome> for NotifiedOutcome {
+    fn from(outcome: &Outcome) -> Self {
+        let ending = match &outcome.ending {
+            Ending::Done => Ending::Done,
+            Ending::AlreadyDone => Ending::AlreadyDone,
+            Ending::Skipped { why } => Ending::Skipped { why: text(why) },
+            Ending::Failed {
+                retryable,
+                operation,
+                code,
+                message,
+            } => Ending::Failed {
+                retryable: *retryable,
+                operation: text(operation),
+                code: text(code),
+                message: text(message),
+            },
+        };
+        Self {
+            rule: text(&outcome.rule),
+            step: outcome.step,
+            traffic: outcome.permission.as_ref().map(Into::into),
+            created: some_text(&outcome.created),
+            ending,
+        }
+    }
+}
+
+impl From<&Verification> for NotifiedVerification {
+    fn from(verification: &Verification) -> Self {
+        Self {
+            passed: verification.passed(),
+            problems: verification.problems().take(MOST_LINES).map(text).collect(),
+            by_others: texts(&verification.by_others, MOST_LINES),
+        }
+    }
+}
+
+impl From<&Actor> for NotifiedActor {
+    fn from(actor: &Actor) -> Self {
+        Self {
+            principal: some_text(&actor.principal),
+            user_agent: some_text(&actor.user_agent),
+            source_address: some_text(&actor.source_address),
+            invoked_by: some_text(&actor.invoked_by),
+            event_name: some_text(&actor.event_name),
+            event_time: actor.event_time,
+            event_id: some_text(&actor.event_id),
+        }
+    }
+}

@@ -1,0 +1,634 @@
+//! The story: the sections that a person reads first, on a phone and under
+//! stress. What was open to whom, what was done or why not, who did it, how to
+//! take it back, how to opt out, and what else is good to know.
+//!
+//! Mail and chat show the same sections. Deliberately not here: how either of
+//! them lays sections out, and anything that needs more than a few lines.
+
+use std::collections::BTreeMap;
+
+use jiff::ToSpan;
+use jiff::civil::Date;
+use jiff::tz::Offset;
+
+use super::undo_commands::is_undoable;
+use super::words::{is_world, joined, one_line, or, or_unknown, rules, shortened, time, whom};
+use crate::entry::{Entry, Status};
+use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
+use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
+
+/// Most lines of a section about rules.
+const MOST_LINES: usize = 5;
+/// Most characters of a text that somebody else wrote.
+const MOST_TEXT: usize = 300;
+/// For how many days the opt-outs hold that a message proposes.
+const OPT_OUT_DAYS: i64 = 90;
+
+/// A heading and its lines.
+pub(super) struct Section {
+    /// What the lines are about.
+    pub(super) heading: &'static str,
+    /// One line each.
+    pub(super) lines: Vec<String>,
+}
+
+/// An entry with its outcomes sorted by rule.
+pub(super) struct Story<'a> {
+    pub(super) entry: &'a Entry,
+    outcomes: BTreeMap<&'a str, Vec<&'a Outcome>>,
+}
+
+impl<'a> Story<'a> {
+    pub(super) fn new(entry: &'a Entry) -> Self {
+        let mut outcomes: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+        for outcome in entry.last_outcomes() {
+            outcomes.entry(&outcome.rule).or_default().push(outcome);
+        }
+        Self { entry, outcomes }
+    }
+
+    /// The outcomes of a rule that count, in the order of steps.
+    pub(super) fn outcomes(&self, rule: &str) -> &[&'a Outcome] {
+        self.outcomes.get(rule).map_or(&[], Vec::as_slice)
+    }
+
+    /// The exposures that the message is about in the first place: those that
+    /// failed, else those that were to be closed, else all of them.
+    pub(super) fn concerned(&self) -> impl Iterator<Item = &'a Exposure> {
+        let all = || self.entry.exposures.iter();
+        let failed = |e: &&Exposure| self.outcomes(&e.rule.id).iter().any(|o| o.failed());
+        let open = |e: &&Exposure| !e.exemption.holds();
+        let closing = matches!(self.entry.status, Status::Remediated | Status::Failed);
+        let mut concerned: Vec<&Exposure> = Vec::new();
+        if self.entry.status == Status::Failed {
+            concerned.extend(all().filter(failed));
+        }
+        if concerned.is_empty() && closing {
+            concerned.extend(all().filter(open));
+        }
+        if concerned.is_empty() {
+            concerned.extend(all());
+        }
+        concerned.into_iter()
+    }
+
+    /// Whether any step of ours changed anything.
+    pub(super) fn changed_something(&self) -> bool {
+        self.entry
+            .outcomes
+            .iter()
+            .any(|outcome| outcome.ending == Ending::Done)
+    }
+
+    /// Whether a step of ours took something from the rule.
+    pub(super) fn cut(&self, rule: &str) -> bool {
+        self.entry.outcomes.iter().any(|outcome| {
+            outcome.rule == rule
+                && matches!(outcome.step, Step::Narrow | Step::Revoke)
+                && outcome.ending == Ending::Done
+        })
+    }
+
+    /// The last day of the opt-outs that the message proposes.
+    pub(super) fn opt_out_until(&self) -> Date {
+        let started = Offset::UTC.to_datetime(self.entry.started_at).date();
+        started.saturating_add(OPT_OUT_DAYS.days())
+    }
+
+    /// The sections, in the order of reading.
+    pub(super) fn sections(&self) -> Vec<Section> {
+        let mut sections = vec![self.open(), self.done(), self.who()];
+        sections.extend(self.take_back());
+        sections.push(self.opt_out());
+        sections.extend(self.good_to_know());
+        sections
+    }
+
+    fn open(&self) -> Section {
+        let heading = match self.entry.status {
+            Status::Remediated => "What was open",
+            Status::Failed => "What may still be open",
+            _ => "What is open",
+        };
+        let lines = self
+            .concerned()
+            .map(|e| {
+                let ports = joined(&e.exposed, 5);
+                format!(
+                    "{ports} to {}, by rule {}",
+                    whom(e),
+                    one_line(&e.rule.id, 100)
+                )
+            })
+            .collect();
+        Section {
+            heading,
+            lines: shortened(lines, MOST_LINES),
+        }
+    }
+
+    fn done(&self) -> Section {
+        let mut lines = self.verdict();
+        let treated = self.treated();
+        let (failed, rest): (Vec<&str>, Vec<&str>) = treated
+            .iter()
+            .partition(|rule| self.outcomes(rule).iter().any(|o| o.failed()));
+        let of_rules = failed
+            .iter()
+            .chain(&rest)
+            .map(|rule| self.treatment(rule))
+            .collect();
+        lines.extend(shortened(of_rules, MOST_LINES));
+        lines.extend(self.lost());
+        lines.extend(self.verified());
+        Section {
+            heading: self.done_heading(),
+            lines,
+        }
+    }
+
+    fn done_heading(&self) -> &'static str {
+        match self.entry.status {
+            Status::Failed if self.changed_something() => "What was done, and what failed",
+            Status::Failed => "What failed",
+            Status::Remediated | Status::InProgress => "What was done",
+            _ if self.changed_something() => "What was done, and why no more",
+            _ => "Why nothing was changed",
+        }
+    }
+
+    /// What a status means, before anything about single rules.
+    fn verdict(&self) -> Vec<String> {
+        let entry = self.entry;
+        match entry.status {
+            Status::InProgress => vec!["The changes are being made.".to_owned()],
+            Status::Remediated if self.changed_something() => Vec::new(),
+            Status::Remediated => {
+                vec!["Nothing had to be changed any more: the hole was closed already.".to_owned()]
+            }
+            Status::Failed if self.treated().is_empty() => self.reasons("Nothing was changed"),
+            Status::Failed => Vec::new(),
+            Status::Notified => self.notified(),
+            Status::Exempt => self.opt_outs(),
+            Status::Held => self.held(),
+            Status::NotOwned => {
+                // arn:aws:ec2:<Region>:<account>:security-group/<id>
+                let owner = or_unknown(entry.resource.split(':').nth(4), 50);
+                vec![format!(
+                    "Nothing was changed: the security group belongs to the account {owner}, and only that account should change it. Ask its owner to close it."
+                )]
+            }
+        }
+    }
+
+    fn reasons(&self, what: &str) -> Vec<String> {
+        let reasons: Vec<String> = self
+            .entry
+            .plan
+            .reasons
+            .iter()
+            .map(|reason| one_line(reason, MOST_TEXT))
+            .collect();
+        let why = if reasons.is_empty() {
+            "no reason is recorded".to_owned()
+        } else {
+            reasons.join("; ")
+        };
+        vec![format!("{what}: {}.", one_line(&why, 3 * MOST_TEXT))]
+    }
+
+    fn notified(&self) -> Vec<String> {
+        let mut lines = vec![
+            "Nothing was changed: the mode is `notify`. In the mode `enforce`, this would be done:"
+                .to_owned(),
+        ];
+        let changes = self.entry.plan.changes.iter().map(would_be_done).collect();
+        lines.extend(shortened(changes, MOST_LINES));
+        lines
+    }
+
+    /// Everything that is opted out, and by what.
+    fn opt_outs(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Exemption::Exempt(opt_out) = &self.entry.exemption {
+            lines.push(format!(
+                "Nothing was changed: a tag of the group or its VPC opts it out {}.",
+                terms(opt_out)
+            ));
+        } else {
+            lines.push("Nothing was changed: every rule that is open is opted out.".to_owned());
+        }
+        lines.extend(self.rules_left());
+        lines
+    }
+
+    fn held(&self) -> Vec<String> {
+        let mut lines = vec![
+            "Nothing was changed, and nothing will be until the tag is put right or removed."
+                .to_owned(),
+        ];
+        if let Exemption::Malformed { value, problem } = &self.entry.exemption {
+            lines.push(unreadable("the group or its VPC", value, problem));
+        }
+        lines.extend(self.rules_left());
+        lines.push(format!("How it is to be written: {SPELLING}."));
+        lines
+    }
+
+    /// The rules that are left as they are because of their own tag.
+    fn rules_left(&self) -> Vec<String> {
+        let lines = self
+            .entry
+            .exposures
+            .iter()
+            .filter_map(|e| {
+                let id = one_line(&e.rule.id, 100);
+                match &e.exemption {
+                    Exemption::Exempt(opt_out) => Some(format!(
+                        "{id} was left as it is: its tag opts it out {}.",
+                        terms(opt_out)
+                    )),
+                    Exemption::Malformed { value, problem } => Some(format!(
+                        "{id} was left as it is. {}",
+                        unreadable("the rule", value, problem)
+                    )),
+                    Exemption::None | Exemption::Ended(_) => None,
+                }
+            })
+            .collect();
+        shortened(lines, MOST_LINES)
+    }
+
+    /// The rules that were to be changed, or that something was tried on.
+    fn treated(&self) -> Vec<&'a str> {
+        let mut treated: Vec<&str> = Vec::new();
+        if matches!(
+            self.entry.status,
+            Status::Remediated | Status::Failed | Status::InProgress
+        ) {
+            treated.extend(
+                self.entry
+                    .plan
+                    .changes
+                    .iter()
+                    .map(|change| change.rule.id.as_str()),
+            );
+        }
+        let others: Vec<&str> = self
+            .outcomes
+            .keys()
+            .copied()
+            .filter(|rule| !treated.contains(rule))
+            .collect();
+        treated.extend(others);
+        treated
+    }
+
+    /// What became of a rule, in one line.
+    fn treatment(&self, rule: &str) -> String {
+        let outcomes = self.outcomes(rule);
+        let id = one_line(rule, 100);
+        if let Some(failed) = outcomes.iter().find(|outcome| outcome.failed()) {
+            let so_far = if self.cut(rule) {
+                "It was cut before that."
+            } else {
+                "It is as it was."
+            };
+            return format!("{id}: FAILED to {}. {so_far}", ended(failed));
+        }
+        let last = |step| outcomes.iter().find(|outcome| outcome.step == step);
+        let parts: Vec<String> = outcomes
+            .iter()
+            .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
+            .map(|o| permission(o))
+            .collect();
+        let kept = match parts.len() {
+            0 => String::new(),
+            _ => format!(
+                "; {} stays open, as {} of its own",
+                joined(&parts, 5),
+                rules(parts.len())
+            ),
+        };
+        let main = last(Step::Revoke).or_else(|| last(Step::Narrow));
+        match main.map(|outcome| (outcome.step, &outcome.ending)) {
+            Some((Step::Revoke, Ending::Done)) => format!("{id} was revoked{kept}."),
+            Some((Step::Narrow, Ending::Done)) => {
+                let to = main.map(|outcome| permission(outcome)).unwrap_or_default();
+                format!("{id} was narrowed to {to}{kept}.")
+            }
+            Some((_, Ending::AlreadyDone)) => format!("{id} was gone or narrowed already."),
+            Some((_, Ending::Skipped { why })) => {
+                format!("{id} was not changed: {}.", one_line(why, MOST_TEXT))
+            }
+            _ => format!("{id} was not changed."),
+        }
+    }
+
+    /// Allowed parts that went with the exposure, and why.
+    fn lost(&self) -> Vec<String> {
+        let by_plan = self
+            .entry
+            .plan
+            .changes
+            .iter()
+            .filter(|change| !change.lost.is_empty() && self.cut(&change.rule.id))
+            .map(|change| {
+                (
+                    &change.rule.id,
+                    joined(&change.lost, 5),
+                    "too many rules would be needed to write it",
+                )
+            });
+        let by_limit = self
+            .outcomes
+            .values()
+            .flatten()
+            .filter(|o| matches!(o.step, Step::Authorise | Step::Narrow) && self.cut(&o.rule))
+            .filter_map(|o| match &o.ending {
+                Ending::Skipped { why } => Some((&o.rule, permission(o), why.as_str())),
+                _ => None,
+            });
+        let lines = by_plan
+            .chain(by_limit)
+            .map(|(rule, what, why)| {
+                format!(
+                    "LOST: {what} was allowed by {} and is closed now: {}.",
+                    one_line(rule, 100),
+                    one_line(why, MOST_TEXT)
+                )
+            })
+            .collect();
+        shortened(lines, MOST_LINES)
+    }
+
+    /// What the second look at the resource said.
+    fn verified(&self) -> Vec<String> {
+        let Some(verification) = &self.entry.verification else {
+            return Vec::new();
+        };
+        let of = |texts: Vec<&str>, what: &str| {
+            shortened(
+                texts
+                    .iter()
+                    .map(|text| format!("{what}: {}.", one_line(text, MOST_TEXT)))
+                    .collect(),
+                MOST_LINES,
+            )
+        };
+        let mut lines = of(
+            verification.problems().collect(),
+            "Looked again, and not in order",
+        );
+        if lines.is_empty() {
+            lines.push("Looked again: the hole is closed.".to_owned());
+        }
+        let others = verification.by_others.iter().map(String::as_str).collect();
+        lines.extend(of(others, "Changed by others meanwhile"));
+        lines
+    }
+
+    fn who(&self) -> Section {
+        let actor = &self.entry.actor;
+        let invoked_by = actor
+            .invoked_by
+            .as_deref()
+            .filter(|by| actor.principal.as_deref() != Some(by));
+        let through = invoked_by.map(|by| format!(", through {}", one_line(by, 100)));
+        let at = actor
+            .event_time
+            .map_or_else(|| "an unknown time".to_owned(), time);
+        Section {
+            heading: "Who touched it last, as the event states",
+            lines: vec![
+                format!(
+                    "Who: {}{}",
+                    or_unknown(actor.principal.as_deref(), MOST_TEXT),
+                    through.unwrap_or_default()
+                ),
+                format!(
+                    "Call: {} at {at}",
+                    or_unknown(actor.event_name.as_deref(), 100)
+                ),
+                format!("From: {}", or_unknown(actor.source_address.as_deref(), 100)),
+                format!("With: {}", or_unknown(actor.user_agent.as_deref(), 200)),
+            ],
+        }
+    }
+
+    fn take_back(&self) -> Option<Section> {
+        let until = self.opt_out_until();
+        let line = if is_undoable(self.entry) {
+            format!(
+                "Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until {until}, or it would be closed again."
+            )
+        } else if self.entry.is_change() {
+            "Nothing was changed by this run, so there is nothing to take back.".to_owned()
+        } else {
+            return None;
+        };
+        Some(Section {
+            heading: "How to take it back",
+            lines: vec![line],
+        })
+    }
+
+    fn opt_out(&self) -> Section {
+        let mut lines = Vec::new();
+        let heading = if self.entry.status == Status::Exempt {
+            lines.push(format!(
+                "Remove the tag {OPT_OUT_TAG} from whatever carries it: the rule, the group or its VPC."
+            ));
+            "How to end the opt-out"
+        } else {
+            lines.push("Tag the rule, the security group or its VPC:".to_owned());
+            lines.push(format!("Key: {OPT_OUT_TAG}"));
+            lines.push(format!("Value: {}", self.sample_opt_out()));
+            "How to opt out"
+        };
+        Section { heading, lines }
+    }
+
+    /// An opt-out as a team may write it. A team's name that could be read as
+    /// something else is not put in.
+    fn sample_opt_out(&self) -> String {
+        let plain = |team: &&str| {
+            (1..=60).contains(&team.len())
+                && team
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c))
+        };
+        format!(
+            "{} until={} owner={} reason=why it must stay open",
+            self.entry.control,
+            self.opt_out_until(),
+            self.entry
+                .team
+                .as_deref()
+                .filter(plain)
+                .unwrap_or("your-team"),
+        )
+    }
+
+    fn good_to_know(&self) -> Option<Section> {
+        let mut lines = self.ended();
+        if matches!(self.entry.status, Status::Remediated | Status::Failed) {
+            lines.extend(self.rules_left());
+        }
+        lines.extend(self.private_parts());
+        if self.changed_something() {
+            lines.push(
+                "Connections that were open already may last: closing a port does not end them."
+                    .to_owned(),
+            );
+        }
+        if self.entry.status == Status::Failed && self.entry.is_change() {
+            lines.push(
+                "Backstop tries again by itself within minutes and tells you once it is fixed. If that message does not come, close the port by hand."
+                    .to_owned(),
+            );
+        }
+        (!lines.is_empty()).then_some(Section {
+            heading: "Good to know",
+            lines,
+        })
+    }
+
+    /// Opt-outs that hold no longer.
+    fn ended(&self) -> Vec<String> {
+        let group = ("the group or its VPC".to_owned(), &self.entry.exemption);
+        let of_rules = self
+            .entry
+            .exposures
+            .iter()
+            .map(|e| (format!("rule {}", one_line(&e.rule.id, 100)), &e.exemption));
+        let lines = std::iter::once(group)
+            .chain(of_rules)
+            .filter_map(|(of, exemption)| match exemption {
+                Exemption::Ended(opt_out) => Some(format!(
+                    "The opt-out of {of} has ended: it held {}.",
+                    terms(opt_out)
+                )),
+                _ => None,
+            })
+            .collect();
+        shortened(lines, MOST_LINES)
+    }
+
+    /// Sources that went with the private addresses they also admitted.
+    fn private_parts(&self) -> Vec<String> {
+        let cut: Vec<&Exposure> = self
+            .entry
+            .exposures
+            .iter()
+            .filter(|e| e.private_part && self.cut(&e.rule.id))
+            .collect();
+        let (world, partly): (Vec<&Exposure>, Vec<&Exposure>) =
+            cut.into_iter().partition(|e| is_world(&e.rule.source));
+        let mut lines = Vec::new();
+        for (exposures, what) in [
+            (
+                world,
+                "A rule for the whole internet also admits your private networks",
+            ),
+            (partly, "The source also admitted private addresses"),
+        ] {
+            if !exposures.is_empty() {
+                let ids: Vec<String> = exposures
+                    .iter()
+                    .map(|e| one_line(&e.rule.id, 100))
+                    .collect();
+                lines.push(format!(
+                    "{what}; they went with it ({}). What needs them needs a rule of its own.",
+                    joined(&ids, MOST_LINES)
+                ));
+            }
+        }
+        lines
+    }
+}
+
+/// `until 2027-01-31, by team-web: vendor audit`.
+pub(super) fn terms(opt_out: &OptOut) -> String {
+    let until = opt_out
+        .until
+        .map_or_else(|| "without an end".to_owned(), |day| format!("until {day}"));
+    let say = |text: &Option<String>, without: &str| {
+        or(
+            &one_line(text.as_deref().unwrap_or_default(), MOST_TEXT),
+            without,
+        )
+    };
+    format!(
+        "{until}, by {}: {}",
+        say(&opt_out.owner, "nobody named"),
+        say(&opt_out.reason, "no reason given")
+    )
+}
+
+fn unreadable(of: &str, value: &str, problem: &str) -> String {
+    format!(
+        "The tag {OPT_OUT_TAG} of {of} cannot be read: its value is `{}`, and {}.",
+        one_line(value, MOST_TEXT),
+        one_line(problem, MOST_TEXT)
+    )
+}
+
+/// A planned change, in one line.
+fn would_be_done(change: &RuleChange) -> String {
+    let id = one_line(&change.rule.id, 100);
+    let kept: Vec<String> = change.authorise.iter().map(ToString::to_string).collect();
+    let mut line = match &change.narrow_to {
+        None => format!("{id} would be revoked"),
+        Some(to) => format!("{id} would be narrowed to {to}"),
+    };
+    if !kept.is_empty() {
+        line += &format!(
+            "; {} would stay open, as {} of its own",
+            joined(&kept, 5),
+            rules(kept.len())
+        );
+    }
+    if !change.lost.is_empty() {
+        line += &format!("; {} would be LOST", joined(&change.lost, 5));
+    }
+    line + "."
+}
+
+/// What a step was to make.
+fn permission(outcome: &Outcome) -> String {
+    let words = outcome.permission.as_ref().map(ToString::to_string);
+    or_unknown(words.as_deref(), 100)
+}
+
+/// A step, and how it ended.
+pub(super) fn ended(outcome: &Outcome) -> String {
+    let step = match outcome.step {
+        Step::Authorise => format!("keep {} open by a rule of its own", permission(outcome)),
+        Step::Narrow => format!("narrow it to {}", permission(outcome)),
+        Step::Revoke => "revoke it".to_owned(),
+        Step::TakeBack => "take a rule of ours back".to_owned(),
+    };
+    let made = outcome
+        .created
+        .as_deref()
+        .map(|id| format!(" ({})", one_line(id, 100)))
+        .unwrap_or_default();
+    let ending = match &outcome.ending {
+        Ending::Done => "done".to_owned(),
+        Ending::AlreadyDone => "it was so already".to_owned(),
+        Ending::Skipped { why } => format!("not done: {}", one_line(why, MOST_TEXT)),
+        Ending::Failed {
+            operation,
+            code,
+            message,
+            ..
+        } => format!(
+            "{} answered {}: {}",
+            one_line(operation, 100),
+            one_line(code, 100),
+            one_line(message, MOST_TEXT)
+        ),
+    };
+    format!("{step}{made}: {ending}")
+}

@@ -1,0 +1,10 @@
+//! A bare `lambda_runtime` function: what `scripts/measure` holds
+//! `revoke-ingress` against.
+
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+}
