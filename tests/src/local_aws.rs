@@ -305,19 +305,7 @@ impl LocalAws {
     /// rule does it, with retries and on-failure destination.
     pub async fn deliver(&self, event: &Value) -> Result<Vec<String>> {
         let mut invoked = Vec::new();
-        for rule in &self.rules {
-            let Some(pattern) = &rule.pattern else {
-                continue;
-            };
-            let test = self.events.test_event_pattern();
-            let test = test
-                .event_pattern(pattern)
-                .event(event.to_string())
-                .send()
-                .await?;
-            if !test.result() {
-                continue;
-            }
+        for rule in self.matching(event).await? {
             for function in &rule.functions {
                 let answer = self.invoke("Event", function, event)?;
                 if answer.status() != 202 {
@@ -327,6 +315,19 @@ impl LocalAws {
             }
         }
         Ok(invoked)
+    }
+
+    /// The deployed rules whose pattern matches an event, as the bus sees it.
+    pub async fn matching(&self, event: &Value) -> Result<Vec<&Rule>> {
+        let mut matching = Vec::new();
+        for rule in &self.rules {
+            let Some(pattern) = &rule.pattern else { continue };
+            let test = self.events.test_event_pattern();
+            if test.event_pattern(pattern).event(event.to_string()).send().await?.result() {
+                matching.push(rule);
+            }
+        }
+        Ok(matching)
     }
 
     /// Invokes one function and waits: its answer, or Err with the error it

@@ -133,7 +133,7 @@ impl Handler {
                     .map(|resource| CheckRequested {
                         control: CONTROL.name().to_owned(),
                         resource,
-                        cause: trigger.actor.clone(),
+                        cause: Some(trigger.actor.clone()),
                     })
                     .collect();
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;

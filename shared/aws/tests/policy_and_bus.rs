@@ -9,7 +9,7 @@ use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::policy_store::{KEPT, LAST_GOOD, NoPolicy, PolicyStore};
 use backstop_core::plan::Mode;
-use backstop_core::trigger::{Actor, CheckRequested};
+use backstop_core::trigger::CheckRequested;
 use backstop_wire::{Call, Reply, Wire};
 use serde_json::json;
 use tokio::time::Instant;
@@ -85,7 +85,7 @@ async fn without_any_policy_nothing_is_decided() {
 async fn checks_go_out_ten_a_call() {
     let wire = Wire::new(|_: &Call| Reply::ok(r#"{"FailedEntryCount":0,"Entries":[]}"#));
     let checks: Vec<CheckRequested> = (0..23)
-        .map(|i| CheckRequested { control: "open-ingress".into(), resource: format!("sg-{i}"), cause: Actor::default() })
+        .map(|i| CheckRequested { control: "open-ingress".into(), resource: format!("sg-{i}"), cause: None })
         .collect();
     bus::request_checks(&Clients::new(&wire.config(1)).eventbridge, &checks).await.unwrap();
     let sizes: Vec<usize> = wire.calls().iter().map(|c| c.json["Entries"].as_array().unwrap().len()).collect();

@@ -104,7 +104,7 @@ pub struct CheckRequested {
     pub resource: String,
     /// What caused the request.
     #[serde(default)]
-    pub cause: Actor,
+    pub cause: Option<Actor>,
 }
 
 /// The detail of a `Remediation Recorded` event. It carries the entry's id and
@@ -144,7 +144,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                     )));
                 }
             }
-            let mut cause = request.cause;
+            let mut cause = request.cause.unwrap_or_default();
             cause.event_id = cause.event_id.or(event.id);
             cause.event_time = cause.event_time.or(sent_at);
             group_id("detail.resource", &request.resource)
@@ -152,7 +152,9 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let call = text(detail, &["eventName"]).unwrap_or_default();
+            let Some(call) = text(detail, &["eventName"]) else {
+                return broken("`detail.eventName` is missing: CloudTrail always sends it");
+            };
             if !INGRESS_CALLS.contains(&call.as_str()) {
                 return Ok(Parsed::Ignored(format!(
                     "the call `{call}` opens no security group"
@@ -300,8 +302,7 @@ fn actor(detail: &Value) -> Actor {
     Actor {
         principal: text(identity, &["arn"])
             .or_else(|| text(identity, &["sessionContext", "sessionIssuer", "arn"]))
-            .or_else(|| text(identity, &["principalId"]))
-            .or_else(|| invoked_by.clone()),
+            .or_else(|| text(identity, &["principalId"])),
         user_agent: text(detail, &["userAgent"]),
         source_address: text(detail, &["sourceIPAddress"]),
         invoked_by,

@@ -161,7 +161,7 @@ async fn show() -> Result<()> {
     println!("{mail}");
 
     heading("The ledger's entry");
-    println!("{}", serde_json::to_string_pretty(&entry)?);
+    println!("{}", json_for_people(&entry, 0));
 
     heading("How long it took, from the delivery of the event");
     let closed = timeline(&calls, delivered)?;
@@ -175,7 +175,7 @@ async fn show() -> Result<()> {
         entry["document"]["status"] == "remediated",
         "the ledger does not say remediated",
     )?;
-    for rule in &opened[..2] {
+    for rule in opened.iter().filter(|rule| to_the_world(rule)) {
         let id = rule.security_group_rule_id().unwrap_or_default();
         ensure(
             !entry["before"][id].is_null(),
@@ -230,7 +230,12 @@ async fn authorize(
     if !with.is_empty() {
         call = call.tag_specifications(tags(ResourceType::SecurityGroupRule, with));
     }
-    Ok(call.send().await?.security_group_rules.unwrap_or_default())
+    let before = rules(aws, group).await?;
+    call.send().await?;
+    // Read, because moto answers with one rule where AWS answers with all.
+    let mut new = rules(aws, group).await?;
+    new.retain(|id, _| !before.contains_key(id));
+    Ok(new.into_values().collect())
 }
 
 async fn rules(aws: &LocalAws, group: &str) -> Result<BTreeMap<String, SecurityGroupRule>> {
@@ -253,17 +258,18 @@ async fn rules(aws: &LocalAws, group: &str) -> Result<BTreeMap<String, SecurityG
         .collect())
 }
 
+fn to_the_world(rule: &SecurityGroupRule) -> bool {
+    rule.cidr_ipv4() == Some("0.0.0.0/0") || rule.cidr_ipv6() == Some("::/0")
+}
+
 /// Nothing from Backstop itself: what must be gone, and what must still be there.
 fn check(
     before: &BTreeMap<String, SecurityGroupRule>,
     after: &BTreeMap<String, SecurityGroupRule>,
     fine: &[SecurityGroupRule],
 ) -> Result<()> {
-    let world = |rule: &SecurityGroupRule| {
-        rule.cidr_ipv4() == Some("0.0.0.0/0") || rule.cidr_ipv6() == Some("::/0")
-    };
     let mut open_to_ipv6 = Vec::new();
-    for (id, rule) in after.iter().filter(|(_, rule)| world(rule)) {
+    for (id, rule) in after.iter().filter(|(_, rule)| to_the_world(rule)) {
         let (from, to) = (rule.from_port().unwrap_or(-1), rule.to_port().unwrap_or(-1));
         let allowed = from == to && (from == 80 || from == 443);
         ensure(
@@ -354,6 +360,34 @@ fn print_rules(
         };
         println!("{}", format!("{id:<22} {} {mark}", line(rule)).trim_end());
     }
+}
+
+/// JSON with what fits into a line on one line.
+fn json_for_people(value: &Value, column: usize) -> String {
+    let flat = value.to_string();
+    if column + flat.len() <= 100 {
+        return flat;
+    }
+    let inner = column + 2;
+    let (open, lines, close): (_, Vec<_>, _) = match value {
+        Value::Object(fields) => {
+            let line = |(name, field): (&String, &Value)| {
+                // A name takes room on the line that the field would fit on.
+                let fits = inner + name.len() + 5 + field.to_string().len() <= 100;
+                let column = if fits { 0 } else { inner };
+                format!("\"{name}\": {}", json_for_people(field, column))
+            };
+            ("{", fields.iter().map(line).collect(), "}")
+        }
+        Value::Array(items) => {
+            let line = |item| json_for_people(item, inner);
+            ("[", items.iter().map(line).collect(), "]")
+        }
+        _ => return flat,
+    };
+    // What is nested was laid out as if it began at the margin.
+    let lines = lines.join(",\n").replace('\n', "\n  ");
+    format!("{open}\n  {lines}\n{close}")
 }
 
 /// Prints each call; says when the last change to the group had been made.

@@ -1,0 +1,13 @@
+//! The message about an entry, as its readers get it.
+//!
+//! `mails` shows whole mails, `bodies` what the other protocols get, `hostile`
+//! what other people's texts cannot do to a message, `commands` that a shell
+//! reads the commands as they are meant, `schemas` that the published schemas
+//! are those of the types.
+
+mod bodies;
+mod commands;
+mod fixtures;
+mod hostile;
+mod mails;
+mod schemas;

@@ -1,0 +1,120 @@
+//! The published schemas are those of the types. `UPDATE_SCHEMAS=1 cargo test
+//! -p backstop-core --test message` writes them anew.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the files under test are read and written here"
+)]
+
+use std::path::Path;
+
+use backstop_core::message::{Notification, compose};
+use backstop_core::policy::Policy;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::fixtures::{body, narrowed, revoked};
+
+/// Compares a file in `schemas/` with the schema that it publishes.
+fn check(file: &str, schema: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../schemas")
+        .join(file);
+    let expected = format!("{schema:#}\n");
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    let published = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        published == expected,
+        "schemas/{file} is not the schema of its type: run the tests with UPDATE_SCHEMAS=1 and look at the difference"
+    );
+}
+
+/// The published schema, ready to hold documents against.
+pub(crate) fn notification() -> Validator {
+    jsonschema::validator_for(&Notification::schema()).unwrap()
+}
+
+#[test]
+fn the_published_schemas_are_those_of_the_types() {
+    check("notification.schema.json", &Notification::schema());
+    check("policy.schema.json", &Policy::schema());
+}
+
+#[test]
+fn notifications_are_as_their_schema_says() {
+    let schema = notification();
+    for entry in [revoked(), narrowed()] {
+        let document: Value = serde_json::from_str(&body(&compose(&entry), "sqs")).unwrap();
+        assert!(schema.is_valid(&document), "{document:#}");
+        let read: Notification = serde_json::from_value(document.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), document);
+
+        for (field, wrong) in [
+            ("version", json!(2)),
+            ("outcome", json!("done")),
+            ("severity", json!("bad")),
+            ("exposures", json!({})),
+            ("started_at", json!(1)),
+        ] {
+            let mut document = document.clone();
+            document[field] = wrong;
+            assert!(!schema.is_valid(&document), "{field}");
+        }
+    }
+}
+
+#[test]
+fn the_policy_schema_takes_what_the_policy_takes() {
+    let schema = jsonschema::validator_for(&Policy::schema()).unwrap();
+    for (document, valid) in [
+        (json!({ "version": 1 }), true),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "mode": "enforce" } } }),
+            true,
+        ),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "settings": {
+                "authorised_ports": { "tcp": [443, "8000-8100"] },
+                "icmp": [{ "type": 8 }, { "type": 3, "code": 4 }],
+                "max_public_bits": { "ipv4": 16, "ipv6": 64 },
+            } } } }),
+            true,
+        ),
+        (
+            json!({ "version": 1, "opt_out": { "require_end": true } }),
+            true,
+        ),
+        (json!({}), false),
+        (json!({ "version": 2 }), false),
+        (json!({ "version": 1, "control": {} }), false),
+        (
+            json!({ "version": 1, "controls": { "open-ingres": {} } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "mode": "enfroce" } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "budget": { "changes_per_hour": 0 } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "settings": { "max_public_bits": { "ipv4": 33 } } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "open-ingress": { "settings": { "authorised_ports": { "tcp": [65536] } } } } }),
+            false,
+        ),
+    ] {
+        assert_eq!(schema.is_valid(&document), valid, "{document}");
+        assert_eq!(
+            Policy::parse(&document.to_string()).is_ok(),
+            valid,
+            "{document}"
+        );
+    }
+}
