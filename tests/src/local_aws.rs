@@ -24,7 +24,7 @@ use http::Message;
 use proxy::{Proxy, Upstreams};
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs::{self, File};
 use std::future::Future;
@@ -33,7 +33,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -122,7 +122,10 @@ pub struct LocalAws {
     begun_ms: Cell<u128>,
     counter: Cell<u32>,
     policy_changed: RefCell<Option<String>>,
+    unfinished: Cell<bool>,
     _emulators: Vec<Emulator>,
+    /// One at a time: they share the build, the logs and two cores.
+    _lock: File,
 }
 
 /// A message as a subscriber of the topic received it.
@@ -145,8 +148,8 @@ pub struct Inbox {
 /// Runs one scenario on the local AWS that this test binary shares. Scenarios
 /// take turns: what the proxy records and injects belongs to one of them.
 pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
-    static SHARED: LazyLock<Mutex<Option<(tokio::runtime::Runtime, LocalAws)>>> =
-        LazyLock::new(Mutex::default);
+    type Shared = (tokio::runtime::Runtime, Result<LocalAws>);
+    static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
     // A failed scenario poisons the lock, and must not fail the ones after it.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let (runtime, aws) = shared.get_or_insert_with(|| {
@@ -154,16 +157,18 @@ pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
             .enable_all()
             .build()
             .expect("a runtime");
-        let started = runtime.block_on(LocalAws::start(&Options::default(), |line| {
-            eprintln!("    {line}")
-        }));
-        let aws =
-            started.unwrap_or_else(|problem| panic!("the local AWS did not start: {problem}"));
+        let options = Options::default();
+        let aws = runtime.block_on(LocalAws::start(&options, |line| eprintln!("    {line}")));
         (runtime, aws)
     });
+    let aws = match aws {
+        Ok(aws) => aws,
+        Err(problem) => panic!("the local AWS did not start: {problem}"),
+    };
     runtime.block_on(async {
         aws.begin().await.expect("a clean start");
         run(aws).await;
+        aws.unfinished.set(false);
     });
 }
 
@@ -192,6 +197,11 @@ impl LocalAws {
     /// `progress` hears a line about each step.
     pub async fn start(options: &Options, progress: impl Fn(&str)) -> Result<Self> {
         fs::create_dir_all(workshop())?;
+        let lock = File::create(workshop().join("lock"))?;
+        if lock.try_lock().is_err() {
+            progress("waiting for another run to end (target/local-aws/lock)");
+            lock.lock()?;
+        }
         run(
             "setup",
             Command::new(repository().join("tests/local-aws/setup")).stdin(Stdio::null()),
@@ -222,7 +232,7 @@ impl LocalAws {
             step.elapsed().as_secs_f32()
         ));
 
-        let mut aws = Self::connect(proxy, emulators);
+        let mut aws = Self::connect(proxy, emulators, lock);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
         aws.resources = aws.pairs(
             "DescribeStackResources",
@@ -233,7 +243,7 @@ impl LocalAws {
         Ok(aws)
     }
 
-    fn connect(proxy: Proxy, emulators: Vec<Emulator>) -> Self {
+    fn connect(proxy: Proxy, emulators: Vec<Emulator>, lock: File) -> Self {
         // One client over plain HTTP: no TLS roots to load for each service.
         let plain = aws_smithy_http_client::Builder::new().build_http();
         let config = |address: SocketAddr| {
@@ -262,13 +272,20 @@ impl LocalAws {
             begun_ms: Cell::new(now_ms()),
             counter: Cell::new(0),
             policy_changed: RefCell::default(),
+            unfinished: Cell::new(false),
             _emulators: emulators,
+            _lock: lock,
         }
     }
 
     /// A clean start for a scenario: forgets recorded calls, faults still to be
     /// injected, and log lines; puts the deployed policy back.
     pub async fn begin(&self) -> Result<()> {
+        // One that failed may have left events on the way, and their retries.
+        if self.unfinished.replace(true) {
+            self.quiet(Duration::from_millis(1500)).await;
+        }
+        self.failed_events().await?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
@@ -276,6 +293,18 @@ impl LocalAws {
             self.write_policy(&policy).await?;
         }
         Ok(())
+    }
+
+    /// Waits until no function has made a call for so long.
+    pub async fn quiet(&self, time: Duration) {
+        let mut seen = (usize::MAX, Instant::now());
+        while self.proxy.under_way() > 0 || seen.1.elapsed() < time {
+            let calls = self.proxy.calls().len();
+            if calls != seen.0 {
+                seen = (calls, Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// An output of the stack.
@@ -321,9 +350,17 @@ impl LocalAws {
     pub async fn matching(&self, event: &Value) -> Result<Vec<&Rule>> {
         let mut matching = Vec::new();
         for rule in &self.rules {
-            let Some(pattern) = &rule.pattern else { continue };
+            let Some(pattern) = &rule.pattern else {
+                continue;
+            };
             let test = self.events.test_event_pattern();
-            if test.event_pattern(pattern).event(event.to_string()).send().await?.result() {
+            if test
+                .event_pattern(pattern)
+                .event(event.to_string())
+                .send()
+                .await?
+                .result()
+            {
                 matching.push(rule);
             }
         }
@@ -534,8 +571,7 @@ impl LocalAws {
         let mut lines = Vec::new();
         let mut next = Value::Null;
         loop {
-            let mut request =
-                json!({"logGroupName": group, "startTime": since_ms});
+            let mut request = json!({"logGroupName": group, "startTime": since_ms});
             if !next.is_null() {
                 request["nextToken"] = next;
             }
@@ -588,13 +624,18 @@ impl LocalAws {
     /// Ends all running copies of the functions: the next event meets a cold
     /// one, as after a deploy.
     pub fn restart_functions(&self) -> Result<()> {
-        let functions = self.rules.iter().flat_map(|rule| &rule.functions);
-        for function in functions.collect::<std::collections::BTreeSet<_>>() {
+        let functions: BTreeSet<&String> =
+            self.rules.iter().flat_map(|rule| &rule.functions).collect();
+        for function in functions {
+            // MiniStack ends them when something that matters to them is set,
+            // even to what it was.
             let target = format!(
                 "/2015-03-31/functions/{}/configuration",
                 self.resource(function)
             );
-            let change = json!({"Description": format!("restart {}", self.next())}).to_string();
+            let now = self.ministack("lambda", "GET", &target, &[], b"")?;
+            let now: Value = serde_json::from_slice(&now.body)?;
+            let change = json!({"Timeout": now["Timeout"]}).to_string();
             let answer = self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?;
             if answer.status() != 200 {
                 return Err(answer.text().into());

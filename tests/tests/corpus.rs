@@ -2,7 +2,12 @@
 //!
 //! A file without an expectation fails, and so does the other way round. What
 //! each file shows is said in `events/README.md`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +16,9 @@ use backstop_core::trigger::{self, Parsed, Trigger};
 use serde_json::{Value, json};
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../events").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../events")
+        .join(name)
 }
 
 fn read(path: &Path) -> Value {
@@ -30,7 +37,11 @@ fn check(name: &str, verdict: impl Fn(&Value) -> Value) {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .filter(|file| file != "expected.json")
         .collect();
-    assert_eq!(files, expected.keys().cloned().collect(), "files and expectations of {name}");
+    assert_eq!(
+        files,
+        expected.keys().cloned().collect(),
+        "files and expectations of {name}"
+    );
     let differences: Vec<String> = files
         .iter()
         .filter_map(|file| {
@@ -45,9 +56,7 @@ fn check(name: &str, verdict: impl Fn(&Value) -> Value) {
 
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
-    let nothing = |verdict: &str| {
-        json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null })
-    };
+    let nothing = |verdict: &str| json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null });
     let of = |verdict: &str, trigger: Trigger| {
         json!({
             "verdict": verdict,

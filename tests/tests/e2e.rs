@@ -1,6 +1,11 @@
 //! End to end on the local AWS: the deployed template, the real binaries, real
 //! calls over HTTP. One deployment for all scenarios; they take turns.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,8 +21,11 @@ use serde_json::{Value, json};
 
 const REVOKE: &str = "RevokeIngressFunction";
 const NOTIFY: &str = "NotifyFunction";
-const CHANGES: &[&str] =
-    &["RevokeSecurityGroupIngress", "ModifySecurityGroupRules", "AuthorizeSecurityGroupIngress"];
+const CHANGES: &[&str] = &[
+    "RevokeSecurityGroupIngress",
+    "ModifySecurityGroupRules",
+    "AuthorizeSecurityGroupIngress",
+];
 
 /// A rule to open: protocol, ports, source, description.
 #[derive(Clone, Copy)]
@@ -26,14 +34,33 @@ struct Open(&'static str, i32, i32, &'static str, &'static str);
 const SSH: Open = Open("tcp", 22, 22, "0.0.0.0/0", "ssh for the vendor");
 
 fn permission(Open(protocol, from, to, source, description): Open) -> IpPermission {
-    let builder = IpPermission::builder().ip_protocol(protocol).from_port(from).to_port(to);
+    let builder = IpPermission::builder()
+        .ip_protocol(protocol)
+        .from_port(from)
+        .to_port(to);
     if source.starts_with("pl-") {
-        let list = PrefixListId::builder().prefix_list_id(source).description(description);
+        let list = PrefixListId::builder()
+            .prefix_list_id(source)
+            .description(description);
         builder.prefix_list_ids(list.build()).build()
     } else if source.contains(':') {
-        builder.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(source).description(description).build()).build()
+        builder
+            .ipv6_ranges(
+                Ipv6Range::builder()
+                    .cidr_ipv6(source)
+                    .description(description)
+                    .build(),
+            )
+            .build()
     } else {
-        builder.ip_ranges(IpRange::builder().cidr_ip(source).description(description).build()).build()
+        builder
+            .ip_ranges(
+                IpRange::builder()
+                    .cidr_ip(source)
+                    .description(description)
+                    .build(),
+            )
+            .build()
     }
 }
 
@@ -45,9 +72,18 @@ struct Group {
 
 impl Group {
     async fn new(aws: &LocalAws, tags: &[(&str, &str)]) -> Self {
-        let vpc = aws.ec2.create_vpc().cidr_block("10.0.0.0/16").send().await.unwrap();
+        let vpc = aws
+            .ec2
+            .create_vpc()
+            .cidr_block("10.0.0.0/16")
+            .send()
+            .await
+            .unwrap();
         let vpc = vpc.vpc().unwrap().vpc_id().unwrap().to_owned();
-        let mut create = aws.ec2.create_security_group().group_name(format!("web-{}", aws.next()));
+        let mut create = aws
+            .ec2
+            .create_security_group()
+            .group_name(format!("web-{}", aws.next()));
         create = create.description("web servers").vpc_id(&vpc);
         if !tags.is_empty() {
             create = create.tag_specifications(specification(ResourceType::SecurityGroup, tags));
@@ -59,10 +95,14 @@ impl Group {
     /// Opens rules and gives the event that CloudTrail would send for it.
     async fn open(&self, aws: &LocalAws, rules: &[Open], tags: &[(&str, &str)]) -> Value {
         let asked: Vec<IpPermission> = rules.iter().copied().map(permission).collect();
-        let mut request = aws.ec2.authorize_security_group_ingress().group_id(&self.id);
+        let mut request = aws
+            .ec2
+            .authorize_security_group_ingress()
+            .group_id(&self.id);
         request = request.set_ip_permissions(Some(asked.clone()));
         if !tags.is_empty() {
-            request = request.tag_specifications(specification(ResourceType::SecurityGroupRule, tags));
+            request =
+                request.tag_specifications(specification(ResourceType::SecurityGroupRule, tags));
         }
         let answer = request.send().await.unwrap();
         cloudtrail::authorized(&self.id, &asked, answer.security_group_rules())
@@ -70,25 +110,62 @@ impl Group {
 
     /// The ingress rules as `protocol from-to source (description)`, sorted.
     async fn rules(&self, aws: &LocalAws) -> Vec<String> {
-        let mut rules: Vec<String> = self.raw(aws).await.iter().map(|rule| {
-            let source = rule.cidr_ipv4().or(rule.cidr_ipv6()).or(rule.prefix_list_id()).unwrap_or("group");
-            let (from, to) = (rule.from_port().unwrap_or(-1), rule.to_port().unwrap_or(-1));
-            format!("{} {from}-{to} {source} ({})", rule.ip_protocol().unwrap(), rule.description().unwrap_or(""))
-        }).collect();
+        let mut rules: Vec<String> = self
+            .raw(aws)
+            .await
+            .iter()
+            .map(|rule| {
+                let source = rule
+                    .cidr_ipv4()
+                    .or(rule.cidr_ipv6())
+                    .or(rule.prefix_list_id())
+                    .unwrap_or("group");
+                let (from, to) = (rule.from_port().unwrap_or(-1), rule.to_port().unwrap_or(-1));
+                format!(
+                    "{} {from}-{to} {source} ({})",
+                    rule.ip_protocol().unwrap(),
+                    rule.description().unwrap_or("")
+                )
+            })
+            .collect();
         rules.sort();
         rules
     }
 
     async fn raw(&self, aws: &LocalAws) -> Vec<aws_sdk_ec2::types::SecurityGroupRule> {
-        let filter = aws_sdk_ec2::types::Filter::builder().name("group-id").values(&self.id).build();
-        let answer = aws.ec2.describe_security_group_rules().filters(filter).send().await.unwrap();
-        answer.security_group_rules.unwrap().into_iter().filter(|rule| rule.is_egress() != Some(true)).collect()
+        let filter = aws_sdk_ec2::types::Filter::builder()
+            .name("group-id")
+            .values(&self.id)
+            .build();
+        let answer = aws
+            .ec2
+            .describe_security_group_rules()
+            .filters(filter)
+            .send()
+            .await
+            .unwrap();
+        answer
+            .security_group_rules
+            .unwrap()
+            .into_iter()
+            .filter(|rule| rule.is_egress() != Some(true))
+            .collect()
     }
 
     /// This group's entries in the ledger: the item with its parsed document.
     async fn entries(&self, aws: &LocalAws) -> Vec<Value> {
-        let of_group = |item: &Value| item["resource"].as_str().is_some_and(|arn| arn.ends_with(&self.id));
-        let mut entries: Vec<Value> = aws.entries().await.unwrap().into_iter().filter(of_group).collect();
+        let of_group = |item: &Value| {
+            item["resource"]
+                .as_str()
+                .is_some_and(|arn| arn.ends_with(&self.id))
+        };
+        let mut entries: Vec<Value> = aws
+            .entries()
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(of_group)
+            .collect();
         for entry in &mut entries {
             if let Some(text) = entry["document"].as_str() {
                 entry["document"] = serde_json::from_str(text).unwrap();
@@ -99,33 +176,59 @@ impl Group {
 
     async fn locks(&self, aws: &LocalAws) -> Vec<Value> {
         let key = format!("lock#open-ingress#{}", self.id);
-        aws.ledger_items().await.unwrap().into_iter().filter(|item| item["pk"] == key.as_str()).collect()
+        aws.ledger_items()
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|item| item["pk"] == key.as_str())
+            .collect()
     }
 
     /// Waits until this many messages about the group are out, and no more.
     async fn messages(&self, aws: &LocalAws, count: usize) -> Vec<Published> {
-        wait_for(&format!("{count} messages about {}", self.id), Duration::from_secs(15), async || {
-            (self.published(aws).len() >= count).then_some(())
-        }).await;
+        wait_for(
+            &format!("{count} messages about {}", self.id),
+            Duration::from_secs(15),
+            async || (self.published(aws).len() >= count).then_some(()),
+        )
+        .await;
         quiet(aws).await;
         let messages = self.published(aws);
-        assert_eq!(messages.len(), count, "{messages:#?}");
+        let subjects: Vec<_> = messages
+            .iter()
+            .map(|message| message.subject.clone())
+            .collect();
+        assert_eq!(messages.len(), count, "{subjects:#?}");
         messages
     }
 
     fn published(&self, aws: &LocalAws) -> Vec<Published> {
-        aws.published().into_iter().filter(|message| message.bodies["default"].contains(&self.id)).collect()
+        aws.published()
+            .into_iter()
+            .filter(|message| message.bodies["default"].contains(&self.id))
+            .collect()
     }
 }
 
 fn specification(kind: ResourceType, tags: &[(&str, &str)]) -> TagSpecification {
-    let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build());
-    TagSpecification::builder().resource_type(kind).set_tags(Some(tags.collect())).build()
+    let tags = tags
+        .iter()
+        .map(|(key, value)| Tag::builder().key(*key).value(*value).build());
+    TagSpecification::builder()
+        .resource_type(kind)
+        .set_tags(Some(tags.collect()))
+        .build()
 }
 
 async fn tag(aws: &LocalAws, resource: &str, value: &str) {
     let tag = Tag::builder().key("backstop:opt-out").value(value).build();
-    aws.ec2.create_tags().resources(resource).tags(tag).send().await.unwrap();
+    aws.ec2
+        .create_tags()
+        .resources(resource)
+        .tags(tag)
+        .send()
+        .await
+        .unwrap();
 }
 
 /// Waits until no function has called anything for a while.
@@ -150,7 +253,20 @@ fn check(aws: &LocalAws, event: &Value) -> String {
 }
 
 fn changes(aws: &LocalAws) -> usize {
-    aws.proxy.calls().iter().filter(|call| CHANGES.contains(&call.action.as_str())).count()
+    aws.proxy
+        .calls()
+        .iter()
+        .filter(|call| CHANGES.contains(&call.action.as_str()))
+        .count()
+}
+
+/// The event that says an entry waits to be told.
+fn recorded_notice(detail: Value) -> Value {
+    json!({
+        "version": "0", "id": "f", "detail-type": "Remediation Recorded", "source": "backstop",
+        "account": "123456789012", "time": "2026-11-24T10:00:00Z", "region": "us-east-1",
+        "resources": [], "detail": detail,
+    })
 }
 
 // ---- the main job
@@ -159,51 +275,99 @@ fn changes(aws: &LocalAws) -> usize {
 fn a_port_opened_to_the_world_is_closed_and_everything_else_stays() {
     scenario(async |aws| {
         let group = Group::new(aws, &[("owner", "team-web")]).await;
-        let inbox = aws.subscribe(Some(&json!({"team": ["team-web"], "outcome": ["remediated"]}))).await.unwrap();
-        let others = aws.subscribe(Some(&json!({"team": ["team-db"]}))).await.unwrap();
-        let event = group.open(aws, &[
-            SSH,
-            Open("tcp", 443, 443, "0.0.0.0/0", "https"),
-            Open("tcp", 22, 22, "10.0.0.0/8", "ssh from inside"),
-            Open("tcp", 5432, 5432, "52.95.0.0/16", "a partner"),
-            Open("tcp", 0, 1024, "::/0", "low ports"),
-        ], &[("ticket", "OPS-1")]).await;
+        let inbox = aws
+            .subscribe(Some(
+                &json!({"team": ["team-web"], "outcome": ["remediated"]}),
+            ))
+            .await
+            .unwrap();
+        let others = aws
+            .subscribe(Some(&json!({"team": ["team-db"]})))
+            .await
+            .unwrap();
+        let event = group
+            .open(
+                aws,
+                &[
+                    SSH,
+                    Open("tcp", 443, 443, "0.0.0.0/0", "https"),
+                    Open("tcp", 22, 22, "10.0.0.0/8", "ssh from inside"),
+                    Open("tcp", 5432, 5432, "52.95.0.0/16", "a partner"),
+                    Open("tcp", 0, 1024, "::/0", "low ports"),
+                ],
+                &[("ticket", "OPS-1")],
+            )
+            .await;
         assert_eq!(aws.deliver(&event).await.unwrap(), [REVOKE]);
         let messages = group.messages(aws, 1).await;
-        assert_eq!(group.rules(aws).await, [
-            "tcp 22-22 10.0.0.0/8 (ssh from inside)",
-            "tcp 443-443 0.0.0.0/0 (https)",
-            "tcp 443-443 ::/0 (low ports)",
-            "tcp 5432-5432 52.95.0.0/16 (a partner)",
-            "tcp 80-80 ::/0 (low ports)",
-        ]);
+        assert_eq!(
+            group.rules(aws).await,
+            [
+                "tcp 22-22 10.0.0.0/8 (ssh from inside)",
+                "tcp 443-443 0.0.0.0/0 (https)",
+                "tcp 443-443 ::/0 (low ports)",
+                "tcp 5432-5432 52.95.0.0/16 (a partner)",
+                "tcp 80-80 ::/0 (low ports)",
+            ]
+        );
         for rule in group.raw(aws).await {
-            assert_eq!(rule.tags().iter().map(|t| t.key().unwrap()).collect::<Vec<_>>(), ["ticket"], "{rule:?}");
+            assert_eq!(
+                rule.tags()
+                    .iter()
+                    .map(|t| t.key().unwrap())
+                    .collect::<Vec<_>>(),
+                ["ticket"],
+                "{rule:?}"
+            );
         }
 
-        let [entry] = &group.entries(aws).await[..] else { panic!("one entry") };
-        assert_eq!((&entry["status"], &entry["told"]), (&json!("remediated"), &json!(true)));
+        let [entry] = &group.entries(aws).await[..] else {
+            panic!("one entry")
+        };
+        assert_eq!(
+            (&entry["status"], &entry["told"]),
+            (&json!("remediated"), &json!(true))
+        );
         assert_eq!(entry["untold"], Value::Null);
         assert!(entry["expires_at"].is_number() || entry["expires_at"].is_string());
         let before = entry["before"].as_object().unwrap();
-        assert_eq!(before.len(), 2, "each rule that was touched, in full, and no other");
-        let ssh = before.values().find(|rule| rule["description"] == "ssh for the vendor").unwrap();
+        assert_eq!(
+            before.len(),
+            2,
+            "each rule that was touched, in full, and no other"
+        );
+        let ssh = before
+            .values()
+            .find(|rule| rule["description"] == "ssh for the vendor")
+            .unwrap();
         assert_eq!(ssh["tags"]["ticket"], "OPS-1");
         assert!(group.locks(aws).await.is_empty(), "the lock is released");
 
         // Told: to whom it concerns, in each protocol's form, by person.
         let email = &messages[0].bodies["email"];
-        for part in ["0.0.0.0/0", "tcp 22", "jo@example.com", "198.51.100.7", "aws-cli", "backstop:opt-out"] {
+        for part in [
+            "0.0.0.0/0",
+            "tcp 22",
+            "jo@example.com",
+            "198.51.100.7",
+            "aws-cli",
+            "backstop:opt-out",
+        ] {
             assert!(email.contains(part), "{part} is missing in\n{email}");
         }
         let received = aws.receive(&inbox).await.unwrap();
         assert_eq!(received.len(), 1);
         let told: Value = serde_json::from_str(&received[0].body).unwrap();
         assert_eq!(told["outcome"], "remediated");
-        for name in ["control", "severity", "outcome", "account", "region", "team"] {
+        for name in [
+            "control", "severity", "outcome", "account", "region", "team",
+        ] {
             assert!(!received[0].attributes[name].is_empty(), "{name}");
         }
-        assert!(aws.receive(&others).await.unwrap().is_empty(), "the filter policy of another team");
+        assert!(
+            aws.receive(&others).await.unwrap().is_empty(),
+            "the filter policy of another team"
+        );
     });
 }
 
@@ -213,12 +377,32 @@ fn the_last_change_comes_after_one_round_of_reads_and_one_transaction() {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
         aws.restart_functions().unwrap();
+        // The reads take a while, so that it shows which were made together.
+        for read in [
+            "GetParameter",
+            "GetItem",
+            "DescribeSecurityGroups",
+            "DescribeSecurityGroupRules",
+            "DescribeTags",
+        ] {
+            aws.proxy
+                .fail_next(read, 1, Fault::Delay(Duration::from_millis(400)));
+        }
         assert_eq!(check(aws, &event), "remediated");
         let calls = aws.proxy.calls();
-        let last = calls.iter().rposition(|call| CHANGES.contains(&call.action.as_str())).unwrap();
+        let last = calls
+            .iter()
+            .rposition(|call| CHANGES.contains(&call.action.as_str()))
+            .unwrap();
         let rounds = backstop_tests::local_aws::proxy::rounds(&calls[..=last]);
         assert_eq!(rounds.len(), 3, "{rounds:?}");
-        assert_eq!(rounds[1..], [["TransactWriteItems".to_owned()], ["RevokeSecurityGroupIngress".to_owned()]]);
+        assert_eq!(
+            rounds[1..],
+            [
+                ["TransactWriteItems".to_owned()],
+                ["RevokeSecurityGroupIngress".to_owned()]
+            ]
+        );
     });
 }
 
@@ -227,19 +411,44 @@ fn every_way_to_admit_the_world_is_closed() {
     scenario(async |aws| {
         for (rules, left) in [
             (&[Open("tcp", 22, 22, "::/0", "")][..], &[][..]),
-            (&[Open("tcp", 22, 22, "0.0.0.0/1", "a"), Open("tcp", 22, 22, "128.0.0.0/1", "b")], &[]),
+            (
+                &[
+                    Open("tcp", 22, 22, "0.0.0.0/1", "a"),
+                    Open("tcp", 22, 22, "128.0.0.0/1", "b"),
+                ],
+                &[],
+            ),
             (&[Open("udp", 0, 65535, "0.0.0.0/0", "")], &[]),
-            (&[Open("-1", -1, -1, "10.0.0.0/8", "inside"), Open("tcp", 3389, 3389, "0.0.0.0/0", "")], &["-1 -1--1 10.0.0.0/8 (inside)"]),
-            (&[Open("icmp", -1, -1, "0.0.0.0/0", "ping")], &["icmp 3-4 0.0.0.0/0 (ping)", "icmp 8--1 0.0.0.0/0 (ping)"]),
-            (&[Open("-1", -1, -1, "0.0.0.0/0", "all")], &[
-                "icmp 3-4 0.0.0.0/0 (all)", "icmp 8--1 0.0.0.0/0 (all)", "tcp 443-443 0.0.0.0/0 (all)", "tcp 80-80 0.0.0.0/0 (all)",
-            ]),
+            (
+                &[
+                    Open("-1", -1, -1, "10.0.0.0/8", "inside"),
+                    Open("tcp", 3389, 3389, "0.0.0.0/0", ""),
+                ],
+                &["-1 -1--1 10.0.0.0/8 (inside)"],
+            ),
+            (
+                &[Open("icmp", -1, -1, "0.0.0.0/0", "ping")],
+                &["icmp 3-4 0.0.0.0/0 (ping)", "icmp 8--1 0.0.0.0/0 (ping)"],
+            ),
+            (
+                &[Open("-1", -1, -1, "0.0.0.0/0", "all")],
+                &[
+                    "icmp 3-4 0.0.0.0/0 (all)",
+                    "icmp 8--1 0.0.0.0/0 (all)",
+                    "tcp 443-443 0.0.0.0/0 (all)",
+                    "tcp 80-80 0.0.0.0/0 (all)",
+                ],
+            ),
         ] {
             let group = Group::new(aws, &[]).await;
             let event = group.open(aws, rules, &[]).await;
             assert_eq!(check(aws, &event), "remediated");
             assert_eq!(group.rules(aws).await, left);
-            assert_eq!(check(aws, &event), "nothing to do", "planning again gives nothing");
+            assert_eq!(
+                check(aws, &event),
+                "nothing to do",
+                "planning again gives nothing"
+            );
         }
     });
 }
@@ -248,11 +457,24 @@ fn every_way_to_admit_the_world_is_closed() {
 fn a_narrowed_rule_keeps_its_id_tags_and_description() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        let event = group.open(aws, &[Open("tcp", 0, 100, "0.0.0.0/0", "web and more")], &[("ticket", "OPS-2")]).await;
-        let [before] = &group.raw(aws).await[..] else { panic!() };
+        let event = group
+            .open(
+                aws,
+                &[Open("tcp", 0, 100, "0.0.0.0/0", "web and more")],
+                &[("ticket", "OPS-2")],
+            )
+            .await;
+        let [before] = &group.raw(aws).await[..] else {
+            panic!()
+        };
         assert_eq!(check(aws, &event), "remediated");
-        let [after] = &group.raw(aws).await[..] else { panic!() };
-        assert_eq!(after.security_group_rule_id(), before.security_group_rule_id());
+        let [after] = &group.raw(aws).await[..] else {
+            panic!()
+        };
+        assert_eq!(
+            after.security_group_rule_id(),
+            before.security_group_rule_id()
+        );
         assert_eq!(after.description(), Some("web and more"));
         assert_eq!(after.tags(), before.tags());
         assert_eq!((after.from_port(), after.to_port()), (Some(80), Some(80)));
@@ -263,17 +485,44 @@ fn a_narrowed_rule_keeps_its_id_tags_and_description() {
 fn a_prefix_list_that_comes_to_admit_the_world_closes_every_group_that_names_it() {
     scenario(async |aws| {
         let entry = AddPrefixListEntry::builder().cidr("10.0.0.0/8").build();
-        let list = aws.ec2.create_managed_prefix_list().prefix_list_name(format!("list-{}", aws.next()));
-        let list = list.address_family("IPv4").max_entries(5).entries(entry).send().await.unwrap();
-        let list = list.prefix_list().unwrap().prefix_list_id().unwrap().to_owned();
+        let list = aws
+            .ec2
+            .create_managed_prefix_list()
+            .prefix_list_name(format!("list-{}", aws.next()));
+        let list = list
+            .address_family("IPv4")
+            .max_entries(5)
+            .entries(entry)
+            .send()
+            .await
+            .unwrap();
+        let list = list
+            .prefix_list()
+            .unwrap()
+            .prefix_list_id()
+            .unwrap()
+            .to_owned();
         let source: &'static str = Box::leak(list.clone().into_boxed_str());
         let (one, two) = (Group::new(aws, &[]).await, Group::new(aws, &[]).await);
         for group in [&one, &two] {
-            let event = group.open(aws, &[Open("tcp", 22, 22, source, "by list")], &[]).await;
-            assert_eq!(check(aws, &event), "nothing to do", "the list is private so far");
+            let event = group
+                .open(aws, &[Open("tcp", 22, 22, source, "by list")], &[])
+                .await;
+            assert_eq!(
+                check(aws, &event),
+                "nothing to do",
+                "the list is private so far"
+            );
         }
         let add = AddPrefixListEntry::builder().cidr("0.0.0.0/0").build();
-        aws.ec2.modify_managed_prefix_list().prefix_list_id(&list).current_version(1).add_entries(add).send().await.unwrap();
+        aws.ec2
+            .modify_managed_prefix_list()
+            .prefix_list_id(&list)
+            .current_version(1)
+            .add_entries(add)
+            .send()
+            .await
+            .unwrap();
         let event = cloudtrail::call(
             "ModifyManagedPrefixList",
             json!({"ModifyManagedPrefixListRequest": {"PrefixListId": list, "AddEntry": {"tag": 1, "Cidr": "0.0.0.0/0"}, "CurrentVersion": 1}}),
@@ -283,9 +532,18 @@ fn a_prefix_list_that_comes_to_admit_the_world_closes_every_group_that_names_it(
         for group in [&one, &two] {
             let messages = group.messages(aws, 1).await;
             assert!(group.rules(aws).await.is_empty());
-            assert!(messages[0].bodies["email"].contains("jo@example.com"), "who changed the list is told");
+            assert!(
+                messages[0].bodies["email"].contains("jo@example.com"),
+                "who changed the list is told"
+            );
         }
-        let entries = aws.ec2.get_managed_prefix_list_entries().prefix_list_id(&list).send().await.unwrap();
+        let entries = aws
+            .ec2
+            .get_managed_prefix_list_entries()
+            .prefix_list_id(&list)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(entries.entries().len(), 2, "a prefix list is never edited");
     });
 }
@@ -295,13 +553,28 @@ fn a_prefix_list_that_comes_to_admit_the_world_closes_every_group_that_names_it(
 #[test]
 fn an_event_that_no_rule_matches_invokes_nothing() {
     scenario(async |aws| {
-        for name in ["DescribeInstances", "AuthorizeSecurityGroupEgress", "RevokeSecurityGroupIngress"] {
-            let event = cloudtrail::call(name, json!({"groupId": "sg-0123456789abcdef0"}), Value::Null);
+        for name in [
+            "DescribeInstances",
+            "AuthorizeSecurityGroupEgress",
+            "RevokeSecurityGroupIngress",
+        ] {
+            let event = cloudtrail::call(
+                name,
+                json!({"groupId": "sg-0123456789abcdef0"}),
+                Value::Null,
+            );
             assert!(aws.deliver(&event).await.unwrap().is_empty(), "{name}");
         }
-        let mut failed = cloudtrail::call("AuthorizeSecurityGroupIngress", json!({"groupId": "sg-0123456789abcdef0"}), Value::Null);
+        let mut failed = cloudtrail::call(
+            "AuthorizeSecurityGroupIngress",
+            json!({"groupId": "sg-0123456789abcdef0"}),
+            Value::Null,
+        );
         failed["detail"]["errorCode"] = json!("Client.DryRunOperation");
-        assert!(aws.deliver(&failed).await.unwrap().is_empty(), "failed and dry-run calls");
+        assert!(
+            aws.deliver(&failed).await.unwrap().is_empty(),
+            "failed and dry-run calls"
+        );
         assert_eq!(check(aws, &failed), "ignored", "and the code checks again");
         assert_eq!(aws.proxy.calls().len(), 0);
     });
@@ -311,8 +584,17 @@ fn an_event_that_no_rule_matches_invokes_nothing() {
 fn a_group_that_is_gone_or_compliant_is_left_alone() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        assert_eq!(check(aws, &cloudtrail::check_requested("open-ingress", &group.id)), "nothing to do");
-        assert_eq!(check(aws, &cloudtrail::check_requested("open-ingress", "sg-0123456789abcdef0")), "nothing to do");
+        assert_eq!(
+            check(aws, &cloudtrail::check_requested("open-ingress", &group.id)),
+            "nothing to do"
+        );
+        assert_eq!(
+            check(
+                aws,
+                &cloudtrail::check_requested("open-ingress", "sg-0123456789abcdef0")
+            ),
+            "nothing to do"
+        );
         assert_eq!(changes(aws), 0);
         assert!(group.entries(aws).await.is_empty());
     });
@@ -323,8 +605,14 @@ fn a_group_of_another_account_is_told_and_not_changed() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        let other = |answer: String| answer.replace("<ownerId>123456789012</ownerId>", "<ownerId>444455556666</ownerId>");
-        aws.proxy.fail_next("DescribeSecurityGroups", 1, Fault::Rewrite(Box::new(other)));
+        let other = |answer: String| {
+            answer.replace(
+                "<ownerId>123456789012</ownerId>",
+                "<ownerId>444455556666</ownerId>",
+            )
+        };
+        aws.proxy
+            .fail_next("DescribeSecurityGroups", 1, Fault::Rewrite(Box::new(other)));
         assert_eq!(check(aws, &event), "not-owned");
         assert_eq!(changes(aws), 0);
         let messages = group.messages(aws, 1).await;
@@ -338,19 +626,30 @@ fn opt_outs_on_group_rule_and_vpc_are_honoured_and_told_once() {
         for place in ["group", "rule", "vpc"] {
             let group = Group::new(aws, &[]).await;
             let event = group.open(aws, &[SSH], &[]).await;
-            let rule = group.raw(aws).await[0].security_group_rule_id().unwrap().to_owned();
+            let rule = group.raw(aws).await[0]
+                .security_group_rule_id()
+                .unwrap()
+                .to_owned();
             let resource = match place {
                 "group" => &group.id,
                 "rule" => &rule,
                 _ => &group.vpc,
             };
-            tag(aws, resource, "open-ingress until=2099-01-31 owner=team-web reason=vendor audit").await;
+            tag(
+                aws,
+                resource,
+                "open-ingress until=2099-01-31 owner=team-web reason=vendor audit",
+            )
+            .await;
             assert_eq!(check(aws, &event), "exempt", "{place}");
             assert_eq!(check(aws, &event), "known", "{place}: told once");
             assert_eq!(group.rules(aws).await.len(), 1);
             let messages = group.messages(aws, 1).await;
             for part in ["2099-01-31", "team-web", "vendor audit"] {
-                assert!(messages[0].bodies["email"].contains(part), "{place}: {part}");
+                assert!(
+                    messages[0].bodies["email"].contains(part),
+                    "{place}: {part}"
+                );
             }
         }
         assert_eq!(changes(aws), 0);
@@ -361,10 +660,27 @@ fn opt_outs_on_group_rule_and_vpc_are_honoured_and_told_once() {
 fn an_opted_out_rule_does_not_protect_its_neighbours() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        group.open(aws, &[SSH], &[("backstop:opt-out", "all")]).await;
-        let event = group.open(aws, &[Open("tcp", 3389, 3389, "0.0.0.0/0", "rdp"), Open("tcp", 22, 22, "52.95.110.1/32", "one host")], &[]).await;
+        group
+            .open(aws, &[SSH], &[("backstop:opt-out", "all")])
+            .await;
+        let event = group
+            .open(
+                aws,
+                &[
+                    Open("tcp", 3389, 3389, "0.0.0.0/0", "rdp"),
+                    Open("tcp", 22, 22, "52.95.110.1/32", "one host"),
+                ],
+                &[],
+            )
+            .await;
         assert_eq!(check(aws, &event), "remediated");
-        assert_eq!(group.rules(aws).await, ["tcp 22-22 0.0.0.0/0 (ssh for the vendor)", "tcp 22-22 52.95.110.1/32 (one host)"]);
+        assert_eq!(
+            group.rules(aws).await,
+            [
+                "tcp 22-22 0.0.0.0/0 (ssh for the vendor)",
+                "tcp 22-22 52.95.110.1/32 (one host)"
+            ]
+        );
     });
 }
 
@@ -377,29 +693,56 @@ fn a_malformed_opt_out_holds_and_is_told_and_an_ended_one_is_over() {
         assert_eq!(check(aws, &event), "held");
         assert_eq!(changes(aws), 0);
         let messages = group.messages(aws, 1).await;
-        assert!(messages[0].bodies["email"].contains("open-ingres"), "{:?}", messages[0]);
-        assert!(messages[0].bodies["email"].contains("until=YYYY-MM-DD"), "the right spelling");
+        assert!(
+            messages[0].bodies["email"].contains("open-ingres"),
+            "{:?}",
+            messages[0]
+        );
+        assert!(
+            messages[0].bodies["email"].contains("until=YYYY-MM-DD"),
+            "the right spelling"
+        );
         tag(aws, &group.id, "open-ingress until=2020-01-31").await;
         assert_eq!(check(aws, &event), "remediated");
         let messages = group.messages(aws, 2).await;
-        assert!(messages[1].bodies["email"].contains("2020-01-31"), "that it ended is said");
+        assert!(
+            messages[1].bodies["email"].contains("2020-01-31"),
+            "that it ended is said"
+        );
     });
 }
 
 #[test]
 fn in_mode_notify_nothing_is_changed_and_it_is_told_once_until_it_is_opened_anew() {
     scenario(async |aws| {
-        aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "notify"}}})).await.unwrap();
+        aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "notify"}}}))
+            .await
+            .unwrap();
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
         assert_eq!(check(aws, &event), "notified");
         assert_eq!(check(aws, &event), "known");
         assert_eq!(group.rules(aws).await.len(), 1);
         let messages = group.messages(aws, 1).await;
-        assert!(messages[0].bodies["email"].to_lowercase().contains("nothing was changed"), "{}", messages[0].bodies["email"]);
+        assert!(
+            messages[0].bodies["email"]
+                .to_lowercase()
+                .contains("nothing was changed"),
+            "{}",
+            messages[0].bodies["email"]
+        );
         // A person closes it and opens it again: that is news.
-        let rule = group.raw(aws).await[0].security_group_rule_id().unwrap().to_owned();
-        aws.ec2.revoke_security_group_ingress().group_id(&group.id).security_group_rule_ids(rule).send().await.unwrap();
+        let rule = group.raw(aws).await[0]
+            .security_group_rule_id()
+            .unwrap()
+            .to_owned();
+        aws.ec2
+            .revoke_security_group_ingress()
+            .group_id(&group.id)
+            .security_group_rule_ids(rule)
+            .send()
+            .await
+            .unwrap();
         let event = group.open(aws, &[SSH], &[]).await;
         assert_eq!(check(aws, &event), "notified");
         group.messages(aws, 2).await;
@@ -410,18 +753,27 @@ fn in_mode_notify_nothing_is_changed_and_it_is_told_once_until_it_is_opened_anew
 #[test]
 fn a_wrong_policy_changes_nothing_and_ends_in_the_queue() {
     scenario(async |aws| {
-        aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "enfroce"}}})).await.unwrap();
+        aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "enfroce"}}}))
+            .await
+            .unwrap();
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
         let error = aws.call(REVOKE, &event).unwrap_err();
         let message = error["errorMessage"].as_str().unwrap();
-        assert!(message.contains("`controls.open-ingress.mode`") && message.contains("`enforce`"), "{message}");
+        assert!(
+            message.contains("`controls.open-ingress.mode`") && message.contains("`enforce`"),
+            "{message}"
+        );
         aws.deliver(&event).await.unwrap();
         let failed = wait_for("the failed event", Duration::from_secs(60), async || {
             let failed = aws.failed_events().await.unwrap();
             (!failed.is_empty()).then_some(failed)
-        }).await;
-        assert_eq!(failed[0]["requestPayload"]["detail"]["eventID"], event["detail"]["eventID"]);
+        })
+        .await;
+        assert_eq!(
+            failed[0]["requestPayload"]["detail"]["eventID"],
+            event["detail"]["eventID"]
+        );
         assert_eq!(group.rules(aws).await.len(), 1);
         assert_eq!(changes(aws), 0);
     });
@@ -434,9 +786,15 @@ fn redelivered_and_simultaneous_events_come_to_the_same_end_with_one_message() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let one = group.open(aws, &[SSH], &[]).await;
-        let two = group.open(aws, &[Open("tcp", 0, 200, "0.0.0.0/0", "low")], &[]).await;
+        let two = group
+            .open(aws, &[Open("tcp", 0, 200, "0.0.0.0/0", "low")], &[])
+            .await;
         // Slow reads let the runs overlap.
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::Delay(Duration::from_millis(700)));
+        aws.proxy.fail_next(
+            "RevokeSecurityGroupIngress",
+            1,
+            Fault::Delay(Duration::from_millis(700)),
+        );
         for event in [&one, &two, &one, &two, &one] {
             assert_eq!(aws.deliver(event).await.unwrap(), [REVOKE]);
         }
@@ -455,17 +813,30 @@ fn what_is_opened_while_a_run_is_at_work_is_closed_by_it() {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
         let id = group.id.clone();
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::Before(Box::new(move |upstreams| {
-            upstreams.ec2(&[
-                ("Action", "AuthorizeSecurityGroupIngress"), ("GroupId", &id),
-                ("IpPermissions.1.IpProtocol", "tcp"), ("IpPermissions.1.FromPort", "3389"), ("IpPermissions.1.ToPort", "3389"),
-                ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
-            ]);
-        })));
+        aws.proxy.fail_next(
+            "RevokeSecurityGroupIngress",
+            1,
+            Fault::Before(Box::new(move |upstreams| {
+                upstreams.ec2(&[
+                    ("Action", "AuthorizeSecurityGroupIngress"),
+                    ("GroupId", &id),
+                    ("IpPermissions.1.IpProtocol", "tcp"),
+                    ("IpPermissions.1.FromPort", "3389"),
+                    ("IpPermissions.1.ToPort", "3389"),
+                    ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
+                ]);
+            })),
+        );
         assert_eq!(check(aws, &event), "remediated");
         assert!(group.rules(aws).await.is_empty());
-        let [entry] = &group.entries(aws).await[..] else { panic!("one entry") };
-        assert_eq!(entry["before"].as_object().unwrap().len(), 2, "the late rule's `before` as well");
+        let [entry] = &group.entries(aws).await[..] else {
+            panic!("one entry")
+        };
+        assert_eq!(
+            entry["before"].as_object().unwrap().len(),
+            2,
+            "the late rule's `before` as well"
+        );
         group.messages(aws, 1).await;
     });
 }
@@ -475,11 +846,22 @@ fn a_rule_that_vanishes_between_reading_and_revoking_is_no_failure() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        let rule = group.raw(aws).await[0].security_group_rule_id().unwrap().to_owned();
+        let rule = group.raw(aws).await[0]
+            .security_group_rule_id()
+            .unwrap()
+            .to_owned();
         let id = group.id.clone();
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::Before(Box::new(move |upstreams| {
-            upstreams.ec2(&[("Action", "RevokeSecurityGroupIngress"), ("GroupId", &id), ("SecurityGroupRuleId.1", &rule)]);
-        })));
+        aws.proxy.fail_next(
+            "RevokeSecurityGroupIngress",
+            1,
+            Fault::Before(Box::new(move |upstreams| {
+                upstreams.ec2(&[
+                    ("Action", "RevokeSecurityGroupIngress"),
+                    ("GroupId", &id),
+                    ("SecurityGroupRuleId.1", &rule),
+                ]);
+            })),
+        );
         assert_eq!(check(aws, &event), "remediated");
         group.messages(aws, 1).await;
     });
@@ -491,19 +873,37 @@ fn a_rule_that_vanishes_between_reading_and_revoking_is_no_failure() {
 fn a_denied_change_is_told_once_retried_told_again_when_fixed() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        let event = group.open(aws, &[SSH, Open("tcp", 3389, 3389, "0.0.0.0/0", "rdp")], &[]).await;
+        let event = group
+            .open(
+                aws,
+                &[SSH, Open("tcp", 3389, 3389, "0.0.0.0/0", "rdp")],
+                &[],
+            )
+            .await;
         // The first rule is denied in two attempts; the other one goes at once.
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
-        aws.proxy.fail_after("RevokeSecurityGroupIngress", 1, 1, Fault::denied());
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
+        aws.proxy
+            .fail_after("RevokeSecurityGroupIngress", 1, 1, Fault::denied());
         assert_eq!(aws.deliver(&event).await.unwrap(), [REVOKE]);
         let messages = group.messages(aws, 2).await;
-        assert!(messages[0].subject.as_deref().unwrap().contains("FAILED"), "{:?}", messages[0].subject);
+        assert!(
+            messages[0].subject.as_deref().unwrap().contains("FAILED"),
+            "{:?}",
+            messages[0].subject
+        );
         assert!(messages[0].bodies["email"].contains("UnauthorizedOperation"));
         assert!(group.rules(aws).await.is_empty());
-        let [entry] = &group.entries(aws).await[..] else { panic!("one entry over all attempts") };
+        let [entry] = &group.entries(aws).await[..] else {
+            panic!("one entry over all attempts")
+        };
         assert_eq!(entry["status"], "remediated");
         assert_eq!(entry["document"]["attempts"], 3);
-        assert_eq!(entry["before"].as_object().unwrap().len(), 2, "as before the first attempt");
+        assert_eq!(
+            entry["before"].as_object().unwrap().len(),
+            2,
+            "as before the first attempt"
+        );
         assert!(group.locks(aws).await.is_empty());
         assert!(aws.failed_events().await.unwrap().is_empty());
     });
@@ -514,18 +914,35 @@ fn a_change_that_stays_denied_ends_in_the_queue_and_the_next_event_begins_anew()
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
         aws.deliver(&event).await.unwrap();
         let failed = wait_for("the failed event", Duration::from_secs(60), async || {
             let failed = aws.failed_events().await.unwrap();
             (!failed.is_empty()).then_some(failed)
-        }).await;
-        let said = failed[0]["responsePayload"]["errorMessage"].as_str().unwrap();
-        assert!(said.contains("RevokeSecurityGroupIngress: UnauthorizedOperation"), "{said}");
-        assert_eq!(group.messages(aws, 1).await.len(), 1, "three attempts, one message");
-        assert_eq!(check(aws, &event), "remediated");
+        })
+        .await;
+        let said = failed[0]["responsePayload"]["errorMessage"]
+            .as_str()
+            .unwrap();
+        assert!(
+            said.contains("RevokeSecurityGroupIngress: UnauthorizedOperation"),
+            "{said}"
+        );
+        assert_eq!(
+            group.messages(aws, 1).await.len(),
+            1,
+            "three attempts, one message"
+        );
+        let another = cloudtrail::check_requested("open-ingress", &group.id);
+        assert_eq!(check(aws, &another), "remediated");
         group.messages(aws, 2).await;
-        let statuses: Vec<Value> = group.entries(aws).await.iter().map(|entry| entry["status"].clone()).collect();
+        let statuses: Vec<Value> = group
+            .entries(aws)
+            .await
+            .iter()
+            .map(|entry| entry["status"].clone())
+            .collect();
         assert_eq!(statuses, ["failed", "remediated"]);
     });
 }
@@ -535,14 +952,17 @@ fn throttling_is_waited_out_and_a_lost_answer_counts_as_done() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("DescribeSecurityGroupRules", 2, Fault::throttled());
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 2, Fault::throttled());
+        aws.proxy
+            .fail_next("DescribeSecurityGroupRules", 2, Fault::throttled());
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 2, Fault::throttled());
         assert_eq!(check(aws, &event), "remediated");
         group.messages(aws, 1).await;
 
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::AnswerLost);
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 1, Fault::AnswerLost);
         assert_eq!(check(aws, &event), "remediated");
         group.messages(aws, 1).await;
         assert!(group.rules(aws).await.is_empty());
@@ -554,9 +974,23 @@ fn without_a_ledger_nothing_is_changed() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("TransactWriteItems", 1, Fault::error(400, "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "no"));
+        aws.proxy.fail_next(
+            "TransactWriteItems",
+            1,
+            Fault::error(
+                400,
+                "com.amazonaws.dynamodb.v20120810#AccessDeniedException",
+                "no",
+            ),
+        );
         let error = aws.call(REVOKE, &event).unwrap_err();
-        assert!(error["errorMessage"].as_str().unwrap().contains("AccessDeniedException"), "{error}");
+        assert!(
+            error["errorMessage"]
+                .as_str()
+                .unwrap()
+                .contains("AccessDeniedException"),
+            "{error}"
+        );
         assert_eq!(changes(aws), 0);
         assert_eq!(group.rules(aws).await.len(), 1);
     });
@@ -568,11 +1002,24 @@ fn a_run_that_died_after_its_change_is_finished_and_told_by_the_next_attempt() {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
         // The change takes effect; recording what came of it fails, once.
-        aws.proxy.fail_next("PutItem", 1, Fault::error(400, "com.amazonaws.dynamodb.v20120810#AccessDeniedException", "no"));
+        aws.proxy.fail_next(
+            "PutItem",
+            1,
+            Fault::error(
+                400,
+                "com.amazonaws.dynamodb.v20120810#AccessDeniedException",
+                "no",
+            ),
+        );
         aws.deliver(&event).await.unwrap();
         group.messages(aws, 1).await;
-        let [entry] = &group.entries(aws).await[..] else { panic!("one entry") };
-        assert_eq!((&entry["status"], &entry["told"]), (&json!("remediated"), &json!(true)));
+        let [entry] = &group.entries(aws).await[..] else {
+            panic!("one entry")
+        };
+        assert_eq!(
+            (&entry["status"], &entry["told"]),
+            (&json!("remediated"), &json!(true))
+        );
         assert_eq!(entry["before"].as_object().unwrap().len(), 1);
         assert!(group.rules(aws).await.is_empty());
         assert!(group.locks(aws).await.is_empty());
@@ -584,11 +1031,33 @@ fn a_message_that_sns_refuses_is_sent_by_the_retry() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("Publish", 1, Fault::error(403, "AuthorizationError", "not allowed"));
+        aws.proxy.fail_next(
+            "Publish",
+            1,
+            Fault::error(403, "AuthorizationError", "not allowed"),
+        );
         aws.deliver(&event).await.unwrap();
-        wait_for("the published message", Duration::from_secs(60), async || {
-            (!group.published(aws).is_empty()).then_some(())
-        }).await;
+        wait_for("the refused message", Duration::from_secs(15), async || {
+            (!aws.proxy.calls_of("Publish").is_empty()).then_some(())
+        })
+        .await;
+        quiet(aws).await;
+        assert!(group.published(aws).is_empty());
+        // The local bus makes one attempt; AWS's would deliver again.
+        let entries = group.entries(aws).await;
+        let id = entries[0]["pk"]
+            .as_str()
+            .unwrap()
+            .trim_start_matches("entry#")
+            .to_owned();
+        for _ in 0..2 {
+            assert_eq!(
+                aws.deliver(&recorded_notice(json!({ "entry": id })))
+                    .await
+                    .unwrap(),
+                [NOTIFY]
+            );
+        }
         group.messages(aws, 1).await;
     });
 }
@@ -597,30 +1066,45 @@ fn a_message_that_sns_refuses_is_sent_by_the_retry() {
 fn where_the_group_has_no_room_the_lost_part_is_named() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        let event = group.open(aws, &[Open("tcp", 0, 1024, "0.0.0.0/0", "low")], &[]).await;
-        aws.proxy.fail_next("AuthorizeSecurityGroupIngress", 1, Fault::error(400, "RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached."));
+        let event = group
+            .open(aws, &[Open("tcp", 0, 1024, "0.0.0.0/0", "low")], &[])
+            .await;
+        aws.proxy.fail_next(
+            "AuthorizeSecurityGroupIngress",
+            1,
+            Fault::error(
+                400,
+                "RulesPerSecurityGroupLimitExceeded",
+                "The maximum number of rules per security group has been reached.",
+            ),
+        );
         assert_eq!(check(aws, &event), "remediated");
         assert_eq!(group.rules(aws).await, ["tcp 80-80 0.0.0.0/0 (low)"]);
         let messages = group.messages(aws, 1).await;
         let email = &messages[0].bodies["email"];
-        assert!(email.contains("tcp 443") && email.to_lowercase().contains("lost"), "{email}");
+        assert!(
+            email.contains("tcp 443") && email.to_lowercase().contains("lost"),
+            "{email}"
+        );
     });
 }
 
 #[test]
 fn a_forged_or_broken_notice_says_nothing() {
     scenario(async |aws| {
-        let notice = |detail: Value| json!({
-            "version": "0", "id": "f", "detail-type": "Remediation Recorded", "source": "backstop",
-            "account": "123456789012", "time": "2026-11-24T10:00:00Z", "region": "us-east-1", "resources": [], "detail": detail,
-        });
         for (detail, part) in [
-            (json!({"entry": "01JDF0000000000000000000ZZ", "text": "all is well"}), "no entry"),
+            (
+                json!({"entry": "01JDF0000000000000000000ZZ", "text": "all is well"}),
+                "no entry",
+            ),
             (json!({"entry": "not an id"}), "detail.entry"),
             (json!({}), "detail.entry"),
         ] {
-            let error = aws.call(NOTIFY, &notice(detail)).unwrap_err();
-            assert!(error["errorMessage"].as_str().unwrap().contains(part), "{error}");
+            let error = aws.call(NOTIFY, &recorded_notice(detail)).unwrap_err();
+            assert!(
+                error["errorMessage"].as_str().unwrap().contains(part),
+                "{error}"
+            );
         }
         assert!(aws.published().is_empty());
     });
@@ -632,17 +1116,35 @@ fn a_forged_or_broken_notice_says_nothing() {
 fn logs_hold_ids_and_verdicts_and_never_the_event_and_metrics_are_embedded() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
-        let event = group.open(aws, &[Open("tcp", 22, 22, "0.0.0.0/0", "a secret description")], &[]).await;
+        let event = group
+            .open(
+                aws,
+                &[Open("tcp", 22, 22, "0.0.0.0/0", "a secret description")],
+                &[],
+            )
+            .await;
         assert_eq!(check(aws, &event), "remediated");
         let logs = aws.logs(REVOKE).unwrap();
         let text = serde_json::to_string(&logs).unwrap();
-        assert!(!text.contains("a secret description") && !text.contains("jo@example.com"), "{text}");
-        let decided = logs.iter().find(|line| line["fields"]["message"] == "decided").unwrap();
+        assert!(
+            !text.contains("a secret description") && !text.contains("jo@example.com"),
+            "{text}"
+        );
+        let decided = logs
+            .iter()
+            .find(|line| line["fields"]["message"] == "decided")
+            .unwrap();
         assert_eq!(decided["fields"]["resource"], group.id.as_str());
         assert_eq!(decided["fields"]["verdict"], "violates");
         let metrics = logs.iter().find(|line| !line["_aws"].is_null()).unwrap();
-        assert_eq!((&metrics["Control"], &metrics["Remediations"]), (&json!("open-ingress"), &json!(1)));
-        assert!(metrics["TimeToClosed"].as_f64().is_some_and(|ms| ms >= 0.0), "{metrics}");
+        assert_eq!(
+            (&metrics["Control"], &metrics["Remediations"]),
+            (&json!("open-ingress"), &json!(1))
+        );
+        assert!(
+            metrics["TimeToClosed"].as_f64().is_some_and(|ms| ms >= 0.0),
+            "{metrics}"
+        );
     });
 }
 
@@ -658,24 +1160,58 @@ fn recorded(aws: &LocalAws, function: &str) -> BTreeSet<String> {
 
 /// Rights that no SDK call of ours uses: Lambda itself writes the logs and
 /// sends failed events.
-const NOT_OURS: &[&str] = &["logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"];
+const NOT_OURS: &[&str] = &[
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+    "sqs:SendMessage",
+];
 
 #[test]
 fn granted_actions_are_the_recorded_ones_and_no_others() {
     scenario(async |aws| {
         // A run that needs every right; the other scenarios may only add.
-        let list = aws.ec2.create_managed_prefix_list().prefix_list_name(format!("list-{}", aws.next()));
-        let list = list.address_family("IPv4").max_entries(5).send().await.unwrap();
-        let list: &'static str = Box::leak(list.prefix_list().unwrap().prefix_list_id().unwrap().to_owned().into_boxed_str());
+        let list = aws
+            .ec2
+            .create_managed_prefix_list()
+            .prefix_list_name(format!("list-{}", aws.next()));
+        let list = list
+            .address_family("IPv4")
+            .max_entries(5)
+            .send()
+            .await
+            .unwrap();
+        let list: &'static str = Box::leak(
+            list.prefix_list()
+                .unwrap()
+                .prefix_list_id()
+                .unwrap()
+                .to_owned()
+                .into_boxed_str(),
+        );
         let group = Group::new(aws, &[]).await;
-        let event = group.open(aws, &[SSH, Open("tcp", 0, 1024, "0.0.0.0/0", "low"), Open("tcp", 9, 9, list, "list")], &[("ticket", "OPS-3")]).await;
+        let event = group
+            .open(
+                aws,
+                &[
+                    SSH,
+                    Open("tcp", 0, 1024, "0.0.0.0/0", "low"),
+                    Open("tcp", 9, 9, list, "list"),
+                ],
+                &[("ticket", "OPS-3")],
+            )
+            .await;
         assert_eq!(check(aws, &event), "remediated");
-        let changed = cloudtrail::call("ModifyManagedPrefixList", json!({"ModifyManagedPrefixListRequest": {"PrefixListId": list}}), json!({}));
+        let changed = cloudtrail::call(
+            "ModifyManagedPrefixList",
+            json!({"ModifyManagedPrefixListRequest": {"PrefixListId": list}}),
+            json!({}),
+        );
         assert_eq!(check(aws, &changed), "expanded");
         // A retry reads its own entry.
         let retried = Group::new(aws, &[]).await;
         let event = retried.open(aws, &[SSH], &[]).await;
-        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
         aws.deliver(&event).await.unwrap();
         retried.messages(aws, 2).await;
 
@@ -687,7 +1223,10 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
             let unused: Vec<_> = granted.difference(&recorded).cloned().collect();
             let missing: Vec<_> = recorded.difference(&granted).cloned().collect();
             if !unused.is_empty() || !missing.is_empty() {
-                differences.insert(function, json!({"granted, never called": unused, "called, not granted": missing}));
+                differences.insert(
+                    function,
+                    json!({"granted, never called": unused, "called, not granted": missing}),
+                );
             }
         }
         assert!(differences.is_empty(), "{differences:#?}");

@@ -36,7 +36,12 @@ impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Event(_) | Failure::NoEntry(_));
         Self {
-            error_type: if retryable { "Retryable" } else { "NonRetryable" }.to_owned(),
+            error_type: if retryable {
+                "Retryable"
+            } else {
+                "NonRetryable"
+            }
+            .to_owned(),
             error_message: failure.to_string(),
         }
     }
@@ -86,8 +91,12 @@ impl Handler {
             // Should the other run fail, this one's retry sends it.
             Claim::UnderWay => return Err(Failure::UnderWay(id)),
         }
-        let published =
-            topic::publish(&self.clients.sns, &self.topic_arn, &message::compose(&entry)).await;
+        let published = topic::publish(
+            &self.clients.sns,
+            &self.topic_arn,
+            &message::compose(&entry),
+        )
+        .await;
         self.ledger.message_sent(&key, published.is_ok()).await?;
         published?;
         info!(entry = %id, message = %key, outcome = entry.status.name(), "told");

@@ -53,14 +53,23 @@ pub(crate) enum Failure {
     #[error("{0}: the lock changed hands again and again: look again later")]
     Contended(String),
     #[error("{resource}: not remediated (entry {entry}): {what}")]
-    NotRemediated { resource: String, entry: String, what: String },
+    NotRemediated {
+        resource: String,
+        entry: String,
+        what: String,
+    },
 }
 
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Event(_));
         Self {
-            error_type: if retryable { "Retryable" } else { "NonRetryable" }.to_owned(),
+            error_type: if retryable {
+                "Retryable"
+            } else {
+                "NonRetryable"
+            }
+            .to_owned(),
             error_message: failure.to_string(),
         }
     }
@@ -97,7 +106,11 @@ impl Handler {
     }
 
     pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let left = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        let left = event
+            .context
+            .deadline()
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         let deadline = Deadline::new(left);
         let holder = Holder {
             id: event.context.request_id.clone(),
@@ -120,13 +133,15 @@ impl Handler {
     }
 
     /// A prefix list has changed: asks for a look at every group that names it.
-    async fn expand(&self, trigger: &Trigger, deadline: &Deadline) -> Result<&'static str, Failure> {
+    async fn expand(
+        &self,
+        trigger: &Trigger,
+        deadline: &Deadline,
+    ) -> Result<&'static str, Failure> {
         let list = &trigger.resource;
         match security_groups::groups_naming(&self.clients.ec2, list, deadline).await? {
             ListUse::Gone => Ok("gone"),
-            ListUse::BeingModified(state) => {
-                Err(Failure::ListBeingModified(list.clone(), state))
-            }
+            ListUse::BeingModified(state) => Err(Failure::ListBeingModified(list.clone(), state)),
             ListUse::NamedBy(groups) => {
                 let checks: Vec<CheckRequested> = groups
                     .into_iter()
@@ -166,9 +181,19 @@ impl Handler {
         deadline: &Deadline,
     ) -> Result<Looked, Failure> {
         let mut counted = metrics::run(CONTROL.name());
-        let looked = self.look_counted(trigger, holder, deadline, &mut counted).await;
+        let looked = self
+            .look_counted(trigger, holder, deadline, &mut counted)
+            .await;
         if looked.is_err() {
             counted.failures = 1;
+            // Whatever failed, the retry must not find our own lock in its way.
+            let released = self
+                .ledger
+                .release(CONTROL.name(), &trigger.resource, holder)
+                .await;
+            if let Err(error) = released {
+                warn!(%error, "the lock could not be released; its lease lapses by itself");
+            }
         }
         looked
     }
@@ -181,7 +206,11 @@ impl Handler {
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
         // gather: one parallel round (a second for prefix lists)
-        let Gathered { facts, policy, lock } = self.gather(trigger, deadline).await?;
+        let Gathered {
+            facts,
+            policy,
+            lock,
+        } = self.gather(trigger, deadline).await?;
 
         // decide: exempt, judge, plan
         let now = Timestamp::now();
@@ -206,9 +235,11 @@ impl Handler {
         let found = open_ingress::entry(&facts, &decision, about);
 
         // a run that was cut off goes on with its own entry
-        let lapsed = lock.as_ref().filter(|lock| !lock.is_live_for_others(&holder.id, now));
+        let lapsed = lock
+            .as_ref()
+            .filter(|lock| !lock.is_live_for_others(&holder.id, now));
         let open = match lapsed {
-            Some(lock) => self.open_entry(lock, holder).await?,
+            Some(lock) => self.open_entry(lock, holder, trigger).await?,
             None => None,
         };
         let entry = match (open, found) {
@@ -217,13 +248,19 @@ impl Handler {
                 return self.record(entry).await;
             }
             (None, Some(entry)) => entry,
-            (Some(entry), None) => return self.wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted).await,
+            (Some(entry), None) => {
+                return self
+                    .wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted)
+                    .await;
+            }
             (Some(mut entry), Some(found)) => {
                 entry.attempts += 1;
                 open_ingress::settle(&mut entry, &facts, &decision);
                 entry.go_on(&found);
                 if !entry.plan.changes_something() {
-                    return self.wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted).await;
+                    return self
+                        .wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted)
+                        .await;
                 }
                 entry
             }
@@ -244,7 +281,9 @@ impl Handler {
         }
 
         // apply, verify: again while others change the group meanwhile
-        let (entry, facts) = self.remediate(entry, facts, &policy, trigger, holder, deadline).await?;
+        let (entry, facts) = self
+            .remediate(entry, facts, &policy, trigger, holder, deadline)
+            .await?;
 
         self.finish(entry, &facts, holder, trigger, counted).await
     }
@@ -253,9 +292,18 @@ impl Handler {
         let (policy, lock, facts) = tokio::join!(
             self.policy.get(deadline),
             self.ledger.lock(CONTROL.name(), &trigger.resource),
-            security_groups::gather(&self.clients.ec2, &trigger.resource, &trigger.region, deadline),
+            security_groups::gather(
+                &self.clients.ec2,
+                &trigger.resource,
+                &trigger.region,
+                deadline
+            ),
         );
-        Ok(Gathered { policy: policy?, lock: lock?, facts: facts? })
+        Ok(Gathered {
+            policy: policy?,
+            lock: lock?,
+            facts: facts?,
+        })
     }
 
     fn decide(
@@ -266,14 +314,30 @@ impl Handler {
         now: Timestamp,
     ) -> Decision {
         let today = jiff::tz::Offset::UTC.to_datetime(now).date();
-        open_ingress::decide(facts, &policy.policy, self.settings.mode, &trigger.account, today)
+        open_ingress::decide(
+            facts,
+            &policy.policy,
+            self.settings.mode,
+            &trigger.account,
+            today,
+        )
     }
 
     /// The entry that a lapsed lock, or one of our own earlier attempt, left
-    /// open. One that failed, was told and is not our own retry is history.
-    async fn open_entry(&self, lock: &Lock, holder: &Holder) -> Result<Option<Entry>, Failure> {
+    /// open: one that was cut off, or one of this very invocation or event.
+    /// Another event's that failed and was told is history.
+    async fn open_entry(
+        &self,
+        lock: &Lock,
+        holder: &Holder,
+        trigger: &Trigger,
+    ) -> Result<Option<Entry>, Failure> {
         let entry = self.ledger.read(&lock.entry).await?;
-        Ok(entry.filter(|entry| lock.holder == holder.id || entry.status == Status::InProgress))
+        Ok(entry.filter(|entry| {
+            entry.status == Status::InProgress
+                || lock.holder == holder.id
+                || entry.actor.event_id == trigger.actor.event_id
+        }))
     }
 
     /// Changes the group and reads it again, until nothing is left to do.
@@ -290,7 +354,8 @@ impl Handler {
         let mut changes = entry.plan.changes.clone();
         for round in 1.. {
             let outcomes =
-                security_groups::apply(&self.clients.ec2, &trigger.resource, &changes, deadline).await;
+                security_groups::apply(&self.clients.ec2, &trigger.resource, &changes, deadline)
+                    .await;
             for outcome in &outcomes {
                 info!(
                     entry = %entry.id, resource = %trigger.resource, rule = %outcome.rule,
@@ -299,7 +364,9 @@ impl Handler {
             }
             entry.outcomes.extend(outcomes);
 
-            let Some((now, decision)) = self.verify(&mut entry, &found, policy, trigger, deadline).await
+            let Some((now, decision)) = self
+                .verify(&mut entry, &found, policy, trigger, deadline)
+                .await
             else {
                 break;
             };
@@ -317,12 +384,16 @@ impl Handler {
                 policy_version: policy.version,
                 now: entry.started_at,
             };
-            let Some(more) = open_ingress::entry(&facts, &decision, about) else { break };
+            let Some(more) = open_ingress::entry(&facts, &decision, about) else {
+                break;
+            };
             changes.clone_from(&more.plan.changes);
             entry.go_on(&more);
             match self.ledger.go_on(&entry, holder, None).await? {
                 Begun::Started => {}
-                Begun::Busy | Begun::Moved => return Err(Failure::Contended(trigger.resource.clone())),
+                Begun::Busy | Begun::Moved => {
+                    return Err(Failure::Contended(trigger.resource.clone()));
+                }
             }
             found = rules(&facts);
         }
@@ -341,8 +412,13 @@ impl Handler {
     ) -> Option<(Facts, Decision)> {
         let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
         for read in 1..=MOST_READS {
-            let facts =
-                security_groups::gather(&self.clients.ec2, &trigger.resource, &trigger.region, deadline).await;
+            let facts = security_groups::gather(
+                &self.clients.ec2,
+                &trigger.resource,
+                &trigger.region,
+                deadline,
+            )
+            .await;
             let facts = match facts {
                 Ok(facts) => facts,
                 Err(error) => {

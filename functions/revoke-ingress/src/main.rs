@@ -16,5 +16,8 @@ async fn main() -> Result<(), Error> {
     telemetry::init();
     let settings = RemediationSettings::read(&|name| std::env::var(name).ok())?;
     let handler = handler::Handler::new(Clients::from_environment().await, settings);
-    run(service_fn(async |event: LambdaEvent<Value>| handler.handle(event).await)).await
+    run(service_fn(async |event: LambdaEvent<Value>| {
+        handler.handle(event).await
+    }))
+    .await
 }

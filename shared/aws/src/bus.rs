@@ -15,11 +15,15 @@ const BATCH: usize = 10;
 ///
 /// # Errors
 /// The event could not be put on the bus.
-pub async fn tell(
-    bus: &aws_sdk_eventbridge::Client,
-    entry: &str,
-) -> Result<(), AwsError> {
-    put(bus, REMEDIATION_RECORDED, &[RemediationRecorded { entry: entry.to_owned() }]).await
+pub async fn tell(bus: &aws_sdk_eventbridge::Client, entry: &str) -> Result<(), AwsError> {
+    put(
+        bus,
+        REMEDIATION_RECORDED,
+        &[RemediationRecorded {
+            entry: entry.to_owned(),
+        }],
+    )
+    .await
 }
 
 /// Asks for a look at each of these resources.
@@ -41,7 +45,8 @@ async fn put<T: Serialize>(
     for batch in details.chunks(BATCH) {
         let mut request = bus.put_events();
         for detail in batch {
-            let detail = serde_json::to_string(detail).map_err(|e| failed("NotSent", e.to_string(), false))?;
+            let detail = serde_json::to_string(detail)
+                .map_err(|e| failed("NotSent", e.to_string(), false))?;
             request = request.entries(
                 PutEventsRequestEntry::builder()
                     .source(OWN_SOURCE)
@@ -50,9 +55,16 @@ async fn put<T: Serialize>(
                     .build(),
             );
         }
-        let answer = request.send().await.map_err(|e| AwsError::new("PutEvents", &e))?;
+        let answer = request
+            .send()
+            .await
+            .map_err(|e| AwsError::new("PutEvents", &e))?;
         // PutEvents answers 200 and fails single entries.
-        if let Some(entry) = answer.entries().iter().find(|entry| entry.error_code().is_some()) {
+        if let Some(entry) = answer
+            .entries()
+            .iter()
+            .find(|entry| entry.error_code().is_some())
+        {
             return Err(failed(
                 entry.error_code().unwrap_or("Unknown"),
                 entry.error_message().unwrap_or("no message").to_owned(),
@@ -64,5 +76,10 @@ async fn put<T: Serialize>(
 }
 
 fn failed(code: &str, message: String, retryable: bool) -> AwsError {
-    AwsError { operation: "PutEvents", code: code.to_owned(), message, retryable }
+    AwsError {
+        operation: "PutEvents",
+        code: code.to_owned(),
+        message,
+        retryable,
+    }
 }

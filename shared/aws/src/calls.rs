@@ -14,9 +14,9 @@ use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef, Input,
 };
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Layer, Storable, StoreReplace};
-use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 /// Logs each call when it has ended, retries included.
 #[derive(Debug)]
@@ -38,9 +38,11 @@ impl Intercept for RecordCalls {
         "RecordCalls"
     }
 
-    fn read_before_execution(
+    // Not `read_before_execution`: the operation's name is not known there.
+    fn read_before_serialization(
         &self,
         context: &BeforeSerializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let actions = match cfg.load::<Metadata>() {
@@ -48,7 +50,10 @@ impl Intercept for RecordCalls {
             None => Vec::new(),
         };
         let mut layer = Layer::new("RecordCalls");
-        layer.store_put(Begun { at: Instant::now(), actions });
+        layer.store_put(Begun {
+            at: Instant::now(),
+            actions,
+        });
         cfg.push_layer(layer);
         Ok(())
     }

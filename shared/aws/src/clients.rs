@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
-use aws_config::environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider};
+use aws_config::environment::{
+    EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
+};
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 
@@ -62,19 +64,29 @@ impl Clients {
     pub fn new(config: &aws_config::SdkConfig) -> Self {
         Self {
             ec2: aws_sdk_ec2::Client::from_conf(
-                aws_sdk_ec2::config::Builder::from(config).interceptor(RecordCalls).build(),
+                aws_sdk_ec2::config::Builder::from(config)
+                    .interceptor(RecordCalls)
+                    .build(),
             ),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(
-                aws_sdk_dynamodb::config::Builder::from(config).interceptor(RecordCalls).build(),
+                aws_sdk_dynamodb::config::Builder::from(config)
+                    .interceptor(RecordCalls)
+                    .build(),
             ),
             eventbridge: aws_sdk_eventbridge::Client::from_conf(
-                aws_sdk_eventbridge::config::Builder::from(config).interceptor(RecordCalls).build(),
+                aws_sdk_eventbridge::config::Builder::from(config)
+                    .interceptor(RecordCalls)
+                    .build(),
             ),
             sns: aws_sdk_sns::Client::from_conf(
-                aws_sdk_sns::config::Builder::from(config).interceptor(RecordCalls).build(),
+                aws_sdk_sns::config::Builder::from(config)
+                    .interceptor(RecordCalls)
+                    .build(),
             ),
             ssm: aws_sdk_ssm::Client::from_conf(
-                aws_sdk_ssm::config::Builder::from(config).interceptor(RecordCalls).build(),
+                aws_sdk_ssm::config::Builder::from(config)
+                    .interceptor(RecordCalls)
+                    .build(),
             ),
         }
     }

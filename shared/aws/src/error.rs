@@ -57,7 +57,12 @@ impl AwsError {
             SdkError::ResponseError(_) => ("BadResponse".to_owned(), full(error), true),
             _ => ("NotSent".to_owned(), full(error), false),
         };
-        Self { operation, code, message, retryable }
+        Self {
+            operation,
+            code,
+            message,
+            retryable,
+        }
     }
 
     /// For a call that was given up because the function's time ran out.
@@ -66,7 +71,9 @@ impl AwsError {
         Self {
             operation,
             code: "Timeout".to_owned(),
-            message: "no answer before the function's time ran out; the call may still have taken effect".to_owned(),
+            message:
+                "no answer before the function's time ran out; the call may still have taken effect"
+                    .to_owned(),
             retryable: true,
         }
     }
@@ -101,7 +108,8 @@ impl AwsError {
     /// or capacity, so that another way to the same end may be open.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        !self.retryable && (self.code.starts_with("Invalid") || self.code == "OperationNotPermitted")
+        !self.retryable
+            && (self.code.starts_with("Invalid") || self.code == "OperationNotPermitted")
     }
 
     /// As the ending of a step.

@@ -60,7 +60,9 @@ pub enum LedgerError {
         error: AwsError,
     },
     /// The entry would be larger than the table can hold.
-    #[error("the ledger entry has {0} bytes with what was there before; at most {MOST_BYTES} are stored")]
+    #[error(
+        "the ledger entry has {0} bytes with what was there before; at most {MOST_BYTES} are stored"
+    )]
     TooLarge(usize),
     /// What is stored cannot be read.
     #[error("the ledger entry `{0}` cannot be read: {1}")]
@@ -165,7 +167,11 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be read.
-    pub async fn lock(&self, control: &str, resource_id: &str) -> Result<Option<Lock>, LedgerError> {
+    pub async fn lock(
+        &self,
+        control: &str,
+        resource_id: &str,
+    ) -> Result<Option<Lock>, LedgerError> {
         let item = self.get(&lock_key(control, resource_id)).await?;
         Ok(item.as_ref().and_then(Lock::from_item))
     }
@@ -202,15 +208,25 @@ impl Ledger {
         held: Option<&Lock>,
     ) -> Result<Begun, LedgerError> {
         let changes = entry.plan.changes.len();
-        let steps: usize = entry.plan.changes.iter().map(|c| 1 + c.authorise.len()).sum();
+        let steps: usize = entry
+            .plan
+            .changes
+            .iter()
+            .map(|c| 1 + c.authorise.len())
+            .sum();
         let expected = size(entry)? + steps * OUTCOME_BYTES;
         if expected > MOST_BYTES {
             return Err(LedgerError::TooLarge(expected));
         }
         let budget = Update::builder()
             .table_name(&self.table)
-            .set_key(Some(key(&budget_key(entry.control.name(), entry.started_at))))
-            .update_expression("ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)")
+            .set_key(Some(key(&budget_key(
+                entry.control.name(),
+                entry.started_at,
+            ))))
+            .update_expression(
+                "ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)",
+            )
             .expression_attribute_values(":changes", n(changes as i64))
             .expression_attribute_values(":expires", n(entry.started_at.as_second() + 7 * 86_400));
         let items = vec![
@@ -251,7 +267,10 @@ impl Ledger {
         match self.transact(items).await? {
             Transacted::Done => Ok(Begun::Started),
             Transacted::Refused(reasons) => {
-                let lock = reasons.first().and_then(|reason| reason.item.as_ref()).and_then(Lock::from_item);
+                let lock = reasons
+                    .first()
+                    .and_then(|reason| reason.item.as_ref())
+                    .and_then(Lock::from_item);
                 match lock {
                     Some(lock) if lock.lease_until > Timestamp::now().as_millisecond() => {
                         self.ask_to_look_again(entry, &lock).await
@@ -268,7 +287,10 @@ impl Ledger {
             .dynamodb
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&lock_key(entry.control.name(), entry.resource_id()))))
+            .set_key(Some(key(&lock_key(
+                entry.control.name(),
+                entry.resource_id(),
+            ))))
             .update_expression("SET look_again = :yes")
             .condition_expression("entry = :entry AND lease_until = :lease")
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
@@ -283,7 +305,10 @@ impl Ledger {
                 if error.code == "ConditionalCheckFailedException" {
                     Ok(Begun::Moved)
                 } else {
-                    Err(LedgerError::Aws { doing: "written", error })
+                    Err(LedgerError::Aws {
+                        doing: "written",
+                        error,
+                    })
                 }
             }
         }
@@ -297,7 +322,9 @@ impl Ledger {
         let put = match held {
             None => put.condition_expression("attribute_not_exists(pk)"),
             Some(lock) => put
-                .condition_expression("entry = :entry AND lease_until = :lease AND holder = :holder")
+                .condition_expression(
+                    "entry = :entry AND lease_until = :lease AND holder = :holder",
+                )
                 .expression_attribute_values(":entry", s(&lock.entry))
                 .expression_attribute_values(":lease", n(lock.lease_until))
                 .expression_attribute_values(":holder", s(&lock.holder)),
@@ -318,11 +345,7 @@ impl Ledger {
         )
     }
 
-    fn put_entry(
-        &self,
-        entry: &Entry,
-        condition: &str,
-    ) -> Result<TransactWriteItem, LedgerError> {
+    fn put_entry(&self, entry: &Entry, condition: &str) -> Result<TransactWriteItem, LedgerError> {
         Ok(transact_put(
             Put::builder()
                 .table_name(&self.table)
@@ -353,15 +376,8 @@ impl Ledger {
         let lock = lock_key(entry.control.name(), entry.resource_id());
         let ours = "entry = :entry AND holder = :holder";
         if failed {
-            let release = Update::builder()
-                .table_name(&self.table)
-                .set_key(Some(key(&lock)))
-                .update_expression("SET lease_until = :none")
-                .condition_expression(ours)
-                .expression_attribute_values(":none", n(0))
-                .expression_attribute_values(":entry", s(&entry.id))
-                .expression_attribute_values(":holder", s(&holder.id));
-            self.transact(vec![transact_update(release), self.told(entry)]).await?;
+            let release = self.end_lease(entry.control.name(), entry.resource_id(), holder);
+            self.transact(vec![release, self.told(entry)]).await?;
             return Ok(Closed::Done);
         }
         let release = |condition: &str| {
@@ -371,17 +387,51 @@ impl Ledger {
                 .condition_expression(condition)
                 .expression_attribute_values(":entry", s(&entry.id))
                 .expression_attribute_values(":holder", s(&holder.id));
-            TransactWriteItem::builder().set_delete(delete.build().ok()).build()
+            TransactWriteItem::builder()
+                .set_delete(delete.build().ok())
+                .build()
         };
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
-        match self.transact(vec![release(&quiet), self.told(entry)]).await? {
+        match self
+            .transact(vec![release(&quiet), self.told(entry)])
+            .await?
+        {
             Transacted::Done => Ok(Closed::Done),
-            Transacted::Refused(_) => match self.transact(vec![release(ours), self.told(entry)]).await? {
-                Transacted::Done => Ok(Closed::LookAgain),
-                // The lease lapsed and somebody else has gone on.
-                Transacted::Refused(_) => Ok(Closed::Done),
-            },
+            Transacted::Refused(_) => {
+                match self.transact(vec![release(ours), self.told(entry)]).await? {
+                    Transacted::Done => Ok(Closed::LookAgain),
+                    // The lease lapsed and somebody else has gone on.
+                    Transacted::Refused(_) => Ok(Closed::Done),
+                }
+            }
         }
+    }
+
+    /// Ends the lease of a run that failed, so that its retry goes on at once
+    /// and need not wait for the lease to lapse.
+    ///
+    /// # Errors
+    /// It could not be stored; the lease lapses by itself.
+    pub async fn release(
+        &self,
+        control: &str,
+        resource_id: &str,
+        holder: &Holder,
+    ) -> Result<(), LedgerError> {
+        let release = vec![self.end_lease(control, resource_id, holder)];
+        self.transact(release).await.map(|_| ())
+    }
+
+    fn end_lease(&self, control: &str, resource_id: &str, holder: &Holder) -> TransactWriteItem {
+        transact_update(
+            Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&lock_key(control, resource_id))))
+                .update_expression("SET lease_until = :none")
+                .condition_expression("holder = :holder")
+                .expression_attribute_values(":none", n(0))
+                .expression_attribute_values(":holder", s(&holder.id)),
+        )
     }
 
     fn told(&self, entry: &Entry) -> TransactWriteItem {
@@ -393,7 +443,10 @@ impl Ledger {
                 .update_expression("SET told = :yes, expires_at = :expires REMOVE untold")
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_values(":yes", AttributeValue::Bool(true))
-                .expression_attribute_values(":expires", n(finished.as_second() + KEPT_DAYS * 86_400)),
+                .expression_attribute_values(
+                    ":expires",
+                    n(finished.as_second() + KEPT_DAYS * 86_400),
+                ),
         )
     }
 
@@ -414,12 +467,16 @@ impl Ledger {
             .set_item(Some(seen))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let items = vec![transact_put(seen), self.put_entry(entry, "attribute_not_exists(pk)")?];
+        let items = vec![
+            transact_put(seen),
+            self.put_entry(entry, "attribute_not_exists(pk)")?,
+        ];
         match self.transact(items).await? {
             Transacted::Done => Ok(Recorded::New),
             Transacted::Refused(reasons) => {
                 let old = reasons.first().and_then(|reason| reason.item.as_ref());
-                let told = old.and_then(|item| item.get("told")) == Some(&AttributeValue::Bool(true));
+                let told =
+                    old.and_then(|item| item.get("told")) == Some(&AttributeValue::Bool(true));
                 match old.and_then(|item| text(item, "entry")) {
                     Some(id) if !told => Ok(Recorded::Untold(id)),
                     _ => Ok(Recorded::Known),
@@ -438,7 +495,9 @@ impl Ledger {
             .set_key(Some(key(&seen_key(entry))))
             .update_expression("SET told = :yes")
             .expression_attribute_values(":yes", AttributeValue::Bool(true));
-        self.transact(vec![transact_update(seen), self.told(entry)]).await.map(|_| ())
+        self.transact(vec![transact_update(seen), self.told(entry)])
+            .await
+            .map(|_| ())
     }
 
     /// Claims a message for sending, so that two senders send it once.
@@ -450,7 +509,10 @@ impl Ledger {
         let mut item = key(&sent_key(message));
         item.insert("lease_until".to_owned(), n(lease));
         item.insert("sent".to_owned(), AttributeValue::Bool(false));
-        item.insert("expires_at".to_owned(), n(now.as_second() + REMEMBERED_DAYS * 86_400));
+        item.insert(
+            "expires_at".to_owned(),
+            n(now.as_second() + REMEMBERED_DAYS * 86_400),
+        );
         match self.put(item, Some(now)).await? {
             None => Ok(Claim::Ours),
             Some(old) if old.get("sent") == Some(&AttributeValue::Bool(true)) => Ok(Claim::Sent),
@@ -474,7 +536,10 @@ impl Ledger {
             .send()
             .await
             .map(|_| ())
-            .map_err(|e| LedgerError::Aws { doing: "written", error: AwsError::new("UpdateItem", &e) })
+            .map_err(|e| LedgerError::Aws {
+                doing: "written",
+                error: AwsError::new("UpdateItem", &e),
+            })
     }
 
     async fn get(&self, pk: &(String, &'static str)) -> Result<Option<Item>, LedgerError> {
@@ -486,7 +551,10 @@ impl Ledger {
             .send()
             .await
             .map(|answer| answer.item)
-            .map_err(|e| LedgerError::Aws { doing: "read", error: AwsError::new("GetItem", &e) })
+            .map_err(|e| LedgerError::Aws {
+                doing: "read",
+                error: AwsError::new("GetItem", &e),
+            })
     }
 
     /// Puts an item. With `unless_claimed` it is put only if there is none, or
@@ -496,13 +564,21 @@ impl Ledger {
         item: Item,
         unless_claimed: Option<Timestamp>,
     ) -> Result<Option<Item>, LedgerError> {
-        let mut request = self.dynamodb.put_item().table_name(&self.table).set_item(Some(item));
+        let mut request = self
+            .dynamodb
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item));
         if let Some(now) = unless_claimed {
             request = request
-                .condition_expression("attribute_not_exists(pk) OR (sent = :no AND lease_until < :now)")
+                .condition_expression(
+                    "attribute_not_exists(pk) OR (sent = :no AND lease_until < :now)",
+                )
                 .expression_attribute_values(":no", AttributeValue::Bool(false))
                 .expression_attribute_values(":now", n(now.as_millisecond()))
-                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                );
         }
         match request.send().await {
             Ok(_) => Ok(None),
@@ -513,7 +589,10 @@ impl Ledger {
                 {
                     return Ok(Some(refused.item.clone().unwrap_or_default()));
                 }
-                Err(LedgerError::Aws { doing: "written", error: AwsError::new("PutItem", &error) })
+                Err(LedgerError::Aws {
+                    doing: "written",
+                    error: AwsError::new("PutItem", &error),
+                })
             }
         }
     }
@@ -607,18 +686,25 @@ fn number(item: &Item, name: &str) -> Option<i64> {
 }
 
 fn transact_put(put: aws_sdk_dynamodb::types::builders::PutBuilder) -> TransactWriteItem {
-    TransactWriteItem::builder().set_put(put.build().ok()).build()
+    TransactWriteItem::builder()
+        .set_put(put.build().ok())
+        .build()
 }
 
 fn transact_update(update: aws_sdk_dynamodb::types::builders::UpdateBuilder) -> TransactWriteItem {
-    TransactWriteItem::builder().set_update(update.build().ok()).build()
+    TransactWriteItem::builder()
+        .set_update(update.build().ok())
+        .build()
 }
 
 fn lock_item(entry: &Entry, holder: &Holder) -> Item {
     let mut item = key(&lock_key(entry.control.name(), entry.resource_id()));
     item.insert("entry".to_owned(), s(&entry.id));
     item.insert("holder".to_owned(), s(&holder.id));
-    item.insert("lease_until".to_owned(), n(holder.lease_until.as_millisecond()));
+    item.insert(
+        "lease_until".to_owned(),
+        n(holder.lease_until.as_millisecond()),
+    );
     item
 }
 
@@ -635,8 +721,11 @@ fn entry_item(entry: &Entry) -> Result<Item, LedgerError> {
     item.insert("started_at".to_owned(), s(&entry.started_at.to_string()));
     item.insert("told".to_owned(), AttributeValue::Bool(false));
     item.insert("untold".to_owned(), s(entry.control.name()));
-    let fingerprints: Vec<String> =
-        entry.fingerprints().into_iter().map(str::to_owned).collect();
+    let fingerprints: Vec<String> = entry
+        .fingerprints()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     if !fingerprints.is_empty() {
         item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
     }
@@ -665,6 +754,8 @@ fn pack(before: &BTreeMap<String, IngressRule>) -> Result<Vec<u8>, String> {
 
 fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, IngressRule>, String> {
     let mut json = Vec::new();
-    GzDecoder::new(bytes).read_to_end(&mut json).map_err(|e| e.to_string())?;
+    GzDecoder::new(bytes)
+        .read_to_end(&mut json)
+        .map_err(|e| e.to_string())?;
     serde_json::from_slice(&json).map_err(|e| e.to_string())
 }

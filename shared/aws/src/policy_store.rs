@@ -50,7 +50,11 @@ impl PolicyStore {
     /// A store over the parameter of this name.
     #[must_use]
     pub fn new(ssm: aws_sdk_ssm::Client, parameter: String) -> Self {
-        Self { ssm, parameter, last: Mutex::new(None) }
+        Self {
+            ssm,
+            parameter,
+            last: Mutex::new(None),
+        }
     }
 
     /// The policy to decide by now.
@@ -66,7 +70,11 @@ impl PolicyStore {
     /// # Errors
     /// There is none: unreadable for too long, or invalid.
     pub async fn get_at(&self, deadline: &Deadline, now: Instant) -> Result<Versioned, NoPolicy> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some((policy, read_at)) = &last
             && now.duration_since(*read_at) < KEPT
         {
@@ -89,9 +97,11 @@ impl PolicyStore {
             .unwrap_or_default();
         let policy = Policy::parse(&document)
             .map_err(|error| NoPolicy::Invalid(self.parameter.clone(), error))?;
-        let fresh = Versioned { policy: Arc::new(policy), version };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((fresh.clone(), now));
+        let fresh = Versioned {
+            policy: Arc::new(policy),
+            version,
+        };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((fresh.clone(), now));
         Ok(fresh)
     }
 }

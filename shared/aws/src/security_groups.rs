@@ -70,7 +70,10 @@ pub async fn gather(
         name: group.group_name().unwrap_or_default().to_owned(),
         arn: match group.security_group_arn() {
             Some(arn) => arn.to_owned(),
-            None => format!("arn:{}:ec2:{region}:{owner}:security-group/{id}", partition(region)),
+            None => format!(
+                "arn:{}:ec2:{region}:{owner}:security-group/{id}",
+                partition(region)
+            ),
         },
         owner,
         tags: tags(group.tags()),
@@ -97,7 +100,10 @@ fn filter(name: &str, value: &str) -> Filter {
 fn tags(tags: &[Tag]) -> Tags {
     tags.iter()
         .map(|tag| {
-            (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned())
+            (
+                tag.key().unwrap_or_default().to_owned(),
+                tag.value().unwrap_or_default().to_owned(),
+            )
         })
         .collect()
 }
@@ -111,7 +117,11 @@ async fn group(
 ) -> Result<Option<aws_sdk_ec2::types::SecurityGroup>, AwsError> {
     let request = ec2.describe_security_groups().group_ids(id).send();
     match deadline.call("DescribeSecurityGroups", request).await {
-        Ok(answer) => Ok(answer.security_groups.unwrap_or_default().into_iter().next()),
+        Ok(answer) => Ok(answer
+            .security_groups
+            .unwrap_or_default()
+            .into_iter()
+            .next()),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
@@ -132,7 +142,10 @@ async fn rules(
         .into_paginator()
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-        for rule in page.map_err(|e| AwsError::new(OPERATION, &e))?.security_group_rules() {
+        for rule in page
+            .map_err(|e| AwsError::new(OPERATION, &e))?
+            .security_group_rules()
+        {
             if rule.is_egress() != Some(true)
                 && let Some(rule) = ingress_rule(rule)
             {
@@ -177,7 +190,10 @@ fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
             to_port: rule.to_port(),
         },
         source,
-        description: rule.description().filter(|text| !text.is_empty()).map(str::to_owned),
+        description: rule
+            .description()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned),
         tags: tags(rule.tags()),
     })
 }
@@ -238,7 +254,11 @@ async fn entries(
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
         match page.map_err(|e| AwsError::new(OPERATION, &e)) {
             Ok(page) => {
-                entries.extend(page.entries().iter().filter_map(|e| e.cidr().map(str::to_owned)));
+                entries.extend(
+                    page.entries()
+                        .iter()
+                        .filter_map(|e| e.cidr().map(str::to_owned)),
+                );
             }
             // A list that another account has stopped sharing stays named by
             // the rule, and must not keep the other rules from being judged.
@@ -271,16 +291,20 @@ pub async fn groups_naming(
     list: &str,
     deadline: &Deadline,
 ) -> Result<ListUse, AwsError> {
-    let request = ec2.describe_managed_prefix_lists().prefix_list_ids(list).send();
+    let request = ec2
+        .describe_managed_prefix_lists()
+        .prefix_list_ids(list)
+        .send();
     let (state, groups) = tokio::join!(
         deadline.call("DescribeManagedPrefixLists", request),
         group_ids(ec2, list, deadline),
     );
     let state = match state {
-        Ok(answer) => answer
-            .prefix_lists()
-            .first()
-            .map(|list| list.state().map(|s| s.as_str().to_owned()).unwrap_or_default()),
+        Ok(answer) => answer.prefix_lists().first().map(|list| {
+            list.state()
+                .map(|s| s.as_str().to_owned())
+                .unwrap_or_default()
+        }),
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error),
     };
@@ -306,7 +330,11 @@ async fn group_ids(
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
         let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
-        ids.extend(page.security_groups().iter().filter_map(|g| g.group_id().map(str::to_owned)));
+        ids.extend(
+            page.security_groups()
+                .iter()
+                .filter_map(|g| g.group_id().map(str::to_owned)),
+        );
     }
     Ok(ids)
 }
@@ -319,7 +347,12 @@ pub async fn apply(
     changes: &[RuleChange],
     deadline: &Deadline,
 ) -> Vec<Outcome> {
-    let mut run = Apply { ec2, group, deadline, outcomes: Vec::new() };
+    let mut run = Apply {
+        ec2,
+        group,
+        deadline,
+        outcomes: Vec::new(),
+    };
     for change in changes {
         run.change(change).await;
     }
@@ -349,7 +382,12 @@ impl Apply<'_> {
                 Ok(id) => created.extend(id),
                 Err(()) => {
                     let why = "an allowed part could not be authorised before".to_owned();
-                    self.note(change, Step::Narrow, Some(narrow_to), Ending::Skipped { why });
+                    self.note(
+                        change,
+                        Step::Narrow,
+                        Some(narrow_to),
+                        Ending::Skipped { why },
+                    );
                     return;
                 }
             }
@@ -371,9 +409,14 @@ impl Apply<'_> {
                 if self.authorise(change, narrow_to).await.is_ok() {
                     self.revoke(change).await;
                 } else {
-                    self.note(change, Step::Revoke, None, Ending::Skipped {
-                        why: "an allowed part could not be authorised before".to_owned(),
-                    });
+                    self.note(
+                        change,
+                        Step::Revoke,
+                        None,
+                        Ending::Skipped {
+                            why: "an allowed part could not be authorised before".to_owned(),
+                        },
+                    );
                 }
             }
             Err(error) => self.note(change, Step::Narrow, Some(narrow_to), error.ending()),
@@ -420,7 +463,11 @@ impl Apply<'_> {
             .group_id(self.group)
             .security_group_rule_ids(id)
             .send();
-        match self.deadline.call("RevokeSecurityGroupIngress", request).await {
+        match self
+            .deadline
+            .call("RevokeSecurityGroupIngress", request)
+            .await
+        {
             Ok(_) => Ending::Done,
             Err(error) if error.is_not_found() => Ending::AlreadyDone,
             Err(error) => error.ending(),
@@ -455,7 +502,10 @@ impl Apply<'_> {
                     .build(),
             );
         }
-        let answer = self.deadline.call("AuthorizeSecurityGroupIngress", request.send()).await;
+        let answer = self
+            .deadline
+            .call("AuthorizeSecurityGroupIngress", request.send())
+            .await;
         let (created, ending) = match &answer {
             Ok(answer) => (
                 answer
@@ -466,9 +516,12 @@ impl Apply<'_> {
                 Ending::Done,
             ),
             Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
-            Err(error) if error.is_rule_limit() => {
-                (None, Ending::Skipped { why: NO_ROOM.to_owned() })
-            }
+            Err(error) if error.is_rule_limit() => (
+                None,
+                Ending::Skipped {
+                    why: NO_ROOM.to_owned(),
+                },
+            ),
             Err(error) => (None, error.ending()),
         };
         let failed = matches!(ending, Ending::Failed { .. });
@@ -508,7 +561,10 @@ impl Apply<'_> {
                     .build(),
             )
             .send();
-        self.deadline.call("ModifySecurityGroupRules", request).await.map(|_| ())
+        self.deadline
+            .call("ModifySecurityGroupRules", request)
+            .await
+            .map(|_| ())
     }
 }
 
@@ -520,16 +576,28 @@ fn ip_permission(rule: &IngressRule, permission: &Permission) -> IpPermission {
         .set_to_port(permission.to_port);
     match &rule.source {
         Source::Ipv4(block) => builder.ip_ranges(
-            IpRange::builder().cidr_ip(block).set_description(description).build(),
+            IpRange::builder()
+                .cidr_ip(block)
+                .set_description(description)
+                .build(),
         ),
         Source::Ipv6(block) => builder.ipv6_ranges(
-            Ipv6Range::builder().cidr_ipv6(block).set_description(description).build(),
+            Ipv6Range::builder()
+                .cidr_ipv6(block)
+                .set_description(description)
+                .build(),
         ),
         Source::PrefixList(list) => builder.prefix_list_ids(
-            PrefixListId::builder().prefix_list_id(list).set_description(description).build(),
+            PrefixListId::builder()
+                .prefix_list_id(list)
+                .set_description(description)
+                .build(),
         ),
         Source::SecurityGroup(group) => builder.user_id_group_pairs(
-            UserIdGroupPair::builder().group_id(group).set_description(description).build(),
+            UserIdGroupPair::builder()
+                .group_id(group)
+                .set_description(description)
+                .build(),
         ),
     }
     .build()

@@ -68,7 +68,11 @@ impl Reader<'_> {
     }
 
     fn finish<T>(self, settings: T) -> Result<T, BadEnvironment> {
-        if self.problems.is_empty() { Ok(settings) } else { Err(BadEnvironment(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(BadEnvironment(self.problems))
+        }
     }
 }
 
@@ -78,7 +82,10 @@ impl RemediationSettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader { get, problems: Vec::new() };
+        let mut reader = Reader {
+            get,
+            problems: Vec::new(),
+        };
         let settings = Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
@@ -95,9 +102,14 @@ impl NotifySettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader { get, problems: Vec::new() };
-        let settings =
-            Self { ledger_table: reader.text(LEDGER_TABLE), topic_arn: reader.text(TOPIC_ARN) };
+        let mut reader = Reader {
+            get,
+            problems: Vec::new(),
+        };
+        let settings = Self {
+            ledger_table: reader.text(LEDGER_TABLE),
+            topic_arn: reader.text(TOPIC_ARN),
+        };
         reader.finish(settings)
     }
 }
@@ -116,7 +128,12 @@ mod tests {
         })
         .unwrap_err()
         .to_string();
-        for part in ["`POLICY_PARAMETER` is not set", "`on` is not a mode", "`enforce`", "`OWNER_TAG_KEY` is not set"] {
+        for part in [
+            "`POLICY_PARAMETER` is not set",
+            "`on` is not a mode",
+            "`enforce`",
+            "`OWNER_TAG_KEY` is not set",
+        ] {
             assert!(error.contains(part), "{error} lacks {part}");
         }
         assert!(!error.contains("LEDGER_TABLE"));

@@ -34,5 +34,9 @@ pub async fn publish(
             })?;
         request = request.message_attributes(name, value);
     }
-    request.send().await.map(|_| ()).map_err(|e| AwsError::new("Publish", &e))
+    request
+        .send()
+        .await
+        .map(|_| ())
+        .map_err(|e| AwsError::new("Publish", &e))
 }

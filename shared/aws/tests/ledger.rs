@@ -2,12 +2,19 @@
 //! API reference: what the emulator cannot be made to do on demand (conflicts,
 //! throttled transactions, lost races), and what goes over the wire. The
 //! conditions themselves are tested end to end on a table that enforces them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::collections::BTreeMap;
 
 use backstop_aws::clients::Clients;
-use backstop_aws::ledger::{Begun, Claim, Closed, Holder, Ledger, LedgerError, Lock, MOST_BYTES, Recorded};
+use backstop_aws::ledger::{
+    Begun, Claim, Closed, Holder, Ledger, LedgerError, Lock, MOST_BYTES, Recorded,
+};
 use backstop_core::controls::{Control, Severity};
 use backstop_core::entry::{Entry, Status};
 use backstop_core::exemption::Exemption;
@@ -44,7 +51,11 @@ fn entry(rules: usize, description: &str) -> Entry {
             lost: vec![],
         })
         .collect();
-    let plan = Plan { disposition: Disposition::Enforce, changes, reasons: vec![] };
+    let plan = Plan {
+        disposition: Disposition::Enforce,
+        changes,
+        reasons: vec![],
+    };
     Entry {
         version: 1,
         id: "01JDF0000000000000000000AA".into(),
@@ -72,7 +83,10 @@ fn entry(rules: usize, description: &str) -> Entry {
 }
 
 fn holder() -> Holder {
-    Holder { id: "request-1".into(), lease_until: Timestamp::now() + jiff::SignedDuration::from_secs(60) }
+    Holder {
+        id: "request-1".into(),
+        lease_until: Timestamp::now() + jiff::SignedDuration::from_secs(60),
+    }
 }
 
 fn ok() -> Reply {
@@ -97,24 +111,50 @@ fn refused_by(lease_until: i64) -> Reply {
 }
 
 fn transactions(wire: &Wire) -> Vec<Value> {
-    wire.calls().into_iter().filter(|c| c.operation == "TransactWriteItems").map(|c| c.json["TransactItems"].clone()).collect()
+    wire.calls()
+        .into_iter()
+        .filter(|c| c.operation == "TransactWriteItems")
+        .map(|c| c.json["TransactItems"].clone())
+        .collect()
 }
 
 #[tokio::test]
 async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction() {
     let wire = Wire::new(|_: &Call| ok());
-    let begun = ledger(&wire).begin(&entry(2, "ssh"), &holder(), None).await.unwrap();
+    let begun = ledger(&wire)
+        .begin(&entry(2, "ssh"), &holder(), None)
+        .await
+        .unwrap();
     assert!(matches!(begun, Begun::Started));
     assert_eq!(wire.operations(), ["TransactWriteItems"]);
     let items = &transactions(&wire)[0];
-    assert_eq!(items[0]["Put"]["Item"]["pk"]["S"], "lock#open-ingress#sg-0123456789abcdef0");
-    assert_eq!(items[0]["Put"]["ConditionExpression"], "attribute_not_exists(pk)");
-    assert_eq!(items[1]["Put"]["Item"]["pk"]["S"], "entry#01JDF0000000000000000000AA");
+    assert_eq!(
+        items[0]["Put"]["Item"]["pk"]["S"],
+        "lock#open-ingress#sg-0123456789abcdef0"
+    );
+    assert_eq!(
+        items[0]["Put"]["ConditionExpression"],
+        "attribute_not_exists(pk)"
+    );
+    assert_eq!(
+        items[1]["Put"]["Item"]["pk"]["S"],
+        "entry#01JDF0000000000000000000AA"
+    );
     assert!(items[1]["Put"]["Item"]["before"]["B"].is_string());
     assert_eq!(items[1]["Put"]["Item"]["told"]["BOOL"], false);
-    assert_eq!(items[1]["Put"]["Item"]["expires_at"], Value::Null, "an open entry never expires");
-    assert_eq!(items[2]["Update"]["Key"]["pk"]["S"], "budget#open-ingress#2026-11-24T10");
-    assert_eq!(items[2]["Update"]["ExpressionAttributeValues"][":changes"]["N"], "2");
+    assert_eq!(
+        items[1]["Put"]["Item"]["expires_at"],
+        Value::Null,
+        "an open entry never expires"
+    );
+    assert_eq!(
+        items[2]["Update"]["Key"]["pk"]["S"],
+        "budget#open-ingress#2026-11-24T10"
+    );
+    assert_eq!(
+        items[2]["Update"]["ExpressionAttributeValues"][":changes"]["N"],
+        "2"
+    );
 }
 
 #[tokio::test]
@@ -137,14 +177,35 @@ async fn what_was_stored_is_read_back_whole() {
 #[tokio::test]
 async fn a_live_lock_is_asked_to_look_again_and_a_lapsed_one_is_not() {
     let live = Timestamp::now().as_millisecond() + 60_000;
-    let wire = Wire::new(move |call: &Call| if call.operation == "TransactWriteItems" { refused_by(live) } else { ok() });
-    assert!(matches!(ledger(&wire).begin(&entry(1, "x"), &holder(), None).await.unwrap(), Begun::Busy));
+    let wire = Wire::new(move |call: &Call| {
+        if call.operation == "TransactWriteItems" {
+            refused_by(live)
+        } else {
+            ok()
+        }
+    });
+    assert!(matches!(
+        ledger(&wire)
+            .begin(&entry(1, "x"), &holder(), None)
+            .await
+            .unwrap(),
+        Begun::Busy
+    ));
     let update = wire.calls().pop().unwrap();
     assert_eq!(update.operation, "UpdateItem");
-    assert_eq!(update.json["ConditionExpression"], "entry = :entry AND lease_until = :lease");
+    assert_eq!(
+        update.json["ConditionExpression"],
+        "entry = :entry AND lease_until = :lease"
+    );
 
     let wire = Wire::new(|_: &Call| refused_by(0));
-    assert!(matches!(ledger(&wire).begin(&entry(1, "x"), &holder(), None).await.unwrap(), Begun::Moved));
+    assert!(matches!(
+        ledger(&wire)
+            .begin(&entry(1, "x"), &holder(), None)
+            .await
+            .unwrap(),
+        Begun::Moved
+    ));
     assert_eq!(wire.operations(), ["TransactWriteItems"]);
 }
 
@@ -153,20 +214,46 @@ async fn a_lock_that_was_released_before_the_note_reached_it_means_look_again_ou
     let live = Timestamp::now().as_millisecond() + 60_000;
     let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
         "TransactWriteItems" => refused_by(live),
-        _ => Reply::json_error("com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "The conditional request failed"),
+        _ => Reply::json_error(
+            "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+            "The conditional request failed",
+        ),
     });
-    assert!(matches!(ledger(&wire).begin(&entry(1, "x"), &holder(), None).await.unwrap(), Begun::Moved));
+    assert!(matches!(
+        ledger(&wire)
+            .begin(&entry(1, "x"), &holder(), None)
+            .await
+            .unwrap(),
+        Begun::Moved
+    ));
 }
 
 #[tokio::test]
 async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_budget() {
     let wire = Wire::new(|_: &Call| ok());
-    let lapsed = Lock { entry: "01JDOLD".into(), holder: "request-0".into(), lease_until: 0 };
-    ledger(&wire).go_on(&entry(1, "x"), &holder(), Some(&lapsed)).await.unwrap();
+    let lapsed = Lock {
+        entry: "01JDOLD".into(),
+        holder: "request-0".into(),
+        lease_until: 0,
+    };
+    ledger(&wire)
+        .go_on(&entry(1, "x"), &holder(), Some(&lapsed))
+        .await
+        .unwrap();
     let items = &transactions(&wire)[0];
-    assert_eq!(items.as_array().unwrap().len(), 2, "lock and entry, no budget");
-    assert_eq!(items[0]["Put"]["ConditionExpression"], "entry = :entry AND lease_until = :lease AND holder = :holder");
-    assert_eq!(items[1]["Put"]["ConditionExpression"], "attribute_exists(pk)");
+    assert_eq!(
+        items.as_array().unwrap().len(),
+        2,
+        "lock and entry, no budget"
+    );
+    assert_eq!(
+        items[0]["Put"]["ConditionExpression"],
+        "entry = :entry AND lease_until = :lease AND holder = :holder"
+    );
+    assert_eq!(
+        items[1]["Put"]["ConditionExpression"],
+        "attribute_exists(pk)"
+    );
 }
 
 #[tokio::test]
@@ -174,36 +261,73 @@ async fn a_conflict_on_the_shared_counter_is_tried_again() {
     let tries = std::sync::atomic::AtomicU32::new(0);
     let wire = Wire::new(move |_: &Call| {
         if tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2 {
-            cancelled(json!([{ "Code": "None" }, { "Code": "None" }, { "Code": "TransactionConflict" }]))
+            cancelled(
+                json!([{ "Code": "None" }, { "Code": "None" }, { "Code": "TransactionConflict" }]),
+            )
         } else {
             ok()
         }
     });
-    assert!(matches!(ledger(&wire).begin(&entry(1, "x"), &holder(), None).await.unwrap(), Begun::Started));
+    assert!(matches!(
+        ledger(&wire)
+            .begin(&entry(1, "x"), &holder(), None)
+            .await
+            .unwrap(),
+        Begun::Started
+    ));
     assert_eq!(transactions(&wire).len(), 3);
 }
 
 #[tokio::test]
 async fn a_ledger_that_cannot_be_written_is_an_error_with_code_and_message() {
-    let wire = Wire::new(|_: &Call| Reply::json_error("com.amazonaws.dynamodb.v20120810#ResourceNotFoundException", "Requested resource not found"));
-    let error = ledger(&wire).begin(&entry(1, "x"), &holder(), None).await.unwrap_err();
-    assert_eq!(error.to_string(), "the ledger could not be written: TransactWriteItems: ResourceNotFoundException: Requested resource not found");
+    let wire = Wire::new(|_: &Call| {
+        Reply::json_error(
+            "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException",
+            "Requested resource not found",
+        )
+    });
+    let error = ledger(&wire)
+        .begin(&entry(1, "x"), &holder(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the ledger could not be written: TransactWriteItems: ResourceNotFoundException: Requested resource not found"
+    );
 }
 
 #[tokio::test]
 async fn an_entry_that_the_table_cannot_hold_is_refused_before_anything_is_called() {
     let wire = Wire::new(|call: &Call| panic!("{}", call.operation));
-    let error = ledger(&wire).begin(&entry(900, &"x".repeat(255)), &holder(), None).await.unwrap_err();
-    assert!(matches!(error, LedgerError::TooLarge(bytes) if bytes > MOST_BYTES), "{error}");
+    let error = ledger(&wire)
+        .begin(&entry(900, &"x".repeat(255)), &holder(), None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, LedgerError::TooLarge(bytes) if bytes > MOST_BYTES),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn closing_releases_the_lock_and_notes_told_in_one_write() {
     let wire = Wire::new(|_: &Call| ok());
-    assert_eq!(ledger(&wire).close(&entry(1, "x"), &holder(), false).await.unwrap(), Closed::Done);
+    assert_eq!(
+        ledger(&wire)
+            .close(&entry(1, "x"), &holder(), false)
+            .await
+            .unwrap(),
+        Closed::Done
+    );
     let items = &transactions(&wire)[0];
-    assert_eq!(items[0]["Delete"]["ConditionExpression"], "entry = :entry AND holder = :holder AND attribute_not_exists(look_again)");
-    assert_eq!(items[1]["Update"]["UpdateExpression"], "SET told = :yes, expires_at = :expires REMOVE untold");
+    assert_eq!(
+        items[0]["Delete"]["ConditionExpression"],
+        "entry = :entry AND holder = :holder AND attribute_not_exists(look_again)"
+    );
+    assert_eq!(
+        items[1]["Update"]["UpdateExpression"],
+        "SET told = :yes, expires_at = :expires REMOVE untold"
+    );
     assert_eq!(wire.operations(), ["TransactWriteItems"]);
 }
 
@@ -211,31 +335,61 @@ async fn closing_releases_the_lock_and_notes_told_in_one_write() {
 async fn closing_says_that_another_run_asked_to_look_again() {
     let first = std::sync::atomic::AtomicBool::new(true);
     let wire = Wire::new(move |_: &Call| {
-        if first.swap(false, std::sync::atomic::Ordering::SeqCst) { refused_by(1) } else { ok() }
+        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            refused_by(1)
+        } else {
+            ok()
+        }
     });
-    assert_eq!(ledger(&wire).close(&entry(1, "x"), &holder(), false).await.unwrap(), Closed::LookAgain);
+    assert_eq!(
+        ledger(&wire)
+            .close(&entry(1, "x"), &holder(), false)
+            .await
+            .unwrap(),
+        Closed::LookAgain
+    );
 }
 
 #[tokio::test]
 async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
     let wire = Wire::new(|_: &Call| ok());
-    ledger(&wire).close(&entry(1, "x"), &holder(), true).await.unwrap();
+    ledger(&wire)
+        .close(&entry(1, "x"), &holder(), true)
+        .await
+        .unwrap();
     let items = &transactions(&wire)[0];
-    assert_eq!(items[0]["Update"]["UpdateExpression"], "SET lease_until = :none");
-    assert_eq!(items[0]["Update"]["ExpressionAttributeValues"][":none"]["N"], "0");
+    assert_eq!(
+        items[0]["Update"]["UpdateExpression"],
+        "SET lease_until = :none"
+    );
+    assert_eq!(
+        items[0]["Update"]["ExpressionAttributeValues"][":none"]["N"],
+        "0"
+    );
 }
 
 #[tokio::test]
 async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
-    for (told, expected) in [(true, Recorded::Known), (false, Recorded::Untold("01JDOLD".into()))] {
-        let wire = Wire::new(move |_: &Call| cancelled(json!([
-            { "Code": "ConditionalCheckFailed", "Item": { "pk": {"S": "seen#x"}, "entry": {"S": "01JDOLD"}, "told": {"BOOL": told} } },
-            { "Code": "None" },
-        ])));
-        assert_eq!(ledger(&wire).record(&entry(1, "x")).await.unwrap(), expected);
+    for (told, expected) in [
+        (true, Recorded::Known),
+        (false, Recorded::Untold("01JDOLD".into())),
+    ] {
+        let wire = Wire::new(move |_: &Call| {
+            cancelled(json!([
+                { "Code": "ConditionalCheckFailed", "Item": { "pk": {"S": "seen#x"}, "entry": {"S": "01JDOLD"}, "told": {"BOOL": told} } },
+                { "Code": "None" },
+            ]))
+        });
+        assert_eq!(
+            ledger(&wire).record(&entry(1, "x")).await.unwrap(),
+            expected
+        );
     }
     let wire = Wire::new(|_: &Call| ok());
-    assert_eq!(ledger(&wire).record(&entry(1, "x")).await.unwrap(), Recorded::New);
+    assert_eq!(
+        ledger(&wire).record(&entry(1, "x")).await.unwrap(),
+        Recorded::New
+    );
 }
 
 #[tokio::test]
@@ -246,7 +400,13 @@ async fn a_message_is_claimed_by_one_sender() {
         (claimed(false), Claim::UnderWay),
     ] {
         let wire = Wire::new(move |_: &Call| reply.clone());
-        assert_eq!(ledger(&wire).claim_message("key", Timestamp::now()).await.unwrap(), expected);
+        assert_eq!(
+            ledger(&wire)
+                .claim_message("key", Timestamp::now())
+                .await
+                .unwrap(),
+            expected
+        );
         assert_eq!(
             wire.calls()[0].json["ConditionExpression"],
             "attribute_not_exists(pk) OR (sent = :no AND lease_until < :now)"
@@ -255,9 +415,13 @@ async fn a_message_is_claimed_by_one_sender() {
 }
 
 fn claimed(sent: bool) -> Reply {
-    Reply::Answer(400, json!({
-        "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-        "message": "The conditional request failed",
-        "Item": { "pk": {"S": "sent#key"}, "sent": {"BOOL": sent} },
-    }).to_string())
+    Reply::Answer(
+        400,
+        json!({
+            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+            "message": "The conditional request failed",
+            "Item": { "pk": {"S": "sent#key"}, "sent": {"BOOL": sent} },
+        })
+        .to_string(),
+    )
 }

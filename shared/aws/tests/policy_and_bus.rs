@@ -1,6 +1,11 @@
 //! Policy parameter and event bus against the real SSM and EventBridge
 //! clients with canned answers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::time::Duration;
 
@@ -28,12 +33,23 @@ fn store(wire: &Wire) -> PolicyStore {
 
 #[tokio::test]
 async fn the_policy_is_read_once_a_minute() {
-    let wire = Wire::new(|_: &Call| parameter(r#"{"version":1,"controls":{"open-ingress":{"mode":"enforce"}}}"#, 7));
+    let wire = Wire::new(|_: &Call| {
+        parameter(
+            r#"{"version":1,"controls":{"open-ingress":{"mode":"enforce"}}}"#,
+            7,
+        )
+    });
     let store = store(&wire);
     let now = Instant::now();
     let policy = store.get_at(&deadline(), now).await.unwrap();
-    assert_eq!((policy.version, policy.policy.controls.open_ingress.mode), (7, Some(Mode::Enforce)));
-    store.get_at(&deadline(), now + KEPT - Duration::from_secs(1)).await.unwrap();
+    assert_eq!(
+        (policy.version, policy.policy.controls.open_ingress.mode),
+        (7, Some(Mode::Enforce))
+    );
+    store
+        .get_at(&deadline(), now + KEPT - Duration::from_secs(1))
+        .await
+        .unwrap();
     assert_eq!(wire.calls().len(), 1);
     store.get_at(&deadline(), now + KEPT).await.unwrap();
     assert_eq!(wire.calls().len(), 2);
@@ -44,7 +60,11 @@ async fn the_policy_is_read_once_a_minute() {
 fn good_then(then: Reply) -> Wire {
     let first = std::sync::atomic::AtomicBool::new(true);
     Wire::new(move |_: &Call| {
-        if first.swap(false, std::sync::atomic::Ordering::SeqCst) { parameter(r#"{"version":1}"#, 1) } else { then.clone() }
+        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            parameter(r#"{"version":1}"#, 1)
+        } else {
+            then.clone()
+        }
     })
 }
 
@@ -54,30 +74,57 @@ async fn while_it_cannot_be_read_the_last_good_one_serves_for_ten_minutes() {
     let store = store(&wire);
     let now = Instant::now();
     store.get_at(&deadline(), now).await.unwrap();
-    store.get_at(&deadline(), now + LAST_GOOD - Duration::from_secs(1)).await.unwrap();
-    let error = store.get_at(&deadline(), now + LAST_GOOD).await.unwrap_err();
-    assert_eq!(error.to_string(), "the policy parameter `/p` could not be read: GetParameter: InternalServerError: try later");
+    store
+        .get_at(&deadline(), now + LAST_GOOD - Duration::from_secs(1))
+        .await
+        .unwrap();
+    let error = store
+        .get_at(&deadline(), now + LAST_GOOD)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the policy parameter `/p` could not be read: GetParameter: InternalServerError: try later"
+    );
 }
 
 #[tokio::test]
 async fn an_invalid_policy_is_an_error_at_once_and_never_the_last_good_one() {
-    let wire = good_then(parameter(r#"{"version":1,"controls":{"open-ingress":{"mode":"enfroce"}}}"#, 2));
+    let wire = good_then(parameter(
+        r#"{"version":1,"controls":{"open-ingress":{"mode":"enfroce"}}}"#,
+        2,
+    ));
     let store = store(&wire);
     let now = Instant::now();
     store.get_at(&deadline(), now).await.unwrap();
     let error = store.get_at(&deadline(), now + KEPT).await.unwrap_err();
     assert!(matches!(error, NoPolicy::Invalid(..)));
     let text = error.to_string();
-    for part in ["/p", "`controls.open-ingress.mode`", "enforce", "nothing is changed until it is mended"] {
+    for part in [
+        "/p",
+        "`controls.open-ingress.mode`",
+        "enforce",
+        "nothing is changed until it is mended",
+    ] {
         assert!(text.contains(part), "{text} lacks {part}");
     }
 }
 
 #[tokio::test]
 async fn without_any_policy_nothing_is_decided() {
-    for code in ["ParameterNotFound", "AccessDeniedException", "ThrottlingException"] {
+    for code in [
+        "ParameterNotFound",
+        "AccessDeniedException",
+        "ThrottlingException",
+    ] {
         let wire = Wire::new(move |_: &Call| Reply::json_error(code, "no"));
-        assert!(matches!(store(&wire).get(&deadline()).await, Err(NoPolicy::Unreadable(..))), "{code}");
+        assert!(
+            matches!(
+                store(&wire).get(&deadline()).await,
+                Err(NoPolicy::Unreadable(..))
+            ),
+            "{code}"
+        );
     }
 }
 
@@ -85,18 +132,40 @@ async fn without_any_policy_nothing_is_decided() {
 async fn checks_go_out_ten_a_call() {
     let wire = Wire::new(|_: &Call| Reply::ok(r#"{"FailedEntryCount":0,"Entries":[]}"#));
     let checks: Vec<CheckRequested> = (0..23)
-        .map(|i| CheckRequested { control: "open-ingress".into(), resource: format!("sg-{i}"), cause: None })
+        .map(|i| CheckRequested {
+            control: "open-ingress".into(),
+            resource: format!("sg-{i}"),
+            cause: None,
+        })
         .collect();
-    bus::request_checks(&Clients::new(&wire.config(1)).eventbridge, &checks).await.unwrap();
-    let sizes: Vec<usize> = wire.calls().iter().map(|c| c.json["Entries"].as_array().unwrap().len()).collect();
+    bus::request_checks(&Clients::new(&wire.config(1)).eventbridge, &checks)
+        .await
+        .unwrap();
+    let sizes: Vec<usize> = wire
+        .calls()
+        .iter()
+        .map(|c| c.json["Entries"].as_array().unwrap().len())
+        .collect();
     assert_eq!(sizes, [10, 10, 3]);
     let entry = &wire.calls()[0].json["Entries"][0];
-    assert_eq!((entry["Source"].as_str(), entry["DetailType"].as_str()), (Some("backstop"), Some("Check Requested")));
+    assert_eq!(
+        (entry["Source"].as_str(), entry["DetailType"].as_str()),
+        (Some("backstop"), Some("Check Requested"))
+    );
 }
 
 #[tokio::test]
 async fn an_event_that_the_bus_refuses_inside_a_successful_answer_is_an_error() {
-    let wire = Wire::new(|_: &Call| Reply::ok(r#"{"FailedEntryCount":1,"Entries":[{"ErrorCode":"ThrottlingException","ErrorMessage":"slow down"}]}"#));
-    let error = bus::tell(&Clients::new(&wire.config(1)).eventbridge, "01JD").await.unwrap_err();
-    assert_eq!(error.to_string(), "PutEvents: ThrottlingException: slow down");
+    let wire = Wire::new(|_: &Call| {
+        Reply::ok(
+            r#"{"FailedEntryCount":1,"Entries":[{"ErrorCode":"ThrottlingException","ErrorMessage":"slow down"}]}"#,
+        )
+    });
+    let error = bus::tell(&Clients::new(&wire.config(1)).eventbridge, "01JD")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "PutEvents: ThrottlingException: slow down"
+    );
 }

@@ -143,16 +143,28 @@ impl Entry {
     /// that is planned anew replaces its earlier plan.
     pub fn go_on(&mut self, next: &Self) {
         for (id, rule) in &next.before {
-            self.before.entry(id.clone()).or_insert_with(|| rule.clone());
+            self.before
+                .entry(id.clone())
+                .or_insert_with(|| rule.clone());
         }
-        let planned: BTreeSet<&str> =
-            next.plan.changes.iter().map(|change| change.rule.id.as_str()).collect();
-        self.plan.changes.retain(|change| !planned.contains(change.rule.id.as_str()));
+        let planned: BTreeSet<&str> = next
+            .plan
+            .changes
+            .iter()
+            .map(|change| change.rule.id.as_str())
+            .collect();
+        self.plan
+            .changes
+            .retain(|change| !planned.contains(change.rule.id.as_str()));
         self.plan.changes.extend(next.plan.changes.iter().cloned());
         self.plan.disposition = next.plan.disposition.clone();
         self.plan.reasons.clone_from(&next.plan.reasons);
         for exposure in &next.exposures {
-            if !self.exposures.iter().any(|known| known.rule == exposure.rule) {
+            if !self
+                .exposures
+                .iter()
+                .any(|known| known.rule == exposure.rule)
+            {
                 self.exposures.push(exposure.clone());
             }
         }
@@ -167,10 +179,17 @@ impl Entry {
     /// it came out as planned. A run that changed nothing keeps its status.
     pub fn conclude(&mut self, rules: &BTreeMap<String, IngressRule>, now: Timestamp) {
         self.finished_at = Some(now);
-        self.after = self.before.keys().map(|id| (id.clone(), rules.get(id).cloned())).collect();
+        self.after = self
+            .before
+            .keys()
+            .map(|id| (id.clone(), rules.get(id).cloned()))
+            .collect();
         if matches!(self.status, Status::InProgress | Status::Failed) {
-            self.status =
-                if self.problems().is_empty() { Status::Remediated } else { Status::Failed };
+            self.status = if self.problems().is_empty() {
+                Status::Remediated
+            } else {
+                Status::Failed
+            };
         }
     }
 
@@ -183,7 +202,11 @@ impl Entry {
             .into_iter()
             .filter(|outcome| outcome.failed())
             .map(|outcome| format!("{}: {}", outcome.rule, outcome.ending));
-        let unverified = self.verification.iter().flat_map(Verification::problems).map(str::to_owned);
+        let unverified = self
+            .verification
+            .iter()
+            .flat_map(Verification::problems)
+            .map(str::to_owned);
         failed.chain(unverified).collect()
     }
 

@@ -256,7 +256,9 @@ fn needed(value: Option<&str>, field: &str) -> Result<String, BrokenEvent> {
 fn is_id(id: &str, prefix: &str) -> bool {
     id.strip_prefix(prefix).is_some_and(|digits| {
         matches!(digits.len(), 8 | 17)
-            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && digits
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 

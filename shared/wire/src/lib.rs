@@ -7,14 +7,19 @@
 //!
 //! Deliberately not here: trait mocks of AWS, and any emulation of AWS's state
 //! (the end-to-end tests have emulators for that).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support"
+)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
@@ -46,7 +51,10 @@ impl Call {
     /// A parameter of the query protocol.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -73,14 +81,19 @@ impl Reply {
     pub fn ec2_error(status: u16, code: &str, message: &str) -> Self {
         Self::Answer(
             status,
-            format!("<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>r</RequestID></Response>"),
+            format!(
+                "<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>r</RequestID></Response>"
+            ),
         )
     }
 
     /// An error as the JSON protocols write it.
     #[must_use]
     pub fn json_error(code: &str, message: &str) -> Self {
-        Self::Answer(400, serde_json::json!({ "__type": code, "message": message }).to_string())
+        Self::Answer(
+            400,
+            serde_json::json!({ "__type": code, "message": message }).to_string(),
+        )
     }
 }
 
@@ -125,13 +138,20 @@ impl Wire {
     /// Every call so far, in the order in which they went out.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
-        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The operations called so far, in order.
     #[must_use]
     pub fn operations(&self) -> Vec<String> {
-        self.calls().into_iter().map(|call| call.operation).collect()
+        self.calls()
+            .into_iter()
+            .map(|call| call.operation)
+            .collect()
     }
 
     /// How many calls had to wait for an earlier one: the longest chain of
@@ -182,7 +202,9 @@ impl Wire {
                     .with_max_attempts(attempts)
                     .with_initial_backoff(Duration::from_millis(20)),
             )
-            .http_client(http_client_fn(move |_, _| SharedHttpConnector::new(wire.clone())))
+            .http_client(http_client_fn(move |_, _| {
+                SharedHttpConnector::new(wire.clone())
+            }))
             .build()
     }
 }
@@ -200,7 +222,13 @@ impl HttpConnector for Wire {
         HttpConnectorFuture::new(async move {
             tokio::time::sleep(LATENCY).await;
             let tick = wire.tick();
-            if let Some(call) = wire.0.calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(place) {
+            if let Some(call) = wire
+                .0
+                .calls
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(place)
+            {
                 call.ended = Some(tick);
             }
             match reply {
@@ -231,5 +259,11 @@ fn read(request: &HttpRequest, began: usize) -> Call {
         .iter()
         .find(|(key, _)| key == "Action")
         .map_or_else(String::new, |(_, action)| action.clone());
-    Call { operation, parameters, json: Value::Null, began, ended: None }
+    Call {
+        operation,
+        parameters,
+        json: Value::Null,
+        began,
+        ended: None,
+    }
 }

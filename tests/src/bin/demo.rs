@@ -114,11 +114,7 @@ async fn show() -> Result<()> {
         text(&detail["eventName"]),
         text(&detail["userIdentity"]["arn"])
     );
-    for rule in aws
-        .rules
-        .iter()
-        .filter(|rule| rule.functions.iter().any(|f| invoked.contains(f)))
-    {
+    for rule in aws.matching(&event).await? {
         println!("matched by {}", rule.name);
     }
     println!("starts {}", invoked.join(", "));

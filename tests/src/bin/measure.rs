@@ -4,7 +4,12 @@
 //! Init is from the start of the process to its first request for an event
 //! (`GET …/invocation/next`), on a Runtime API of our own on loopback. The two
 //! binaries take turns, so that a drifting machine moves both.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -22,7 +27,11 @@ struct Run {
 }
 
 fn main() {
-    let folder = PathBuf::from(std::env::args().nth(1).expect("usage: measure <folder of the binaries>"));
+    let folder = PathBuf::from(
+        std::env::args()
+            .nth(1)
+            .expect("usage: measure <folder of the binaries>"),
+    );
     let (subject, bare) = (folder.join("revoke-ingress"), folder.join("echo"));
     let (mut ours, mut echo) = (Vec::new(), Vec::new());
     for run in 0..=RUNS {
@@ -38,10 +47,18 @@ fn main() {
     let milliseconds = |runs: &[Run]| sorted(runs.iter().map(|run| run.init.as_secs_f64() * 1e3));
     row("init, ms", milliseconds(&ours), milliseconds(&echo));
     let megabytes = |runs: &[Run]| sorted(runs.iter().map(|run| run.peak as f64 / 1024.0));
-    row("peak memory at init, MB", megabytes(&ours), megabytes(&echo));
+    row(
+        "peak memory at init, MB",
+        megabytes(&ours),
+        megabytes(&echo),
+    );
     let size = |path: &Path| vec![std::fs::metadata(path).unwrap().len() as f64 / 1e6];
     row("binary, MB", size(&subject), size(&bare));
-    row("package (deflated), MB", vec![packed(&subject)], vec![packed(&bare)]);
+    row(
+        "package (deflated), MB",
+        vec![packed(&subject)],
+        vec![packed(&bare)],
+    );
 }
 
 fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -53,9 +70,19 @@ fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
 fn row(name: &str, ours: Vec<f64>, echo: Vec<f64>) {
     let text = |numbers: &[f64]| match numbers {
         [one] => format!("{one:.2}"),
-        many => format!("{:.2} ({:.2} to {:.2})", median(many), many[0], many[many.len() - 1]),
+        many => format!(
+            "{:.2} ({:.2} to {:.2})",
+            median(many),
+            many[0],
+            many[many.len() - 1]
+        ),
     };
-    println!("| {name} | {} | {} | {:.2} |", text(&ours), text(&echo), median(&ours) / median(&echo));
+    println!(
+        "| {name} | {} | {} | {:.2} |",
+        text(&ours),
+        text(&echo),
+        median(&ours) / median(&echo)
+    );
 }
 
 fn median(sorted: &[f64]) -> f64 {
@@ -68,7 +95,10 @@ fn start(binary: &Path) -> Run {
     let mut command = Command::new(binary);
     command
         .env_clear()
-        .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().unwrap().to_string())
+        .env(
+            "AWS_LAMBDA_RUNTIME_API",
+            listener.local_addr().unwrap().to_string(),
+        )
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     for (name, value) in [
@@ -90,14 +120,19 @@ fn start(binary: &Path) -> Run {
         command.env(name, value);
     }
     let begun = Instant::now();
-    let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
     let (mut connection, _) = listener.accept().unwrap();
     let mut request = [0; 64];
     let read = connection.read(&mut request).unwrap();
     let init = begun.elapsed();
     assert!(String::from_utf8_lossy(&request[..read]).contains("/invocation/next"));
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();

@@ -243,7 +243,14 @@ impl Proxy {
         let taken = self.take(&call.action);
         call.faulted = taken.is_some();
         let Some(mut injection) = taken else {
-            return request.send(to);
+            return match self.filled_gap(call) {
+                Some(answer) => Ok(Message::answer(
+                    200,
+                    &[("content-type", "text/xml")],
+                    &answer,
+                )),
+                None => request.send(to),
+            };
         };
         let answer = match &mut injection.fault {
             Fault::Error {
@@ -278,6 +285,36 @@ impl Proxy {
             self.state.lock().unwrap().injections.insert(0, injection);
         }
         answer
+    }
+
+    /// What moto cannot answer and the functions need: the groups that name a
+    /// prefix list (moto answers this filter with a 500), read off its rules.
+    fn filled_gap(&self, call: &Call) -> Option<String> {
+        let filter = &call.request["Filter.1.Name"];
+        if call.action != "DescribeSecurityGroups" || filter != "ip-permission.prefix-list-id" {
+            return None;
+        }
+        let named = format!(
+            "<prefixListId>{}</prefixListId>",
+            call.request["Filter.1.Value.1"]
+                .as_str()
+                .unwrap_or_default()
+        );
+        let rules = self
+            .upstreams
+            .ec2(&[("Action", "DescribeSecurityGroupRules")]);
+        let groups: std::collections::BTreeSet<&str> = rules
+            .split("<item>")
+            .filter(|rule| rule.contains(&named) && !rule.contains("<isEgress>true"))
+            .filter_map(|rule| rule.split("<groupId>").nth(1)?.split('<').next())
+            .collect();
+        let items: String = groups
+            .iter()
+            .map(|id| format!("<item><groupId>{id}</groupId></item>"))
+            .collect();
+        Some(format!(
+            "<DescribeSecurityGroupsResponse><securityGroupInfo>{items}</securityGroupInfo></DescribeSecurityGroupsResponse>"
+        ))
     }
 
     fn take(&self, action: &str) -> Option<Injection> {

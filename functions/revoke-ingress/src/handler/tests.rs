@@ -21,11 +21,15 @@ struct World {
 }
 
 fn xml(operation: &str, content: &str) -> Reply {
-    Reply::ok(format!("<{operation}Response><requestId>r</requestId>{content}</{operation}Response>"))
+    Reply::ok(format!(
+        "<{operation}Response><requestId>r</requestId>{content}</{operation}Response>"
+    ))
 }
 
 fn rule_xml(id: &str, source: &str) -> String {
-    format!("<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>{source}</item>")
+    format!(
+        "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>{source}</item>"
+    )
 }
 
 fn answer(world: &Mutex<World>, mode: &str, call: &Call) -> Reply {
@@ -56,7 +60,10 @@ fn answer(world: &Mutex<World>, mode: &str, call: &Call) -> Reply {
 }
 
 fn open(rules: &[&'static str]) -> Arc<Mutex<World>> {
-    Arc::new(Mutex::new(World { rules: rules.iter().copied().collect(), prefix_list: false }))
+    Arc::new(Mutex::new(World {
+        rules: rules.iter().copied().collect(),
+        prefix_list: false,
+    }))
 }
 
 /// A wire over the world on which `fails` may answer first.
@@ -70,12 +77,15 @@ fn wire(
 }
 
 fn handler(wire: &Wire) -> Handler {
-    Handler::new(Clients::new(&wire.config(1)), RemediationSettings {
-        ledger_table: "ledger".into(),
-        policy_parameter: "/p".into(),
-        mode: Mode::Notify,
-        owner_tag_key: "owner".into(),
-    })
+    Handler::new(
+        Clients::new(&wire.config(1)),
+        RemediationSettings {
+            ledger_table: "ledger".into(),
+            policy_parameter: "/p".into(),
+            mode: Mode::Notify,
+            owner_tag_key: "owner".into(),
+        },
+    )
 }
 
 fn event() -> LambdaEvent<Value> {
@@ -99,11 +109,17 @@ async fn run(wire: &Wire) -> Result<String, String> {
     }
 }
 
-const CHANGES: &[&str] =
-    &["RevokeSecurityGroupIngress", "ModifySecurityGroupRules", "AuthorizeSecurityGroupIngress"];
+const CHANGES: &[&str] = &[
+    "RevokeSecurityGroupIngress",
+    "ModifySecurityGroupRules",
+    "AuthorizeSecurityGroupIngress",
+];
 
 fn changes(wire: &Wire) -> usize {
-    wire.operations().iter().filter(|operation| CHANGES.contains(&operation.as_str())).count()
+    wire.operations()
+        .iter()
+        .filter(|operation| CHANGES.contains(&operation.as_str()))
+        .count()
 }
 
 /// Sequential round trips up to and including the last change.
@@ -116,10 +132,18 @@ async fn trips_before_closed(world: &Arc<Mutex<World>>) -> usize {
 #[tokio::test]
 async fn the_hole_is_closed_after_one_round_of_reads_one_transaction_and_the_changes() {
     assert_eq!(trips_before_closed(&open(&["sgr-1"])).await, 3);
-    assert_eq!(trips_before_closed(&open(&["sgr-1", "sgr-2", "sgr-3"])).await, 5, "a change a rule");
+    assert_eq!(
+        trips_before_closed(&open(&["sgr-1", "sgr-2", "sgr-3"])).await,
+        5,
+        "a change a rule"
+    );
     let with_list = open(&["sgr-1"]);
     with_list.lock().unwrap().prefix_list = true;
-    assert_eq!(trips_before_closed(&with_list).await, 4, "a second round of reads for prefix lists");
+    assert_eq!(
+        trips_before_closed(&with_list).await,
+        4,
+        "a second round of reads for prefix lists"
+    );
 }
 
 #[tokio::test]
@@ -130,11 +154,24 @@ async fn a_run_goes_down_the_pipeline_in_order() {
     let (reads, rest) = operations.split_at(5);
     assert_eq!(
         BTreeSet::from_iter(reads.iter().map(String::as_str)),
-        BTreeSet::from(["DescribeSecurityGroups", "DescribeSecurityGroupRules", "DescribeTags", "GetParameter", "GetItem"])
+        BTreeSet::from([
+            "DescribeSecurityGroups",
+            "DescribeSecurityGroupRules",
+            "DescribeTags",
+            "GetParameter",
+            "GetItem"
+        ])
     );
-    assert_eq!(rest[0], "TransactWriteItems", "begin: `before` is stored ahead of the first change");
+    assert_eq!(
+        rest[0], "TransactWriteItems",
+        "begin: `before` is stored ahead of the first change"
+    );
     assert_eq!(rest[1], "RevokeSecurityGroupIngress", "apply");
-    assert_eq!(rest[5..], ["PutItem", "PutEvents", "TransactWriteItems"], "finish, tell, close");
+    assert_eq!(
+        rest[5..],
+        ["PutItem", "PutEvents", "TransactWriteItems"],
+        "finish, tell, close"
+    );
 }
 
 #[tokio::test]
@@ -144,17 +181,28 @@ async fn without_a_ledger_nothing_is_changed() {
             .then(|| Reply::json_error("ProvisionedThroughputExceededException", "slow down"))
     });
     let error = run(&wire).await.unwrap_err();
-    assert!(error.contains("TransactWriteItems: ProvisionedThroughputExceededException: slow down"), "{error}");
+    assert!(
+        error.contains("TransactWriteItems: ProvisionedThroughputExceededException: slow down"),
+        "{error}"
+    );
     assert_eq!(changes(&wire), 0);
 }
 
 #[tokio::test]
 async fn a_read_that_fails_changes_nothing_and_is_tried_again() {
-    for operation in ["DescribeSecurityGroups", "DescribeSecurityGroupRules", "DescribeTags"] {
+    for operation in [
+        "DescribeSecurityGroups",
+        "DescribeSecurityGroupRules",
+        "DescribeTags",
+    ] {
         let wire = wire(&open(&["sgr-1"]), "enforce", move |call| {
-            (call.operation == operation).then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+            (call.operation == operation)
+                .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
         });
-        assert_eq!(run(&wire).await.unwrap_err(), format!("{operation}: UnauthorizedOperation: no"));
+        assert_eq!(
+            run(&wire).await.unwrap_err(),
+            format!("{operation}: UnauthorizedOperation: no")
+        );
         assert_eq!(changes(&wire), 0);
     }
 }
@@ -163,7 +211,10 @@ async fn a_read_that_fails_changes_nothing_and_is_tried_again() {
 async fn a_wrong_policy_changes_nothing_and_names_the_field() {
     let wire = wire(&open(&["sgr-1"]), "enfroce", |_| None);
     let error = run(&wire).await.unwrap_err();
-    assert!(error.contains("`controls.open-ingress.mode`") && error.contains("`enforce`"), "{error}");
+    assert!(
+        error.contains("`controls.open-ingress.mode`") && error.contains("`enforce`"),
+        "{error}"
+    );
     assert_eq!(changes(&wire), 0);
 }
 
@@ -178,10 +229,26 @@ async fn a_partial_failure_is_a_failure_that_names_the_rule_and_is_told() {
     assert!(!error.contains("sgr-2: FAILED"), "{error}");
     assert_eq!(changes(&wire), 2, "the other rule is closed all the same");
     let operations = wire.operations();
-    assert_eq!(operations[operations.len() - 3..], ["PutItem", "PutEvents", "TransactWriteItems"], "recorded, told, released for the retry");
+    assert_eq!(
+        operations[operations.len() - 4..],
+        [
+            "PutItem",
+            "PutEvents",
+            "TransactWriteItems",
+            "TransactWriteItems"
+        ],
+        "recorded, told, released for the retry"
+    );
     let document: Value = serde_json::from_str(
-        wire.calls().iter().rfind(|call| call.operation == "PutItem").unwrap().json["Item"]["document"]["S"].as_str().unwrap(),
-    ).unwrap();
+        wire.calls()
+            .iter()
+            .rfind(|call| call.operation == "PutItem")
+            .unwrap()
+            .json["Item"]["document"]["S"]
+            .as_str()
+            .unwrap(),
+    )
+    .unwrap();
     assert_eq!(document["status"], "failed");
 }
 
@@ -200,10 +267,14 @@ async fn a_group_that_cannot_be_read_again_is_not_reported_as_closed() {
 #[tokio::test]
 async fn a_rule_that_stays_although_ec2_said_done_is_a_failure() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
-        (call.operation == "RevokeSecurityGroupIngress").then(|| xml("RevokeSecurityGroupIngress", "<return>true</return>"))
+        (call.operation == "RevokeSecurityGroupIngress")
+            .then(|| xml("RevokeSecurityGroupIngress", "<return>true</return>"))
     });
     let error = run(&wire).await.unwrap_err();
-    assert!(error.contains("sgr-1 still admits tcp 22 from 0.0.0.0/0"), "{error}");
+    assert!(
+        error.contains("sgr-1 still admits tcp 22 from 0.0.0.0/0"),
+        "{error}"
+    );
     assert_eq!(changes(&wire), 1, "read again, not revoked again");
 }
 
@@ -220,8 +291,14 @@ async fn a_rule_that_others_add_meanwhile_is_closed_in_the_same_round() {
     assert_eq!(run(&wire).await.unwrap(), "remediated");
     assert!(world.lock().unwrap().rules.is_empty());
     let operations = wire.operations();
-    let transactions = operations.iter().filter(|o| *o == "TransactWriteItems").count();
-    assert_eq!(transactions, 3, "begin, the late rule's `before` ahead of its change, close");
+    let transactions = operations
+        .iter()
+        .filter(|o| *o == "TransactWriteItems")
+        .count();
+    assert_eq!(
+        transactions, 3,
+        "begin, the late rule's `before` ahead of its change, close"
+    );
 }
 
 #[tokio::test]
@@ -229,7 +306,10 @@ async fn mode_notify_records_and_tells_and_changes_nothing() {
     let wire = wire(&open(&["sgr-1"]), "notify", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "notified");
     assert_eq!(changes(&wire), 0);
-    assert_eq!(wire.operations()[5..], ["TransactWriteItems", "PutEvents", "TransactWriteItems"]);
+    assert_eq!(
+        wire.operations()[5..],
+        ["TransactWriteItems", "PutEvents", "TransactWriteItems"]
+    );
 }
 
 #[tokio::test]
@@ -251,6 +331,15 @@ async fn a_message_that_cannot_be_put_on_the_bus_is_a_failure() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
         (call.operation == "PutEvents").then(|| Reply::json_error("AccessDeniedException", "no"))
     });
-    assert_eq!(run(&wire).await.unwrap_err(), "PutEvents: AccessDeniedException: no");
-    assert_eq!(wire.operations().last().unwrap(), "PutEvents", "not closed: the retry tells");
+    assert_eq!(
+        run(&wire).await.unwrap_err(),
+        "PutEvents: AccessDeniedException: no"
+    );
+    let last = wire.calls().pop().unwrap();
+    let items = last.json["TransactItems"].as_array().unwrap();
+    assert_eq!(items.len(), 1, "not closed: the retry tells");
+    assert_eq!(
+        items[0]["Update"]["UpdateExpression"],
+        "SET lease_until = :none"
+    );
 }

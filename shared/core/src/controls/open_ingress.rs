@@ -454,18 +454,22 @@ fn cuts(
 ) -> BTreeMap<String, Cut> {
     let mut removed: BTreeMap<String, (Coverage, Coverage)> = BTreeMap::new();
     for family in [Family::Ipv4, Family::Ipv6] {
-        let rules = || group.rules.values().filter(|rule| counts(rule));
-        let lanes = lanes(family, rules().map(|rule| &rule.permission));
-        let grants: Vec<Grant<'_>> = rules()
-            .filter_map(|rule| {
-                let public = public_space(group, &rule.source, family)?;
-                Some(Grant {
-                    rule,
-                    source: source_key(&rule.source),
-                    size: public.size(),
-                    public,
-                    coverage: rule.permission.coverage(&lanes),
-                })
+        let spaces: Vec<(&IngressRule, AddressSet)> = group
+            .rules
+            .values()
+            .filter(|rule| counts(rule))
+            .filter_map(|rule| Some((rule, public_space(group, &rule.source, family)?)))
+            .collect();
+        // Protocols that only the other family's rules name are not in play.
+        let lanes = lanes(family, spaces.iter().map(|(rule, _)| &rule.permission));
+        let grants: Vec<Grant<'_>> = spaces
+            .into_iter()
+            .map(|(rule, public)| Grant {
+                rule,
+                source: source_key(&rule.source),
+                size: public.size(),
+                public,
+                coverage: rule.permission.coverage(&lanes),
             })
             .collect();
         let limit = settings.max_public_bits.limit(family);
@@ -668,7 +672,7 @@ pub fn plan(
         reasons.push(format!("the group belongs to the account {}", group.owner));
         Disposition::NotOwned
     } else if matches!(exemptions.group, Exemption::Malformed { .. })
-        || (open.is_empty() && malformed_rule)
+        || (open.is_empty() && malformed_rule && !exemptions.group.holds())
     {
         reasons.push(format!("the tag {OPT_OUT_TAG} cannot be read"));
         Disposition::Held
@@ -776,7 +780,11 @@ pub fn entry(facts: &Facts, decision: &Decision, about: About<'_>) -> Option<Ent
         exposures: finding.exposures.clone(),
         exemption: decision.exemptions.group.clone(),
         plan: plan.clone(),
-        before: if plan.changes_something() { plan.before() } else { BTreeMap::new() },
+        before: if plan.changes_something() {
+            plan.before()
+        } else {
+            BTreeMap::new()
+        },
         outcomes: Vec::new(),
         verification: None,
         after: BTreeMap::new(),
@@ -800,7 +808,11 @@ pub fn verify(
 ) -> Verification {
     let mut verification = Verification::default();
     if let Verdict::Violates(finding) = &decision.verdict {
-        for exposure in finding.exposures.iter().filter(|e| !decision.exemptions.holds(&e.rule.id)) {
+        for exposure in finding
+            .exposures
+            .iter()
+            .filter(|e| !decision.exemptions.holds(&e.rule.id))
+        {
             verification.remaining.push(format!(
                 "{} still admits {} from {}",
                 exposure.rule.id,
@@ -814,32 +826,51 @@ pub fn verify(
         Facts::Gone => &none,
         Facts::Group(group) => &group.rules,
     };
-    let failed: BTreeSet<&str> =
-        entry.last_outcomes().into_iter().filter(|o| o.failed()).map(|o| o.rule.as_str()).collect();
+    let failed: BTreeSet<&str> = entry
+        .last_outcomes()
+        .into_iter()
+        .filter(|o| o.failed())
+        .map(|o| o.rule.as_str())
+        .collect();
     for change in &entry.plan.changes {
         let id = change.rule.id.as_str();
         match (now.get(id), &change.narrow_to) {
             (None, Some(_)) if !was_revoked(entry, id) => {
-                verification.by_others.push(format!("{id} was revoked by somebody else"));
+                verification
+                    .by_others
+                    .push(format!("{id} was revoked by somebody else"));
             }
             (None, _) => {}
             (Some(_), _) if failed.contains(id) => {}
             (Some(live), Some(to)) if same(&live.permission, to) => {}
             (Some(live), _) if *live == change.rule => {
-                verification.not_as_planned.push(format!("{id} is as it was before"));
+                verification
+                    .not_as_planned
+                    .push(format!("{id} is as it was before"));
             }
-            (Some(live), _) => verification
-                .by_others
-                .push(format!("{id} was changed to {} from {}", live.permission, live.source)),
+            (Some(live), _) => verification.by_others.push(format!(
+                "{id} was changed to {} from {}",
+                live.permission, live.source
+            )),
         }
     }
-    let ours: BTreeSet<&str> = entry.outcomes.iter().filter_map(|o| o.created.as_deref()).collect();
+    let ours: BTreeSet<&str> = entry
+        .outcomes
+        .iter()
+        .filter_map(|o| o.created.as_deref())
+        .collect();
     for (id, rule) in now {
         if !found.contains_key(id) && !ours.contains(id.as_str()) {
-            verification.by_others.push(format!("{id} ({} from {}) was added", rule.permission, rule.source));
+            verification.by_others.push(format!(
+                "{id} ({} from {}) was added",
+                rule.permission, rule.source
+            ));
         }
     }
-    for id in found.keys().filter(|id| !now.contains_key(*id) && !entry.before.contains_key(*id)) {
+    for id in found
+        .keys()
+        .filter(|id| !now.contains_key(*id) && !entry.before.contains_key(*id))
+    {
         verification.by_others.push(format!("{id} was removed"));
     }
     verification
@@ -847,7 +878,10 @@ pub fn verify(
 
 /// Whether an entry's steps (or somebody before them) revoked the rule.
 fn was_revoked(entry: &Entry, rule: &str) -> bool {
-    entry.outcomes.iter().any(|outcome| outcome.rule == rule && outcome.step == Step::Revoke)
+    entry
+        .outcomes
+        .iter()
+        .any(|outcome| outcome.rule == rule && outcome.step == Step::Revoke)
 }
 
 /// Whether two permissions admit the same, however they are written.
@@ -872,18 +906,25 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
         let live = now.get(&change.rule.id);
         let ending = match live {
             Some(live) if *live == change.rule && !harmless => return,
-            Some(live) if *live == change.rule => {
-                Ending::Skipped { why: "nothing exceeds the policy any more".to_owned() }
-            }
+            Some(live) if *live == change.rule => Ending::Skipped {
+                why: "nothing exceeds the policy any more".to_owned(),
+            },
             _ => Ending::AlreadyDone,
         };
-        let of_rule: Vec<&Outcome> =
-            entry.last_outcomes().into_iter().filter(|o| o.rule == change.rule.id).collect();
+        let of_rule: Vec<&Outcome> = entry
+            .last_outcomes()
+            .into_iter()
+            .filter(|o| o.rule == change.rule.id)
+            .collect();
         if of_rule.is_empty() {
             let narrowed = change.narrow_to.clone().filter(|_| live.is_some());
             settled.push(Outcome {
                 rule: change.rule.id.clone(),
-                step: if narrowed.is_some() { Step::Narrow } else { Step::Revoke },
+                step: if narrowed.is_some() {
+                    Step::Narrow
+                } else {
+                    Step::Revoke
+                },
                 permission: narrowed,
                 created: None,
                 ending,
@@ -893,13 +934,19 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
                 of_rule
                     .into_iter()
                     .filter(|outcome| outcome.failed())
-                    .map(|outcome| Outcome { ending: ending.clone(), ..outcome.clone() }),
+                    .map(|outcome| Outcome {
+                        ending: ending.clone(),
+                        ..outcome.clone()
+                    }),
             );
         }
     });
     entry.outcomes.extend(settled);
     if harmless {
-        entry.plan.changes.retain(|change| now.get(&change.rule.id) != Some(&change.rule));
+        entry
+            .plan
+            .changes
+            .retain(|change| now.get(&change.rule.id) != Some(&change.rule));
     }
 }
 
@@ -911,6 +958,9 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
 pub fn has_news(entry: &Entry, plan: Option<&Plan>) -> bool {
     plan.is_some_and(|plan| {
         plan.changes_something()
-            && plan.changes.iter().any(|c| entry.before.get(&c.rule.id) != Some(&c.rule))
+            && plan
+                .changes
+                .iter()
+                .any(|c| entry.before.get(&c.rule.id) != Some(&c.rule))
     })
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::story::{Section, Story};
 use super::subject::first_line;
-use super::words::one_line;
+use super::words::{one_line, or};
 
 /// Most characters of a title.
 const MOST_TITLE: usize = 250;
@@ -27,7 +27,7 @@ const MOST_WORD: usize = 75;
 pub(super) fn notification(story: &Story<'_>) -> Value {
     let entry = story.entry;
     let word = |text: &str| plain(&one_line(text, MOST_WORD));
-    let team = word(entry.team_or_unowned());
+    let team = or(&word(entry.team_or_unowned()), "unowned");
     json!({
         "version": "1.0",
         "source": "custom",

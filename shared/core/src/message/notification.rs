@@ -3,7 +3,8 @@
 //!
 //! These types are a promise to others and are therefore not the ledger's own:
 //! fields are added, never renamed or given another meaning; when that has to
-//! happen, `version` rises. Texts are one line and cut at 512 characters, long
+//! happen, `version` rises. Texts are one line and cut at 512 characters (names at
+//! 128), long
 //! lists are cut and `omitted` says by how much: the ledger entry has it all.
 
 use jiff::Timestamp;
@@ -24,8 +25,10 @@ use crate::trigger::Actor;
 
 /// The version of the format.
 const VERSION: u32 = 1;
-/// Most characters of a text.
+/// Most characters of a text that people write.
 const MOST_TEXT: usize = 512;
+/// Most characters of an id or a name of AWS's.
+const MOST_NAME: usize = 128;
 /// Most words in a list of ports.
 const MOST_WORDS: usize = 60;
 /// Most reasons, and most lines of a verification.
@@ -288,18 +291,18 @@ impl Notification {
         Self {
             version: VERSION,
             key: entry.message_key(),
-            entry: text(&entry.id),
+            entry: name(&entry.id),
             ledger_key: LedgerKey::of(entry),
             headline: text(&first_line(&Story::new(entry))),
             control: entry.control,
             severity: entry.severity,
             outcome: entry.status,
-            account: text(&entry.account),
-            region: text(&entry.region),
+            account: name(&entry.account),
+            region: name(&entry.region),
             team: or(&text(entry.team_or_unowned()), "unowned"),
             resource: NotifiedResource {
                 arn: text(&entry.resource),
-                id: text(entry.resource_id()),
+                id: name(entry.resource_id()),
                 name: text(&entry.resource_name),
             },
             exposures: entry.exposures.iter().take(most).map(Into::into).collect(),
@@ -316,8 +319,11 @@ impl Notification {
                 .take(most_outcomes)
                 .map(|outcome| (*outcome).into())
                 .collect(),
-            verification: entry.verification.as_ref().map(Into::into),
-            reasons: texts(&entry.plan.reasons, MOST_LINES),
+            verification: entry
+                .verification
+                .as_ref()
+                .map(|v| verification(v, most.min(MOST_LINES))),
+            reasons: texts(&entry.plan.reasons, most.min(MOST_LINES)),
             actor: (&entry.actor).into(),
             policy_version: entry.policy_version,
             attempts: entry.attempts,
@@ -350,7 +356,7 @@ impl Notification {
 impl LedgerKey {
     pub(super) fn of(entry: &Entry) -> Self {
         Self {
-            pk: format!("entry#{}", text(&entry.id)),
+            pk: format!("entry#{}", name(&entry.id)),
             sk: "entry".to_owned(),
         }
     }
@@ -358,6 +364,14 @@ impl LedgerKey {
 
 fn text(text: &str) -> String {
     one_line(text, MOST_TEXT)
+}
+
+fn name(text: &str) -> String {
+    one_line(text, MOST_NAME)
+}
+
+fn some_name(of: &Option<String>) -> Option<String> {
+    of.as_deref().map(name)
 }
 
 fn some_text(of: &Option<String>) -> Option<String> {
@@ -371,7 +385,7 @@ fn texts<'a>(of: impl IntoIterator<Item = &'a String>, most: usize) -> Vec<Strin
 impl From<&Permission> for NotifiedTraffic {
     fn from(permission: &Permission) -> Self {
         Self {
-            protocol: text(&permission.protocol),
+            protocol: name(&permission.protocol),
             from_port: permission.from_port,
             to_port: permission.to_port,
             words: text(&permission.to_string()),
@@ -388,7 +402,7 @@ impl From<&IngressRule> for NotifiedRule {
             Source::SecurityGroup(_) => "security-group",
         };
         Self {
-            id: text(&rule.id),
+            id: name(&rule.id),
             traffic: (&rule.permission).into(),
             source_kind: kind.to_owned(),
             source: text(&rule.source.to_string()),
@@ -406,7 +420,7 @@ impl From<&Exposure> for NotifiedExposure {
             public_addresses: exposure.public_addresses.to_string(),
             private_part: exposure.private_part,
             exemption: (&exposure.exemption).into(),
-            fingerprint: text(&exposure.fingerprint),
+            fingerprint: name(&exposure.fingerprint),
         }
     }
 }
@@ -433,7 +447,7 @@ impl From<&Exemption> for NotifiedExemption {
 impl From<&RuleChange> for NotifiedChange {
     fn from(change: &RuleChange) -> Self {
         Self {
-            rule: text(&change.rule.id),
+            rule: name(&change.rule.id),
             narrow_to: change.narrow_to.as_ref().map(Into::into),
             authorise: change
                 .authorise
@@ -459,28 +473,26 @@ impl From<&Outcome> for NotifiedOutcome {
                 message,
             } => Ending::Failed {
                 retryable: *retryable,
-                operation: text(operation),
-                code: text(code),
+                operation: name(operation),
+                code: name(code),
                 message: text(message),
             },
         };
         Self {
-            rule: text(&outcome.rule),
+            rule: name(&outcome.rule),
             step: outcome.step,
             traffic: outcome.permission.as_ref().map(Into::into),
-            created: some_text(&outcome.created),
+            created: some_name(&outcome.created),
             ending,
         }
     }
 }
 
-impl From<&Verification> for NotifiedVerification {
-    fn from(verification: &Verification) -> Self {
-        Self {
-            passed: verification.passed(),
-            problems: verification.problems().take(MOST_LINES).map(text).collect(),
-            by_others: texts(&verification.by_others, MOST_LINES),
-        }
+fn verification(verification: &Verification, most: usize) -> NotifiedVerification {
+    NotifiedVerification {
+        passed: verification.passed(),
+        problems: verification.problems().take(most).map(text).collect(),
+        by_others: texts(&verification.by_others, most),
     }
 }
 
@@ -489,11 +501,11 @@ impl From<&Actor> for NotifiedActor {
         Self {
             principal: some_text(&actor.principal),
             user_agent: some_text(&actor.user_agent),
-            source_address: some_text(&actor.source_address),
-            invoked_by: some_text(&actor.invoked_by),
-            event_name: some_text(&actor.event_name),
+            source_address: some_name(&actor.source_address),
+            invoked_by: some_name(&actor.invoked_by),
+            event_name: some_name(&actor.event_name),
             event_time: actor.event_time,
-            event_id: some_text(&actor.event_id),
+            event_id: some_name(&actor.event_id),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! Mail and chat show the same sections. Deliberately not here: how either of
 //! them lays sections out, and anything that needs more than a few lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -32,24 +32,32 @@ pub(super) struct Section {
     pub(super) lines: Vec<String>,
 }
 
-/// An entry with its outcomes sorted by rule.
+/// An entry with its outcomes by rule.
 pub(super) struct Story<'a> {
     pub(super) entry: &'a Entry,
-    outcomes: BTreeMap<&'a str, Vec<&'a Outcome>>,
+    /// The last outcome of each step.
+    last: BTreeMap<&'a str, Vec<&'a Outcome>>,
+    /// All outcomes, those of earlier attempts included.
+    all: BTreeMap<&'a str, Vec<&'a Outcome>>,
 }
 
 impl<'a> Story<'a> {
     pub(super) fn new(entry: &'a Entry) -> Self {
-        let mut outcomes: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
-        for outcome in entry.last_outcomes() {
-            outcomes.entry(&outcome.rule).or_default().push(outcome);
+        Self {
+            entry,
+            last: by_rule(entry.last_outcomes()),
+            all: by_rule(&entry.outcomes),
         }
-        Self { entry, outcomes }
     }
 
     /// The outcomes of a rule that count, in the order of steps.
     pub(super) fn outcomes(&self, rule: &str) -> &[&'a Outcome] {
-        self.outcomes.get(rule).map_or(&[], Vec::as_slice)
+        self.last.get(rule).map_or(&[], Vec::as_slice)
+    }
+
+    /// All outcomes of a rule, in the order of time.
+    pub(super) fn all_outcomes(&self, rule: &str) -> &[&'a Outcome] {
+        self.all.get(rule).map_or(&[], Vec::as_slice)
     }
 
     /// The exposures that the message is about in the first place: those that
@@ -82,10 +90,8 @@ impl<'a> Story<'a> {
 
     /// Whether a step of ours took something from the rule.
     pub(super) fn cut(&self, rule: &str) -> bool {
-        self.entry.outcomes.iter().any(|outcome| {
-            outcome.rule == rule
-                && matches!(outcome.step, Step::Narrow | Step::Revoke)
-                && outcome.ending == Ending::Done
+        self.all_outcomes(rule).iter().any(|outcome| {
+            matches!(outcome.step, Step::Narrow | Step::Revoke) && outcome.ending == Ending::Done
         })
     }
 
@@ -260,8 +266,8 @@ impl<'a> Story<'a> {
     }
 
     /// The rules that were to be changed, or that something was tried on.
-    fn treated(&self) -> Vec<&'a str> {
-        let mut treated: Vec<&str> = Vec::new();
+    fn treated(&self) -> BTreeSet<&'a str> {
+        let mut treated: BTreeSet<&str> = self.last.keys().copied().collect();
         if matches!(
             self.entry.status,
             Status::Remediated | Status::Failed | Status::InProgress
@@ -274,13 +280,6 @@ impl<'a> Story<'a> {
                     .map(|change| change.rule.id.as_str()),
             );
         }
-        let others: Vec<&str> = self
-            .outcomes
-            .keys()
-            .copied()
-            .filter(|rule| !treated.contains(rule))
-            .collect();
-        treated.extend(others);
         treated
     }
 
@@ -341,7 +340,7 @@ impl<'a> Story<'a> {
                 )
             });
         let by_limit = self
-            .outcomes
+            .last
             .values()
             .flatten()
             .filter(|o| matches!(o.step, Step::Authorise | Step::Narrow) && self.cut(&o.rule))
@@ -418,7 +417,7 @@ impl<'a> Story<'a> {
 
     fn take_back(&self) -> Option<Section> {
         let until = self.opt_out_until();
-        let line = if is_undoable(self.entry) {
+        let line = if is_undoable(self) {
             format!(
                 "Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until {until}, or it would be closed again."
             )
@@ -546,6 +545,16 @@ impl<'a> Story<'a> {
         }
         lines
     }
+}
+
+fn by_rule<'a>(
+    outcomes: impl IntoIterator<Item = &'a Outcome>,
+) -> BTreeMap<&'a str, Vec<&'a Outcome>> {
+    let mut by_rule: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        by_rule.entry(&outcome.rule).or_default().push(outcome);
+    }
+    by_rule
 }
 
 /// `until 2027-01-31, by team-web: vendor audit`.

@@ -10,6 +10,9 @@ use crate::entry::Status;
 /// Most characters of a subject: SNS wants fewer than 100.
 const MOST: usize = 99;
 
+/// Most characters about ports.
+const MOST_EXPOSED: usize = 200;
+
 /// The word that a status is told with.
 pub(super) fn verb(status: Status) -> &'static str {
     match status {
@@ -23,24 +26,16 @@ pub(super) fn verb(status: Status) -> &'static str {
     }
 }
 
-/// The subject, cut so that the ends that matter survive: first the ports are
-/// summed up, then the name goes.
+/// The subject, cut so that what matters survives: the name goes before the
+/// ports do, and the ports are summed up before the end is cut off.
 pub(super) fn subject(story: &Story<'_>) -> String {
-    let shapes = [
-        (usize::MAX, 60),
-        (3, 60),
-        (3, 24),
-        (2, 24),
-        (1, 24),
-        (1, 12),
-        (1, 0),
-        (0, 0),
-    ];
     let mut subject = String::new();
-    for (ports, name) in shapes {
-        subject = ascii(&format!("[Backstop] {}", headline(story, ports, name)));
-        if subject.len() <= MOST {
-            return subject;
+    for ports in [usize::MAX, 3, 2, 1, 0] {
+        for name in [60, 24, 12, 7, 0] {
+            subject = ascii(&format!("[Backstop] {}", headline(story, ports, name)));
+            if subject.len() <= MOST {
+                return subject;
+            }
         }
     }
     subject.truncate(MOST);
@@ -66,12 +61,17 @@ fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
         Status::Notified => ("is open", ", nothing changed"),
         Status::Exempt | Status::NotOwned | Status::InProgress => ("is open", ""),
     };
+    let exposed = exposed(story);
+    let exposed = match ports {
+        0 => format!("{} kinds of traffic", exposed.len()),
+        most => joined(&exposed, most),
+    };
     format!(
         "{} {}: {id}{name} {is} to {} on {}{rest}",
         verb(entry.status),
         entry.severity,
         world(story),
-        joined(&exposed(story), ports),
+        one_line(&exposed, MOST_EXPOSED),
     )
 }
 

@@ -11,10 +11,17 @@ use super::words::{count, joined, one_line, rules, shortened, time};
 use crate::exemption::Exemption;
 use crate::plan::Exposure;
 
+/// Most characters of the story in a mail.
+const MOST_LEAD: usize = 10_000;
+/// Most characters of a line.
+const MOST_LINE: usize = 1200;
+/// Most steps told of one rule: a split rule may have a step for each part.
+const MOST_STEPS: usize = 10;
+
 /// The mail, with at most `most` rules in every list.
 pub(super) fn mail(story: &Story<'_>, most: usize) -> String {
     let mut paragraphs = vec![headline(story)];
-    paragraphs.extend(story.sections().iter().map(section));
+    paragraphs.extend(lead(story));
     paragraphs.push(details(story, most));
     paragraphs.extend(put_it_back(story, most));
     paragraphs.push(ledger(story));
@@ -33,9 +40,30 @@ fn headline(story: &Story<'_>) -> String {
     )
 }
 
+/// The story, or as much of it as fits: ordinary ones are a quarter of that.
+fn lead(story: &Story<'_>) -> Vec<String> {
+    let mut paragraphs = Vec::new();
+    let mut left = MOST_LEAD;
+    for paragraph in story.sections().iter().map(section) {
+        let size = paragraph.chars().count();
+        if size > left {
+            paragraphs.push("There is more than fits here, see the ledger entry.".to_owned());
+            break;
+        }
+        left -= size;
+        paragraphs.push(paragraph);
+    }
+    paragraphs
+}
+
 fn section(section: &Section) -> String {
     let mut lines = vec![section.heading.to_owned()];
-    lines.extend(section.lines.iter().map(|line| format!("- {line}")));
+    lines.extend(
+        section
+            .lines
+            .iter()
+            .map(|line| format!("- {}", one_line(line, MOST_LINE))),
+    );
     lines.join("\n")
 }
 
@@ -56,7 +84,7 @@ fn details(story: &Story<'_>, most: usize) -> String {
         .reasons
         .iter()
         .map(|reason| format!("Reason: {}", one_line(reason, 300)));
-    lines.extend(shortened(reasons.collect(), most));
+    lines.extend(shortened(reasons.collect(), most.min(5)));
     lines.push(format!(
         "Begun: {}, attempts: {}",
         time(entry.started_at),
@@ -125,23 +153,20 @@ fn rule(story: &Story<'_>, exposure: &Exposure) -> String {
     lines.join("\n")
 }
 
-/// Most steps told of one rule: a split rule may have a step for each part.
-const MOST_STEPS: usize = 10;
-
 fn put_it_back(story: &Story<'_>, most: usize) -> Option<String> {
-    let undo = undo_commands(story);
-    if undo.is_empty() {
+    let (shown, all) = undo_commands(story, most);
+    if all == 0 {
         return None;
     }
     let mut lines = vec![format!(
         "PUT IT BACK\nOnly if it is meant to be open. For bash or zsh, one after the other. Every rule gets an opt-out until {}; a rule that was revoked gets a new id.",
         story.opt_out_until()
     )];
-    for Undo { what, commands } in undo.iter().take(most) {
+    for Undo { what, commands } in &shown {
         lines.push(format!("\nRule {what}:"));
         lines.extend(commands.iter().cloned());
     }
-    let more = undo.len().saturating_sub(most);
+    let more = all - shown.len();
     if more > 0 {
         lines.push(format!(
             "\nand {} more: the ledger entry holds them as they were, in `before` (base64 of gzip of JSON).",
@@ -157,7 +182,7 @@ fn ledger(story: &Story<'_>) -> String {
     format!(
         "LEDGER ENTRY {}\naws dynamodb get-item --region {} --table-name '<LedgerTableName>' --key {}\nLedgerTableName is an output of the Backstop stack in this account and Region.",
         one_line(&story.entry.id, 100),
-        quote(&story.entry.region),
+        quote(&one_line(&story.entry.region, 50)),
         quote(&key),
     )
 }

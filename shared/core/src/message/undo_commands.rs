@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 
 use super::story::Story;
 use super::words::one_line;
-use crate::entry::Entry;
 use crate::exemption::OPT_OUT_TAG;
 use crate::plan::{Ending, Step};
 use crate::ports::Permission;
@@ -39,45 +38,41 @@ enum Way {
 }
 
 /// Whether there is anything to take back.
-pub(super) fn is_undoable(entry: &Entry) -> bool {
-    entry
+pub(super) fn is_undoable(story: &Story<'_>) -> bool {
+    story
+        .entry
         .before
         .values()
-        .any(|rule| undo_way(entry, rule).is_some())
+        .any(|rule| way_back(story, rule).is_some())
 }
 
-/// How every rule that we changed is put back, by rule id.
-pub(super) fn undo_commands(story: &Story<'_>) -> Vec<Undo> {
-    let entry = story.entry;
-    entry
-        .before
-        .values()
-        .filter_map(|rule| {
-            let (way, created) = undo_way(entry, rule)?;
-            let mut commands = match way {
-                Way::Authorise => vec![authorise(story, rule)],
-                Way::Widen => vec![tag(story, rule), widen(story, rule)],
-                Way::Leave => Vec::new(),
-            };
-            commands.extend(revoke(story, &created));
-            let what = format!("{} ({} from {})", rule.id, rule.permission, rule.source);
-            Some(Undo {
-                what: one_line(&what, 200),
-                commands,
-            })
-        })
-        .collect()
+/// How the rules that we changed are put back, by rule id: the first `most`,
+/// and how many there are.
+pub(super) fn undo_commands(story: &Story<'_>, most: usize) -> (Vec<Undo>, usize) {
+    let rules = story.entry.before.values();
+    let ways: Vec<_> = rules
+        .filter_map(|rule| Some((rule, way_back(story, rule)?)))
+        .collect();
+    let shown = ways.iter().take(most).map(|(rule, (way, created))| {
+        let mut commands = match way {
+            Way::Authorise => vec![authorise(story, rule)],
+            Way::Widen => vec![tag(story, rule), widen(story, rule)],
+            Way::Leave => Vec::new(),
+        };
+        commands.extend(revoke(story, created));
+        let what = format!("{} ({} from {})", rule.id, rule.permission, rule.source);
+        Undo {
+            what: one_line(&what, 200),
+            commands,
+        }
+    });
+    (shown.collect(), ways.len())
 }
 
 /// The way back for a rule and the rules we added for it; `None` where no step
 /// of ours changed anything.
-fn undo_way<'a>(entry: &'a Entry, rule: &IngressRule) -> Option<(Way, BTreeSet<&'a str>)> {
-    let of_rule = || {
-        entry
-            .outcomes
-            .iter()
-            .filter(|outcome| outcome.rule == rule.id)
-    };
+fn way_back<'a>(story: &Story<'a>, rule: &IngressRule) -> Option<(Way, BTreeSet<&'a str>)> {
+    let of_rule = || story.all_outcomes(&rule.id).iter().copied();
     let done = |step| of_rule().any(|o| o.step == step && o.ending == Ending::Done);
     let taken_back: BTreeSet<&str> = of_rule()
         .filter(|o| o.step == Step::TakeBack && !o.failed())
@@ -88,7 +83,7 @@ fn undo_way<'a>(entry: &'a Entry, rule: &IngressRule) -> Option<(Way, BTreeSet<&
         .filter_map(|o| o.created.as_deref())
         .filter(|id| !taken_back.contains(id))
         .collect();
-    let gone = entry.after.get(&rule.id).is_some_and(Option::is_none);
+    let gone = story.entry.after.get(&rule.id).is_some_and(Option::is_none);
     match () {
         () if done(Step::Revoke) || (done(Step::Narrow) && gone) => Some((Way::Authorise, created)),
         () if done(Step::Narrow) => Some((Way::Widen, created)),
@@ -229,7 +224,7 @@ fn rule_request(rule: &IngressRule) -> Value {
 fn aws(story: &Story<'_>, operation: &str, options: &[(&str, String)]) -> String {
     let mut command = format!(
         "aws ec2 {operation} --region {}",
-        quote(&story.entry.region)
+        quote(&one_line(&story.entry.region, 50))
     );
     for (name, value) in options {
         command += &format!(" {name} {}", quote(value));

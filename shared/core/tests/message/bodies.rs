@@ -43,7 +43,8 @@ fn teams_can_subscribe_to_their_own() {
             "region": "eu-central-1",
             "severity": "critical",
             "team": "team-web",
-        }"#]].assert_eq(&format!("{:#?}", compose(&entry).attributes));
+        }"#]]
+    .assert_eq(&format!("{:#?}", compose(&entry).attributes));
     for none in [None, Some(String::new()), Some(" \n".to_owned())] {
         entry.team = none;
         assert_eq!(compose(&entry).attributes["team"], "unowned");

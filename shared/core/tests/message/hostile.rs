@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::fixtures::{body, exposure, found, outcome, rule, ssh};
+use crate::schemas::NOTIFICATION;
 
 /// What SNS takes.
 const SNS_BYTES: usize = 256 * 1024;
@@ -58,7 +59,7 @@ fn check(message: &Message) {
     );
     check_chat(&serde_json::from_str(&body(message, "https")).unwrap());
     let data: Value = serde_json::from_str(&body(message, "sqs")).unwrap();
-    assert!(crate::schemas::notification().is_valid(&data), "{data:#}");
+    assert!(NOTIFICATION.is_valid(&data), "{data:#}");
 }
 
 fn check_chat(chat: &Value) {

@@ -438,7 +438,7 @@ fn notified() {
     entry.team = None;
     entry.actor = Actor::default();
     expect![[r#"
-        Subject: [Backstop] FOUND critical: sg-0123456789abcdef0 is open to the world on 4 of them, nothing changed
+        Subject: [Backstop] FOUND critical: sg-0123456789abcdef0 is open to the world on 4 kinds of traffic, nothing
 
         FOUND critical: sg-0123456789abcdef0 (web) is open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, nothing changed
         Account 111122223333, eu-central-1. Team: unowned. Control: open-ingress.
@@ -565,7 +565,7 @@ fn held() {
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
     };
     expect![[r#"
-        Subject: [Backstop] HELD critical: sg-0123456789abcdef0 is open to the world on 1 of them, opt-out tag unrea
+        Subject: [Backstop] HELD critical: sg-0123456789abcdef0 is open to the world on 1 kinds of traffic, opt-out
 
         HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, opt-out tag unreadable
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.

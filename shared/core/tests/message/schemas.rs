@@ -7,6 +7,7 @@
 )]
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use backstop_core::message::{Notification, compose};
 use backstop_core::policy::Policy;
@@ -32,9 +33,8 @@ fn check(file: &str, schema: &Value) {
 }
 
 /// The published schema, ready to hold documents against.
-pub(crate) fn notification() -> Validator {
-    jsonschema::validator_for(&Notification::schema()).unwrap()
-}
+pub(crate) static NOTIFICATION: LazyLock<Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&Notification::schema()).unwrap());
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
@@ -44,10 +44,9 @@ fn the_published_schemas_are_those_of_the_types() {
 
 #[test]
 fn notifications_are_as_their_schema_says() {
-    let schema = notification();
     for entry in [revoked(), narrowed()] {
         let document: Value = serde_json::from_str(&body(&compose(&entry), "sqs")).unwrap();
-        assert!(schema.is_valid(&document), "{document:#}");
+        assert!(NOTIFICATION.is_valid(&document), "{document:#}");
         let read: Notification = serde_json::from_value(document.clone()).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), document);
 
@@ -60,7 +59,7 @@ fn notifications_are_as_their_schema_says() {
         ] {
             let mut document = document.clone();
             document[field] = wrong;
-            assert!(!schema.is_valid(&document), "{field}");
+            assert!(!NOTIFICATION.is_valid(&document), "{field}");
         }
     }
 }
