@@ -281,10 +281,11 @@ impl LocalAws {
     /// A clean start for a scenario: forgets recorded calls, faults still to be
     /// injected, and log lines; puts the deployed policy back.
     pub async fn begin(&self) -> Result<()> {
-        // One that failed may have left events on the way, and their retries.
-        if self.unfinished.replace(true) {
-            self.quiet(Duration::from_millis(1500)).await;
-        }
+        // The one before may have left a message on its way; one that failed
+        // also events and their retries.
+        let failed = self.unfinished.replace(true);
+        self.quiet(Duration::from_millis(if failed { 1500 } else { 400 }))
+            .await;
         self.failed_events().await?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
@@ -295,14 +296,10 @@ impl LocalAws {
         Ok(())
     }
 
-    /// Waits until no function has made a call for so long.
+    /// Waits until no function has made a call for so long. The time that has
+    /// passed already counts.
     pub async fn quiet(&self, time: Duration) {
-        let mut seen = (usize::MAX, Instant::now());
-        while self.proxy.under_way() > 0 || seen.1.elapsed() < time {
-            let calls = self.proxy.calls().len();
-            if calls != seen.0 {
-                seen = (calls, Instant::now());
-            }
+        while self.proxy.idle() < time {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

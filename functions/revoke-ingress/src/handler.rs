@@ -19,7 +19,7 @@ use backstop_aws::settings::RemediationSettings;
 use backstop_core::controls::Control;
 use backstop_core::controls::open_ingress::{self, About, Decision, Verdict};
 use backstop_core::entry::{Entry, Status};
-use backstop_core::plan::{Mode, Verification};
+use backstop_core::plan::{Mode, RuleChange, Verification};
 use backstop_core::security_group::{Facts, IngressRule};
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, Parsed, Trigger};
 use jiff::Timestamp;
@@ -234,6 +234,11 @@ impl Handler {
         };
         let found = open_ingress::entry(&facts, &decision, about);
 
+        // what is planned now; the entry may hold what was done before
+        let changes = found
+            .as_ref()
+            .map(|entry| entry.plan.changes.clone())
+            .unwrap_or_default();
         // a run that was cut off goes on with its own entry
         let lapsed = lock
             .as_ref()
@@ -282,7 +287,7 @@ impl Handler {
 
         // apply, verify: again while others change the group meanwhile
         let (entry, facts) = self
-            .remediate(entry, facts, &policy, trigger, holder, deadline)
+            .remediate(entry, changes, facts, &policy, trigger, holder, deadline)
             .await?;
 
         self.finish(entry, &facts, holder, trigger, counted).await
@@ -344,6 +349,7 @@ impl Handler {
     async fn remediate(
         &self,
         mut entry: Entry,
+        mut changes: Vec<RuleChange>,
         mut facts: Facts,
         policy: &Versioned,
         trigger: &Trigger,
@@ -351,7 +357,6 @@ impl Handler {
         deadline: &Deadline,
     ) -> Result<(Entry, Facts), Failure> {
         let mut found = rules(&facts);
-        let mut changes = entry.plan.changes.clone();
         for round in 1.. {
             let outcomes =
                 security_groups::apply(&self.clients.ec2, &trigger.resource, &changes, deadline)

@@ -128,6 +128,7 @@ struct State {
     calls: Vec<Call>,
     injections: Vec<Injection>,
     under_way: usize,
+    last: Option<Instant>,
 }
 
 /// The proxy. Clones share it.
@@ -216,6 +217,18 @@ impl Proxy {
         self.state.lock().unwrap().under_way
     }
 
+    /// How long ago the last call was answered, resets or not; zero while one
+    /// is under way.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        let state = self.state.lock().unwrap();
+        match state.last {
+            _ if state.under_way > 0 => Duration::ZERO,
+            Some(last) => last.elapsed(),
+            None => Duration::MAX,
+        }
+    }
+
     fn serve(&self, stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let Some(request) = Message::read(stream)? else {
@@ -231,6 +244,7 @@ impl Proxy {
         {
             // Recorded before the caller can know of it.
             let mut state = self.state.lock().unwrap();
+            state.last = Some(call.to);
             state.calls.push(call);
             state.under_way -= 1;
         }

@@ -24,7 +24,7 @@ const MOST_STEP: usize = 300;
 const MOST_WORD: usize = 75;
 
 /// The notification as JSON.
-pub(super) fn notification(story: &Story<'_>) -> Value {
+pub(super) fn notification(story: &Story<'_>, sections: &[Section]) -> Value {
     let entry = story.entry;
     let word = |text: &str| plain(&one_line(text, MOST_WORD));
     let team = or(&word(entry.team_or_unowned()), "unowned");
@@ -35,8 +35,8 @@ pub(super) fn notification(story: &Story<'_>) -> Value {
         "content": {
             "textType": "client-markdown",
             "title": plain(&one_line(&first_line(story), MOST_TITLE)),
-            "description": description(story),
-            "nextSteps": next_steps(story),
+            "description": description(sections),
+            "nextSteps": next_steps(story, sections),
             "keywords": [entry.control.name(), entry.severity.to_string(), entry.status.name(), team],
         },
         "metadata": {
@@ -59,9 +59,9 @@ pub(super) fn notification(story: &Story<'_>) -> Value {
 }
 
 /// The sections of the story, except those that are next steps.
-fn description(story: &Story<'_>) -> String {
+fn description(sections: &[Section]) -> String {
     let mut text = String::new();
-    for Section { heading, lines } in story.sections().iter().filter(|s| !is_next_step(s)) {
+    for Section { heading, lines } in sections.iter().filter(|s| !is_next_step(s)) {
         add(&mut text, &format!("*{heading}*"));
         for line in lines {
             add(
@@ -84,8 +84,7 @@ fn add(text: &mut String, line: &str) {
 }
 
 /// How to take it back, how to opt out, and the entry.
-fn next_steps(story: &Story<'_>) -> Vec<String> {
-    let sections = story.sections();
+fn next_steps(story: &Story<'_>, sections: &[Section]) -> Vec<String> {
     let steps = sections
         .iter()
         .filter(|section| is_next_step(section))

@@ -36,7 +36,7 @@ pub use notification::{
 };
 pub use words::one_line;
 
-use story::Story;
+use story::{Section, Story};
 
 /// Most bytes of a message with its subject and attributes. SNS takes 262,144;
 /// the rest is room for what SNS itself adds.
@@ -73,13 +73,15 @@ impl Message {
 #[must_use]
 pub fn compose(entry: &Entry) -> Message {
     let story = Story::new(entry);
+    let sections = story.sections();
+    let chat = chat::notification(&story, &sections).to_string();
     let mut message = Message {
         subject: subject::subject(&story),
         body: String::new(),
         attributes: attributes(entry),
     };
     for most in RULES_SHOWN {
-        message.body = body(&story, *most);
+        message.body = body(&story, &sections, &chat, *most);
         if message.bytes() <= MOST_BYTES {
             break;
         }
@@ -89,13 +91,13 @@ pub fn compose(entry: &Entry) -> Message {
 
 /// One body per protocol. Chat applications subscribe as `https`; whatever has
 /// no body of its own gets `default`.
-fn body(story: &Story<'_>, most: usize) -> String {
-    let text = text::mail(story, most);
+fn body(story: &Story<'_>, sections: &[Section], chat: &str, most: usize) -> String {
+    let text = text::mail(story, sections, most);
     let data = Notification::of(story.entry, most).to_json();
     json!({
         "default": text,
         "email": text,
-        "https": chat::notification(story).to_string(),
+        "https": chat,
         "http": data,
         "email-json": data,
         "sqs": data,

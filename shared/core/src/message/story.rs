@@ -116,21 +116,15 @@ impl<'a> Story<'a> {
             Status::Failed => "What may still be open",
             _ => "What is open",
         };
-        let lines = self
-            .concerned()
-            .map(|e| {
-                let ports = joined(&e.exposed, 5);
-                format!(
-                    "{ports} to {}, by rule {}",
-                    whom(e),
-                    one_line(&e.rule.id, 100)
-                )
-            })
-            .collect();
-        Section {
-            heading,
-            lines: shortened(lines, MOST_LINES),
-        }
+        let lines = shortened(self.concerned(), MOST_LINES, |e| {
+            let ports = joined(&e.exposed, 5);
+            format!(
+                "{ports} to {}, by rule {}",
+                whom(e),
+                one_line(&e.rule.id, 100)
+            )
+        });
+        Section { heading, lines }
     }
 
     fn done(&self) -> Section {
@@ -139,12 +133,10 @@ impl<'a> Story<'a> {
         let (failed, rest): (Vec<&str>, Vec<&str>) = treated
             .iter()
             .partition(|rule| self.outcomes(rule).iter().any(|o| o.failed()));
-        let of_rules = failed
-            .iter()
-            .chain(&rest)
-            .map(|rule| self.treatment(rule))
-            .collect();
-        lines.extend(shortened(of_rules, MOST_LINES));
+        let failed_first = failed.into_iter().chain(rest);
+        lines.extend(shortened(failed_first, MOST_LINES, |rule| {
+            self.treatment(rule)
+        }));
         lines.extend(self.lost());
         lines.extend(self.verified());
         Section {
@@ -208,8 +200,11 @@ impl<'a> Story<'a> {
             "Nothing was changed: the mode is `notify`. In the mode `enforce`, this would be done:"
                 .to_owned(),
         ];
-        let changes = self.entry.plan.changes.iter().map(would_be_done).collect();
-        lines.extend(shortened(changes, MOST_LINES));
+        lines.extend(shortened(
+            &self.entry.plan.changes,
+            MOST_LINES,
+            would_be_done,
+        ));
         lines
     }
 
@@ -243,26 +238,22 @@ impl<'a> Story<'a> {
 
     /// The rules that are left as they are because of their own tag.
     fn rules_left(&self) -> Vec<String> {
-        let lines = self
-            .entry
-            .exposures
-            .iter()
-            .filter_map(|e| {
-                let id = one_line(&e.rule.id, 100);
-                match &e.exemption {
-                    Exemption::Exempt(opt_out) => Some(format!(
-                        "{id} was left as it is: its tag opts it out {}.",
-                        terms(opt_out)
-                    )),
-                    Exemption::Malformed { value, problem } => Some(format!(
+        let left = self.entry.exposures.iter().filter(|e| e.exemption.holds());
+        shortened(left, MOST_LINES, |e| {
+            let id = one_line(&e.rule.id, 100);
+            match &e.exemption {
+                Exemption::Exempt(o) | Exemption::Ended(o) => {
+                    format!("{id} was left as it is: its tag opts it out {}.", terms(o))
+                }
+                Exemption::Malformed { value, problem } => {
+                    format!(
                         "{id} was left as it is. {}",
                         unreadable("the rule", value, problem)
-                    )),
-                    Exemption::None | Exemption::Ended(_) => None,
+                    )
                 }
-            })
-            .collect();
-        shortened(lines, MOST_LINES)
+                Exemption::None => id,
+            }
+        })
     }
 
     /// The rules that were to be changed, or that something was tried on.
@@ -333,9 +324,10 @@ impl<'a> Story<'a> {
             .iter()
             .filter(|change| !change.lost.is_empty() && self.cut(&change.rule.id))
             .map(|change| {
+                let what = joined(&change.lost, 5);
                 (
                     &change.rule.id,
-                    joined(&change.lost, 5),
+                    what,
                     "too many rules would be needed to write it",
                 )
             });
@@ -348,17 +340,13 @@ impl<'a> Story<'a> {
                 Ending::Skipped { why } => Some((&o.rule, permission(o), why.as_str())),
                 _ => None,
             });
-        let lines = by_plan
-            .chain(by_limit)
-            .map(|(rule, what, why)| {
-                format!(
-                    "LOST: {what} was allowed by {} and is closed now: {}.",
-                    one_line(rule, 100),
-                    one_line(why, MOST_TEXT)
-                )
-            })
-            .collect();
-        shortened(lines, MOST_LINES)
+        shortened(by_plan.chain(by_limit), MOST_LINES, |(rule, what, why)| {
+            format!(
+                "LOST: {what} was allowed by {} and is closed now: {}.",
+                one_line(rule, 100),
+                one_line(why, MOST_TEXT)
+            )
+        })
     }
 
     /// What the second look at the resource said.
@@ -366,24 +354,21 @@ impl<'a> Story<'a> {
         let Some(verification) = &self.entry.verification else {
             return Vec::new();
         };
-        let of = |texts: Vec<&str>, what: &str| {
-            shortened(
-                texts
-                    .iter()
-                    .map(|text| format!("{what}: {}.", one_line(text, MOST_TEXT)))
-                    .collect(),
-                MOST_LINES,
+        let mut lines = shortened(verification.problems(), MOST_LINES, |problem| {
+            format!(
+                "Looked again, and not in order: {}.",
+                one_line(problem, MOST_TEXT)
             )
-        };
-        let mut lines = of(
-            verification.problems().collect(),
-            "Looked again, and not in order",
-        );
+        });
         if lines.is_empty() {
             lines.push("Looked again: the hole is closed.".to_owned());
         }
-        let others = verification.by_others.iter().map(String::as_str).collect();
-        lines.extend(of(others, "Changed by others meanwhile"));
+        lines.extend(shortened(&verification.by_others, MOST_LINES, |change| {
+            format!(
+                "Changed by others meanwhile: {}.",
+                one_line(change, MOST_TEXT)
+            )
+        }));
         lines
     }
 
@@ -501,17 +486,15 @@ impl<'a> Story<'a> {
             .exposures
             .iter()
             .map(|e| (format!("rule {}", one_line(&e.rule.id, 100)), &e.exemption));
-        let lines = std::iter::once(group)
+        let ended = std::iter::once(group)
             .chain(of_rules)
             .filter_map(|(of, exemption)| match exemption {
-                Exemption::Ended(opt_out) => Some(format!(
-                    "The opt-out of {of} has ended: it held {}.",
-                    terms(opt_out)
-                )),
+                Exemption::Ended(opt_out) => Some((of, opt_out)),
                 _ => None,
-            })
-            .collect();
-        shortened(lines, MOST_LINES)
+            });
+        shortened(ended, MOST_LINES, |(of, opt_out)| {
+            format!("The opt-out of {of} has ended: it held {}.", terms(opt_out))
+        })
     }
 
     /// Sources that went with the private addresses they also admitted.

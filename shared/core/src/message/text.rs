@@ -19,9 +19,9 @@ const MOST_LINE: usize = 1200;
 const MOST_STEPS: usize = 10;
 
 /// The mail, with at most `most` rules in every list.
-pub(super) fn mail(story: &Story<'_>, most: usize) -> String {
+pub(super) fn mail(story: &Story<'_>, sections: &[Section], most: usize) -> String {
     let mut paragraphs = vec![headline(story)];
-    paragraphs.extend(lead(story));
+    paragraphs.extend(lead(sections));
     paragraphs.push(details(story, most));
     paragraphs.extend(put_it_back(story, most));
     paragraphs.push(ledger(story));
@@ -41,10 +41,10 @@ fn headline(story: &Story<'_>) -> String {
 }
 
 /// The story, or as much of it as fits: ordinary ones are a quarter of that.
-fn lead(story: &Story<'_>) -> Vec<String> {
+fn lead(sections: &[Section]) -> Vec<String> {
     let mut paragraphs = Vec::new();
     let mut left = MOST_LEAD;
-    for paragraph in story.sections().iter().map(section) {
+    for paragraph in sections.iter().map(section) {
         let size = paragraph.chars().count();
         if size > left {
             paragraphs.push("There is more than fits here, see the ledger entry.".to_owned());
@@ -73,18 +73,12 @@ fn details(story: &Story<'_>, most: usize) -> String {
         "DETAILS\nResource: {}",
         one_line(&entry.resource, 300)
     )];
-    let of_rules = entry
-        .exposures
-        .iter()
-        .map(|exposure| rule(story, exposure))
-        .collect();
-    lines.extend(shortened(of_rules, most));
-    let reasons = entry
-        .plan
-        .reasons
-        .iter()
-        .map(|reason| format!("Reason: {}", one_line(reason, 300)));
-    lines.extend(shortened(reasons.collect(), most.min(5)));
+    lines.extend(shortened(&entry.exposures, most, |exposure| {
+        rule(story, exposure)
+    }));
+    lines.extend(shortened(&entry.plan.reasons, most.min(5), |reason| {
+        format!("Reason: {}", one_line(reason, 300))
+    }));
     lines.push(format!(
         "Begun: {}, attempts: {}",
         time(entry.started_at),

@@ -58,11 +58,16 @@ pub(super) fn joined<S: AsRef<str>>(items: &[S], most: usize) -> String {
     }
 }
 
-/// The first lines of a list, and how many are left out.
-pub(super) fn shortened(mut lines: Vec<String>, most: usize) -> Vec<String> {
-    let more = lines.len().saturating_sub(most);
+/// The first items of a list as lines, and how many are left out.
+pub(super) fn shortened<T>(
+    items: impl IntoIterator<Item = T>,
+    most: usize,
+    line: impl Fn(T) -> String,
+) -> Vec<String> {
+    let mut items = items.into_iter();
+    let mut lines: Vec<String> = items.by_ref().take(most).map(line).collect();
+    let more = items.count();
     if more > 0 {
-        lines.truncate(most);
         lines.push(format!("and {more} more, see the ledger entry"));
     }
     lines
@@ -171,11 +176,8 @@ mod tests {
     fn long_lists_say_what_they_leave_out() {
         assert_eq!(joined(&["a", "b"], 2), "a, b");
         assert_eq!(joined(&["a", "b", "c"], 2), "a, b and 1 more");
-        let lines = || vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(shortened(lines(), 2), ["a", "b"]);
-        assert_eq!(
-            shortened(lines(), 1),
-            ["a", "and 1 more, see the ledger entry"]
-        );
+        let lines = |most| shortened(["a", "b"], most, str::to_uppercase);
+        assert_eq!(lines(2), ["A", "B"]);
+        assert_eq!(lines(1), ["A", "and 1 more, see the ledger entry"]);
     }
 }
