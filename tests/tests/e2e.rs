@@ -381,6 +381,7 @@ fn the_last_change_comes_after_one_round_of_reads_and_one_transaction() {
         for read in [
             "GetParameter",
             "GetItem",
+            "GetItem",
             "DescribeSecurityGroups",
             "DescribeSecurityGroupRules",
             "DescribeTags",

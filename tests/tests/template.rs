@@ -130,10 +130,10 @@ fn how_functions_are_built_and_run() {
 
 #[test]
 fn the_environment_is_the_contract_with_the_code() {
-    let both =
-        json!({ "LEDGER_TABLE": reference(TABLE), "OWNER_TAG_KEY": reference("OwnerTagKey") });
+    let both = json!({ "LEDGER_TABLE": reference(TABLE) });
     let mut revoke_ingress = both.clone();
     revoke_ingress["POLICY_PARAMETER"] = reference(PARAMETER);
+    revoke_ingress["OWNER_TAG_KEY"] = reference("OwnerTagKey");
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
     let mut notify = both;
     notify["TOPIC_ARN"] = reference(TOPIC);

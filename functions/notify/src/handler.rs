@@ -7,7 +7,7 @@
 
 use backstop_aws::clients::Clients;
 use backstop_aws::error::AwsError;
-use backstop_aws::ledger::{Claim, Ledger, LedgerError};
+use backstop_aws::ledger::{Claim, Ledger, LedgerError, Stored};
 use backstop_aws::settings::NotifySettings;
 use backstop_aws::topic;
 use backstop_core::message;
@@ -78,7 +78,7 @@ impl Handler {
                 return Ok("ignored");
             }
         };
-        let Some(entry) = self.ledger.read(&id).await? else {
+        let Some(Stored { entry, .. }) = self.ledger.read(&id).await? else {
             return Err(Failure::NoEntry(id));
         };
         let key = entry.message_key();

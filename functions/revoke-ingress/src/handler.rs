@@ -11,7 +11,9 @@ use backstop_aws::bus;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
-use backstop_aws::ledger::{Begun, Closed, Holder, Ledger, LedgerError, Lock, Recorded};
+use backstop_aws::ledger::{
+    self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Recorded, Stored,
+};
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::security_groups::{self, ListUse};
@@ -85,7 +87,17 @@ enum Looked {
 struct Gathered {
     facts: Facts,
     policy: Versioned,
+    /// The lock of a run that is at work, failed, or was cut off.
     lock: Option<Lock>,
+    /// What the last run recorded without changing anything.
+    known: Option<Known>,
+}
+
+/// What stays the same over a run.
+struct Run<'a> {
+    trigger: &'a Trigger,
+    holder: &'a Holder,
+    deadline: &'a Deadline,
 }
 
 pub(crate) struct Handler {
@@ -123,7 +135,14 @@ impl Handler {
                 Ok("ignored")
             }
             Ok(Parsed::Expand(trigger)) => self.expand(&trigger, &deadline).await,
-            Ok(Parsed::Check(trigger)) => self.check(&trigger, &holder, &deadline).await,
+            Ok(Parsed::Check(trigger)) => {
+                let run = Run {
+                    trigger: &trigger,
+                    holder: &holder,
+                    deadline: &deadline,
+                };
+                self.check(&run).await
+            }
             Err(broken) => Err(broken.into()),
         };
         if let Err(failure) = &answer {
@@ -159,39 +178,29 @@ impl Handler {
     }
 
     /// Looks at one group, and again where another run asked for it.
-    async fn check(
-        &self,
-        trigger: &Trigger,
-        holder: &Holder,
-        deadline: &Deadline,
-    ) -> Result<&'static str, Failure> {
+    async fn check(&self, run: &Run<'_>) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
-            match self.look(trigger, holder, deadline).await? {
+            match self.look(run).await? {
                 Looked::Done(verdict) => return Ok(verdict),
-                Looked::Again => info!(resource = %trigger.resource, "looking again"),
+                Looked::Again => info!(resource = %run.trigger.resource, "looking again"),
             }
         }
-        Err(Failure::Contended(trigger.resource.clone()))
+        Err(Failure::Contended(run.trigger.resource.clone()))
     }
 
-    async fn look(
-        &self,
-        trigger: &Trigger,
-        holder: &Holder,
-        deadline: &Deadline,
-    ) -> Result<Looked, Failure> {
+    async fn look(&self, run: &Run<'_>) -> Result<Looked, Failure> {
         let mut counted = metrics::run(CONTROL.name());
-        let looked = self
-            .look_counted(trigger, holder, deadline, &mut counted)
-            .await;
-        if looked.is_err() {
+        let looked = self.look_counted(run, &mut counted).await;
+        if let Err(failure) = &looked {
             counted.failures = 1;
-            // Whatever failed, the retry must not find our own lock in its way.
-            let released = self
-                .ledger
-                .release(CONTROL.name(), &trigger.resource, holder)
-                .await;
-            if let Err(error) = released {
+            // The retry must not find our own lock in its way. (A run that was
+            // closed as failed has released it.)
+            if !matches!(failure, Failure::NotRemediated { .. })
+                && let Err(error) = self
+                    .ledger
+                    .release(CONTROL.name(), &run.trigger.resource, run.holder)
+                    .await
+            {
                 warn!(%error, "the lock could not be released; its lease lapses by itself");
             }
         }
@@ -200,9 +209,7 @@ impl Handler {
 
     async fn look_counted(
         &self,
-        trigger: &Trigger,
-        holder: &Holder,
-        deadline: &Deadline,
+        run: &Run<'_>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
         // gather: one parallel round (a second for prefix lists)
@@ -210,139 +217,166 @@ impl Handler {
             facts,
             policy,
             lock,
-        } = self.gather(trigger, deadline).await?;
+            known,
+        } = self.gather(run).await?;
 
         // decide: exempt, judge, plan
         let now = Timestamp::now();
-        let control = &policy.policy.controls.open_ingress;
-        let mode = control.mode.unwrap_or(self.settings.mode);
-        let decision = self.decide(&facts, &policy, trigger, now);
-        log_decision(trigger, &decision, mode);
+        let mode = policy
+            .policy
+            .controls
+            .open_ingress
+            .mode
+            .unwrap_or(self.settings.mode);
+        let decision = self.decide(&facts, &policy, run, now);
+        log_decision(run.trigger, &decision, mode);
         if matches!(decision.verdict, Verdict::Violates(_)) {
             counted.findings = 1;
         }
         if mode == Mode::Off {
             return Ok(Looked::Done("off"));
         }
-        let id = Ulid::generate().to_string();
-        let about = About {
-            id: &id,
-            trigger,
-            owner_tag: &self.settings.owner_tag_key,
-            policy_version: policy.version,
-            now,
-        };
-        let found = open_ingress::entry(&facts, &decision, about);
+        let found = self.entry(&facts, &decision, &policy, run, now);
 
-        // what is planned now; the entry may hold what was done before
-        let changes = found
-            .as_ref()
-            .map(|entry| entry.plan.changes.clone())
-            .unwrap_or_default();
-        // a run that was cut off goes on with its own entry
+        // a run that was cut off, or is retried, goes on with its own entry
         let lapsed = lock
             .as_ref()
-            .filter(|lock| !lock.is_live_for_others(&holder.id, now));
+            .filter(|lock| !lock.is_live_for_others(&run.holder.id, now));
         let open = match lapsed {
-            Some(lock) => self.open_entry(lock, holder, trigger).await?,
+            Some(lock) => self.open_entry(lock, run).await?,
             None => None,
         };
-        let entry = match (open, found) {
-            (None, None) => return Ok(Looked::Done("nothing to do")),
+        let looked = match (open, found) {
             (None, Some(entry)) if !entry.plan.changes_something() => {
-                return self.record(entry).await;
+                return self.record(entry, known.as_ref()).await;
             }
-            (None, Some(entry)) => entry,
-            (Some(entry), None) => {
-                return self
-                    .wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted)
-                    .await;
+            (None, None) => Looked::Done("nothing to do"),
+            (None, Some(entry)) => {
+                if let Some(bytes) = ledger::oversize(&entry)? {
+                    return self.record(entry.too_large(bytes), known.as_ref()).await;
+                }
+                let changes = entry.plan.changes.clone();
+                self.enforce(entry, changes, lapsed, facts, &policy, run, counted)
+                    .await?
             }
-            (Some(mut entry), Some(found)) => {
+            (Some(mut entry), found) => {
                 entry.attempts += 1;
                 open_ingress::settle(&mut entry, &facts, &decision);
-                entry.go_on(&found);
-                if !entry.plan.changes_something() {
-                    return self
-                        .wind_up(entry, lapsed, &facts, &decision, holder, trigger, counted)
-                        .await;
+                match found {
+                    Some(found) => {
+                        entry.go_on(&found);
+                        // Only what is planned now: the entry also holds what
+                        // earlier attempts have done.
+                        let changes = if entry.plan.changes_something() {
+                            found.plan.changes
+                        } else {
+                            Vec::new()
+                        };
+                        self.enforce(entry, changes, lapsed, facts, &policy, run, counted)
+                            .await?
+                    }
+                    None => {
+                        self.enforce(entry, Vec::new(), lapsed, facts, &policy, run, counted)
+                            .await?
+                    }
                 }
-                entry
             }
         };
-
-        // begin: the lock, `before` and the budget, in one transaction
-        let begun = if entry.attempts == 1 {
-            self.ledger.begin(&entry, holder, lapsed).await
-        } else {
-            self.ledger.go_on(&entry, holder, lapsed).await
-        };
-        match begun {
-            Ok(Begun::Started) => {}
-            Ok(Begun::Busy) => return Ok(Looked::Done("another run will look again")),
-            Ok(Begun::Moved) => return Ok(Looked::Again),
-            Err(LedgerError::TooLarge(bytes)) => return self.record(entry.too_large(bytes)).await,
-            Err(error) => return Err(error.into()),
+        if let Some(known) = known {
+            self.forget(&known, run).await?;
         }
-
-        // apply, verify: again while others change the group meanwhile
-        let (entry, facts) = self
-            .remediate(entry, changes, facts, &policy, trigger, holder, deadline)
-            .await?;
-
-        self.finish(entry, &facts, holder, trigger, counted).await
+        Ok(looked)
     }
 
-    async fn gather(&self, trigger: &Trigger, deadline: &Deadline) -> Result<Gathered, Failure> {
-        let (policy, lock, facts) = tokio::join!(
-            self.policy.get(deadline),
-            self.ledger.lock(CONTROL.name(), &trigger.resource),
-            security_groups::gather(
-                &self.clients.ec2,
-                &trigger.resource,
-                &trigger.region,
-                deadline
-            ),
+    async fn gather(&self, run: &Run<'_>) -> Result<Gathered, Failure> {
+        let Trigger {
+            resource, region, ..
+        } = run.trigger;
+        let (policy, lock, known, facts) = tokio::join!(
+            self.policy.get(run.deadline),
+            self.ledger.lock(CONTROL.name(), resource),
+            self.ledger.known(CONTROL.name(), resource),
+            security_groups::gather(&self.clients.ec2, resource, region, run.deadline),
         );
         Ok(Gathered {
             policy: policy?,
             lock: lock?,
+            known: known?,
             facts: facts?,
         })
     }
 
-    fn decide(
+    fn decide(&self, facts: &Facts, policy: &Versioned, run: &Run<'_>, now: Timestamp) -> Decision {
+        let today = jiff::tz::Offset::UTC.to_datetime(now).date();
+        let account = &run.trigger.account;
+        open_ingress::decide(facts, &policy.policy, self.settings.mode, account, today)
+    }
+
+    /// A new entry for what was decided; `None` where nothing was found.
+    fn entry(
         &self,
         facts: &Facts,
+        decision: &Decision,
         policy: &Versioned,
-        trigger: &Trigger,
+        run: &Run<'_>,
         now: Timestamp,
-    ) -> Decision {
-        let today = jiff::tz::Offset::UTC.to_datetime(now).date();
-        open_ingress::decide(
-            facts,
-            &policy.policy,
-            self.settings.mode,
-            &trigger.account,
-            today,
-        )
+    ) -> Option<Entry> {
+        let about = About {
+            id: &Ulid::generate().to_string(),
+            trigger: run.trigger,
+            owner_tag: &self.settings.owner_tag_key,
+            policy_version: policy.version,
+            now,
+        };
+        open_ingress::entry(facts, decision, about)
     }
 
     /// The entry that a lapsed lock, or one of our own earlier attempt, left
-    /// open: one that was cut off, or one of this very invocation or event.
-    /// Another event's that failed and was told is history.
-    async fn open_entry(
+    /// open: one that was cut off or not told, or one of this very invocation
+    /// or event. Another event's that failed and was told is history.
+    async fn open_entry(&self, lock: &Lock, run: &Run<'_>) -> Result<Option<Entry>, Failure> {
+        let Some(Stored { entry, told }) = self.ledger.read(&lock.entry).await? else {
+            return Ok(None);
+        };
+        let same_event =
+            entry.actor.event_id.is_some() && entry.actor.event_id == run.trigger.actor.event_id;
+        let ours = lock.holder == run.holder.id || same_event;
+        Ok((!told || ours).then_some(entry))
+    }
+
+    /// begin, apply, verify, finish, tell, close, answer.
+    ///
+    /// Without changes it is the end of an entry that an earlier attempt left
+    /// open: what came of it is recorded and told.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what the pipeline has in hand at this point"
+    )]
+    async fn enforce(
         &self,
-        lock: &Lock,
-        holder: &Holder,
-        trigger: &Trigger,
-    ) -> Result<Option<Entry>, Failure> {
-        let entry = self.ledger.read(&lock.entry).await?;
-        Ok(entry.filter(|entry| {
-            entry.status == Status::InProgress
-                || lock.holder == holder.id
-                || entry.actor.event_id == trigger.actor.event_id
-        }))
+        entry: Entry,
+        changes: Vec<RuleChange>,
+        lapsed: Option<&Lock>,
+        facts: Facts,
+        policy: &Versioned,
+        run: &Run<'_>,
+        counted: &mut RunMetricsOnDrop,
+    ) -> Result<Looked, Failure> {
+        // begin: the lock, `before` and the budget, in one transaction
+        let begun = if entry.attempts == 1 {
+            self.ledger.begin(&entry, run.holder, lapsed).await
+        } else {
+            self.ledger.go_on(&entry, run.holder, lapsed, 0).await
+        };
+        match begun? {
+            Begun::Started => {}
+            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Moved => return Ok(Looked::Again),
+        }
+        // apply, verify: again while others change the group meanwhile
+        let (entry, facts) = self.remediate(entry, changes, facts, policy, run).await?;
+        // finish, tell, close
+        self.finish(entry, &facts, run, counted).await
     }
 
     /// Changes the group and reads it again, until nothing is left to do.
@@ -352,27 +386,24 @@ impl Handler {
         mut changes: Vec<RuleChange>,
         mut facts: Facts,
         policy: &Versioned,
-        trigger: &Trigger,
-        holder: &Holder,
-        deadline: &Deadline,
+        run: &Run<'_>,
     ) -> Result<(Entry, Facts), Failure> {
-        let mut found = rules(&facts);
+        let group = &run.trigger.resource;
         for round in 1.. {
+            let found = rules(&facts);
             let outcomes =
-                security_groups::apply(&self.clients.ec2, &trigger.resource, &changes, deadline)
-                    .await;
+                security_groups::apply(&self.clients.ec2, group, &changes, run.deadline).await;
             for outcome in &outcomes {
                 info!(
-                    entry = %entry.id, resource = %trigger.resource, rule = %outcome.rule,
+                    entry = %entry.id, resource = %group, rule = %outcome.rule,
                     step = ?outcome.step, ending = %outcome.ending, "step"
                 );
             }
-            entry.outcomes.extend(outcomes);
-
-            let Some((now, decision)) = self
-                .verify(&mut entry, &found, policy, trigger, deadline)
-                .await
-            else {
+            entry.add_round(outcomes);
+            if !matches!(entry.status, Status::InProgress | Status::Failed) {
+                break;
+            }
+            let Some((now, decision)) = self.verify(&mut entry, &found, policy, run).await else {
                 break;
             };
             facts = now;
@@ -381,26 +412,19 @@ impl Handler {
             }
             // Somebody opened more meanwhile: stored first, then treated in
             // the same round.
-            let id = entry.id.clone();
-            let about = About {
-                id: &id,
-                trigger,
-                owner_tag: &self.settings.owner_tag_key,
-                policy_version: policy.version,
-                now: entry.started_at,
-            };
-            let Some(more) = open_ingress::entry(&facts, &decision, about) else {
+            let Some(more) = self.entry(&facts, &decision, policy, run, entry.started_at) else {
                 break;
             };
             changes.clone_from(&more.plan.changes);
             entry.go_on(&more);
-            match self.ledger.go_on(&entry, holder, None).await? {
+            match self
+                .ledger
+                .go_on(&entry, run.holder, None, changes.len())
+                .await?
+            {
                 Begun::Started => {}
-                Begun::Busy | Begun::Moved => {
-                    return Err(Failure::Contended(trigger.resource.clone()));
-                }
+                Begun::Busy | Begun::Moved => return Err(Failure::Contended(group.clone())),
             }
-            found = rules(&facts);
         }
         Ok((entry, facts))
     }
@@ -412,18 +436,15 @@ impl Handler {
         entry: &mut Entry,
         found: &BTreeMap<String, IngressRule>,
         policy: &Versioned,
-        trigger: &Trigger,
-        deadline: &Deadline,
+        run: &Run<'_>,
     ) -> Option<(Facts, Decision)> {
+        let Trigger {
+            resource, region, ..
+        } = run.trigger;
         let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
         for read in 1..=MOST_READS {
-            let facts = security_groups::gather(
-                &self.clients.ec2,
-                &trigger.resource,
-                &trigger.region,
-                deadline,
-            )
-            .await;
+            let facts =
+                security_groups::gather(&self.clients.ec2, resource, region, run.deadline).await;
             let facts = match facts {
                 Ok(facts) => facts,
                 Err(error) => {
@@ -434,7 +455,7 @@ impl Handler {
                     return None;
                 }
             };
-            let decision = self.decide(&facts, policy, trigger, Timestamp::now());
+            let decision = self.decide(&facts, policy, run, Timestamp::now());
             let verification = open_ingress::verify(entry, found, &facts, &decision);
             let settled = failed
                 || verification.passed()
@@ -449,46 +470,21 @@ impl Handler {
         None
     }
 
-    /// An entry whose run was cut off, and nothing is left to change: says
-    /// what came of it.
-    async fn wind_up(
-        &self,
-        mut entry: Entry,
-        lapsed: Option<&Lock>,
-        facts: &Facts,
-        decision: &Decision,
-        holder: &Holder,
-        trigger: &Trigger,
-        counted: &mut RunMetricsOnDrop,
-    ) -> Result<Looked, Failure> {
-        open_ingress::settle(&mut entry, facts, decision);
-        if matches!(entry.status, Status::InProgress | Status::Failed) {
-            entry.verification = Some(open_ingress::verify(&entry, &entry.before, facts, decision));
-        }
-        // The lock is ours again before anything else is written.
-        match self.ledger.go_on(&entry, holder, lapsed).await? {
-            Begun::Started => self.finish(entry, facts, holder, trigger, counted).await,
-            Begun::Busy => Ok(Looked::Done("another run will look again")),
-            Begun::Moved => Ok(Looked::Again),
-        }
-    }
-
     /// finish, tell, close, answer.
     async fn finish(
         &self,
         mut entry: Entry,
         facts: &Facts,
-        holder: &Holder,
-        trigger: &Trigger,
+        run: &Run<'_>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
         entry.conclude(&rules(facts), Timestamp::now());
         self.ledger.finish(&entry).await?;
         bus::tell(&self.clients.eventbridge, &entry.id).await?;
         let failed = entry.status == Status::Failed;
-        let closed = self.ledger.close(&entry, holder, failed).await?;
+        let closed = self.ledger.close(&entry, run.holder, failed).await?;
         info!(
-            entry = %entry.id, resource = %trigger.resource, control = %CONTROL,
+            entry = %entry.id, resource = %run.trigger.resource, control = %CONTROL,
             outcome = entry.status.name(), attempts = entry.attempts, "run closed"
         );
         if failed {
@@ -500,7 +496,8 @@ impl Handler {
         }
         if entry.status == Status::Remediated {
             counted.remediations = 1;
-            counted.time_to_closed = trigger
+            counted.time_to_closed = run
+                .trigger
                 .actor
                 .event_time
                 .zip(entry.finished_at)
@@ -513,24 +510,38 @@ impl Handler {
     }
 
     /// Records and tells what was found and not changed, once.
-    async fn record(&self, mut entry: Entry) -> Result<Looked, Failure> {
+    async fn record(&self, mut entry: Entry, known: Option<&Known>) -> Result<Looked, Failure> {
         entry.finished_at = Some(entry.started_at);
         let outcome = entry.status.name();
-        let entry = match self.ledger.record(&entry).await? {
-            Recorded::New => entry,
-            Recorded::Untold(id) => Entry { id, ..entry },
-            Recorded::Known => {
+        let id = match self.ledger.record(&entry, known).await? {
+            Recorded::New => entry.id.clone(),
+            Recorded::Untold(id) => id,
+            Recorded::Told => {
                 info!(resource = %entry.resource, outcome, "known and told");
                 return Ok(Looked::Done("known"));
             }
+            Recorded::Moved => return Ok(Looked::Again),
         };
-        bus::tell(&self.clients.eventbridge, &entry.id).await?;
-        self.ledger.recorded_told(&entry).await?;
-        info!(entry = %entry.id, resource = %entry.resource, control = %CONTROL, outcome, "recorded");
-        if entry.status == Status::Failed {
-            warn!(entry = %entry.id, "nothing was changed");
-        }
+        bus::tell(&self.clients.eventbridge, &id).await?;
+        self.ledger
+            .known_told(CONTROL.name(), entry.resource_id(), &id)
+            .await?;
+        info!(entry = %id, resource = %entry.resource, control = %CONTROL, outcome, "recorded");
         Ok(Looked::Done(outcome))
+    }
+
+    /// What was recorded before holds no more: should it come back, it is told
+    /// again. Told it has to be, all the same.
+    async fn forget(&self, known: &Known, run: &Run<'_>) -> Result<(), Failure> {
+        let resource = &run.trigger.resource;
+        if !known.told {
+            bus::tell(&self.clients.eventbridge, &known.entry).await?;
+            self.ledger
+                .known_told(CONTROL.name(), resource, &known.entry)
+                .await?;
+        }
+        self.ledger.forget(CONTROL.name(), resource, known).await?;
+        Ok(())
     }
 }
 

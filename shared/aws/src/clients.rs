@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
-use aws_config::BehaviorVersion;
 use aws_config::environment::{
     EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
 };
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::calls::RecordCalls;
 
@@ -30,20 +34,36 @@ pub struct Clients {
     pub ssm: aws_sdk_ssm::Client,
 }
 
-/// Retries of one call: enough to wait out a minute's worth of throttling;
+/// Retries of an EC2 call: enough to wait out a minute's worth of throttling;
 /// the invocation's deadline cuts them off.
-fn retries() -> RetryConfig {
+fn patient_retries() -> RetryConfig {
     RetryConfig::standard()
         .with_max_attempts(10)
         .with_initial_backoff(Duration::from_millis(250))
         .with_max_backoff(Duration::from_secs(8))
 }
 
-fn timeouts() -> TimeoutConfig {
+/// Retries of the other calls: what happened has to be recorded and told in
+/// the time kept back for it ([`crate::deadline::RESERVE`]).
+fn brisk_retries() -> RetryConfig {
+    RetryConfig::standard()
+        .with_max_attempts(4)
+        .with_initial_backoff(Duration::from_millis(100))
+}
+
+fn timeouts(attempt: u64) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
-        .operation_attempt_timeout(Duration::from_secs(10))
+        .operation_attempt_timeout(Duration::from_secs(attempt))
         .build()
+}
+
+/// One HTTP client for all services: each service client would make its own,
+/// with connections and a store of root certificates of its own.
+fn https() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https()
 }
 
 impl Clients {
@@ -52,42 +72,42 @@ impl Clients {
         let config = aws_config::defaults(BehaviorVersion::latest())
             .region(EnvironmentVariableRegionProvider::new())
             .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-            .retry_config(retries())
-            .timeout_config(timeouts())
+            .retry_config(brisk_retries())
+            .timeout_config(timeouts(4))
+            .http_client(https())
             .load()
             .await;
-        Self::new(&config)
+        let patient = config
+            .to_builder()
+            .retry_config(patient_retries())
+            .timeout_config(timeouts(10))
+            .build();
+        Self::build(&config, &patient)
     }
 
     /// The clients of a configuration.
     #[must_use]
-    pub fn new(config: &aws_config::SdkConfig) -> Self {
+    pub fn new(config: &SdkConfig) -> Self {
+        Self::build(config, config)
+    }
+
+    fn build(config: &SdkConfig, for_ec2: &SdkConfig) -> Self {
+        use aws_sdk_dynamodb::config::Builder as DynamoDb;
+        use aws_sdk_ec2::config::Builder as Ec2;
+        use aws_sdk_eventbridge::config::Builder as EventBridge;
+        use aws_sdk_sns::config::Builder as Sns;
+        use aws_sdk_ssm::config::Builder as Ssm;
+        let dynamodb = DynamoDb::from(config).interceptor(RecordCalls).build();
+        let ec2 = Ec2::from(for_ec2).interceptor(RecordCalls).build();
+        let eventbridge = EventBridge::from(config).interceptor(RecordCalls).build();
+        let sns = Sns::from(config).interceptor(RecordCalls).build();
+        let ssm = Ssm::from(config).interceptor(RecordCalls).build();
         Self {
-            ec2: aws_sdk_ec2::Client::from_conf(
-                aws_sdk_ec2::config::Builder::from(config)
-                    .interceptor(RecordCalls)
-                    .build(),
-            ),
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(
-                aws_sdk_dynamodb::config::Builder::from(config)
-                    .interceptor(RecordCalls)
-                    .build(),
-            ),
-            eventbridge: aws_sdk_eventbridge::Client::from_conf(
-                aws_sdk_eventbridge::config::Builder::from(config)
-                    .interceptor(RecordCalls)
-                    .build(),
-            ),
-            sns: aws_sdk_sns::Client::from_conf(
-                aws_sdk_sns::config::Builder::from(config)
-                    .interceptor(RecordCalls)
-                    .build(),
-            ),
-            ssm: aws_sdk_ssm::Client::from_conf(
-                aws_sdk_ssm::config::Builder::from(config)
-                    .interceptor(RecordCalls)
-                    .build(),
-            ),
+            ec2: aws_sdk_ec2::Client::from_conf(ec2),
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
+            eventbridge: aws_sdk_eventbridge::Client::from_conf(eventbridge),
+            sns: aws_sdk_sns::Client::from_conf(sns),
+            ssm: aws_sdk_ssm::Client::from_conf(ssm),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | entry | `entry#<ulid>` | the entry as JSON in `document`, `before` compressed beside it |
 //! | lock | `lock#<control>#<resource>` | one run at a time for a resource |
 //! | budget | `budget#<control>#<hour>` | changes counted by clock hour (UTC) |
-//! | seen | `seen#<message key>` | what was found and not changed, so that it is recorded once |
+//! | known | `known#<control>#<resource>` | what was found last and not changed, so that it is recorded once |
 //! | sent | `sent#<message key>` | messages that went out |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
@@ -40,11 +40,12 @@ pub const MOST_BYTES: usize = 350_000;
 /// What one step's outcome and its rule in `after` take in an entry.
 const OUTCOME_BYTES: usize = 500;
 
-/// How long `seen` and `sent` are remembered, in days: as long as entries.
+/// How long `known` and `sent` are remembered, in days: as long as entries.
 const REMEMBERED_DAYS: i64 = KEPT_DAYS;
 
 /// How long a message may be under way before another sender may try.
-const SENDING: Duration = Duration::from_secs(60);
+/// (`notify`'s own time-out; Lambda's first retry comes a minute later.)
+const SENDING: Duration = Duration::from_secs(30);
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -127,6 +128,44 @@ pub enum Closed {
     LookAgain,
 }
 
+/// An entry as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The entry, with its `before`.
+    pub entry: Entry,
+    /// Whether it has been told.
+    pub told: bool,
+}
+
+/// What a resource's last run found and did not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What was found: [`Entry::state_key`].
+    pub state_key: String,
+    /// The entry that it was recorded in.
+    pub entry: String,
+    /// Whether that entry has been told.
+    pub told: bool,
+}
+
+impl Known {
+    fn from_item(item: &Item) -> Option<Self> {
+        Some(Self {
+            state_key: text(item, "state_key")?,
+            entry: text(item, "entry")?,
+            told: item.get("told") == Some(&AttributeValue::Bool(true)),
+        })
+    }
+
+    /// What it means for an entry that was found now; `None`: it is news.
+    fn of(&self, entry: &Entry) -> Option<Recorded> {
+        (self.state_key == entry.state_key()).then(|| match self.told {
+            true => Recorded::Told,
+            false => Recorded::Untold(self.entry.clone()),
+        })
+    }
+}
+
 /// What `record` came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
@@ -135,7 +174,9 @@ pub enum Recorded {
     /// It was recorded before and has not been told: the entry's id.
     Untold(String),
     /// It was recorded and told before.
-    Known,
+    Told,
+    /// Another run recorded something else meanwhile: look again.
+    Moved,
 }
 
 /// Whether a message may be sent.
@@ -180,7 +221,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be read, or not understood.
-    pub async fn read(&self, id: &str) -> Result<Option<Entry>, LedgerError> {
+    pub async fn read(&self, id: &str) -> Result<Option<Stored>, LedgerError> {
         let Some(item) = self.get(&entry_key(id)).await? else {
             return Ok(None);
         };
@@ -192,7 +233,21 @@ impl Ledger {
         if let Some(AttributeValue::B(before)) = item.get("before") {
             entry.before = unpack(before.as_ref()).map_err(unreadable)?;
         }
-        Ok(Some(entry))
+        let told = item.get("told") == Some(&AttributeValue::Bool(true));
+        Ok(Some(Stored { entry, told }))
+    }
+
+    /// What the resource's last run found and did not change.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn known(
+        &self,
+        control: &str,
+        resource_id: &str,
+    ) -> Result<Option<Known>, LedgerError> {
+        let item = self.get(&known_key(control, resource_id)).await?;
+        Ok(item.as_ref().and_then(Known::from_item))
     }
 
     /// Takes the resource's lock, stores the entry with its `before` and
@@ -208,38 +263,21 @@ impl Ledger {
         held: Option<&Lock>,
     ) -> Result<Begun, LedgerError> {
         let changes = entry.plan.changes.len();
-        let steps: usize = entry
-            .plan
-            .changes
-            .iter()
-            .map(|c| 1 + c.authorise.len())
-            .sum();
-        let expected = size(entry)? + steps * OUTCOME_BYTES;
-        if expected > MOST_BYTES {
-            return Err(LedgerError::TooLarge(expected));
+        if let Some(bytes) = oversize(entry)? {
+            return Err(LedgerError::TooLarge(bytes));
         }
-        let budget = Update::builder()
-            .table_name(&self.table)
-            .set_key(Some(key(&budget_key(
-                entry.control.name(),
-                entry.started_at,
-            ))))
-            .update_expression(
-                "ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)",
-            )
-            .expression_attribute_values(":changes", n(changes as i64))
-            .expression_attribute_values(":expires", n(entry.started_at.as_second() + 7 * 86_400));
         let items = vec![
             self.take_lock(entry, holder, held),
             self.put_entry(entry, "attribute_not_exists(pk)")?,
-            transact_update(budget),
+            self.count(entry, changes),
         ];
         self.begun(entry, items).await
     }
 
     /// Takes the lock over for an entry that goes on: after a retry or a
     /// lapsed lease (`held`), or for a further round of our own run. `before`
-    /// must hold what the entry held, and may hold more. No budget is spent.
+    /// must hold what the entry held, and may hold more. No second budget is
+    /// spent; `more` changes that were not counted before are.
     ///
     /// # Errors
     /// Nothing was stored, so nothing may be changed.
@@ -248,15 +286,34 @@ impl Ledger {
         entry: &Entry,
         holder: &Holder,
         held: Option<&Lock>,
+        more: usize,
     ) -> Result<Begun, LedgerError> {
-        let items = vec![
+        let mut items = vec![
             match held {
                 Some(_) => self.take_lock(entry, holder, held),
                 None => self.renew_lock(entry, holder),
             },
             self.put_entry(entry, "attribute_exists(pk)")?,
         ];
+        if more > 0 {
+            items.push(self.count(entry, more));
+        }
         self.begun(entry, items).await
+    }
+
+    /// Counts changes against the control's budget of the clock hour.
+    fn count(&self, entry: &Entry, changes: usize) -> TransactWriteItem {
+        let now = Timestamp::now();
+        transact_update(
+            Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&budget_key(entry.control.name(), now))))
+                .update_expression(
+                    "ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)",
+                )
+                .expression_attribute_values(":changes", n(changes as i64))
+                .expression_attribute_values(":expires", n(now.as_second() + 7 * 86_400)),
+        )
     }
 
     async fn begun(
@@ -377,7 +434,8 @@ impl Ledger {
         let ours = "entry = :entry AND holder = :holder";
         if failed {
             let release = self.end_lease(entry.control.name(), entry.resource_id(), holder);
-            self.transact(vec![release, self.told(entry)]).await?;
+            self.transact(vec![release, self.told(&entry.id, Timestamp::now())])
+                .await?;
             return Ok(Closed::Done);
         }
         let release = |condition: &str| {
@@ -393,12 +451,18 @@ impl Ledger {
         };
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
         match self
-            .transact(vec![release(&quiet), self.told(entry)])
+            .transact(vec![
+                release(&quiet),
+                self.told(&entry.id, Timestamp::now()),
+            ])
             .await?
         {
             Transacted::Done => Ok(Closed::Done),
             Transacted::Refused(_) => {
-                match self.transact(vec![release(ours), self.told(entry)]).await? {
+                match self
+                    .transact(vec![release(ours), self.told(&entry.id, Timestamp::now())])
+                    .await?
+                {
                     Transacted::Done => Ok(Closed::LookAgain),
                     // The lease lapsed and somebody else has gone on.
                     Transacted::Refused(_) => Ok(Closed::Done),
@@ -434,53 +498,61 @@ impl Ledger {
         )
     }
 
-    fn told(&self, entry: &Entry) -> TransactWriteItem {
-        let finished = entry.finished_at.unwrap_or(entry.started_at);
+    fn told(&self, entry: &str, at: Timestamp) -> TransactWriteItem {
         transact_update(
             Update::builder()
                 .table_name(&self.table)
-                .set_key(Some(key(&entry_key(&entry.id))))
+                .set_key(Some(key(&entry_key(entry))))
                 .update_expression("SET told = :yes, expires_at = :expires REMOVE untold")
                 .condition_expression("attribute_exists(pk)")
                 .expression_attribute_values(":yes", AttributeValue::Bool(true))
-                .expression_attribute_values(
-                    ":expires",
-                    n(finished.as_second() + KEPT_DAYS * 86_400),
-                ),
+                .expression_attribute_values(":expires", n(at.as_second() + KEPT_DAYS * 86_400)),
         )
     }
 
-    /// Records what was found and not changed, once for each message key.
+    /// Records what was found and not changed, once while it stays the same.
+    /// `known` is what was recorded last, as read.
     ///
     /// # Errors
     /// It could not be stored.
-    pub async fn record(&self, entry: &Entry) -> Result<Recorded, LedgerError> {
-        let mut seen = key(&seen_key(entry));
-        seen.insert("entry".to_owned(), s(&entry.id));
-        seen.insert("told".to_owned(), AttributeValue::Bool(false));
-        seen.insert(
+    pub async fn record(
+        &self,
+        entry: &Entry,
+        known: Option<&Known>,
+    ) -> Result<Recorded, LedgerError> {
+        if let Some(recorded) = known.and_then(|known| known.of(entry)) {
+            return Ok(recorded);
+        }
+        let mut item = key(&known_key(entry.control.name(), entry.resource_id()));
+        item.insert("state_key".to_owned(), s(&entry.state_key()));
+        item.insert("entry".to_owned(), s(&entry.id));
+        item.insert("told".to_owned(), AttributeValue::Bool(false));
+        item.insert(
             "expires_at".to_owned(),
             n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400),
         );
-        let seen = Put::builder()
+        let put = Put::builder()
             .table_name(&self.table)
-            .set_item(Some(seen))
-            .condition_expression("attribute_not_exists(pk)")
+            .set_item(Some(item))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let put = match known {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(known) => put
+                .condition_expression("entry = :entry")
+                .expression_attribute_values(":entry", s(&known.entry)),
+        };
         let items = vec![
-            transact_put(seen),
+            transact_put(put),
             self.put_entry(entry, "attribute_not_exists(pk)")?,
         ];
         match self.transact(items).await? {
             Transacted::Done => Ok(Recorded::New),
             Transacted::Refused(reasons) => {
                 let old = reasons.first().and_then(|reason| reason.item.as_ref());
-                let told =
-                    old.and_then(|item| item.get("told")) == Some(&AttributeValue::Bool(true));
-                match old.and_then(|item| text(item, "entry")) {
-                    Some(id) if !told => Ok(Recorded::Untold(id)),
-                    _ => Ok(Recorded::Known),
-                }
+                let recorded = old
+                    .and_then(Known::from_item)
+                    .and_then(|known| known.of(entry));
+                Ok(recorded.unwrap_or(Recorded::Moved))
             }
         }
     }
@@ -489,15 +561,47 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be stored; it is told again then, and dropped by its key.
-    pub async fn recorded_told(&self, entry: &Entry) -> Result<(), LedgerError> {
-        let seen = Update::builder()
+    pub async fn known_told(
+        &self,
+        control: &str,
+        resource_id: &str,
+        entry: &str,
+    ) -> Result<(), LedgerError> {
+        let known = Update::builder()
             .table_name(&self.table)
-            .set_key(Some(key(&seen_key(entry))))
+            .set_key(Some(key(&known_key(control, resource_id))))
             .update_expression("SET told = :yes")
-            .expression_attribute_values(":yes", AttributeValue::Bool(true));
-        self.transact(vec![transact_update(seen), self.told(entry)])
-            .await
-            .map(|_| ())
+            .condition_expression("entry = :entry")
+            .expression_attribute_values(":yes", AttributeValue::Bool(true))
+            .expression_attribute_values(":entry", s(entry));
+        self.transact(vec![
+            transact_update(known),
+            self.told(entry, Timestamp::now()),
+        ])
+        .await
+        .map(|_| ())
+    }
+
+    /// Forgets what was found, because it is so no more. Whatever another run
+    /// recorded meanwhile stays.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn forget(
+        &self,
+        control: &str,
+        resource_id: &str,
+        known: &Known,
+    ) -> Result<(), LedgerError> {
+        let delete = Delete::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&known_key(control, resource_id))))
+            .condition_expression("entry = :entry")
+            .expression_attribute_values(":entry", s(&known.entry));
+        let delete = TransactWriteItem::builder()
+            .set_delete(delete.build().ok())
+            .build();
+        self.transact(vec![delete]).await.map(|_| ())
     }
 
     /// Claims a message for sending, so that two senders send it once.
@@ -651,8 +755,8 @@ fn lock_key(control: &str, resource: &str) -> Key {
     (format!("lock#{control}#{resource}"), "lock")
 }
 
-fn seen_key(entry: &Entry) -> Key {
-    (format!("seen#{}", entry.message_key()), "seen")
+fn known_key(control: &str, resource_id: &str) -> Key {
+    (format!("known#{control}#{resource_id}"), "known")
 }
 
 fn sent_key(message: &str) -> Key {
@@ -730,6 +834,22 @@ fn entry_item(entry: &Entry) -> Result<Item, LedgerError> {
         item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
     }
     Ok(item)
+}
+
+/// The bytes that an entry is expected to come to, if they are more than
+/// [`MOST_BYTES`].
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn oversize(entry: &Entry) -> Result<Option<usize>, LedgerError> {
+    let steps: usize = entry
+        .plan
+        .changes
+        .iter()
+        .map(|change| 1 + change.authorise.len())
+        .sum();
+    let expected = size(entry)? + steps * OUTCOME_BYTES;
+    Ok((expected > MOST_BYTES).then_some(expected))
 }
 
 /// Bytes of an entry as it would be stored now.

@@ -431,6 +431,7 @@ impl Apply<'_> {
         ending: Ending,
     ) {
         self.outcomes.push(Outcome {
+            round: 0,
             rule: change.rule.id.clone(),
             step,
             permission: permission.cloned(),
@@ -447,6 +448,7 @@ impl Apply<'_> {
     async fn take_back(&mut self, change: &RuleChange, id: String) {
         let ending = self.revoke_id(&id).await;
         self.outcomes.push(Outcome {
+            round: 0,
             rule: change.rule.id.clone(),
             step: Step::TakeBack,
             permission: None,
@@ -526,6 +528,7 @@ impl Apply<'_> {
         };
         let failed = matches!(ending, Ending::Failed { .. });
         self.outcomes.push(Outcome {
+            round: 0,
             rule: rule.id.clone(),
             step: Step::Authorise,
             permission: Some(permission.clone()),

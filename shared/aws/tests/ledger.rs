@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use backstop_aws::clients::Clients;
 use backstop_aws::ledger::{
-    Begun, Claim, Closed, Holder, Ledger, LedgerError, Lock, MOST_BYTES, Recorded,
+    Begun, Claim, Closed, Holder, Known, Ledger, LedgerError, Lock, MOST_BYTES, Recorded, Stored,
 };
 use backstop_core::controls::{Control, Severity};
 use backstop_core::entry::{Entry, Status};
@@ -147,9 +147,10 @@ async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction
         Value::Null,
         "an open entry never expires"
     );
+    let hour: String = Timestamp::now().to_string().chars().take(13).collect();
     assert_eq!(
         items[2]["Update"]["Key"]["pk"]["S"],
-        "budget#open-ingress#2026-11-24T10"
+        format!("budget#open-ingress#{hour}")
     );
     assert_eq!(
         items[2]["Update"]["ExpressionAttributeValues"][":changes"]["N"],
@@ -171,7 +172,8 @@ async fn what_was_stored_is_read_back_whole() {
     let ledger = ledger(&wire);
     let entry = entry(3, "description with \"quotes\"");
     ledger.finish(&entry).await.unwrap();
-    assert_eq!(ledger.read(&entry.id).await.unwrap(), Some(entry));
+    let read = ledger.read(&entry.id).await.unwrap();
+    assert_eq!(read, Some(Stored { entry, told: false }));
 }
 
 #[tokio::test]
@@ -237,7 +239,7 @@ async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_bud
         lease_until: 0,
     };
     ledger(&wire)
-        .go_on(&entry(1, "x"), &holder(), Some(&lapsed))
+        .go_on(&entry(1, "x"), &holder(), Some(&lapsed), 0)
         .await
         .unwrap();
     let items = &transactions(&wire)[0];
@@ -370,26 +372,51 @@ async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
 
 #[tokio::test]
 async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
+    let found = entry(1, "x");
+    let known = |told| Known {
+        state_key: found.state_key(),
+        entry: "01JDOLD".into(),
+        told,
+    };
+    // As it was read before.
+    let silent = Wire::new(|call: &Call| panic!("{}", call.operation));
     for (told, expected) in [
-        (true, Recorded::Known),
+        (true, Recorded::Told),
         (false, Recorded::Untold("01JDOLD".into())),
+    ] {
+        let recorded = ledger(&silent).record(&found, Some(&known(told))).await;
+        assert_eq!(recorded.unwrap(), expected);
+    }
+    // Recorded by another run since it was read: the same, and something else.
+    for (key, expected) in [
+        (found.state_key(), Recorded::Told),
+        ("something else".to_owned(), Recorded::Moved),
     ] {
         let wire = Wire::new(move |_: &Call| {
             cancelled(json!([
-                { "Code": "ConditionalCheckFailed", "Item": { "pk": {"S": "seen#x"}, "entry": {"S": "01JDOLD"}, "told": {"BOOL": told} } },
+                { "Code": "ConditionalCheckFailed", "Item": {
+                    "pk": {"S": "known#x"}, "state_key": {"S": key}, "entry": {"S": "01JDOLD"}, "told": {"BOOL": true} } },
                 { "Code": "None" },
             ]))
         });
-        assert_eq!(
-            ledger(&wire).record(&entry(1, "x")).await.unwrap(),
-            expected
-        );
+        assert_eq!(ledger(&wire).record(&found, None).await.unwrap(), expected);
     }
+    // News takes the place of what was known.
     let wire = Wire::new(|_: &Call| ok());
+    let other = Known {
+        state_key: "other".into(),
+        ..known(true)
+    };
     assert_eq!(
-        ledger(&wire).record(&entry(1, "x")).await.unwrap(),
+        ledger(&wire).record(&found, Some(&other)).await.unwrap(),
         Recorded::New
     );
+    let items = &transactions(&wire)[0];
+    assert_eq!(
+        items[0]["Put"]["Item"]["pk"]["S"],
+        "known#open-ingress#sg-0123456789abcdef0"
+    );
+    assert_eq!(items[0]["Put"]["ConditionExpression"], "entry = :entry");
 }
 
 #[tokio::test]

@@ -240,50 +240,74 @@ impl Entry {
             .unwrap_or("unowned")
     }
 
-    /// The outcomes that count: the last of each step on each rule, so that a
-    /// failure that a retry mended is no failure any more.
-    #[must_use]
-    pub fn last_outcomes(&self) -> Vec<&Outcome> {
-        let mut last: BTreeMap<_, &Outcome> = BTreeMap::new();
-        for outcome in &self.outcomes {
-            last.insert((&outcome.rule, outcome.step, &outcome.permission), outcome);
-        }
-        last.into_values().collect()
+    /// Adds what came of a round of steps.
+    pub fn add_round(&mut self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let round = self
+            .outcomes
+            .iter()
+            .map(|outcome| outcome.round)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        self.outcomes.extend(
+            outcomes
+                .into_iter()
+                .map(|outcome| Outcome { round, ..outcome }),
+        );
     }
 
-    /// What this entry's message is known by. The same key is sent once.
-    ///
-    /// For a change it is the entry's id and the digest of what came of it: a
-    /// failure is told when its set of rule and AWS code is new, and again
-    /// once it is fixed. For a run that changed nothing it is what was found
-    /// (rule by rule, so that a hole that was closed and opened again by hand
-    /// is told again) with verdict, exemption and mode.
+    /// The outcomes that count: those of the last round in which a rule was
+    /// treated, so that a failure that a retry mended is no failure any more.
+    #[must_use]
+    pub fn last_outcomes(&self) -> Vec<&Outcome> {
+        let mut last: BTreeMap<&str, u32> = BTreeMap::new();
+        for outcome in &self.outcomes {
+            let round = last.entry(&outcome.rule).or_default();
+            *round = outcome.round.max(*round);
+        }
+        self.outcomes
+            .iter()
+            .filter(|outcome| last.get(outcome.rule.as_str()) == Some(&outcome.round))
+            .collect()
+    }
+
+    /// What this entry's message is known by; the same key is sent once. It is
+    /// the entry's id and the digest of what came of it: a failure is told when
+    /// its set of rule and AWS code is new, and again once it is fixed.
     #[must_use]
     pub fn message_key(&self) -> String {
         let mut parts: BTreeSet<String> = BTreeSet::new();
-        if self.is_change() {
-            parts.insert(format!("entry {}", self.id));
-            if self.status == Status::Failed {
-                for outcome in self.last_outcomes() {
-                    if let Ending::Failed { code, .. } = &outcome.ending {
-                        parts.insert(format!("failed {} {code}", outcome.rule));
-                    }
-                }
-                for text in self.verification.iter().flat_map(Verification::problems) {
-                    parts.insert(format!("unverified {text}"));
-                }
-            }
-        } else {
-            parts.insert(format!("found {} {}", self.control, self.resource));
-            for exposure in &self.exposures {
-                parts.insert(format!(
-                    "rule {} {} {:?}",
-                    exposure.rule.id, exposure.fingerprint, exposure.exemption
-                ));
-            }
-            parts.insert(format!("exemption {:?}", self.exemption));
-        }
+        parts.insert(format!("entry {}", self.id));
         parts.insert(format!("status {}", self.status.name()));
+        if self.status == Status::Failed {
+            for outcome in self.last_outcomes() {
+                if let Ending::Failed { code, .. } = &outcome.ending {
+                    parts.insert(format!("failed {} {code}", outcome.rule));
+                }
+            }
+            for text in self.verification.iter().flat_map(Verification::problems) {
+                parts.insert(format!("unverified {text}"));
+            }
+        }
+        digest(parts.iter().map(String::as_str))
+    }
+
+    /// What a run that changed nothing found, with verdict, exemption and mode:
+    /// while a resource's key stays the same there is nothing new to record or
+    /// to tell. Rules count by id, so that a hole that was closed and opened
+    /// again by hand is told again.
+    #[must_use]
+    pub fn state_key(&self) -> String {
+        let mut parts: BTreeSet<String> = BTreeSet::new();
+        parts.insert(format!("found {} {}", self.control, self.resource));
+        parts.insert(format!("status {}", self.status.name()));
+        parts.insert(format!("exemption {:?}", self.exemption));
+        for exposure in &self.exposures {
+            parts.insert(format!(
+                "rule {} {} {:?}",
+                exposure.rule.id, exposure.fingerprint, exposure.exemption
+            ));
+        }
         digest(parts.iter().map(String::as_str))
     }
 

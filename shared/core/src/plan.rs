@@ -197,6 +197,10 @@ pub enum Ending {
 /// One step and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Outcome {
+    /// The round of the entry in which it was tried, from 1: every attempt
+    /// begins one, and so does a further look within an attempt.
+    #[serde(default)]
+    pub round: u32,
     /// The rule of the plan it belongs to.
     pub rule: String,
     /// What was tried.

@@ -82,8 +82,8 @@ pub struct ControlPolicy<S: Default> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Changes of resources by this control in a clock hour (UTC). They are
-    /// counted with every remediation.
+    /// Changes by this control in a clock hour (UTC), counted when they are
+    /// begun; each rule that is revoked or narrowed is one.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
 }

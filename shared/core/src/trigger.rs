@@ -181,7 +181,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                     .or_else(|| text(response, &["prefixList", "prefixListId"]));
                 let Some(id) = found else {
                     return broken(format!(
-                        "the `{call}` event names no prefix list: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the groups by hand or wait for the sweep"
+                        "the `{call}` event names no prefix list: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the groups that name it by hand"
                     ));
                 };
                 if !is_id(&id, "pl-") {
@@ -200,7 +200,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                 });
             let Some(id) = found else {
                 return broken(format!(
-                    "the `{call}` event names no security group: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the group by hand or wait for the sweep"
+                    "the `{call}` event names no security group: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check by hand the group that was changed"
                 ));
             };
             group_id("the event's group id", &id).map(|id| Parsed::Check(trigger(id, actor)))

@@ -77,6 +77,7 @@ fn entry(facts: &Facts) -> Entry {
 
 fn outcome(rule: &str, step: Step, ending: Ending) -> Outcome {
     Outcome {
+        round: 0,
         rule: rule.into(),
         step,
         permission: None,
@@ -130,11 +131,11 @@ fn a_clean_run_is_remediated() {
 fn a_failed_step_or_a_hole_that_is_still_there_is_a_failure() {
     let open = group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]);
     let mut failed = entry(&open);
-    failed.outcomes.push(outcome(
+    failed.add_round([outcome(
         "sgr-1",
         Step::Revoke,
         denied("UnauthorizedOperation"),
-    ));
+    )]);
     assert_eq!(conclude(&mut failed, &open), Status::Failed);
 
     let mut unchanged = entry(&open);
@@ -156,10 +157,10 @@ fn what_others_change_meanwhile_is_listed_as_theirs_and_is_no_failure() {
         rule("sgr-1", 0, 80, "0.0.0.0/0"),
         rule("sgr-2", 443, 443, "0.0.0.0/0"),
     ]));
-    entry.outcomes.push(Outcome {
+    entry.add_round([Outcome {
         permission: Some(Permission::new("tcp", 80, 80)),
         ..outcome("sgr-1", Step::Narrow, Ending::Done)
-    });
+    }]);
     let now = group(&[
         rule("sgr-1", 443, 443, "10.0.0.0/8"),
         rule("sgr-9", 5432, 5432, "10.0.0.0/8"),
@@ -262,11 +263,11 @@ fn a_run_that_was_cut_off_after_its_changes_is_remediated_by_the_next() {
 fn a_failure_that_somebody_mended_by_hand_is_no_failure_any_more() {
     let open = group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]);
     let mut entry = entry(&open);
-    entry.outcomes.push(outcome(
+    entry.add_round([outcome(
         "sgr-1",
         Step::Revoke,
         denied("UnauthorizedOperation"),
-    ));
+    )]);
     assert_eq!(conclude(&mut entry, &open), Status::Failed);
     let failed_key = entry.message_key();
     for now in [group(&[]), Facts::Gone] {
@@ -289,11 +290,11 @@ fn a_failure_that_somebody_mended_by_hand_is_no_failure_any_more() {
 fn a_failure_that_a_new_policy_allows_is_dropped() {
     let open = group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]);
     let mut entry = entry(&open);
-    entry.outcomes.push(outcome(
+    entry.add_round([outcome(
         "sgr-1",
         Step::Revoke,
         denied("UnauthorizedOperation"),
-    ));
+    )]);
     conclude(&mut entry, &open);
     let policy = Policy::parse(
         r#"{"version":1,"controls":{"open-ingress":{"settings":{"authorised_ports":{"tcp":[22]}}}}}"#,
@@ -324,9 +325,7 @@ fn a_failure_is_told_again_only_when_its_rules_or_codes_are_new() {
     let key = |failures: &[(&str, &str)]| {
         let mut entry = entry(&open);
         for (rule, code) in failures {
-            entry
-                .outcomes
-                .push(outcome(rule, Step::Revoke, denied(code)));
+            entry.add_round([outcome(rule, Step::Revoke, denied(code))]);
         }
         entry.status = Status::Failed;
         entry.message_key()
@@ -355,7 +354,7 @@ fn a_failure_is_told_again_only_when_its_rules_or_codes_are_new() {
 #[test]
 fn what_was_not_changed_is_known_by_what_was_found_and_not_by_the_entry() {
     let key =
-        |rules: &[IngressRule], id: &str| entry_of(&group(rules), Mode::Notify, id).message_key();
+        |rules: &[IngressRule], id: &str| entry_of(&group(rules), Mode::Notify, id).state_key();
     let first = key(
         &[rule("sgr-1", 22, 22, "0.0.0.0/0")],
         "01JDF0000000000000000000AA",

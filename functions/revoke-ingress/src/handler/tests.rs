@@ -151,7 +151,7 @@ async fn a_run_goes_down_the_pipeline_in_order() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "remediated");
     let operations = wire.operations();
-    let (reads, rest) = operations.split_at(5);
+    let (reads, rest) = operations.split_at(6);
     assert_eq!(
         BTreeSet::from_iter(reads.iter().map(String::as_str)),
         BTreeSet::from([
@@ -307,7 +307,7 @@ async fn mode_notify_records_and_tells_and_changes_nothing() {
     assert_eq!(run(&wire).await.unwrap(), "notified");
     assert_eq!(changes(&wire), 0);
     assert_eq!(
-        wire.operations()[5..],
+        wire.operations()[6..],
         ["TransactWriteItems", "PutEvents", "TransactWriteItems"]
     );
 }
@@ -316,7 +316,7 @@ async fn mode_notify_records_and_tells_and_changes_nothing() {
 async fn mode_off_reads_and_ends() {
     let wire = wire(&open(&["sgr-1"]), "off", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "off");
-    assert_eq!(wire.operations().len(), 5);
+    assert_eq!(wire.operations().len(), 6);
 }
 
 #[tokio::test]

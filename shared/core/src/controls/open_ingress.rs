@@ -928,6 +928,7 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
                 permission: narrowed,
                 created: None,
                 ending,
+                round: 0,
             });
         } else {
             settled.extend(
@@ -941,7 +942,7 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
             );
         }
     });
-    entry.outcomes.extend(settled);
+    entry.add_round(settled);
     if harmless {
         entry
             .plan

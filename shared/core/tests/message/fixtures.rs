@@ -79,6 +79,7 @@ pub(crate) fn revoke(rule: &IngressRule) -> RuleChange {
 
 pub(crate) fn outcome(rule: &IngressRule, step: Step, ending: Ending) -> Outcome {
     Outcome {
+        round: 1,
         rule: rule.id.clone(),
         step,
         permission: None,
