@@ -331,6 +331,8 @@ fn rules_name_the_events_that_the_code_handles() {
         (
             "RevokeIngressFunctionIngressChanged",
             json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
                 "source": ["aws.ec2"],
                 "detail-type": [CLOUDTRAIL_CALL],
                 "detail": {

@@ -258,6 +258,7 @@ impl Entry {
 
     /// The outcomes that count: those of the last round in which a rule was
     /// treated, so that a failure that a retry mended is no failure any more.
+    /// By rule, step and permission.
     #[must_use]
     pub fn last_outcomes(&self) -> Vec<&Outcome> {
         let mut last: BTreeMap<&str, u32> = BTreeMap::new();
@@ -265,10 +266,13 @@ impl Entry {
             let round = last.entry(&outcome.rule).or_default();
             *round = outcome.round.max(*round);
         }
-        self.outcomes
+        let mut outcomes: Vec<&Outcome> = self
+            .outcomes
             .iter()
             .filter(|outcome| last.get(outcome.rule.as_str()) == Some(&outcome.round))
-            .collect()
+            .collect();
+        outcomes.sort_by_key(|outcome| (&outcome.rule, outcome.step, &outcome.permission));
+        outcomes
     }
 
     /// What this entry's message is known by; the same key is sent once. It is

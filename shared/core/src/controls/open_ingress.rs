@@ -901,6 +901,7 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
         Facts::Group(group) => &group.rules,
     };
     let harmless = !matches!(decision.verdict, Verdict::Violates(_));
+    let last = entry.last_outcomes();
     let mut settled = Vec::new();
     entry.plan.changes.iter().for_each(|change| {
         let live = now.get(&change.rule.id);
@@ -911,9 +912,9 @@ pub fn settle(entry: &mut Entry, facts: &Facts, decision: &Decision) {
             },
             _ => Ending::AlreadyDone,
         };
-        let of_rule: Vec<&Outcome> = entry
-            .last_outcomes()
-            .into_iter()
+        let of_rule: Vec<&Outcome> = last
+            .iter()
+            .copied()
             .filter(|o| o.rule == change.rule.id)
             .collect();
         if of_rule.is_empty() {

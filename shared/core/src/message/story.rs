@@ -12,7 +12,7 @@ use jiff::civil::Date;
 use jiff::tz::Offset;
 
 use super::undo_commands::is_undoable;
-use super::words::{is_world, joined, one_line, or, or_unknown, rules, shortened, time, whom};
+use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened, time, whom};
 use crate::entry::{Entry, Status};
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
@@ -60,24 +60,26 @@ impl<'a> Story<'a> {
         self.all.get(rule).map_or(&[], Vec::as_slice)
     }
 
-    /// The exposures that the message is about in the first place: those that
-    /// failed, else those that were to be closed, else all of them.
-    pub(super) fn concerned(&self) -> impl Iterator<Item = &'a Exposure> {
+    /// The exposures that the message is about in the first place: of a
+    /// failure those that failed, of a success those that were to be closed,
+    /// else those that are still there.
+    pub(super) fn concerned(&self) -> Vec<&'a Exposure> {
         let all = || self.entry.exposures.iter();
-        let failed = |e: &&Exposure| self.outcomes(&e.rule.id).iter().any(|o| o.failed());
-        let open = |e: &&Exposure| !e.exemption.holds();
-        let closing = matches!(self.entry.status, Status::Remediated | Status::Failed);
-        let mut concerned: Vec<&Exposure> = Vec::new();
-        if self.entry.status == Status::Failed {
-            concerned.extend(all().filter(failed));
-        }
-        if concerned.is_empty() && closing {
-            concerned.extend(all().filter(open));
-        }
+        let concerned: Vec<&Exposure> = match self.entry.status {
+            Status::Failed => all().filter(|e| self.failed(&e.rule.id)).collect(),
+            Status::Remediated => all().filter(|e| !e.exemption.holds()).collect(),
+            _ => all().filter(|e| !self.cut(&e.rule.id)).collect(),
+        };
         if concerned.is_empty() {
-            concerned.extend(all());
+            all().collect()
+        } else {
+            concerned
         }
-        concerned.into_iter()
+    }
+
+    /// Whether a step on the rule failed and has not been mended.
+    fn failed(&self, rule: &str) -> bool {
+        self.outcomes(rule).iter().any(|outcome| outcome.failed())
     }
 
     /// Whether any step of ours changed anything.
@@ -130,9 +132,8 @@ impl<'a> Story<'a> {
     fn done(&self) -> Section {
         let mut lines = self.verdict();
         let treated = self.treated();
-        let (failed, rest): (Vec<&str>, Vec<&str>) = treated
-            .iter()
-            .partition(|rule| self.outcomes(rule).iter().any(|o| o.failed()));
+        let (failed, rest): (Vec<&str>, Vec<&str>) =
+            treated.iter().partition(|rule| self.failed(rule));
         let failed_first = failed.into_iter().chain(rest);
         lines.extend(shortened(failed_first, MOST_LINES, |rule| {
             self.treatment(rule)
@@ -146,60 +147,55 @@ impl<'a> Story<'a> {
     }
 
     fn done_heading(&self) -> &'static str {
-        match self.entry.status {
-            Status::Failed if self.changed_something() => "What was done, and what failed",
-            Status::Failed => "What failed",
-            Status::Remediated | Status::InProgress => "What was done",
-            _ if self.changed_something() => "What was done, and why no more",
-            _ => "Why nothing was changed",
+        match (self.entry.status, self.changed_something()) {
+            (Status::Failed, true) => "What was done, and what failed",
+            (Status::Failed, false) => "What failed",
+            (Status::Remediated | Status::InProgress, _) | (_, false) => "What was done",
+            (_, true) => "What was done, and why no more",
         }
     }
 
     /// What a status means, before anything about single rules.
     fn verdict(&self) -> Vec<String> {
         let entry = self.entry;
+        let nothing = match self.changed_something() {
+            true => "Nothing more was changed",
+            false => "Nothing was changed",
+        };
         match entry.status {
             Status::InProgress => vec!["The changes are being made.".to_owned()],
             Status::Remediated if self.changed_something() => Vec::new(),
-            Status::Remediated => {
-                vec!["Nothing had to be changed any more: the hole was closed already.".to_owned()]
-            }
-            Status::Failed if self.treated().is_empty() => self.reasons("Nothing was changed"),
+            Status::Remediated => vec![
+                "The hole was closed already when Backstop came to it: by somebody else, or by an attempt of its own that was cut off."
+                    .to_owned(),
+            ],
+            Status::Failed if self.treated().is_empty() => self.reasons(),
             Status::Failed => Vec::new(),
-            Status::Notified => self.notified(),
-            Status::Exempt => self.opt_outs(),
-            Status::Held => self.held(),
+            Status::Notified => self.notified(nothing),
+            Status::Exempt => self.opt_outs(nothing),
+            Status::Held => self.held(nothing),
             Status::NotOwned => {
                 // arn:aws:ec2:<Region>:<account>:security-group/<id>
                 let owner = or_unknown(entry.resource.split(':').nth(4), 50);
                 vec![format!(
-                    "Nothing was changed: the security group belongs to the account {owner}, and only that account should change it. Ask its owner to close it."
+                    "{nothing}: the security group belongs to the account {owner}, and only that account should change it. Ask its owner to close it."
                 )]
             }
         }
     }
 
-    fn reasons(&self, what: &str) -> Vec<String> {
-        let reasons: Vec<String> = self
-            .entry
-            .plan
-            .reasons
-            .iter()
-            .map(|reason| one_line(reason, MOST_TEXT))
-            .collect();
-        let why = if reasons.is_empty() {
-            "no reason is recorded".to_owned()
-        } else {
-            reasons.join("; ")
-        };
-        vec![format!("{what}: {}.", one_line(&why, 3 * MOST_TEXT))]
+    fn reasons(&self) -> Vec<String> {
+        let mut lines = vec!["Nothing was changed.".to_owned()];
+        lines.extend(shortened(&self.entry.plan.reasons, MOST_LINES, |reason| {
+            format!("Because {}.", clause(reason, MOST_TEXT))
+        }));
+        lines
     }
 
-    fn notified(&self) -> Vec<String> {
-        let mut lines = vec![
-            "Nothing was changed: the mode is `notify`. In the mode `enforce`, this would be done:"
-                .to_owned(),
-        ];
+    fn notified(&self, nothing: &str) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{nothing}: the mode is `notify`. In the mode `enforce`, this would be done:"
+        )];
         lines.extend(shortened(
             &self.entry.plan.changes,
             MOST_LINES,
@@ -209,25 +205,24 @@ impl<'a> Story<'a> {
     }
 
     /// Everything that is opted out, and by what.
-    fn opt_outs(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Exemption::Exempt(opt_out) = &self.entry.exemption {
-            lines.push(format!(
-                "Nothing was changed: a tag of the group or its VPC opts it out {}.",
-                terms(opt_out)
-            ));
-        } else {
-            lines.push("Nothing was changed: every rule that is open is opted out.".to_owned());
-        }
+    fn opt_outs(&self, nothing: &str) -> Vec<String> {
+        let mut lines = vec![match &self.entry.exemption {
+            Exemption::Exempt(opt_out) => {
+                format!(
+                    "{nothing}: a tag of the group or its VPC opts it out {}.",
+                    terms(opt_out)
+                )
+            }
+            _ => format!("{nothing}: every rule that is open is opted out."),
+        }];
         lines.extend(self.rules_left());
         lines
     }
 
-    fn held(&self) -> Vec<String> {
-        let mut lines = vec![
-            "Nothing was changed, and nothing will be until the tag is put right or removed."
-                .to_owned(),
-        ];
+    fn held(&self, nothing: &str) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{nothing}, and nothing will be until the opt-out tag is put right or removed."
+        )];
         if let Exemption::Malformed { value, problem } = &self.entry.exemption {
             lines.push(unreadable("the group or its VPC", value, problem));
         }
@@ -279,39 +274,36 @@ impl<'a> Story<'a> {
         let outcomes = self.outcomes(rule);
         let id = one_line(rule, 100);
         if let Some(failed) = outcomes.iter().find(|outcome| outcome.failed()) {
-            let so_far = if self.cut(rule) {
-                "It was cut before that."
-            } else {
-                "It is as it was."
+            let so_far = match self.cut(rule) {
+                true => "It was cut before that.",
+                false => "It is as it was.",
             };
-            return format!("{id}: FAILED to {}. {so_far}", ended(failed));
+            return format!(
+                "{id}: FAILED to {}. {so_far}",
+                clause(&ended(failed), 2 * MOST_TEXT)
+            );
         }
-        let last = |step| outcomes.iter().find(|outcome| outcome.step == step);
         let parts: Vec<String> = outcomes
             .iter()
             .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
             .map(|o| permission(o))
             .collect();
-        let kept = match parts.len() {
-            0 => String::new(),
-            _ => format!(
-                "; {} stays open, as {} of its own",
-                joined(&parts, 5),
-                rules(parts.len())
-            ),
+        let kept = own_rules(&parts, "keeps", "keep");
+        let last = |step| outcomes.iter().find(|outcome| outcome.step == step);
+        let Some(main) = last(Step::Revoke).or_else(|| last(Step::Narrow)) else {
+            return format!("{id} was not changed.");
         };
-        let main = last(Step::Revoke).or_else(|| last(Step::Narrow));
-        match main.map(|outcome| (outcome.step, &outcome.ending)) {
-            Some((Step::Revoke, Ending::Done)) => format!("{id} was revoked{kept}."),
-            Some((Step::Narrow, Ending::Done)) => {
-                let to = main.map(|outcome| permission(outcome)).unwrap_or_default();
-                format!("{id} was narrowed to {to}{kept}.")
+        match (main.step, &main.ending) {
+            (Step::Narrow, Ending::Done) => {
+                format!("{id} was narrowed to {}{kept}.", permission(main))
             }
-            Some((_, Ending::AlreadyDone)) => format!("{id} was gone or narrowed already."),
-            Some((_, Ending::Skipped { why })) => {
-                format!("{id} was not changed: {}.", one_line(why, MOST_TEXT))
+            (_, Ending::Done) => format!("{id} was revoked{kept}."),
+            (Step::Narrow, Ending::AlreadyDone) => format!("{id} was narrowed or gone already."),
+            (_, Ending::AlreadyDone) => format!("{id} was gone already."),
+            (_, Ending::Skipped { why }) => {
+                format!("{id} was not changed: {}.", clause(why, MOST_TEXT))
             }
-            _ => format!("{id} was not changed."),
+            (_, Ending::Failed { .. }) => format!("{id} was not changed."),
         }
     }
 
@@ -344,7 +336,7 @@ impl<'a> Story<'a> {
             format!(
                 "LOST: {what} was allowed by {} and is closed now: {}.",
                 one_line(rule, 100),
-                one_line(why, MOST_TEXT)
+                clause(why, MOST_TEXT)
             )
         })
     }
@@ -357,7 +349,7 @@ impl<'a> Story<'a> {
         let mut lines = shortened(verification.problems(), MOST_LINES, |problem| {
             format!(
                 "Looked again, and not in order: {}.",
-                one_line(problem, MOST_TEXT)
+                clause(problem, MOST_TEXT)
             )
         });
         if lines.is_empty() {
@@ -366,7 +358,7 @@ impl<'a> Story<'a> {
         lines.extend(shortened(&verification.by_others, MOST_LINES, |change| {
             format!(
                 "Changed by others meanwhile: {}.",
-                one_line(change, MOST_TEXT)
+                clause(change, MOST_TEXT)
             )
         }));
         lines
@@ -379,9 +371,8 @@ impl<'a> Story<'a> {
             .as_deref()
             .filter(|by| actor.principal.as_deref() != Some(by));
         let through = invoked_by.map(|by| format!(", through {}", one_line(by, 100)));
-        let at = actor
-            .event_time
-            .map_or_else(|| "an unknown time".to_owned(), time);
+        let call = [actor.event_name.clone(), actor.event_time.map(time)];
+        let call: Vec<String> = call.into_iter().flatten().collect();
         Section {
             heading: "Who touched it last, as the event states",
             lines: vec![
@@ -390,10 +381,7 @@ impl<'a> Story<'a> {
                     or_unknown(actor.principal.as_deref(), MOST_TEXT),
                     through.unwrap_or_default()
                 ),
-                format!(
-                    "Call: {} at {at}",
-                    or_unknown(actor.event_name.as_deref(), 100)
-                ),
+                format!("Call: {}", or(&joined(&call, 2), "unknown")),
                 format!("From: {}", or_unknown(actor.source_address.as_deref(), 100)),
                 format!("With: {}", or_unknown(actor.user_agent.as_deref(), 200)),
             ],
@@ -404,10 +392,10 @@ impl<'a> Story<'a> {
         let until = self.opt_out_until();
         let line = if is_undoable(self) {
             format!(
-                "Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until {until}, or it would be closed again."
+                "Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until {until}, or it would be closed again."
             )
         } else if self.entry.is_change() {
-            "Nothing was changed by this run, so there is nothing to take back.".to_owned()
+            "No step of this entry is known to have changed anything. What was there before is in the ledger entry.".to_owned()
         } else {
             return None;
         };
@@ -521,7 +509,7 @@ impl<'a> Story<'a> {
                     .map(|e| one_line(&e.rule.id, 100))
                     .collect();
                 lines.push(format!(
-                    "{what}; they went with it ({}). What needs them needs a rule of its own.",
+                    "{what}; they went with it ({}). What used it from there needs a rule for its own range.",
                     joined(&ids, MOST_LINES)
                 ));
             }
@@ -562,7 +550,7 @@ fn unreadable(of: &str, value: &str, problem: &str) -> String {
     format!(
         "The tag {OPT_OUT_TAG} of {of} cannot be read: its value is `{}`, and {}.",
         one_line(value, MOST_TEXT),
-        one_line(problem, MOST_TEXT)
+        clause(problem, MOST_TEXT)
     )
 }
 
@@ -572,19 +560,26 @@ fn would_be_done(change: &RuleChange) -> String {
     let kept: Vec<String> = change.authorise.iter().map(ToString::to_string).collect();
     let mut line = match &change.narrow_to {
         None => format!("{id} would be revoked"),
-        Some(to) => format!("{id} would be narrowed to {to}"),
+        Some(to) => format!(
+            "{id} would be narrowed to {}",
+            one_line(&to.to_string(), 100)
+        ),
     };
-    if !kept.is_empty() {
-        line += &format!(
-            "; {} would stay open, as {} of its own",
-            joined(&kept, 5),
-            rules(kept.len())
-        );
-    }
+    line += &own_rules(&kept, "would keep", "would keep");
     if !change.lost.is_empty() {
         line += &format!("; {} would be LOST", joined(&change.lost, 5));
     }
     line + "."
+}
+
+/// The allowed parts that become rules of their own.
+fn own_rules(parts: &[String], keeps: &str, keep: &str) -> String {
+    let open = joined(parts, 5);
+    match parts.len() {
+        0 => String::new(),
+        1 => format!("; a rule of its own {keeps} {open} open"),
+        many => format!("; {many} rules of their own {keep} {open} open"),
+    }
 }
 
 /// What a step was to make.

@@ -42,9 +42,15 @@ pub(super) fn subject(story: &Story<'_>) -> String {
     subject.trim_end().to_owned()
 }
 
-/// The first line of a body.
+/// The first line of a body: the subject uncut, and why nothing was changed.
 pub(super) fn first_line(story: &Story<'_>) -> String {
-    headline(story, 5, 100)
+    let why = match story.entry.status {
+        Status::Notified => ", nothing was changed",
+        Status::Held => ", its opt-out tag cannot be read",
+        Status::NotOwned => ", it belongs to another account",
+        Status::InProgress | Status::Remediated | Status::Failed | Status::Exempt => "",
+    };
+    headline(story, 5, 100) + why
 }
 
 fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
@@ -54,20 +60,19 @@ fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
         name if name.chars().count() < 2 || name == id => String::new(),
         name => format!(" ({name})"),
     };
-    let (is, rest) = match entry.status {
-        Status::Remediated => ("was open", ""),
-        Status::Failed => ("may still be open", ""),
-        Status::Held => ("is open", ", opt-out tag unreadable"),
-        Status::Notified => ("is open", ", nothing changed"),
-        Status::Exempt | Status::NotOwned | Status::InProgress => ("is open", ""),
+    let is = match entry.status {
+        Status::Remediated => "was",
+        Status::Failed => "may be",
+        _ => "is",
     };
     let exposed = exposed(story);
-    let exposed = match ports {
-        0 => format!("{} kinds of traffic", exposed.len()),
-        most => joined(&exposed, most),
+    let exposed = match (ports, exposed.len()) {
+        (0, 1) => "1 range".to_owned(),
+        (0, ranges) => format!("{ranges} ranges"),
+        (most, _) => joined(&exposed, most),
     };
     format!(
-        "{} {}: {id}{name} {is} to {} on {}{rest}",
+        "{} {}: {id}{name} {is} open to {} on {}",
         verb(entry.status),
         entry.severity,
         world(story),
@@ -77,7 +82,7 @@ fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
 
 /// To whom, in three words.
 fn world(story: &Story<'_>) -> &'static str {
-    if story.concerned().any(|e| is_world(&e.rule.source)) {
+    if story.concerned().iter().any(|e| is_world(&e.rule.source)) {
         "the world"
     } else {
         "much of the internet"
@@ -89,6 +94,7 @@ fn exposed<'a>(story: &Story<'a>) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
     story
         .concerned()
+        .into_iter()
         .flat_map(|exposure| exposure.exposed.iter())
         .map(String::as_str)
         .filter(|words| seen.insert(*words))

@@ -16,9 +16,23 @@ use crate::security_group::Source;
 #[must_use]
 pub fn one_line(text: &str, most: usize) -> String {
     let blank = |c: char| c.is_whitespace() || is_unseen(c);
-    let words: Vec<&str> = text.split(blank).filter(|word| !word.is_empty()).collect();
-    let line = words.join(" ");
-    if line.chars().count() <= most {
+    let mut line = String::new();
+    // One character more than there is room for tells that there are more.
+    let mut left = most.saturating_add(1);
+    for word in text.split(blank).filter(|word| !word.is_empty()) {
+        if left == 0 {
+            break;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+            left -= 1;
+        }
+        for c in word.chars().take(left) {
+            line.push(c);
+            left -= 1;
+        }
+    }
+    if left > 0 {
         return line;
     }
     let kept: String = line.chars().take(most.saturating_sub(1)).collect();
@@ -33,6 +47,12 @@ fn is_unseen(c: char) -> bool {
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
             | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A text as a clause inside a sentence: one line without a full stop.
+pub(super) fn clause(text: &str, most: usize) -> String {
+    let line = one_line(text, most);
+    line.trim_end_matches(['.', ' ']).to_owned()
 }
 
 /// The text, or what stands for it where it is empty.

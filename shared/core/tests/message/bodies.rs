@@ -57,7 +57,7 @@ fn chat_applications_get_a_custom_notification() {
     expect![[r#"
         {
           "content": {
-            "description": "*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; tcp 443 stays open, as 1 rule of its own.\n• LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.\n• Looked again: the hole is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What needs them needs a rule of its own.\n• Connections that were open already may last: closing a port does not end them.",
+            "description": "*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.\n• LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.\n• Looked again: the hole is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.\n• Connections that were open already may last: closing a port does not end them.",
             "keywords": [
               "open-ingress",
               "critical",
@@ -65,7 +65,7 @@ fn chat_applications_get_a_custom_notification() {
               "team-web"
             ],
             "nextSteps": [
-              "How to take it back: Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.",
+              "How to take it back: Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.",
               "How to opt out: Tag the rule, the security group or its VPC: Key: backstop:opt-out Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open",
               "Everything else: ledger entry 01KAT5J3V0QZ8Y2N4M6P8R0T2W"
             ],

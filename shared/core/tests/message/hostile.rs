@@ -10,6 +10,7 @@ use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step, Verifi
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
 use backstop_core::trigger::Actor;
+use expect_test::expect;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -206,11 +207,7 @@ fn a_thousand_rules_fit() {
 
 #[test]
 fn texts_that_are_far_too_long_fit() {
-    for text in [
-        "x".repeat(50_000),
-        "\"\\".repeat(25_000),
-        "😀".repeat(50_000),
-    ] {
+    for text in ["x".repeat(5000), "\"\\".repeat(2500), "😀".repeat(5000)] {
         for status in STATUSES {
             check(&compose(&made_of(&text, *status, 3)));
         }
@@ -243,30 +240,59 @@ fn an_entry_with_nothing_in_it_is_told_all_the_same() {
 fn no_name_takes_the_ports_out_of_the_subject() {
     let ports: Vec<String> = (1..40).map(|port| format!("tcp {port}")).collect();
     let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-    for (name, exposed, expected) in [
-        (
-            "web",
-            &["tcp 22"][..],
-            "[Backstop] FAILED critical: sg-0123456789abcdef0 (web) may still be open to the world on tcp 22",
-        ),
-        (
-            "größer 東京",
-            &["tcp 22"],
-            "[Backstop] FAILED critical: sg-0123456789abcdef0 (gr??er ??) may still be open to the world on tcp 22",
-        ),
-        ("a very long name of a group", &["tcp 22"], ""),
-        ("web", &ports, ""),
+    let mut subjects = String::new();
+    for name in [
+        "web",
+        "größer 東京",
+        "a very long name of a group",
+        "",
+        "sg-0123456789abcdef0",
     ] {
-        let mut entry = found(vec![exposure(&ssh(), exposed, &[])]);
-        entry.resource_name = name.to_owned();
-        entry.status = Status::Failed;
-        let subject = compose(&entry).subject;
-        if expected.is_empty() {
-            println!("{subject}");
-        } else {
-            assert_eq!(subject, expected);
+        for exposed in [
+            &["tcp 22"],
+            &["tcp 22", "udp 53", "all icmp", "tcp 5000-6000"][..],
+            &ports,
+        ] {
+            let mut entry = found(vec![exposure(&ssh(), exposed, &[])]);
+            entry.resource_name = name.to_owned();
+            for status in [Status::Failed, Status::Remediated] {
+                entry.status = status;
+                subjects += &format!("{}\n", compose(&entry).subject);
+            }
         }
     }
+    expect![[r#"
+        [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 22
+        [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22 and 3 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22, udp 53 and 2 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 1 and 38 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 1, tcp 2 and 37 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 (gr??er ??) may be open to the world on tcp 22
+        [Backstop] FIXED critical: sg-0123456789abcdef0 (gr??er ??) was open to the world on tcp 22
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22 and 3 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22, udp 53 and 2 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 1 and 38 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 1, tcp 2 and 37 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 (a very...) may be open to the world on tcp 22
+        [Backstop] FIXED critical: sg-0123456789abcdef0 (a very long...) was open to the world on tcp 22
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22 and 3 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22, udp 53 and 2 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 1 and 38 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 1, tcp 2 and 37 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22 and 3 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22, udp 53 and 2 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 1 and 38 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 1, tcp 2 and 37 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 22 and 3 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 22, udp 53 and 2 more
+        [Backstop] FAILED critical: sg-0123456789abcdef0 may be open to the world on tcp 1 and 38 more
+        [Backstop] FIXED critical: sg-0123456789abcdef0 was open to the world on tcp 1, tcp 2 and 37 more
+    "#]].assert_eq(&subjects);
 }
 
 proptest! {

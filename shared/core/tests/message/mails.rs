@@ -30,12 +30,12 @@ fn remediated_by_a_revoke() {
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -43,7 +43,7 @@ fn remediated_by_a_revoke() {
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
         Good to know
-        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What needs them needs a rule of its own.
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
 
         DETAILS
@@ -108,19 +108,19 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         - tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
 
         What was done
-        - sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; tcp 443 stays open, as 1 rule of its own.
+        - sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.
         - LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.
         - Looked again: the hole is closed.
         - Changed by others meanwhile: sgr-0ffffffffffffffff (tcp 443 from 10.0.0.0/8) was added.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice, through cloudformation.amazonaws.com
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: unknown
         - With: unknown
 
         How to take it back
-        - Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -131,7 +131,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         - The opt-out of the group or its VPC has ended: it held until 2026-11-23, by team-web: vendor audit.
         - sgr-0dddddddddddddddd was left as it is: its tag opts it out without an end, by team-web: vendor audit.
         - sgr-0eeeeeeeeeeeeeeee was left as it is. The tag backstop:opt-out of the rule cannot be read: its value is `true`, and `true` is neither `all` nor the name of a control.
-        - A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What needs them needs a rule of its own.
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
 
         DETAILS
@@ -206,18 +206,18 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         - all traffic to the whole IPv6 internet (::/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
-        - sgr-0aaaaaaaaaaaaaaaa was revoked; tcp 80, tcp 443 stays open, as 2 rules of its own.
+        - sgr-0aaaaaaaaaaaaaaaa was revoked; 2 rules of their own keep tcp 80, tcp 443 open.
         - LOST: every other protocol was allowed by sgr-0aaaaaaaaaaaaaaaa and is closed now: too many rules would be needed to write it.
         - Looked again: the hole is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -225,7 +225,7 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
         Good to know
-        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What needs them needs a rule of its own.
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
 
         DETAILS
@@ -268,18 +268,18 @@ fn remediated_by_somebody_else_before_us() {
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
-        - Nothing had to be changed any more: the hole was closed already.
-        - sgr-0aaaaaaaaaaaaaaaa was gone or narrowed already.
+        - The hole was closed already when Backstop came to it: by somebody else, or by an attempt of its own that was cut off.
+        - sgr-0aaaaaaaaaaaaaaaa was gone already.
         - Looked again: the hole is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Nothing was changed by this run, so there is nothing to take back.
+        - No step of this entry is known to have changed anything. What was there before is in the ledger entry.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -324,27 +324,27 @@ fn failed_in_part() {
         .remaining
         .push("sgr-0bbbbbbbbbbbbbbbb still admits tcp 3389 from 0.0.0.0/0".to_owned());
     expect![[r#"
-        Subject: [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may still be open to the world on tcp 3389
+        Subject: [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 3389
 
-        FAILED critical: sg-0123456789abcdef0 (web) may still be open to the world on tcp 3389
+        FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 3389
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
         What may still be open
         - tcp 3389 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
 
         What was done, and what failed
-        - sgr-0bbbbbbbbbbbbbbbb: FAILED to revoke it: RevokeSecurityGroupIngress answered UnauthorizedOperation: You are not authorized to perform this operation.. It is as it was.
+        - sgr-0bbbbbbbbbbbbbbbb: FAILED to revoke it: RevokeSecurityGroupIngress answered UnauthorizedOperation: You are not authorized to perform this operation. It is as it was.
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
         - Looked again, and not in order: sgr-0bbbbbbbbbbbbbbbb still admits tcp 3389 from 0.0.0.0/0.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -352,7 +352,7 @@ fn failed_in_part() {
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
         Good to know
-        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What needs them needs a rule of its own.
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
         - Backstop tries again by itself within minutes and tells you once it is fixed. If that message does not come, close the port by hand.
 
@@ -388,20 +388,21 @@ fn failed_before_anything_was_changed() {
     entry.status = Status::Failed;
     entry.plan.reasons.push("the ledger cannot hold what was there before (412345 bytes, 998 rules), so nothing was changed: split the group, or mend it by hand".to_owned());
     expect![[r#"
-        Subject: [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may still be open to the world on tcp 22
+        Subject: [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 22
 
-        FAILED critical: sg-0123456789abcdef0 (web) may still be open to the world on tcp 22
+        FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 22
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
         What may still be open
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What failed
-        - Nothing was changed: the ledger cannot hold what was there before (412345 bytes, 998 rules), so nothing was changed: split the group, or mend it by hand.
+        - Nothing was changed.
+        - Because the ledger cannot hold what was there before (412345 bytes, 998 rules), so nothing was changed: split the group, or mend it by hand.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
@@ -438,21 +439,21 @@ fn notified() {
     entry.team = None;
     entry.actor = Actor::default();
     expect![[r#"
-        Subject: [Backstop] FOUND critical: sg-0123456789abcdef0 is open to the world on 4 kinds of traffic, nothing
+        Subject: [Backstop] FOUND critical: sg-0123456789abcdef0 (web) is open to the world on tcp 0-79 and 3 more
 
-        FOUND critical: sg-0123456789abcdef0 (web) is open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, nothing changed
+        FOUND critical: sg-0123456789abcdef0 (web) is open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, nothing was changed
         Account 111122223333, eu-central-1. Team: unowned. Control: open-ingress.
 
         What is open
         - tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
 
-        Why nothing was changed
+        What was done
         - Nothing was changed: the mode is `notify`. In the mode `enforce`, this would be done:
-        - sgr-0bbbbbbbbbbbbbbbb would be narrowed to tcp 80; tcp 443, tcp 8443 would stay open, as 2 rules of its own.
+        - sgr-0bbbbbbbbbbbbbbbb would be narrowed to tcp 80; 2 rules of their own would keep tcp 443, tcp 8443 open.
 
         Who touched it last, as the event states
         - Who: unknown
-        - Call: unknown at an unknown time
+        - Call: unknown
         - From: unknown
         - With: unknown
 
@@ -491,12 +492,12 @@ fn exempt_by_the_group_and_by_a_rule() {
         What is open
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
-        Why nothing was changed
+        What was done
         - Nothing was changed: a tag of the group or its VPC opts it out until 2027-01-31, by team-web: vendor audit.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
@@ -528,13 +529,13 @@ fn exempt_by_the_group_and_by_a_rule() {
         What is open
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
-        Why nothing was changed
+        What was done
         - Nothing was changed: every rule that is open is opted out.
         - sgr-0aaaaaaaaaaaaaaaa was left as it is: its tag opts it out without an end, by team-web: vendor audit.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
@@ -565,22 +566,22 @@ fn held() {
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
     };
     expect![[r#"
-        Subject: [Backstop] HELD critical: sg-0123456789abcdef0 is open to the world on 1 kinds of traffic, opt-out
+        Subject: [Backstop] HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
-        HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, opt-out tag unreadable
+        HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, its opt-out tag cannot be read
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
         What is open
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
-        Why nothing was changed
-        - Nothing was changed, and nothing will be until the tag is put right or removed.
+        What was done
+        - Nothing was changed, and nothing will be until the opt-out tag is put right or removed.
         - The tag backstop:opt-out of the group or its VPC cannot be read: its value is `open-ingress til=2027`, and `til=2027` is not `until=`, `owner=` or `reason=`.
         - How it is to be written: `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
@@ -623,18 +624,18 @@ fn not_owned() {
     expect![[r#"
         Subject: [Backstop] NOT OWNED critical: sg-0123456789abcdef0 (web) is open to much of the internet on tcp 22
 
-        NOT OWNED critical: sg-0123456789abcdef0 (web) is open to much of the internet on tcp 22
+        NOT OWNED critical: sg-0123456789abcdef0 (web) is open to much of the internet on tcp 22, it belongs to another account
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
         What is open
         - tcp 22 to the prefix list pl-0123456789abcdef0 (about 1.0 billion public addresses), by rule sgr-0aaaaaaaaaaaaaaaa
 
-        Why nothing was changed
+        What was done
         - Nothing was changed: the security group belongs to the account 444455556666, and only that account should change it. Ask its owner to close it.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
@@ -664,34 +665,40 @@ fn opted_out_after_a_first_part_was_done() {
     entry.status = Status::Exempt;
     entry.plan.disposition = Disposition::Exempt;
     entry.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+    let added = rule(
+        "sgr-0bbbbbbbbbbbbbbbb",
+        Permission::new("udp", 53, 53),
+        world(),
+    );
+    entry.exposures.push(exposure(&added, &["udp 53"], &[]));
     expect![[r#"
-        Subject: [Backstop] EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+        Subject: [Backstop] EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on udp 53
 
-        EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+        EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on udp 53
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
         What is open
-        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+        - udp 53 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
 
         What was done, and why no more
-        - Nothing was changed: a tag of the group or its VPC opts it out until 2027-01-31, by team-web: vendor audit.
+        - Nothing more was changed: a tag of the group or its VPC opts it out until 2027-01-31, by team-web: vendor audit.
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
         - Looked again: the hole is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: AuthorizeSecurityGroupIngress at 2026-11-24 09:59:56 UTC
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands of the section PUT IT BACK in the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
 
         How to end the opt-out
         - Remove the tag backstop:opt-out from whatever carries it: the rule, the group or its VPC.
 
         Good to know
-        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What needs them needs a rule of its own.
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
 
         DETAILS
@@ -700,6 +707,9 @@ fn opted_out_after_a_first_part_was_done() {
           too open: tcp 22; nothing of it may stay
           admits about 3.7 billion public addresses, and private ones
           revoke it: done
+        Rule sgr-0bbbbbbbbbbbbbbbb: udp 53 from 0.0.0.0/0, no description
+          too open: udp 53; nothing of it may stay
+          admits about 3.7 billion public addresses, and private ones
         Begun: 2026-11-24 10:00:00 UTC, attempts: 1
         Ended: 2026-11-24 10:00:01 UTC
         Policy version: 1
