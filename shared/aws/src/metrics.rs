@@ -37,7 +37,6 @@ pub type RunMetricsOnDrop = RunMetricsGuard;
 
 /// Starts counting for a run. What is counted is emitted when the value is
 /// dropped.
-#[must_use]
 pub fn run(control: &'static str) -> RunMetricsOnDrop {
     static ATTACH: Once = Once::new();
     ATTACH.call_once(|| {

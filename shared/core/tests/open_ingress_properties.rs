@@ -6,6 +6,7 @@
 //! type and code, an address — who is admitted before and after the plan. The
 //! plan is carried out here, on the raw rules, as EC2 would.
 #![allow(
+    clippy::type_complexity,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
