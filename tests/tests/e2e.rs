@@ -380,8 +380,7 @@ fn the_last_change_comes_after_one_round_of_reads_and_one_transaction() {
         // The reads take a while, so that it shows which were made together.
         for read in [
             "GetParameter",
-            "GetItem",
-            "GetItem",
+            "BatchGetItem",
             "DescribeSecurityGroups",
             "DescribeSecurityGroupRules",
             "DescribeTags",

@@ -78,10 +78,10 @@ impl Handler {
                 return Ok("ignored");
             }
         };
-        let Some(Stored { entry, .. }) = self.ledger.read(&id).await? else {
+        let Some(Stored { record, .. }) = self.ledger.read(&id).await? else {
             return Err(Failure::NoEntry(id));
         };
-        let key = entry.message_key();
+        let key = record.message_key();
         match self.ledger.claim_message(&key, Timestamp::now()).await? {
             Claim::Ours => {}
             Claim::Sent => {
@@ -91,15 +91,11 @@ impl Handler {
             // Should the other run fail, this one's retry sends it.
             Claim::UnderWay => return Err(Failure::UnderWay(id)),
         }
-        let published = topic::publish(
-            &self.clients.sns,
-            &self.topic_arn,
-            &message::compose(&entry),
-        )
-        .await;
+        let published =
+            topic::publish(&self.clients.sns, &self.topic_arn, &message::of(&record)).await;
         self.ledger.message_sent(&key, published.is_ok()).await?;
         published?;
-        info!(entry = %id, message = %key, outcome = entry.status.name(), "told");
+        info!(entry = %id, message = %key, outcome = record.outcome(), "told");
         Ok("told")
     }
 }

@@ -12,16 +12,19 @@ use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::ledger::{
-    self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Recorded, Stored,
+    self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Recorded, Standing, Stored,
 };
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::security_groups::{self, ListUse};
 use backstop_aws::settings::RemediationSettings;
 use backstop_core::controls::Control;
-use backstop_core::controls::open_ingress::{self, About, Decision, Verdict};
+use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::entry::{Entry, Status};
-use backstop_core::plan::{Mode, RuleChange, Verification};
+use backstop_core::guards::{Guards, Trip};
+use backstop_core::notice::{self, ControlTripped, Notice};
+use backstop_core::plan::{Disposition, Mode, RuleChange, Verification};
+use backstop_core::record::{self, Record};
 use backstop_core::security_group::{Facts, IngressRule};
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, Parsed, Trigger};
 use jiff::Timestamp;
@@ -87,10 +90,22 @@ enum Looked {
 struct Gathered {
     facts: Facts,
     policy: Versioned,
-    /// The lock of a run that is at work, failed, or was cut off.
-    lock: Option<Lock>,
-    /// What the last run recorded without changing anything.
-    known: Option<Known>,
+    /// Lock, guards, and what was recorded last.
+    standing: Standing,
+}
+
+/// What a run goes by once it has begun.
+struct Found {
+    facts: Facts,
+    policy: Versioned,
+    guards: Guards,
+}
+
+impl Found {
+    fn budget(&self) -> u32 {
+        let control = &self.policy.policy.controls.open_ingress;
+        control.budget.changes_per_hour
+    }
 }
 
 /// What stays the same over a run.
@@ -216,8 +231,12 @@ impl Handler {
         let Gathered {
             facts,
             policy,
-            lock,
-            known,
+            standing:
+                Standing {
+                    lock,
+                    known,
+                    guards,
+                },
         } = self.gather(run).await?;
 
         // decide: exempt, judge, plan
@@ -228,7 +247,7 @@ impl Handler {
             .open_ingress
             .mode
             .unwrap_or(self.settings.mode);
-        let decision = self.decide(&facts, &policy, run, now);
+        let decision = self.decide(&facts, &policy, &guards, run, now);
         log_decision(run.trigger, &decision, mode);
         if matches!(decision.verdict, Verdict::Violates(_)) {
             counted.findings = 1;
@@ -248,38 +267,43 @@ impl Handler {
         };
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.plan.changes_something() => {
-                return self.record(entry, known.as_ref()).await;
+                return self.record(entry, known.as_ref(), &guards).await;
             }
             (None, None) => Looked::Done("nothing to do"),
             (None, Some(entry)) => {
                 if let Some(bytes) = ledger::oversize(&entry)? {
-                    return self.record(entry.too_large(bytes), known.as_ref()).await;
+                    return self
+                        .record(entry.too_large(bytes), known.as_ref(), &guards)
+                        .await;
                 }
                 let changes = entry.plan.changes.clone();
-                self.enforce(entry, changes, lapsed, facts, &policy, run, counted)
+                let found = Found {
+                    facts,
+                    policy,
+                    guards,
+                };
+                self.enforce(entry, changes, lapsed, found, run, counted)
                     .await?
             }
             (Some(mut entry), found) => {
                 entry.attempts += 1;
                 open_ingress::settle(&mut entry, &facts, &decision);
-                match found {
-                    Some(found) => {
-                        entry.go_on(&found);
-                        // Only what is planned now: the entry also holds what
-                        // earlier attempts have done.
-                        let changes = if entry.plan.changes_something() {
-                            found.plan.changes
-                        } else {
-                            Vec::new()
-                        };
-                        self.enforce(entry, changes, lapsed, facts, &policy, run, counted)
-                            .await?
-                    }
-                    None => {
-                        self.enforce(entry, Vec::new(), lapsed, facts, &policy, run, counted)
-                            .await?
+                let mut changes = Vec::new();
+                if let Some(found) = found {
+                    entry.go_on(&found);
+                    // Only what is planned now: the entry also holds what
+                    // earlier attempts have done.
+                    if entry.plan.changes_something() {
+                        changes = found.plan.changes;
                     }
                 }
+                let found = Found {
+                    facts,
+                    policy,
+                    guards,
+                };
+                self.enforce(entry, changes, lapsed, found, run, counted)
+                    .await?
             }
         };
         if let Some(known) = known {
@@ -292,24 +316,33 @@ impl Handler {
         let Trigger {
             resource, region, ..
         } = run.trigger;
-        let (policy, lock, known, facts) = tokio::join!(
+        let (policy, standing, facts) = tokio::join!(
             self.policy.get(run.deadline),
-            self.ledger.lock(CONTROL.name(), resource),
-            self.ledger.known(CONTROL.name(), resource),
+            self.ledger.standing(CONTROL, resource),
             security_groups::gather(&self.clients.ec2, resource, region, run.deadline),
         );
         Ok(Gathered {
             policy: policy?,
-            lock: lock?,
-            known: known?,
+            standing: standing?,
             facts: facts?,
         })
     }
 
-    fn decide(&self, facts: &Facts, policy: &Versioned, run: &Run<'_>, now: Timestamp) -> Decision {
-        let today = jiff::tz::Offset::UTC.to_datetime(now).date();
-        let account = &run.trigger.account;
-        open_ingress::decide(facts, &policy.policy, self.settings.mode, account, today)
+    fn decide(
+        &self,
+        facts: &Facts,
+        policy: &Versioned,
+        guards: &Guards,
+        run: &Run<'_>,
+        now: Timestamp,
+    ) -> Decision {
+        let circumstances = Circumstances {
+            mode: self.settings.mode,
+            account: &run.trigger.account,
+            now,
+            guards,
+        };
+        open_ingress::decide(facts, &policy.policy, &circumstances)
     }
 
     /// A new entry for what was decided; `None` where nothing was found.
@@ -335,48 +368,92 @@ impl Handler {
     /// open: one that was cut off or not told, or one of this very invocation
     /// or event. Another event's that failed and was told is history.
     async fn open_entry(&self, lock: &Lock, run: &Run<'_>) -> Result<Option<Entry>, Failure> {
-        let Some(Stored { entry, told }) = self.ledger.read(&lock.entry).await? else {
+        // An undo that was cut off is its own caller's to finish.
+        let Some(Stored {
+            record: Record::Remediation(entry),
+            told,
+        }) = self.ledger.read(&lock.entry).await?
+        else {
             return Ok(None);
         };
         let same_event =
             entry.actor.event_id.is_some() && entry.actor.event_id == run.trigger.actor.event_id;
         let ours = lock.holder == run.holder.id || same_event;
-        Ok((!told || ours).then_some(entry))
+        Ok((!told || ours).then_some(*entry))
     }
 
     /// begin, apply, verify, finish, tell, close, answer.
     ///
     /// Without changes it is the end of an entry that an earlier attempt left
     /// open: what came of it is recorded and told.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what the pipeline has in hand at this point"
-    )]
     async fn enforce(
         &self,
         entry: Entry,
         changes: Vec<RuleChange>,
         lapsed: Option<&Lock>,
-        facts: Facts,
-        policy: &Versioned,
+        found: Found,
         run: &Run<'_>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
         // begin: the lock, `before` and the budget, in one transaction
+        let budget = found.budget();
         let begun = if entry.attempts == 1 {
-            self.ledger.begin(&entry, run.holder, lapsed).await
+            self.ledger.begin(&entry, run.holder, lapsed, budget).await
         } else {
-            self.ledger.go_on(&entry, run.holder, lapsed, 0).await
+            self.ledger
+                .go_on(&entry, run.holder, lapsed, 0, budget)
+                .await
         };
         match begun? {
             Begun::Started => {}
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
             Begun::Moved => return Ok(Looked::Again),
+            Begun::OverBudget => {
+                self.trip_control(&entry, changes.len(), budget, run)
+                    .await?;
+                return Ok(Looked::Again);
+            }
         }
         // apply, verify: again while others change the group meanwhile
-        let (entry, facts) = self.remediate(entry, changes, facts, policy, run).await?;
+        let (entry, found) = self.remediate(entry, changes, found, run).await?;
         // finish, tell, close
-        self.finish(entry, &facts, run, counted).await
+        self.finish(entry, found, run, counted).await
+    }
+
+    /// The control trips: it changes nothing more until a person re-arms it.
+    /// That is told once, however many runs meet it.
+    async fn trip_control(
+        &self,
+        entry: &Entry,
+        changes: usize,
+        budget: u32,
+        run: &Run<'_>,
+    ) -> Result<(), Failure> {
+        let at = Timestamp::now();
+        let trip = Trip {
+            at,
+            why: format!("it would have made more than {budget} changes in an hour"),
+        };
+        let notice = Notice {
+            version: record::VERSION,
+            id: Ulid::generate().to_string(),
+            account: run.trigger.account.clone(),
+            region: run.trigger.region.clone(),
+            at,
+            about: notice::About::ControlTripped(ControlTripped {
+                control: CONTROL,
+                changes_per_hour: budget,
+                resource: entry.resource.clone(),
+                changes: u32::try_from(changes).unwrap_or(u32::MAX),
+                at,
+            }),
+        };
+        warn!(control = %CONTROL, budget, "the control has tripped");
+        if self.ledger.trip_control(CONTROL, &trip, &notice).await? {
+            bus::tell(&self.clients.eventbridge, &notice.id).await?;
+            self.ledger.mark_told(&notice.id).await?;
+        }
+        Ok(())
     }
 
     /// Changes the group and reads it again, until nothing is left to do.
@@ -384,15 +461,20 @@ impl Handler {
         &self,
         mut entry: Entry,
         mut changes: Vec<RuleChange>,
-        mut facts: Facts,
-        policy: &Versioned,
+        mut found: Found,
         run: &Run<'_>,
-    ) -> Result<(Entry, Facts), Failure> {
+    ) -> Result<(Entry, Found), Failure> {
         let group = &run.trigger.resource;
         for round in 1.. {
-            let found = rules(&facts);
-            let outcomes =
-                security_groups::apply(&self.clients.ec2, group, &changes, run.deadline).await;
+            let before = rules(&found.facts);
+            let outcomes = security_groups::apply(
+                &self.clients.ec2,
+                group,
+                &changes,
+                run.deadline,
+                async || self.stopped(run).await,
+            )
+            .await;
             for outcome in &outcomes {
                 info!(
                     entry = %entry.id, resource = %group, rule = %outcome.rule,
@@ -403,30 +485,64 @@ impl Handler {
             if !matches!(entry.status, Status::InProgress | Status::Failed) {
                 break;
             }
-            let Some((now, decision)) = self.verify(&mut entry, &found, policy, run).await else {
+            // The kill switch may have been thrown meanwhile.
+            if let Ok(policy) = self.policy.get(run.deadline).await {
+                found.policy = policy;
+            }
+            let verified = self.verify(&mut entry, &before, &found, run).await;
+            let Some((now, decision)) = verified else {
                 break;
             };
-            facts = now;
+            found.facts = now;
+            if let Some(plan) = &decision.plan
+                && plan.disposition == Disposition::Stopped
+                && !entry.last_outcomes().iter().any(|outcome| outcome.failed())
+            {
+                entry.status = Status::Stopped;
+                entry.plan.reasons.clone_from(&plan.reasons);
+                break;
+            }
             if round == MOST_ROUNDS || !open_ingress::has_news(&entry, decision.plan.as_ref()) {
                 break;
             }
             // Somebody opened more meanwhile: stored first, then treated in
             // the same round.
-            let Some(more) = self.entry(&facts, &decision, policy, run, entry.started_at) else {
+            let Some(more) = self.entry(
+                &found.facts,
+                &decision,
+                &found.policy,
+                run,
+                entry.started_at,
+            ) else {
                 break;
             };
             changes.clone_from(&more.plan.changes);
+            let (known, budget) = (entry.clone(), found.budget());
             entry.go_on(&more);
             match self
                 .ledger
-                .go_on(&entry, run.holder, None, changes.len())
+                .go_on(&entry, run.holder, None, changes.len(), budget)
                 .await?
             {
                 Begun::Started => {}
                 Begun::Busy | Begun::Moved => return Err(Failure::Contended(group.clone())),
+                // What was added meanwhile stays open; the verification says so.
+                Begun::OverBudget => {
+                    self.trip_control(&entry, changes.len(), budget, run)
+                        .await?;
+                    entry = known;
+                    break;
+                }
             }
         }
-        Ok((entry, facts))
+        Ok((entry, found))
+    }
+
+    /// Whether the kill switch is on. A policy that cannot be read right now
+    /// stops nothing: the run was begun under a valid one.
+    async fn stopped(&self, run: &Run<'_>) -> bool {
+        let policy = self.policy.get(run.deadline).await;
+        policy.is_ok_and(|policy| policy.policy.kill_switch)
     }
 
     /// Reads the group again and holds it against the plan. A read that still
@@ -434,8 +550,8 @@ impl Handler {
     async fn verify(
         &self,
         entry: &mut Entry,
-        found: &BTreeMap<String, IngressRule>,
-        policy: &Versioned,
+        before: &BTreeMap<String, IngressRule>,
+        found: &Found,
         run: &Run<'_>,
     ) -> Option<(Facts, Decision)> {
         let Trigger {
@@ -455,8 +571,9 @@ impl Handler {
                     return None;
                 }
             };
-            let decision = self.decide(&facts, policy, run, Timestamp::now());
-            let verification = open_ingress::verify(entry, found, &facts, &decision);
+            let now = Timestamp::now();
+            let decision = self.decide(&facts, &found.policy, &found.guards, run, now);
+            let verification = open_ingress::verify(entry, before, &facts, &decision);
             let settled = failed
                 || verification.passed()
                 || open_ingress::has_news(entry, decision.plan.as_ref())
@@ -474,15 +591,30 @@ impl Handler {
     async fn finish(
         &self,
         mut entry: Entry,
-        facts: &Facts,
+        mut found: Found,
         run: &Run<'_>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
-        entry.conclude(&rules(facts), Timestamp::now());
+        let now = Timestamp::now();
+        entry.conclude(&rules(&found.facts), now);
+        let fights = (entry.status == Status::Remediated).then(|| {
+            let fights = &mut found.guards.fights;
+            entry.fight = fights.note(
+                &entry.id,
+                entry.closed_fingerprints(),
+                now,
+                &found.policy.policy.fights,
+                entry.managed_by.clone(),
+            );
+            &*fights
+        });
         self.ledger.finish(&entry).await?;
         bus::tell(&self.clients.eventbridge, &entry.id).await?;
         let failed = entry.status == Status::Failed;
-        let closed = self.ledger.close(&entry, run.holder, failed).await?;
+        let closed = self
+            .ledger
+            .close(&entry, run.holder, failed, fights)
+            .await?;
         info!(
             entry = %entry.id, resource = %run.trigger.resource, control = %CONTROL,
             outcome = entry.status.name(), attempts = entry.attempts, "run closed"
@@ -509,11 +641,28 @@ impl Handler {
         })
     }
 
-    /// Records and tells what was found and not changed, once.
-    async fn record(&self, mut entry: Entry, known: Option<&Known>) -> Result<Looked, Failure> {
+    /// Records and tells what was found and not changed, once. While the
+    /// control has tripped everywhere, that was told as a group.
+    async fn record(
+        &self,
+        mut entry: Entry,
+        known: Option<&Known>,
+        guards: &Guards,
+    ) -> Result<Looked, Failure> {
         entry.finished_at = Some(entry.started_at);
         let outcome = entry.status.name();
-        let id = match self.ledger.record(&entry, known).await? {
+        let tripped = entry.status == Status::Tripped;
+        let quiet = tripped && guards.control_tripped.is_some();
+        if tripped && !quiet && guards.resource_tripped.is_none() {
+            let trip = Trip {
+                at: entry.started_at,
+                why: "somebody or something kept putting back what was put right".to_owned(),
+            };
+            self.ledger
+                .trip_resource(CONTROL, entry.resource_id(), &trip)
+                .await?;
+        }
+        let id = match self.ledger.record(&entry, known, quiet).await? {
             Recorded::New => entry.id.clone(),
             Recorded::Untold(id) => id,
             Recorded::Told => {

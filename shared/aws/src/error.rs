@@ -78,6 +78,28 @@ impl AwsError {
         }
     }
 
+    /// For a call that never left.
+    #[must_use]
+    pub fn not_sent(operation: &'static str, message: String) -> Self {
+        Self {
+            operation,
+            code: "NotSent".to_owned(),
+            message,
+            retryable: false,
+        }
+    }
+
+    /// For a call that AWS keeps answering in part.
+    #[must_use]
+    pub fn throttled(operation: &'static str, message: &str) -> Self {
+        Self {
+            operation,
+            code: "Throttled".to_owned(),
+            message: message.to_owned(),
+            retryable: true,
+        }
+    }
+
     /// Whether the rule, or its group, is not there (any more).
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -340,12 +340,14 @@ async fn group_ids(
 }
 
 /// Carries out the changes of a plan, one after the other. Every step yields
-/// one outcome; no failure keeps the other rules from being treated.
+/// one outcome; no failure keeps the other rules from being treated. Before
+/// each change `stopped` is asked: once it says so, no further one begins.
 pub async fn apply(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
     changes: &[RuleChange],
     deadline: &Deadline,
+    stopped: impl AsyncFn() -> bool,
 ) -> Vec<Outcome> {
     let mut run = Apply {
         ec2,
@@ -354,7 +356,12 @@ pub async fn apply(
         outcomes: Vec::new(),
     };
     for change in changes {
-        run.change(change).await;
+        if stopped().await {
+            let why = "the kill switch is on".to_owned();
+            run.note(change, Step::Revoke, None, Ending::Skipped { why });
+        } else {
+            run.change(change).await;
+        }
     }
     run.outcomes
 }

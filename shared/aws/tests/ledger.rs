@@ -20,6 +20,7 @@ use backstop_core::entry::{Entry, Status};
 use backstop_core::exemption::Exemption;
 use backstop_core::plan::{Disposition, Plan, RuleChange};
 use backstop_core::ports::Permission;
+use backstop_core::record::Record;
 use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::trigger::Actor;
 use backstop_wire::{Call, Reply, Wire};
@@ -79,6 +80,8 @@ fn entry(rules: usize, description: &str) -> Entry {
         attempts: 1,
         started_at: "2026-11-24T10:59:30Z".parse().unwrap(),
         finished_at: None,
+        fight: None,
+        managed_by: None,
     }
 }
 
@@ -122,7 +125,7 @@ fn transactions(wire: &Wire) -> Vec<Value> {
 async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction() {
     let wire = Wire::new(|_: &Call| ok());
     let begun = ledger(&wire)
-        .begin(&entry(2, "ssh"), &holder(), None)
+        .begin(&entry(2, "ssh"), &holder(), None, 50)
         .await
         .unwrap();
     assert!(matches!(begun, Begun::Started));
@@ -159,6 +162,104 @@ async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction
 }
 
 #[tokio::test]
+async fn the_budget_is_a_condition_of_the_same_transaction() {
+    let wire = Wire::new(|_: &Call| ok());
+    let begin = |budget| {
+        let (ledger, entry) = (ledger(&wire), entry(2, "ssh"));
+        async move { ledger.begin(&entry, &holder(), None, budget).await.unwrap() }
+    };
+    assert!(matches!(begin(2).await, Begun::Started));
+    let count = &transactions(&wire)[0][2]["Update"];
+    assert_eq!(
+        count["ConditionExpression"],
+        "attribute_not_exists(changes) OR changes <= :room"
+    );
+    assert_eq!(count["ExpressionAttributeValues"][":room"]["N"], "0");
+    assert!(
+        matches!(begin(1).await, Begun::OverBudget),
+        "two changes never fit a budget of one"
+    );
+    assert_eq!(transactions(&wire).len(), 1, "not even asked");
+
+    let refused = |lock: &'static str| {
+        Wire::new(move |_: &Call| {
+            cancelled(json!([
+                { "Code": lock }, { "Code": "None" }, { "Code": "ConditionalCheckFailed" }
+            ]))
+        })
+    };
+    for (lock, over) in [("None", true), ("ConditionalCheckFailed", false)] {
+        let begun = ledger(&refused(lock))
+            .begin(&entry(1, "x"), &holder(), None, 50)
+            .await
+            .unwrap();
+        assert_eq!(matches!(begun, Begun::OverBudget), over, "{lock}");
+    }
+}
+
+#[tokio::test]
+async fn everything_to_know_before_deciding_is_one_read_and_left_keys_are_read_again() {
+    let tries = std::sync::atomic::AtomicU32::new(0);
+    let item = |pk: &str, more: Value| {
+        let mut item = json!({ "pk": {"S": pk}, "sk": {"S": "state"} });
+        item.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        item
+    };
+    let wire = Wire::new(move |_: &Call| {
+        let first = tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        let trip = json!({ "document": {"S": r#"{"at":"2026-11-24T10:00:00Z","why":"x"}"#} });
+        Reply::ok(
+            if first {
+                json!({
+                    "Responses": { "ledger": [item("trip#open-ingress", trip)] },
+                    "UnprocessedKeys": { "ledger": { "Keys": [
+                        { "pk": {"S": "baseline#open-ingress#sg-1"}, "sk": {"S": "state"} }
+                    ], "ConsistentRead": true } },
+                })
+            } else {
+                let old = json!({ "fingerprints": {"SS": ["a", "b"]} });
+                json!({ "Responses": { "ledger": [item("baseline#open-ingress#sg-1", old)] }, "UnprocessedKeys": {} })
+            }
+            .to_string(),
+        )
+    });
+    let standing = ledger(&wire)
+        .standing(Control::OpenIngress, "sg-1")
+        .await
+        .unwrap();
+    assert_eq!(standing.lock, None);
+    assert_eq!(standing.guards.control_tripped.unwrap().why, "x");
+    assert_eq!(standing.guards.baseline.len(), 2);
+    let calls = wire.calls();
+    assert_eq!(calls.len(), 2);
+    let asked = &calls[0].json["RequestItems"]["ledger"];
+    assert_eq!(asked["ConsistentRead"], true);
+    assert_eq!(asked["Keys"].as_array().unwrap().len(), 6);
+    assert_eq!(
+        calls[1].json["RequestItems"]["ledger"]["Keys"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_was_told_as_a_group_is_recorded_as_told() {
+    let wire = Wire::new(|_: &Call| ok());
+    let mut found = entry(1, "x");
+    found.status = Status::Tripped;
+    let recorded = ledger(&wire).record(&found, None, true).await.unwrap();
+    assert_eq!(recorded, Recorded::Told);
+    let record = &transactions(&wire)[0][1]["Put"]["Item"];
+    assert_eq!(record["told"]["BOOL"], true);
+    assert_eq!(record["untold"], Value::Null);
+    assert!(record["expires_at"]["N"].is_string());
+}
+
+#[tokio::test]
 async fn what_was_stored_is_read_back_whole() {
     let stored = std::sync::Arc::new(std::sync::Mutex::new(Value::Null));
     let keep = stored.clone();
@@ -173,7 +274,13 @@ async fn what_was_stored_is_read_back_whole() {
     let entry = entry(3, "description with \"quotes\"");
     ledger.finish(&entry).await.unwrap();
     let read = ledger.read(&entry.id).await.unwrap();
-    assert_eq!(read, Some(Stored { entry, told: false }));
+    assert_eq!(
+        read,
+        Some(Stored {
+            record: Record::Remediation(Box::new(entry)),
+            told: false
+        })
+    );
 }
 
 #[tokio::test]
@@ -188,7 +295,7 @@ async fn a_live_lock_is_asked_to_look_again_and_a_lapsed_one_is_not() {
     });
     assert!(matches!(
         ledger(&wire)
-            .begin(&entry(1, "x"), &holder(), None)
+            .begin(&entry(1, "x"), &holder(), None, 50)
             .await
             .unwrap(),
         Begun::Busy
@@ -203,7 +310,7 @@ async fn a_live_lock_is_asked_to_look_again_and_a_lapsed_one_is_not() {
     let wire = Wire::new(|_: &Call| refused_by(0));
     assert!(matches!(
         ledger(&wire)
-            .begin(&entry(1, "x"), &holder(), None)
+            .begin(&entry(1, "x"), &holder(), None, 50)
             .await
             .unwrap(),
         Begun::Moved
@@ -223,7 +330,7 @@ async fn a_lock_that_was_released_before_the_note_reached_it_means_look_again_ou
     });
     assert!(matches!(
         ledger(&wire)
-            .begin(&entry(1, "x"), &holder(), None)
+            .begin(&entry(1, "x"), &holder(), None, 50)
             .await
             .unwrap(),
         Begun::Moved
@@ -239,7 +346,7 @@ async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_bud
         lease_until: 0,
     };
     ledger(&wire)
-        .go_on(&entry(1, "x"), &holder(), Some(&lapsed), 0)
+        .go_on(&entry(1, "x"), &holder(), Some(&lapsed), 0, 50)
         .await
         .unwrap();
     let items = &transactions(&wire)[0];
@@ -272,7 +379,7 @@ async fn a_conflict_on_the_shared_counter_is_tried_again() {
     });
     assert!(matches!(
         ledger(&wire)
-            .begin(&entry(1, "x"), &holder(), None)
+            .begin(&entry(1, "x"), &holder(), None, 50)
             .await
             .unwrap(),
         Begun::Started
@@ -289,7 +396,7 @@ async fn a_ledger_that_cannot_be_written_is_an_error_with_code_and_message() {
         )
     });
     let error = ledger(&wire)
-        .begin(&entry(1, "x"), &holder(), None)
+        .begin(&entry(1, "x"), &holder(), None, 50)
         .await
         .unwrap_err();
     assert_eq!(
@@ -302,7 +409,7 @@ async fn a_ledger_that_cannot_be_written_is_an_error_with_code_and_message() {
 async fn an_entry_that_the_table_cannot_hold_is_refused_before_anything_is_called() {
     let wire = Wire::new(|call: &Call| panic!("{}", call.operation));
     let error = ledger(&wire)
-        .begin(&entry(900, &"x".repeat(255)), &holder(), None)
+        .begin(&entry(900, &"x".repeat(255)), &holder(), None, 50)
         .await
         .unwrap_err();
     assert!(
@@ -316,7 +423,7 @@ async fn closing_releases_the_lock_and_notes_told_in_one_write() {
     let wire = Wire::new(|_: &Call| ok());
     assert_eq!(
         ledger(&wire)
-            .close(&entry(1, "x"), &holder(), false)
+            .close(&entry(1, "x"), &holder(), false, None)
             .await
             .unwrap(),
         Closed::Done
@@ -345,7 +452,7 @@ async fn closing_says_that_another_run_asked_to_look_again() {
     });
     assert_eq!(
         ledger(&wire)
-            .close(&entry(1, "x"), &holder(), false)
+            .close(&entry(1, "x"), &holder(), false, None)
             .await
             .unwrap(),
         Closed::LookAgain
@@ -356,7 +463,7 @@ async fn closing_says_that_another_run_asked_to_look_again() {
 async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
     let wire = Wire::new(|_: &Call| ok());
     ledger(&wire)
-        .close(&entry(1, "x"), &holder(), true)
+        .close(&entry(1, "x"), &holder(), true, None)
         .await
         .unwrap();
     let items = &transactions(&wire)[0];
@@ -384,7 +491,9 @@ async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
         (true, Recorded::Told),
         (false, Recorded::Untold("01JDOLD".into())),
     ] {
-        let recorded = ledger(&silent).record(&found, Some(&known(told))).await;
+        let recorded = ledger(&silent)
+            .record(&found, Some(&known(told)), false)
+            .await;
         assert_eq!(recorded.unwrap(), expected);
     }
     // Recorded by another run since it was read: the same, and something else.
@@ -399,7 +508,10 @@ async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
                 { "Code": "None" },
             ]))
         });
-        assert_eq!(ledger(&wire).record(&found, None).await.unwrap(), expected);
+        assert_eq!(
+            ledger(&wire).record(&found, None, false).await.unwrap(),
+            expected
+        );
     }
     // News takes the place of what was known.
     let wire = Wire::new(|_: &Call| ok());
@@ -408,7 +520,10 @@ async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
         ..known(true)
     };
     assert_eq!(
-        ledger(&wire).record(&found, Some(&other)).await.unwrap(),
+        ledger(&wire)
+            .record(&found, Some(&other), false)
+            .await
+            .unwrap(),
         Recorded::New
     );
     let items = &transactions(&wire)[0];

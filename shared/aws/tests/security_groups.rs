@@ -399,7 +399,7 @@ fn done(operation: &str) -> Reply {
 /// Carries changes out over a wire and gives the endings in short:
 /// `rule step ending`.
 async fn endings(wire: &Wire, changes: &[RuleChange]) -> Vec<String> {
-    short(&apply(&ec2(wire, 1), GROUP, changes, &long()).await)
+    short(&apply(&ec2(wire, 1), GROUP, changes, &long(), async || false).await)
 }
 
 fn short(outcomes: &[Outcome]) -> Vec<String> {
@@ -664,6 +664,7 @@ async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
         GROUP,
         &[revoked("sgr-1"), revoked("sgr-2")],
         &deadline,
+        async || false,
     )
     .await;
     assert_eq!(outcomes.len(), 2, "each rule has its outcome");
@@ -685,7 +686,14 @@ async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
 #[tokio::test]
 async fn a_broken_connection_says_so_and_not_service_error() {
     let wire = Wire::new(|_: &Call| Reply::Broken);
-    let outcomes = apply(&ec2(&wire, 1), GROUP, &[revoked("sgr-1")], &long()).await;
+    let outcomes = apply(
+        &ec2(&wire, 1),
+        GROUP,
+        &[revoked("sgr-1")],
+        &long(),
+        async || false,
+    )
+    .await;
     let Ending::Failed {
         retryable: true,
         code,

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::controls::{Control, Severity};
 use crate::exemption::Exemption;
+use crate::guards::Fight;
 use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, Verification};
 use crate::security_group::IngressRule;
 use crate::trigger::Actor;
@@ -43,6 +44,12 @@ pub enum Status {
     Held,
     /// Not changed: another account owns the resource.
     NotOwned,
+    /// Not changed: it was there before the control was switched to `enforce`.
+    Existing,
+    /// Not changed: the control has tripped, everywhere or for this resource.
+    Tripped,
+    /// Not changed: the kill switch is on.
+    Stopped,
 }
 
 impl Status {
@@ -57,6 +64,9 @@ impl Status {
             Self::Exempt => "exempt",
             Self::Held => "held",
             Self::NotOwned => "not-owned",
+            Self::Existing => "existing",
+            Self::Tripped => "tripped",
+            Self::Stopped => "stopped",
         }
     }
 }
@@ -117,6 +127,13 @@ pub struct Entry {
     /// When the last attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+    /// What keeps putting the finding back, once it has been put right often
+    /// enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fight: Option<Fight>,
+    /// What manages the resource, where tags, caller or agent show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
 }
 
 impl Entry {
@@ -129,6 +146,9 @@ impl Entry {
             Disposition::Exempt => Status::Exempt,
             Disposition::Held => Status::Held,
             Disposition::NotOwned => Status::NotOwned,
+            Disposition::Existing => Status::Existing,
+            Disposition::Tripped => Status::Tripped,
+            Disposition::Stopped => Status::Stopped,
         }
     }
 
@@ -281,7 +301,15 @@ impl Entry {
     #[must_use]
     pub fn message_key(&self) -> String {
         let mut parts: BTreeSet<String> = BTreeSet::new();
-        parts.insert(format!("entry {}", self.id));
+        match &self.fight {
+            // A fight is told once: by the entry that first was one.
+            Some(fight) if self.status == Status::Remediated => {
+                parts.insert(format!("fight {} {}", self.resource, fight.told_by));
+            }
+            _ => {
+                parts.insert(format!("entry {}", self.id));
+            }
+        }
         parts.insert(format!("status {}", self.status.name()));
         if self.status == Status::Failed {
             for outcome in self.last_outcomes() {
@@ -313,6 +341,14 @@ impl Entry {
             ));
         }
         digest(parts.iter().map(String::as_str))
+    }
+
+    /// The fingerprints of what was to be closed: not of what is spared.
+    pub fn closed_fingerprints(&self) -> impl Iterator<Item = &str> {
+        self.exposures
+            .iter()
+            .filter(|exposure| !exposure.exemption.holds())
+            .map(|exposure| exposure.fingerprint.as_str())
     }
 
     /// The fingerprints of what was found.

@@ -53,13 +53,19 @@ pub enum Exemption {
         /// What is wrong with it, in one clause.
         problem: String,
     },
+    /// No tag: it was there before the control was switched to `enforce`, and
+    /// the policy leaves such findings as they are.
+    Existing,
 }
 
 impl Exemption {
     /// Whether the resource must not be changed.
     #[must_use]
     pub fn holds(&self) -> bool {
-        matches!(self, Self::Exempt(_) | Self::Malformed { .. })
+        matches!(
+            self,
+            Self::Exempt(_) | Self::Malformed { .. } | Self::Existing
+        )
     }
 }
 
@@ -96,8 +102,9 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
     let rank = |exemption: &Exemption| match exemption {
         Exemption::None => 0,
         Exemption::Ended(_) => 1,
-        Exemption::Malformed { .. } => 2,
-        Exemption::Exempt(_) => 3,
+        Exemption::Existing => 2,
+        Exemption::Malformed { .. } => 3,
+        Exemption::Exempt(_) => 4,
     };
     exemptions.into_iter().fold(Exemption::None, |best, next| {
         if rank(&next) > rank(&best) {
@@ -207,6 +214,7 @@ mod tests {
             ),
             Exemption::Ended(o) => format!("ended {}", o.until.unwrap()),
             Exemption::Malformed { problem, .. } => format!("malformed: {problem}"),
+            Exemption::Existing => "existing".to_owned(),
         }
     }
 

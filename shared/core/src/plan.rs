@@ -60,6 +60,14 @@ pub enum Disposition {
     Held,
     /// Another account owns the resource: nothing is changed.
     NotOwned,
+    /// It was there before the control was switched to `enforce`: told, and
+    /// nothing is changed.
+    Existing,
+    /// The control has tripped, everywhere or for this resource: nothing is
+    /// changed until a person re-arms it.
+    Tripped,
+    /// The kill switch is on: nothing is changed.
+    Stopped,
 }
 
 /// One part of a finding: a rule that admits what it must not.

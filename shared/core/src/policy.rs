@@ -27,6 +27,16 @@ pub struct Policy {
     /// What opt-out tags must say.
     #[serde(default)]
     pub opt_out: OptOutRules,
+    /// `true` stops every control within a minute: no run and no step begins.
+    /// What is under way is recorded and told, and undo goes on.
+    #[serde(default)]
+    pub kill_switch: bool,
+    /// What is put back again and again.
+    #[serde(default)]
+    pub fights: Fights,
+    /// Taking changes back.
+    #[serde(default)]
+    pub undo: UndoRules,
 }
 
 /// The format's version: always 1.
@@ -72,18 +82,80 @@ pub struct ControlPolicy<S: Default> {
     /// What may be done; without it the stack's parameter `Mode` holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// How many changes are expected at most.
+    /// How many changes are made at most.
     pub budget: Budget,
+    /// What is done about findings that the first sweep after a switch to
+    /// `enforce` met: `notify` (told and left as they are), or `enforce`.
+    pub existing: Existing,
     /// What the control allows.
     pub settings: S,
 }
 
-/// How many changes are expected at most.
+/// What is done about what was there when a control was switched to `enforce`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Existing {
+    /// Told, and left as it is.
+    #[default]
+    Notify,
+    /// Put right like anything else.
+    Enforce,
+}
+
+/// What is put back again and again: the same finding on the same resource,
+/// counted over 24 hours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fights {
+    /// From this time on it is told as a fight, once a day, and still put
+    /// right.
+    #[schemars(range(min = 2, max = 100))]
+    pub escalate_after: u32,
+    /// The time at which the control trips for that resource: it is told, and
+    /// not put right until a person re-arms it.
+    #[schemars(range(min = 2, max = 100))]
+    pub trip_after: u32,
+}
+
+impl Fights {
+    /// The most that either number may be.
+    pub const MOST: u32 = 100;
+}
+
+impl Default for Fights {
+    fn default() -> Self {
+        Self {
+            escalate_after: 3,
+            trip_after: 10,
+        }
+    }
+}
+
+/// Taking changes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UndoRules {
+    /// For how many days at most what is put back is opted out.
+    #[schemars(range(min = 1, max = 365))]
+    pub most_opt_out_days: u32,
+}
+
+impl Default for UndoRules {
+    fn default() -> Self {
+        Self {
+            most_opt_out_days: 30,
+        }
+    }
+}
+
+/// How many changes are made at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Changes by this control in a clock hour (UTC), counted when they are
-    /// begun; each rule that is revoked or narrowed is one.
+    /// begun; each rule that is revoked or narrowed is one. A run that would
+    /// exceed it changes nothing, and the control trips: nothing more is
+    /// changed until a person re-arms it.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
 }
@@ -144,6 +216,32 @@ impl Policy {
             return Err(at(
                 "budget.changes_per_hour",
                 "0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)".to_owned(),
+            ));
+        }
+        let Fights {
+            escalate_after,
+            trip_after,
+        } = self.fights;
+        for (name, value) in [
+            ("escalate_after", escalate_after),
+            ("trip_after", trip_after),
+        ] {
+            if !(2..=Fights::MOST).contains(&value) {
+                return Err(format!(
+                    "`fights.{name}`: {value} is out of range; allowed is 2 to {}",
+                    Fights::MOST
+                ));
+            }
+        }
+        if trip_after <= escalate_after {
+            return Err(format!(
+                "`fights.trip_after`: {trip_after} must be more than `fights.escalate_after` ({escalate_after}), or nobody would be warned before"
+            ));
+        }
+        let days = self.undo.most_opt_out_days;
+        if !(1..=365).contains(&days) {
+            return Err(format!(
+                "`undo.most_opt_out_days`: {days} is out of range; allowed is 1 to 365"
             ));
         }
         control
@@ -230,6 +328,26 @@ mod tests {
                     "`controls.open-ingress.settings.authorised_ports.tcp[0]`",
                     "443-80",
                 ],
+            ),
+            (
+                r#"{"version":1,"kill_switch":"on"}"#,
+                &["`kill_switch`", "boolean"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"existing":"fix"}}}"#,
+                &["`controls.open-ingress.existing`", "`notify`", "`enforce`"],
+            ),
+            (
+                r#"{"version":1,"fights":{"escalate_after":1}}"#,
+                &["`fights.escalate_after`", "2 to 100"],
+            ),
+            (
+                r#"{"version":1,"fights":{"escalate_after":12}}"#,
+                &["`fights.trip_after`", "must be more than"],
+            ),
+            (
+                r#"{"version":1,"undo":{"most_opt_out_days":0}}"#,
+                &["`undo.most_opt_out_days`", "1 to 365"],
             ),
             (r#"{"version":1} trailing"#, &["trailing"]),
             ("", &["EOF"]),

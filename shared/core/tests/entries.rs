@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::open_ingress::{self, About, Decision};
+use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision};
 use backstop_core::entry::{Entry, Status};
+use backstop_core::guards::Guards;
 use backstop_core::plan::{Ending, Mode, Outcome, Step};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
@@ -48,9 +49,12 @@ fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
     open_ingress::decide(
         facts,
         policy,
-        mode,
-        "111122223333",
-        jiff::civil::date(2026, 11, 24),
+        &Circumstances {
+            mode,
+            account: "111122223333",
+            now: "2026-11-24T10:00:00Z".parse().unwrap(),
+            guards: &Guards::default(),
+        },
     )
 }
 

@@ -16,15 +16,30 @@
 use std::collections::BTreeMap;
 
 use backstop_core::controls::Severity;
-use backstop_core::controls::open_ingress::{Decision, Verdict, decide};
+use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::guards::Guards;
 use backstop_core::plan::{Disposition, Exposure, Mode};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
 
 const ACCOUNT: &str = "111122223333";
-const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
+
+/// Decides on 2026-11-24, with nothing that keeps the control from acting.
+fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
+    decide_guarded(facts, policy, mode, &Guards::default())
+}
+
+fn decide_guarded(facts: &Facts, policy: &Policy, mode: Mode, guards: &Guards) -> Decision {
+    let circumstances = Circumstances {
+        mode,
+        account: ACCOUNT,
+        now: "2026-11-24T10:00:00Z".parse().unwrap(),
+        guards,
+    };
+    open_ingress::decide(facts, policy, &circumstances)
+}
 
 const HIGH_RISK: &str = r#"{"allow":"high-risk-ports"}"#;
 
@@ -45,13 +60,7 @@ fn check_under(settings: &str, group: &str, expected: &str) {
 }
 
 fn decision(settings: &str, group: &str) -> Decision {
-    decide(
-        &facts(group),
-        &policy(settings),
-        Mode::Enforce,
-        ACCOUNT,
-        TODAY,
-    )
+    decide(&facts(group), &policy(settings), Mode::Enforce)
 }
 
 fn exposures(group: &str) -> Vec<Exposure> {
@@ -873,7 +882,7 @@ fn s7_the_policy_may_demand_an_end() {
             "Exempt: the tag backstop:opt-out opts it out",
         ),
     ] {
-        let decision = decide(&facts(group), &strict, Mode::Enforce, ACCOUNT, TODAY);
+        let decision = decide(&facts(group), &strict, Mode::Enforce);
         assert_eq!(written(&decision), lines(expected), "{group}");
     }
 }
@@ -896,7 +905,7 @@ fn s7_only_enforce_changes_something() {
     let open = facts("a tcp 22 0.0.0.0/0");
     let with = |policy: &str, mode| {
         let policy = Policy::parse(policy).unwrap();
-        let plan = decide(&open, &policy, mode, ACCOUNT, TODAY).plan.unwrap();
+        let plan = decide(&open, &policy, mode).plan.unwrap();
         assert_eq!(plan.changes.len(), 1, "the plan is told in every mode");
         (plan.disposition.clone(), plan.changes_something())
     };
@@ -928,25 +937,158 @@ fn s7_only_enforce_changes_something() {
         &facts("group tag all\n a tcp 22 0.0.0.0/0"),
         &Policy::default(),
         Mode::Notify,
-        ACCOUNT,
-        TODAY,
     )
     .plan
     .unwrap();
     assert_eq!(plan.disposition, Disposition::Exempt);
 }
 
+// --- 9. guards --------------------------------------------------------------
+
+#[test]
+fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
+    use backstop_core::guards::{Fights, Trip};
+    let open = facts("a tcp 22 0.0.0.0/0");
+    let enforce = Policy::default();
+    let trip = Trip {
+        at: "2026-11-24T09:00:00Z".parse().unwrap(),
+        why: "51 changes in an hour".into(),
+    };
+    let mut fights = Fights::default();
+    let fingerprint = exposures("a tcp 22 0.0.0.0/0")[0].fingerprint.clone();
+    for round in 0..9 {
+        fights.note(
+            &format!("{round}"),
+            [fingerprint.as_str()],
+            "2026-11-24T09:00:00Z".parse().unwrap(),
+            &enforce.fights,
+            None,
+        );
+    }
+    let one_less = {
+        let mut fights = Fights::default();
+        for round in 0..8 {
+            let at = "2026-11-24T09:00:00Z".parse().unwrap();
+            fights.note(
+                &format!("{round}"),
+                [fingerprint.as_str()],
+                at,
+                &enforce.fights,
+                None,
+            );
+        }
+        Guards {
+            fights,
+            ..Guards::default()
+        }
+    };
+    let killed = Policy::parse(r#"{"version":1,"kill_switch":true}"#).unwrap();
+    for (policy, guards, disposition, why) in [
+        (
+            &killed,
+            Guards::default(),
+            Disposition::Stopped,
+            "the kill switch is on",
+        ),
+        (
+            &enforce,
+            Guards {
+                control_tripped: Some(trip.clone()),
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "the control has tripped: 51 changes in an hour",
+        ),
+        (
+            &enforce,
+            Guards {
+                resource_tripped: Some(trip.clone()),
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "the control has tripped for this group: 51 changes in an hour",
+        ),
+        (
+            &enforce,
+            Guards {
+                fights,
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "9 times in 24 hours",
+        ),
+    ] {
+        let plan = decide_guarded(&open, policy, Mode::Enforce, &guards)
+            .plan
+            .unwrap();
+        assert_eq!(plan.disposition, disposition);
+        assert!(
+            plan.reasons.iter().any(|r| r.contains(why)),
+            "{:?}",
+            plan.reasons
+        );
+        assert_eq!(plan.changes.len(), 1, "what would be done is told");
+        let notify = decide_guarded(&open, policy, Mode::Notify, &guards)
+            .plan
+            .unwrap();
+        assert_eq!(
+            notify.disposition,
+            Disposition::NotifyOnly,
+            "a guard of nothing"
+        );
+    }
+    let plan = decide_guarded(&open, &enforce, Mode::Enforce, &one_less)
+        .plan
+        .unwrap();
+    assert_eq!(
+        plan.disposition,
+        Disposition::Enforce,
+        "the ninth time is still put right"
+    );
+}
+
+#[test]
+fn s9_what_was_there_before_enforce_stays_and_takes_nothing_with_it() {
+    let old = exposures("a tcp 22 0.0.0.0/0")[0].fingerprint.clone();
+    let guards = Guards {
+        baseline: [old].into(),
+        ..Guards::default()
+    };
+    let under = |policy: &str, group: &str| {
+        let policy = Policy::parse(policy).unwrap();
+        written(&decide_guarded(
+            &facts(group),
+            &policy,
+            Mode::Enforce,
+            &guards,
+        ))
+    };
+    let unnamed = r#"{"version":1}"#;
+    // The same opening under another id is still the old one.
+    assert_eq!(
+        under(unnamed, "b tcp 22 198.51.100.9/0"),
+        lines(
+            "Existing: it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`"
+        ),
+    );
+    // What is new goes, the old rule stays, and a neighbour's rule that is fine
+    // by itself does not go for the old one's sake.
+    assert_eq!(
+        under(
+            unnamed,
+            "a tcp 22 0.0.0.0/0\n b tcp 3389 0.0.0.0/0\n c tcp 22 52.95.0.0/16"
+        ),
+        lines("revoke b"),
+    );
+    let fix = r#"{"version":1,"controls":{"open-ingress":{"existing":"enforce"}}}"#;
+    assert_eq!(under(fix, "a tcp 22 0.0.0.0/0"), lines("revoke a"));
+}
+
 // --- 8. nothing to do -----------------------------------------------------
 
 #[test]
 fn s8_gone_empty_and_compliant_groups_need_nothing() {
-    let gone = decide(
-        &Facts::Gone,
-        &Policy::default(),
-        Mode::Enforce,
-        ACCOUNT,
-        TODAY,
-    );
+    let gone = decide(&Facts::Gone, &Policy::default(), Mode::Enforce);
     assert_eq!(written(&gone), ["not applicable: the group is gone"]);
     check("", "compliant");
     check(

@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use backstop_core::controls::open_ingress::{Decision, Verdict, decide};
+use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::guards::Guards;
 use backstop_core::plan::{Disposition, Mode, Plan};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
@@ -80,7 +81,16 @@ const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
+/// Decides on 2026-11-24, with nothing that keeps the control from acting.
+fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
+    let circumstances = Circumstances {
+        mode,
+        account: ACCOUNT,
+        now: "2026-11-24T10:00:00Z".parse().unwrap(),
+        guards: &Guards::default(),
+    };
+    open_ingress::decide(facts, policy, &circumstances)
+}
 const ACCOUNT: &str = "111122223333";
 
 impl fmt::Debug for Raw {
@@ -505,7 +515,7 @@ fn rule(raw: &Raw) -> IngressRule {
 fn decided(world: &World) -> Decision {
     let policy = Policy::parse(&world.policy.document()).unwrap();
     let facts = Facts::Group(Box::new(facts(world)));
-    decide(&facts, &policy, Mode::Notify, ACCOUNT, TODAY)
+    decide(&facts, &policy, Mode::Notify)
 }
 
 /// Carries out a plan as EC2 would.
@@ -1039,7 +1049,7 @@ proptest! {
         let policy = Policy::parse(&policy.document()).unwrap();
         let judge = |group: &SecurityGroup| {
             let facts = Facts::Group(Box::new(group.clone()));
-            decide(&facts, &policy, Mode::Enforce, ACCOUNT, TODAY)
+            decide(&facts, &policy, Mode::Enforce)
         };
         let Some(plan) = judge(&group).plan else { return Ok(()) };
         for change in plan.changes {

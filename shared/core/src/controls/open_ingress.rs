@@ -13,6 +13,8 @@
 //! 6. an opted-out rule stays and makes nobody else's rule go
 //! 7. a group of another account, an opted-out group: found, not changed
 //! 8. gone, empty, compliant groups: nothing to do
+//! 9. a tripped control, the kill switch, what was there before `enforce`:
+//!    found, not changed
 //!
 //! Deliberately not here: reading the group, and changing it.
 
@@ -30,10 +32,11 @@ use super::{Control, Severity};
 use crate::address::{AddressSet, Family, block_size};
 use crate::entry::{self, Entry, digest};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::guards::{self, Guards};
 use crate::plan::{
     Disposition, Ending, Exposure, Mode, Outcome, Plan, RuleChange, Step, Verification,
 };
-use crate::policy::Policy;
+use crate::policy::{Existing, Policy};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
 use crate::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
 use crate::trigger::Trigger;
@@ -302,9 +305,35 @@ pub struct Exemptions {
 }
 
 impl Exemptions {
+    /// Spares the rules that were there before the control was switched to
+    /// `enforce`, and that no tag speaks of.
+    fn spare(&mut self, group: &SecurityGroup, baseline: &BTreeSet<String>) {
+        if baseline.is_empty() {
+            return;
+        }
+        for rule in group.rules.values() {
+            if !self.holds(&rule.id) && baseline.contains(&fingerprint(&group.id, rule)) {
+                self.rules.insert(rule.id.clone(), Exemption::Existing);
+            }
+        }
+    }
+
     fn holds(&self, rule: &str) -> bool {
         self.rules.get(rule).is_some_and(Exemption::holds)
     }
+}
+
+/// Under what circumstances it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The mode that holds where the policy names none.
+    pub mode: Mode,
+    /// The account that Backstop runs in.
+    pub account: &'a str,
+    /// The time; opt-outs are held to its day (UTC).
+    pub now: Timestamp,
+    /// What keeps the control from acting.
+    pub guards: &'a Guards,
 }
 
 /// Everything that is decided about a group in one look.
@@ -321,19 +350,24 @@ pub struct Decision {
 /// Decides about a group: exempt, judge, plan. The one way in for events, the
 /// sweep, previews and replays.
 ///
-/// `mode` is what holds where the policy names none; `account` is the account
-/// that Backstop runs in; `today` is the day (UTC) that opt-outs are held to.
+/// The policy says what is allowed, the circumstances under which it is decided.
 #[must_use]
-pub fn decide(facts: &Facts, policy: &Policy, mode: Mode, account: &str, today: Date) -> Decision {
+pub fn decide(facts: &Facts, policy: &Policy, circumstances: &Circumstances<'_>) -> Decision {
+    let today = jiff::tz::Offset::UTC.to_datetime(circumstances.now).date();
     let exemptions = match facts {
         Facts::Gone => Exemptions::default(),
-        Facts::Group(group) => exempt(group, policy, today),
+        Facts::Group(group) => {
+            let mut exemptions = exempt(group, policy, today);
+            if policy.controls.open_ingress.existing == Existing::Notify {
+                exemptions.spare(group, &circumstances.guards.baseline);
+            }
+            exemptions
+        }
     };
     let verdict = judge(facts, &policy.controls.open_ingress.settings, &exemptions);
     let plan = match (&verdict, facts) {
         (Verdict::Violates(finding), Facts::Group(group)) => {
-            let mode = policy.controls.open_ingress.mode.unwrap_or(mode);
-            Some(plan(group, finding, &exemptions, mode, account))
+            Some(plan(group, finding, &exemptions, policy, circumstances))
         }
         _ => None,
     };
@@ -420,12 +454,7 @@ pub fn judge(facts: &Facts, settings: &Settings, exemptions: &Exemptions) -> Ver
             public_addresses,
             private_part,
             exemption: exemptions.rules.get(&id).cloned().unwrap_or_default(),
-            fingerprint: digest([
-                NAME,
-                &group.id,
-                &rule.permission.to_string(),
-                &source_key(&rule.source),
-            ]),
+            fingerprint: fingerprint(&group.id, rule),
         });
         finding.kept.insert(id, cut.kept);
     }
@@ -437,6 +466,18 @@ pub fn judge(facts: &Facts, settings: &Settings, exemptions: &Exemptions) -> Ver
         }
     }
     Verdict::Violates(finding)
+}
+
+/// Digest of control, group, protocol, ports and source. It stays the same when
+/// a rule is put back under a new id.
+#[must_use]
+pub fn fingerprint(group: &str, rule: &IngressRule) -> String {
+    digest([
+        NAME,
+        group,
+        &rule.permission.to_string(),
+        &source_key(&rule.source),
+    ])
 }
 
 /// What of a rule goes and what stays.
@@ -655,8 +696,8 @@ pub fn plan(
     group: &SecurityGroup,
     finding: &Finding,
     exemptions: &Exemptions,
-    mode: Mode,
-    account: &str,
+    policy: &Policy,
+    circumstances: &Circumstances<'_>,
 ) -> Plan {
     let mut reasons = finding.notes.clone();
     let open: Vec<&Exposure> = finding
@@ -668,7 +709,16 @@ pub fn plan(
         .exposures
         .iter()
         .any(|e| matches!(e.exemption, Exemption::Malformed { .. }));
-    let disposition = if group.owner != account {
+    let existing = finding
+        .exposures
+        .iter()
+        .any(|e| e.exemption == Exemption::Existing);
+    let mode = policy
+        .controls
+        .open_ingress
+        .mode
+        .unwrap_or(circumstances.mode);
+    let disposition = if group.owner != circumstances.account {
         reasons.push(format!("the group belongs to the account {}", group.owner));
         Disposition::NotOwned
     } else if matches!(exemptions.group, Exemption::Malformed { .. })
@@ -676,14 +726,26 @@ pub fn plan(
     {
         reasons.push(format!("the tag {OPT_OUT_TAG} cannot be read"));
         Disposition::Held
-    } else if exemptions.group.holds() || open.is_empty() {
+    } else if exemptions.group.holds() || (open.is_empty() && !existing) {
         reasons.push(format!("the tag {OPT_OUT_TAG} opts it out"));
         Disposition::Exempt
-    } else if mode == Mode::Enforce {
-        Disposition::Enforce
-    } else {
+    } else if open.is_empty() {
+        reasons.push(
+            "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`"
+                .to_owned(),
+        );
+        Disposition::Existing
+    } else if mode != Mode::Enforce {
         reasons.push("the mode is `notify`".to_owned());
         Disposition::NotifyOnly
+    } else if policy.kill_switch {
+        reasons.push("the kill switch is on".to_owned());
+        Disposition::Stopped
+    } else if let Some(why) = tripped(&open, policy, circumstances) {
+        reasons.push(why);
+        Disposition::Tripped
+    } else {
+        Disposition::Enforce
     };
 
     // What each source is admitted to by rules that stay as they are.
@@ -742,6 +804,34 @@ pub fn plan(
     }
 }
 
+/// Why the control does not act on this group until a person re-arms it.
+fn tripped(
+    open: &[&Exposure],
+    policy: &Policy,
+    circumstances: &Circumstances<'_>,
+) -> Option<String> {
+    let Circumstances { guards, now, .. } = circumstances;
+    if let Some(trip) = &guards.control_tripped {
+        return Some(format!("the control has tripped: {}", trip.why));
+    }
+    if let Some(trip) = &guards.resource_tripped {
+        return Some(format!(
+            "the control has tripped for this group: {}",
+            trip.why
+        ));
+    }
+    let before = open
+        .iter()
+        .map(|exposure| guards.fights.times(&exposure.fingerprint, *now))
+        .max()
+        .unwrap_or(0);
+    (before.saturating_add(1) >= policy.fights.trip_after).then(|| {
+        format!(
+            "somebody or something puts it back again and again: it was put right {before} times in 24 hours, so the control has tripped for this group"
+        )
+    })
+}
+
 /// What an entry holds beside the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
@@ -793,6 +883,8 @@ pub fn entry(facts: &Facts, decision: &Decision, about: About<'_>) -> Option<Ent
         attempts: 1,
         started_at: about.now,
         finished_at: None,
+        fight: None,
+        managed_by: guards::managed_by(&group.tags, &about.trigger.actor),
     })
 }
 

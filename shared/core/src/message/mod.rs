@@ -20,12 +20,15 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::entry::Entry;
+use crate::record::Record;
 
 mod chat;
+mod notice;
 mod notification;
 mod story;
 mod subject;
 mod text;
+mod undo;
 mod undo_commands;
 mod words;
 
@@ -66,6 +69,16 @@ impl Message {
             .map(|(key, value)| key.len() + value.len())
             .sum();
         self.subject.len() + self.body.len() + attributes
+    }
+}
+
+/// Composes the message about a record of any kind.
+#[must_use]
+pub fn of(record: &Record) -> Message {
+    match record {
+        Record::Remediation(entry) => compose(entry),
+        Record::Undo(undo) => undo::compose(undo),
+        Record::Notice(notice) => notice::compose(notice),
     }
 }
 

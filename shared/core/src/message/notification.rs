@@ -185,6 +185,8 @@ pub enum NotifiedExemption {
         /// What is wrong with it.
         problem: String,
     },
+    /// No tag: it was there before the control was switched to `enforce`.
+    Existing,
 }
 
 /// An opt-out, as its tag states it.
@@ -436,6 +438,7 @@ impl From<&Exemption> for NotifiedExemption {
             Exemption::None => Self::None,
             Exemption::Exempt(o) => Self::Exempt(opt_out(o)),
             Exemption::Ended(o) => Self::Ended(opt_out(o)),
+            Exemption::Existing => Self::Existing,
             Exemption::Malformed { value, problem } => Self::Malformed {
                 value: text(value),
                 problem: text(problem),

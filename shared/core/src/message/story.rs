@@ -105,7 +105,9 @@ impl<'a> Story<'a> {
 
     /// The sections, in the order of reading.
     pub(super) fn sections(&self) -> Vec<Section> {
-        let mut sections = vec![self.open(), self.done(), self.who()];
+        let mut sections = vec![self.open(), self.done()];
+        sections.extend(self.fight());
+        sections.push(self.who());
         sections.extend(self.take_back());
         sections.push(self.opt_out());
         sections.extend(self.good_to_know());
@@ -173,6 +175,7 @@ impl<'a> Story<'a> {
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),
+            Status::Existing | Status::Tripped | Status::Stopped => self.kept_from(nothing),
             Status::Held => self.held(nothing),
             Status::NotOwned => {
                 // arn:aws:ec2:<Region>:<account>:security-group/<id>
@@ -202,6 +205,67 @@ impl<'a> Story<'a> {
             would_be_done,
         ));
         lines
+    }
+
+    /// What keeps the control from acting, what to do about it, and what would
+    /// be done.
+    fn kept_from(&self, nothing: &str) -> Vec<String> {
+        let because = self.entry.plan.reasons.last().map_or_else(
+            || format!("{nothing}."),
+            |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
+        );
+        let control = self.entry.control;
+        let way_out = match self.entry.status {
+            Status::Existing => format!(
+                "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy, or close it by hand."
+            ),
+            Status::Tripped => format!(
+                "Nothing more is put right until a person re-arms it: backstop re-arm {control}. Until then, close it by hand."
+            ),
+            _ => "It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.".to_owned(),
+        };
+        let mut lines = vec![because, way_out];
+        if self.entry.status == Status::Existing {
+            lines.extend(self.rules_left());
+        } else {
+            lines.push("This would be done:".to_owned());
+            lines.extend(shortened(
+                &self.entry.plan.changes,
+                MOST_LINES,
+                would_be_done,
+            ));
+        }
+        lines
+    }
+
+    /// What keeps putting the finding back.
+    fn fight(&self) -> Option<Section> {
+        let fight = self.entry.fight.as_ref()?;
+        let actor = &self.entry.actor;
+        let mut lines = vec![format!(
+            "This was put right for the {} time within 24 hours, since {}.",
+            ordinal(fight.times),
+            time(fight.since)
+        )];
+        lines.push(match &fight.managed_by {
+            Some(manager) => format!(
+                "It is managed by {}: change it there, or it comes back.",
+                one_line(manager, MOST_TEXT)
+            ),
+            None => format!(
+                "Who puts it back, as the event states: {}, with {}.",
+                or_unknown(actor.principal.as_deref(), MOST_TEXT),
+                or_unknown(actor.user_agent.as_deref(), 200)
+            ),
+        });
+        lines.push(
+            "Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays open until a person re-arms it."
+                .to_owned(),
+        );
+        Some(Section {
+            heading: "It keeps coming back",
+            lines,
+        })
     }
 
     /// Everything that is opted out, and by what.
@@ -246,6 +310,9 @@ impl<'a> Story<'a> {
                         unreadable("the rule", value, problem)
                     )
                 }
+                Exemption::Existing => format!(
+                    "{id} was left as it is: it was there before the control was switched to `enforce`."
+                ),
                 Exemption::None => id,
             }
         })
@@ -586,6 +653,18 @@ fn own_rules(parts: &[String], keeps: &str, keep: &str) -> String {
 fn permission(outcome: &Outcome) -> String {
     let words = outcome.permission.as_ref().map(ToString::to_string);
     or_unknown(words.as_deref(), 100)
+}
+
+/// `3rd`, `11th`.
+pub(super) fn ordinal(number: u32) -> String {
+    let ending = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
 }
 
 /// A step, and how it ended.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::story::Story;
 use super::words::{is_world, joined, one_line};
-use crate::entry::Status;
+use crate::entry::{Entry, Status};
 
 /// Most characters of a subject: SNS wants fewer than 100.
 const MOST: usize = 99;
@@ -14,14 +14,18 @@ const MOST: usize = 99;
 const MOST_EXPOSED: usize = 200;
 
 /// The word that a status is told with.
-pub(super) fn verb(status: Status) -> &'static str {
-    match status {
+pub(super) fn verb(entry: &Entry) -> &'static str {
+    match entry.status {
+        Status::Remediated if entry.fight.is_some() => "FIXED AGAIN",
         Status::Failed => "FAILED",
         Status::Remediated => "FIXED",
         Status::Notified => "FOUND",
         Status::Exempt => "EXEMPT",
         Status::Held => "HELD",
         Status::NotOwned => "NOT OWNED",
+        Status::Existing => "EXISTING",
+        Status::Tripped => "TRIPPED",
+        Status::Stopped => "STOPPED",
         Status::InProgress => "IN PROGRESS",
     }
 }
@@ -48,6 +52,10 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         Status::Notified => ", nothing was changed",
         Status::Held => ", its opt-out tag cannot be read",
         Status::NotOwned => ", it belongs to another account",
+        Status::Existing => ", it was there before enforce and was left",
+        Status::Tripped => ", the control has tripped: nothing was changed",
+        Status::Stopped => ", the kill switch is on: nothing was changed",
+        Status::Remediated if story.entry.fight.is_some() => ", it keeps coming back",
         Status::InProgress | Status::Remediated | Status::Failed | Status::Exempt => "",
     };
     headline(story, 5, 100) + why
@@ -73,7 +81,7 @@ fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
     };
     format!(
         "{} {}: {id}{name} {is} open to {} on {}",
-        verb(entry.status),
+        verb(entry),
         entry.severity,
         world(story),
         one_line(&exposed, MOST_EXPOSED),

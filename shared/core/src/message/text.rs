@@ -126,6 +126,7 @@ fn rule(story: &Story<'_>, exposure: &Exposure) -> String {
         Exemption::None => None,
         Exemption::Exempt(opt_out) => Some(format!("  opted out {}", terms(opt_out))),
         Exemption::Ended(opt_out) => Some(format!("  its opt-out ended: {}", terms(opt_out))),
+        Exemption::Existing => Some("  was there before enforce, left as it is".to_owned()),
         Exemption::Malformed { problem, .. } => Some(format!(
             "  its opt-out tag cannot be read: {}",
             one_line(problem, 300)

@@ -143,6 +143,8 @@ pub(crate) fn found(exposures: Vec<Exposure>) -> Entry {
         attempts: 1,
         started_at: "2026-11-24T10:00:00.25Z".parse().unwrap(),
         finished_at: Some("2026-11-24T10:00:01.5Z".parse().unwrap()),
+        fight: None,
+        managed_by: None,
     }
 }
 

@@ -8,37 +8,43 @@
 //! | budget | `budget#<control>#<hour>` | changes counted by clock hour (UTC) |
 //! | known | `known#<control>#<resource>` | what was found last and not changed, so that it is recorded once |
 //! | sent | `sent#<message key>` | messages that went out |
+//! | trip | `trip#<control>[#<resource>]` | a control that acts no more until a person re-arms it |
+//! | fights | `fights#<control>#<resource>` | how often each finding was put right of late |
+//! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
 //! takes the lock. Deliberately not here: what stands in an entry
 //! (`backstop_core::entry`).
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem, Update,
 };
 use backstop_core::entry::{Entry, KEPT_DAYS};
-use backstop_core::security_group::IngressRule;
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
+use backstop_core::guards::{Fights, Guards};
+use backstop_core::notice::Notice;
+use backstop_core::record::Record;
 use jiff::Timestamp;
 
 use crate::error::AwsError;
+
+mod guards;
+mod items;
+
+pub use items::{Run, oversize};
+
+use items::{
+    Item, Key, budget_key, entry_key, key, known_key, lock_item, lock_key, n, notice_item, number,
+    s, sent_key, stored, text, transact_put, transact_update,
+};
 
 /// Most bytes of an entry with its `before` and the outcomes to come, when a
 /// change is begun. DynamoDB takes 400 KB an item; the rest is room for
 /// failures' messages and for what a retry adds.
 pub const MOST_BYTES: usize = 350_000;
-
-/// What one step's outcome and its rule in `after` take in an entry.
-const OUTCOME_BYTES: usize = 500;
 
 /// How long `known` and `sent` are remembered, in days: as long as entries.
 const REMEMBERED_DAYS: i64 = KEPT_DAYS;
@@ -46,8 +52,6 @@ const REMEMBERED_DAYS: i64 = KEPT_DAYS;
 /// How long a message may be under way before another sender may try.
 /// (`notify`'s own time-out; Lambda's first retry comes a minute later.)
 const SENDING: Duration = Duration::from_secs(30);
-
-type Item = HashMap<String, AttributeValue>;
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +121,9 @@ pub enum Begun {
     Busy,
     /// The lock changed hands since it was read: look again.
     Moved,
+    /// The changes would exceed the control's budget of this hour: nothing was
+    /// stored, so nothing may be changed.
+    OverBudget,
 }
 
 /// What `close` came to.
@@ -128,13 +135,24 @@ pub enum Closed {
     LookAgain,
 }
 
-/// An entry as it is stored.
+/// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The entry, with its `before`.
-    pub entry: Entry,
+    /// The record, with its `before`.
+    pub record: Record,
     /// Whether it has been told.
     pub told: bool,
+}
+
+/// What the ledger holds about a resource before anything is decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The lock of a run that is at work, failed, or was cut off.
+    pub lock: Option<Lock>,
+    /// What the last run recorded without changing anything.
+    pub known: Option<Known>,
+    /// What keeps the control from acting.
+    pub guards: Guards,
 }
 
 /// What a resource's last run found and did not change.
@@ -204,74 +222,45 @@ impl Ledger {
         Self { dynamodb, table }
     }
 
-    /// The lock of a resource, if it is held.
-    ///
-    /// # Errors
-    /// It could not be read.
-    pub async fn lock(
-        &self,
-        control: &str,
-        resource_id: &str,
-    ) -> Result<Option<Lock>, LedgerError> {
-        let item = self.get(&lock_key(control, resource_id)).await?;
-        Ok(item.as_ref().and_then(Lock::from_item))
-    }
-
-    /// An entry with its `before`.
+    /// A record with its `before`.
     ///
     /// # Errors
     /// It could not be read, or not understood.
     pub async fn read(&self, id: &str) -> Result<Option<Stored>, LedgerError> {
-        let Some(item) = self.get(&entry_key(id)).await? else {
-            return Ok(None);
-        };
-        let unreadable = |e: String| LedgerError::Unreadable(id.to_owned(), e);
-        let document = text(&item, "document")
-            .ok_or_else(|| unreadable("the attribute `document` is missing".to_owned()))?;
-        let mut entry: Entry =
-            serde_json::from_str(&document).map_err(|e| unreadable(e.to_string()))?;
-        if let Some(AttributeValue::B(before)) = item.get("before") {
-            entry.before = unpack(before.as_ref()).map_err(unreadable)?;
+        match self.get(&entry_key(id)).await? {
+            Some(item) => stored(id, &item).map(Some),
+            None => Ok(None),
         }
-        let told = item.get("told") == Some(&AttributeValue::Bool(true));
-        Ok(Some(Stored { entry, told }))
     }
 
-    /// What the resource's last run found and did not change.
-    ///
-    /// # Errors
-    /// It could not be read.
-    pub async fn known(
-        &self,
-        control: &str,
-        resource_id: &str,
-    ) -> Result<Option<Known>, LedgerError> {
-        let item = self.get(&known_key(control, resource_id)).await?;
-        Ok(item.as_ref().and_then(Known::from_item))
-    }
-
-    /// Takes the resource's lock, stores the entry with its `before` and
+    /// Takes the resource's lock, stores the run's record with its `before` and
     /// counts the changes, in one transaction. `held` is the lapsed lock that
-    /// was read before and is replaced.
+    /// was read before and is replaced; `budget` is how many changes the
+    /// control may make in this clock hour.
     ///
     /// # Errors
     /// Nothing was stored, so nothing may be changed.
     pub async fn begin(
         &self,
-        entry: &Entry,
+        run: &impl Run,
         holder: &Holder,
         held: Option<&Lock>,
+        budget: u32,
     ) -> Result<Begun, LedgerError> {
-        let changes = entry.plan.changes.len();
-        if let Some(bytes) = oversize(entry)? {
+        if let Some(bytes) = oversize(run)? {
             return Err(LedgerError::TooLarge(bytes));
         }
-        let items = vec![
-            self.take_lock(entry, holder, held),
-            self.put_entry(entry, "attribute_not_exists(pk)")?,
-            self.count(entry, changes),
+        let mut items = vec![
+            self.take_lock(run, holder, held),
+            self.put_run(run, "attribute_not_exists(pk)")?,
         ];
-        self.begun(entry, items).await
+        if run.changes() > 0 {
+            let Some(count) = self.count(run, run.changes(), budget) else {
+                return Ok(Begun::OverBudget);
+            };
+            items.push(count);
+        }
+        self.begun(run, items).await
     }
 
     /// Takes the lock over for an entry that goes on: after a retry or a
@@ -283,42 +272,54 @@ impl Ledger {
     /// Nothing was stored, so nothing may be changed.
     pub async fn go_on(
         &self,
-        entry: &Entry,
+        run: &impl Run,
         holder: &Holder,
         held: Option<&Lock>,
         more: usize,
+        budget: u32,
     ) -> Result<Begun, LedgerError> {
         let mut items = vec![
             match held {
-                Some(_) => self.take_lock(entry, holder, held),
-                None => self.renew_lock(entry, holder),
+                Some(_) => self.take_lock(run, holder, held),
+                None => self.renew_lock(run, holder),
             },
-            self.put_entry(entry, "attribute_exists(pk)")?,
+            self.put_run(run, "attribute_exists(pk)")?,
         ];
         if more > 0 {
-            items.push(self.count(entry, more));
+            let Some(count) = self.count(run, more, budget) else {
+                return Ok(Begun::OverBudget);
+            };
+            items.push(count);
         }
-        self.begun(entry, items).await
+        self.begun(run, items).await
     }
 
-    /// Counts changes against the control's budget of the clock hour.
-    fn count(&self, entry: &Entry, changes: usize) -> TransactWriteItem {
+    /// Counts changes against the control's budget of the clock hour, on
+    /// condition that there is room for all of them: of two runs that compete
+    /// for the last of it one is refused. `None`: there can be no room.
+    fn count(&self, run: &impl Run, changes: usize, budget: u32) -> Option<TransactWriteItem> {
+        let room = i64::from(budget).checked_sub(i64::try_from(changes).ok()?)?;
+        if room < 0 {
+            return None;
+        }
         let now = Timestamp::now();
-        transact_update(
+        Some(transact_update(
             Update::builder()
                 .table_name(&self.table)
-                .set_key(Some(key(&budget_key(entry.control.name(), now))))
+                .set_key(Some(key(&budget_key(run.control().name(), now))))
                 .update_expression(
                     "ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)",
                 )
+                .condition_expression("attribute_not_exists(changes) OR changes <= :room")
                 .expression_attribute_values(":changes", n(changes as i64))
+                .expression_attribute_values(":room", n(room))
                 .expression_attribute_values(":expires", n(now.as_second() + 7 * 86_400)),
-        )
+        ))
     }
 
     async fn begun(
         &self,
-        entry: &Entry,
+        run: &impl Run,
         items: Vec<TransactWriteItem>,
     ) -> Result<Begun, LedgerError> {
         match self.transact(items).await? {
@@ -330,7 +331,16 @@ impl Ledger {
                     .and_then(Lock::from_item);
                 match lock {
                     Some(lock) if lock.lease_until > Timestamp::now().as_millisecond() => {
-                        self.ask_to_look_again(entry, &lock).await
+                        self.ask_to_look_again(run, &lock).await
+                    }
+                    // The third is the budget's counter. Only it was refused:
+                    // else the lock has to be looked at first.
+                    _ if reasons
+                        .iter()
+                        .map(failed_condition)
+                        .eq([false, false, true]) =>
+                    {
+                        Ok(Begun::OverBudget)
                     }
                     _ => Ok(Begun::Moved),
                 }
@@ -339,14 +349,14 @@ impl Ledger {
     }
 
     /// Notes on a live lock that its holder is to go round once more.
-    async fn ask_to_look_again(&self, entry: &Entry, lock: &Lock) -> Result<Begun, LedgerError> {
+    async fn ask_to_look_again(&self, run: &impl Run, lock: &Lock) -> Result<Begun, LedgerError> {
         let answer = self
             .dynamodb
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(&lock_key(
-                entry.control.name(),
-                entry.resource_id(),
+                run.control().name(),
+                run.resource_id(),
             ))))
             .update_expression("SET look_again = :yes")
             .condition_expression("entry = :entry AND lease_until = :lease")
@@ -371,10 +381,10 @@ impl Ledger {
         }
     }
 
-    fn take_lock(&self, entry: &Entry, holder: &Holder, held: Option<&Lock>) -> TransactWriteItem {
+    fn take_lock(&self, run: &impl Run, holder: &Holder, held: Option<&Lock>) -> TransactWriteItem {
         let put = Put::builder()
             .table_name(&self.table)
-            .set_item(Some(lock_item(entry, holder)))
+            .set_item(Some(lock_item(run, holder)))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let put = match held {
             None => put.condition_expression("attribute_not_exists(pk)"),
@@ -391,51 +401,66 @@ impl Ledger {
 
     /// Keeps our lock; a wish to look again that came meanwhile is met by the
     /// round that this begins.
-    fn renew_lock(&self, entry: &Entry, holder: &Holder) -> TransactWriteItem {
+    fn renew_lock(&self, run: &impl Run, holder: &Holder) -> TransactWriteItem {
         transact_put(
             Put::builder()
                 .table_name(&self.table)
-                .set_item(Some(lock_item(entry, holder)))
+                .set_item(Some(lock_item(run, holder)))
                 .condition_expression("entry = :entry AND holder = :holder")
-                .expression_attribute_values(":entry", s(&entry.id))
+                .expression_attribute_values(":entry", s(run.id()))
                 .expression_attribute_values(":holder", s(&holder.id)),
         )
     }
 
-    fn put_entry(&self, entry: &Entry, condition: &str) -> Result<TransactWriteItem, LedgerError> {
-        Ok(transact_put(
+    fn put_run(&self, run: &impl Run, condition: &str) -> Result<TransactWriteItem, LedgerError> {
+        Ok(self.put_item(run.to_item()?, condition))
+    }
+
+    fn put_item(&self, item: Item, condition: &str) -> TransactWriteItem {
+        transact_put(
             Put::builder()
                 .table_name(&self.table)
-                .set_item(Some(entry_item(entry)?))
+                .set_item(Some(item))
                 .condition_expression(condition),
-        ))
+        )
     }
 
     /// Stores outcomes, verification and `after`; the entry waits to be told.
     ///
     /// # Errors
     /// It could not be stored.
-    pub async fn finish(&self, entry: &Entry) -> Result<(), LedgerError> {
-        self.put(entry_item(entry)?, None).await.map(|_| ())
+    pub async fn finish(&self, run: &impl Run) -> Result<(), LedgerError> {
+        self.put(run.to_item()?, None).await.map(|_| ())
     }
 
-    /// Notes that the entry has been told and releases the lock, in one write.
-    /// After a failure the lock stays for our own retry, its lease ended.
+    /// Notes that the record has been told and releases the lock, in one write,
+    /// and with it how often the findings have been put right. After a failure
+    /// the lock stays for our own retry, its lease ended.
     ///
     /// # Errors
     /// It could not be stored; the retry or the sweep tells again.
     pub async fn close(
         &self,
-        entry: &Entry,
+        run: &impl Run,
         holder: &Holder,
         failed: bool,
+        fights: Option<&Fights>,
     ) -> Result<Closed, LedgerError> {
-        let lock = lock_key(entry.control.name(), entry.resource_id());
+        let (control, resource) = (run.control().name(), run.resource_id());
+        let lock = lock_key(control, resource);
         let ours = "entry = :entry AND holder = :holder";
+        let mut rest = vec![self.told(run.id(), Timestamp::now())];
+        if let Some(fights) = fights {
+            rest.push(self.put_fights(control, resource, fights)?);
+        }
+        let with = |release: TransactWriteItem| {
+            let mut items = vec![release];
+            items.extend(rest.iter().cloned());
+            items
+        };
         if failed {
-            let release = self.end_lease(entry.control.name(), entry.resource_id(), holder);
-            self.transact(vec![release, self.told(&entry.id, Timestamp::now())])
-                .await?;
+            let release = self.end_lease(control, resource, holder);
+            self.transact(with(release)).await?;
             return Ok(Closed::Done);
         }
         let release = |condition: &str| {
@@ -443,31 +468,20 @@ impl Ledger {
                 .table_name(&self.table)
                 .set_key(Some(key(&lock)))
                 .condition_expression(condition)
-                .expression_attribute_values(":entry", s(&entry.id))
+                .expression_attribute_values(":entry", s(run.id()))
                 .expression_attribute_values(":holder", s(&holder.id));
             TransactWriteItem::builder()
                 .set_delete(delete.build().ok())
                 .build()
         };
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
-        match self
-            .transact(vec![
-                release(&quiet),
-                self.told(&entry.id, Timestamp::now()),
-            ])
-            .await?
-        {
+        match self.transact(with(release(&quiet))).await? {
             Transacted::Done => Ok(Closed::Done),
-            Transacted::Refused(_) => {
-                match self
-                    .transact(vec![release(ours), self.told(&entry.id, Timestamp::now())])
-                    .await?
-                {
-                    Transacted::Done => Ok(Closed::LookAgain),
-                    // The lease lapsed and somebody else has gone on.
-                    Transacted::Refused(_) => Ok(Closed::Done),
-                }
-            }
+            Transacted::Refused(_) => match self.transact(with(release(ours))).await? {
+                Transacted::Done => Ok(Closed::LookAgain),
+                // The lease lapsed and somebody else has gone on.
+                Transacted::Refused(_) => Ok(Closed::Done),
+            },
         }
     }
 
@@ -511,7 +525,8 @@ impl Ledger {
     }
 
     /// Records what was found and not changed, once while it stays the same.
-    /// `known` is what was recorded last, as read.
+    /// `known` is what was recorded last, as read. What is `quiet` counts as
+    /// told: it is part of something that was told as a group.
     ///
     /// # Errors
     /// It could not be stored.
@@ -519,6 +534,7 @@ impl Ledger {
         &self,
         entry: &Entry,
         known: Option<&Known>,
+        quiet: bool,
     ) -> Result<Recorded, LedgerError> {
         if let Some(recorded) = known.and_then(|known| known.of(entry)) {
             return Ok(recorded);
@@ -526,11 +542,15 @@ impl Ledger {
         let mut item = key(&known_key(entry.control.name(), entry.resource_id()));
         item.insert("state_key".to_owned(), s(&entry.state_key()));
         item.insert("entry".to_owned(), s(&entry.id));
-        item.insert("told".to_owned(), AttributeValue::Bool(false));
-        item.insert(
-            "expires_at".to_owned(),
-            n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400),
-        );
+        item.insert("told".to_owned(), AttributeValue::Bool(quiet));
+        let expires = n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400);
+        item.insert("expires_at".to_owned(), expires.clone());
+        let mut record = entry.to_item()?;
+        if quiet {
+            record.insert("told".to_owned(), AttributeValue::Bool(true));
+            record.insert("expires_at".to_owned(), expires);
+            record.remove("untold");
+        }
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item))
@@ -543,9 +563,10 @@ impl Ledger {
         };
         let items = vec![
             transact_put(put),
-            self.put_entry(entry, "attribute_not_exists(pk)")?,
+            self.put_item(record, "attribute_not_exists(pk)"),
         ];
         match self.transact(items).await? {
+            Transacted::Done if quiet => Ok(Recorded::Told),
             Transacted::Done => Ok(Recorded::New),
             Transacted::Refused(reasons) => {
                 let old = reasons.first().and_then(|reason| reason.item.as_ref());
@@ -580,6 +601,60 @@ impl Ledger {
         ])
         .await
         .map(|_| ())
+    }
+
+    /// Notes that a record has been told that no lock and nothing known hangs
+    /// on.
+    ///
+    /// # Errors
+    /// It could not be stored; it is told again then, and dropped by its key.
+    pub async fn mark_told(&self, record: &str) -> Result<(), LedgerError> {
+        self.transact(vec![self.told(record, Timestamp::now())])
+            .await
+            .map(|_| ())
+    }
+
+    /// Records a notice, once while what it says stays the same.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn record_notice(&self, notice: &Notice) -> Result<Recorded, LedgerError> {
+        let subject = known_key(notice.about.name(), &notice.subject());
+        let known = self
+            .get(&subject)
+            .await?
+            .and_then(|item| Known::from_item(&item));
+        if let Some(known) = &known
+            && known.state_key == notice.state_key()
+        {
+            return Ok(match known.told {
+                true => Recorded::Told,
+                false => Recorded::Untold(known.entry.clone()),
+            });
+        }
+        let mut item = key(&subject);
+        item.insert("state_key".to_owned(), s(&notice.state_key()));
+        item.insert("entry".to_owned(), s(&notice.id));
+        item.insert("told".to_owned(), AttributeValue::Bool(false));
+        item.insert(
+            "expires_at".to_owned(),
+            n(notice.at.as_second() + REMEMBERED_DAYS * 86_400),
+        );
+        let put = Put::builder().table_name(&self.table).set_item(Some(item));
+        let put = match &known {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(known) => put
+                .condition_expression("entry = :entry")
+                .expression_attribute_values(":entry", s(&known.entry)),
+        };
+        let items = vec![
+            transact_put(put),
+            self.put_item(notice_item(notice)?, "attribute_not_exists(pk)"),
+        ];
+        match self.transact(items).await? {
+            Transacted::Done => Ok(Recorded::New),
+            Transacted::Refused(_) => Ok(Recorded::Moved),
+        }
     }
 
     /// Forgets what was found, because it is so no more. Whatever another run
@@ -646,7 +721,7 @@ impl Ledger {
             })
     }
 
-    async fn get(&self, pk: &(String, &'static str)) -> Result<Option<Item>, LedgerError> {
+    async fn get(&self, pk: &Key) -> Result<Option<Item>, LedgerError> {
         self.dynamodb
             .get_item()
             .table_name(&self.table)
@@ -740,142 +815,12 @@ impl Ledger {
     }
 }
 
+/// Whether this part of a transaction is one whose condition failed.
+fn failed_condition(reason: &CancellationReason) -> bool {
+    reason.code() == Some("ConditionalCheckFailed")
+}
+
 enum Transacted {
     Done,
     Refused(Vec<CancellationReason>),
-}
-
-type Key = (String, &'static str);
-
-fn entry_key(id: &str) -> Key {
-    (format!("entry#{id}"), "entry")
-}
-
-fn lock_key(control: &str, resource: &str) -> Key {
-    (format!("lock#{control}#{resource}"), "lock")
-}
-
-fn known_key(control: &str, resource_id: &str) -> Key {
-    (format!("known#{control}#{resource_id}"), "known")
-}
-
-fn sent_key(message: &str) -> Key {
-    (format!("sent#{message}"), "sent")
-}
-
-fn budget_key(control: &str, at: Timestamp) -> Key {
-    // `2026-11-24T10`: the clock hour in UTC.
-    let hour: String = at.to_string().chars().take(13).collect();
-    (format!("budget#{control}#{hour}"), "budget")
-}
-
-fn key((pk, sk): &Key) -> Item {
-    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
-}
-
-fn s(text: &str) -> AttributeValue {
-    AttributeValue::S(text.to_owned())
-}
-
-fn n(number: i64) -> AttributeValue {
-    AttributeValue::N(number.to_string())
-}
-
-fn text(item: &Item, name: &str) -> Option<String> {
-    item.get(name)?.as_s().ok().cloned()
-}
-
-fn number(item: &Item, name: &str) -> Option<i64> {
-    item.get(name)?.as_n().ok()?.parse().ok()
-}
-
-fn transact_put(put: aws_sdk_dynamodb::types::builders::PutBuilder) -> TransactWriteItem {
-    TransactWriteItem::builder()
-        .set_put(put.build().ok())
-        .build()
-}
-
-fn transact_update(update: aws_sdk_dynamodb::types::builders::UpdateBuilder) -> TransactWriteItem {
-    TransactWriteItem::builder()
-        .set_update(update.build().ok())
-        .build()
-}
-
-fn lock_item(entry: &Entry, holder: &Holder) -> Item {
-    let mut item = key(&lock_key(entry.control.name(), entry.resource_id()));
-    item.insert("entry".to_owned(), s(&entry.id));
-    item.insert("holder".to_owned(), s(&holder.id));
-    item.insert(
-        "lease_until".to_owned(),
-        n(holder.lease_until.as_millisecond()),
-    );
-    item
-}
-
-fn entry_item(entry: &Entry) -> Result<Item, LedgerError> {
-    let unreadable = |e: String| LedgerError::Unreadable(entry.id.clone(), e);
-    let document = serde_json::to_string(entry).map_err(|e| unreadable(e.to_string()))?;
-    let before = pack(&entry.before).map_err(unreadable)?;
-    let mut item = key(&entry_key(&entry.id));
-    item.insert("document".to_owned(), AttributeValue::S(document));
-    item.insert("before".to_owned(), AttributeValue::B(Blob::new(before)));
-    item.insert("resource".to_owned(), s(&entry.resource));
-    item.insert("control".to_owned(), s(entry.control.name()));
-    item.insert("status".to_owned(), s(entry.status.name()));
-    item.insert("started_at".to_owned(), s(&entry.started_at.to_string()));
-    item.insert("told".to_owned(), AttributeValue::Bool(false));
-    item.insert("untold".to_owned(), s(entry.control.name()));
-    let fingerprints: Vec<String> = entry
-        .fingerprints()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
-    if !fingerprints.is_empty() {
-        item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
-    }
-    Ok(item)
-}
-
-/// The bytes that an entry is expected to come to, if they are more than
-/// [`MOST_BYTES`].
-///
-/// # Errors
-/// It cannot be written as JSON.
-pub fn oversize(entry: &Entry) -> Result<Option<usize>, LedgerError> {
-    let steps: usize = entry
-        .plan
-        .changes
-        .iter()
-        .map(|change| 1 + change.authorise.len())
-        .sum();
-    let expected = size(entry)? + steps * OUTCOME_BYTES;
-    Ok((expected > MOST_BYTES).then_some(expected))
-}
-
-/// Bytes of an entry as it would be stored now.
-fn size(entry: &Entry) -> Result<usize, LedgerError> {
-    let item = entry_item(entry)?;
-    Ok(item
-        .values()
-        .map(|value| match value {
-            AttributeValue::S(text) => text.len(),
-            AttributeValue::B(bytes) => bytes.as_ref().len(),
-            _ => 100,
-        })
-        .sum())
-}
-
-fn pack(before: &BTreeMap<String, IngressRule>) -> Result<Vec<u8>, String> {
-    let json = serde_json::to_vec(before).map_err(|e| e.to_string())?;
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(&json).map_err(|e| e.to_string())?;
-    gzip.finish().map_err(|e| e.to_string())
-}
-
-fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, IngressRule>, String> {
-    let mut json = Vec::new();
-    GzDecoder::new(bytes)
-        .read_to_end(&mut json)
-        .map_err(|e| e.to_string())?;
-    serde_json::from_slice(&json).map_err(|e| e.to_string())
 }

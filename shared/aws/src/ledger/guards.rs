@@ -1,0 +1,226 @@
+//! What stands between a decision and its change: one read for all of it, and
+//! the trips that only a person ends.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{
+    AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
+};
+use backstop_core::controls::Control;
+use backstop_core::guards::{Fights, Guards, Trip};
+use backstop_core::notice::Notice;
+use jiff::Timestamp;
+
+use super::items::{
+    Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
+    notice_item, resource_trip_key, s, text, transact_put, transact_update,
+};
+use super::{Known, Ledger, LedgerError, Lock, Standing, Transacted};
+use crate::error::AwsError;
+
+/// How long fights are remembered after the last: a day, and one to spare.
+const FIGHTS_SECONDS: i64 = 2 * 86_400;
+
+/// Tries of a read that DynamoDB answers in part.
+const TRIES: u32 = 6;
+
+impl Ledger {
+    /// Everything the ledger holds about a resource that a run has to know
+    /// before it decides, in one read.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood: nothing may be decided then.
+    pub async fn standing(
+        &self,
+        control: Control,
+        resource: &str,
+    ) -> Result<Standing, LedgerError> {
+        let control = control.name();
+        let lock = lock_key(control, resource);
+        let known = known_key(control, resource);
+        let control_trip = control_trip_key(control);
+        let resource_trip = resource_trip_key(control, resource);
+        let fights = fights_key(control, resource);
+        let baseline = baseline_key(control, resource);
+        let items = self
+            .get_all(&[
+                &lock,
+                &known,
+                &control_trip,
+                &resource_trip,
+                &fights,
+                &baseline,
+            ])
+            .await?;
+        let find = |(pk, _): &Key| {
+            items
+                .iter()
+                .find(|item| text(item, "pk").as_ref() == Some(pk))
+        };
+        Ok(Standing {
+            lock: find(&lock).and_then(Lock::from_item),
+            known: find(&known).and_then(Known::from_item),
+            guards: Guards {
+                control_tripped: document(find(&control_trip))?,
+                resource_tripped: document(find(&resource_trip))?,
+                fights: document(find(&fights))?.unwrap_or_default(),
+                baseline: match find(&baseline).and_then(|item| item.get("fingerprints")) {
+                    Some(AttributeValue::Ss(fingerprints)) => {
+                        fingerprints.iter().cloned().collect()
+                    }
+                    _ => BTreeSet::new(),
+                },
+            },
+        })
+    }
+
+    /// Reads items by their keys (at most 100), consistently.
+    pub(super) async fn get_all(&self, keys: &[&Key]) -> Result<Vec<Item>, LedgerError> {
+        let failed = |error| LedgerError::Aws {
+            doing: "read",
+            error,
+        };
+        let mut wanted: Vec<Item> = keys.iter().map(|k| key(k)).collect();
+        let mut items = Vec::new();
+        for attempt in 1..=TRIES {
+            let request = KeysAndAttributes::builder()
+                .set_keys(Some(wanted))
+                .consistent_read(true)
+                .build()
+                .map_err(|e| failed(AwsError::not_sent("BatchGetItem", e.to_string())))?;
+            let answer = self
+                .dynamodb
+                .batch_get_item()
+                .request_items(&self.table, request)
+                .send()
+                .await
+                .map_err(|e| failed(AwsError::new("BatchGetItem", &e)))?;
+            items.extend(answer.responses.unwrap_or_default().into_values().flatten());
+            wanted = answer
+                .unprocessed_keys
+                .unwrap_or_default()
+                .into_values()
+                .flat_map(|left| left.keys)
+                .collect();
+            if wanted.is_empty() {
+                return Ok(items);
+            }
+            tokio::time::sleep(Duration::from_millis(40 << attempt)).await;
+        }
+        Err(failed(AwsError::throttled(
+            "BatchGetItem",
+            "DynamoDB left keys unread again and again",
+        )))
+    }
+
+    pub(super) fn put_fights(
+        &self,
+        control: &str,
+        resource: &str,
+        fights: &Fights,
+    ) -> Result<TransactWriteItem, LedgerError> {
+        let mut item = document_item(&fights_key(control, resource), fights)?;
+        item.insert(
+            "expires_at".to_owned(),
+            n(Timestamp::now().as_second() + FIGHTS_SECONDS),
+        );
+        Ok(transact_put(
+            Put::builder().table_name(&self.table).set_item(Some(item)),
+        ))
+    }
+
+    /// Trips a control, and records the notice that tells it, in one write.
+    /// `false`: it had tripped before, and that is told already.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn trip_control(
+        &self,
+        control: Control,
+        trip: &Trip,
+        notice: &Notice,
+    ) -> Result<bool, LedgerError> {
+        let item = document_item(&control_trip_key(control.name()), trip)?;
+        let items = vec![
+            self.put_item(item, "attribute_not_exists(pk)"),
+            self.put_item(notice_item(notice)?, "attribute_not_exists(pk)"),
+        ];
+        Ok(matches!(self.transact(items).await?, Transacted::Done))
+    }
+
+    /// Trips a control for one resource, if it has not.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn trip_resource(
+        &self,
+        control: Control,
+        resource: &str,
+        trip: &Trip,
+    ) -> Result<(), LedgerError> {
+        let item = document_item(&resource_trip_key(control.name(), resource), trip)?;
+        self.transact(vec![self.put_item(item, "attribute_not_exists(pk)")])
+            .await
+            .map(|_| ())
+    }
+
+    /// Re-arms a control, everywhere or for one resource: its trip goes, and
+    /// what had been counted towards it. `false`: it had not tripped.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn re_arm(
+        &self,
+        control: Control,
+        resource: Option<&str>,
+    ) -> Result<bool, LedgerError> {
+        let control = control.name();
+        let trip = match resource {
+            None => control_trip_key(control),
+            Some(resource) => resource_trip_key(control, resource),
+        };
+        let delete = |at: &Key, condition: Option<&str>| {
+            let delete = Delete::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(at)))
+                .set_condition_expression(condition.map(str::to_owned));
+            TransactWriteItem::builder()
+                .set_delete(delete.build().ok())
+                .build()
+        };
+        let forget = match resource {
+            Some(resource) => delete(&fights_key(control, resource), None),
+            None => transact_update(
+                Update::builder()
+                    .table_name(&self.table)
+                    .set_key(Some(key(&budget_key(control, Timestamp::now()))))
+                    .update_expression("SET changes = :none, expires_at = :expires")
+                    .expression_attribute_values(":none", n(0))
+                    .expression_attribute_values(
+                        ":expires",
+                        n(Timestamp::now().as_second() + 7 * 86_400),
+                    ),
+            ),
+        };
+        let items = vec![delete(&trip, Some("attribute_exists(pk)")), forget];
+        Ok(matches!(self.transact(items).await?, Transacted::Done))
+    }
+}
+
+fn document_item(at: &Key, document: &impl serde::Serialize) -> Result<Item, LedgerError> {
+    let document = serde_json::to_string(document)
+        .map_err(|e| LedgerError::Unreadable(at.0.clone(), e.to_string()))?;
+    let mut item = key(at);
+    item.insert("document".to_owned(), s(&document));
+    Ok(item)
+}
+
+fn document<T: serde::de::DeserializeOwned>(item: Option<&Item>) -> Result<Option<T>, LedgerError> {
+    let Some(item) = item else { return Ok(None) };
+    let pk = text(item, "pk").unwrap_or_default();
+    let document = text(item, "document").unwrap_or_default();
+    serde_json::from_str(&document)
+        .map(Some)
+        .map_err(|e| LedgerError::Unreadable(pk, e.to_string()))
+}

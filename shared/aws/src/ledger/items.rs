@@ -1,0 +1,337 @@
+//! The table's items: their keys, and how records are written into them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
+use backstop_core::controls::Control;
+use backstop_core::entry::Entry;
+use backstop_core::notice::Notice;
+use backstop_core::record::Record;
+use backstop_core::security_group::IngressRule;
+use backstop_core::undo::Undo;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Holder, LedgerError, MOST_BYTES, Stored};
+
+/// What one step's outcome and its rule in `after` take in an entry.
+const OUTCOME_BYTES: usize = 500;
+
+/// An item of the table.
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// A record of a run that holds the lock of its resource while it changes it.
+pub trait Run {
+    /// The record's id, a ULID.
+    fn id(&self) -> &str;
+    /// The control that it runs for.
+    fn control(&self) -> Control;
+    /// Id of the resource that it changes.
+    fn resource_id(&self) -> &str;
+    /// How many changes it spends of the control's budget.
+    fn changes(&self) -> usize;
+    /// How many steps it may take, each of which leaves an outcome.
+    fn steps(&self) -> usize;
+    /// The record as an item of the table.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    fn to_item(&self) -> Result<HashMap<String, AttributeValue>, LedgerError>;
+}
+
+impl Run for Entry {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn control(&self) -> Control {
+        self.control
+    }
+
+    fn resource_id(&self) -> &str {
+        Entry::resource_id(self)
+    }
+
+    fn changes(&self) -> usize {
+        self.plan.changes.len()
+    }
+
+    fn steps(&self) -> usize {
+        let changes = self.plan.changes.iter();
+        changes.map(|change| 1 + change.authorise.len()).sum()
+    }
+
+    fn to_item(&self) -> Result<Item, LedgerError> {
+        let mut item = record_item(
+            &Head {
+                kind: "remediation",
+                id: &self.id,
+                control: self.control.name(),
+                resource: &self.resource,
+                status: self.status.name(),
+                at: self.started_at,
+            },
+            self,
+            Some(&self.before),
+        )?;
+        let fingerprints: Vec<String> =
+            self.fingerprints().into_iter().map(str::to_owned).collect();
+        if !fingerprints.is_empty() {
+            item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
+        }
+        Ok(item)
+    }
+}
+
+impl Run for Undo {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn control(&self) -> Control {
+        self.control
+    }
+
+    fn resource_id(&self) -> &str {
+        Undo::resource_id(self)
+    }
+
+    /// What a person asks for is not held against the control's budget.
+    fn changes(&self) -> usize {
+        0
+    }
+
+    /// Tagged, put back, and its remainders revoked.
+    fn steps(&self) -> usize {
+        3 * self.before.len()
+    }
+
+    fn to_item(&self) -> Result<Item, LedgerError> {
+        record_item(
+            &Head {
+                kind: "undo",
+                id: &self.id,
+                control: self.control.name(),
+                resource: &self.resource,
+                status: self.status.name(),
+                at: self.started_at,
+            },
+            self,
+            Some(&self.before),
+        )
+    }
+}
+
+/// A notice as an item of the table.
+pub(super) fn notice_item(notice: &Notice) -> Result<Item, LedgerError> {
+    record_item(
+        &Head {
+            kind: "notice",
+            id: &notice.id,
+            control: notice.control(),
+            resource: &notice.subject(),
+            status: notice.about.name(),
+            at: notice.at,
+        },
+        notice,
+        None,
+    )
+}
+
+/// What every record has beside its document.
+struct Head<'a> {
+    kind: &'a str,
+    id: &'a str,
+    control: &'a str,
+    resource: &'a str,
+    status: &'a str,
+    at: Timestamp,
+}
+
+fn record_item(
+    head: &Head<'_>,
+    record: &impl Serialize,
+    before: Option<&BTreeMap<String, IngressRule>>,
+) -> Result<Item, LedgerError> {
+    let unreadable = |e: String| LedgerError::Unreadable(head.id.to_owned(), e);
+    let mut document = serde_json::to_value(record).map_err(|e| unreadable(e.to_string()))?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("kind".to_owned(), head.kind.into());
+    }
+    let at = head.at.to_string();
+    let mut item = key(&entry_key(head.id));
+    item.insert("document".to_owned(), s(&document.to_string()));
+    if let Some(before) = before {
+        let before = pack(before).map_err(unreadable)?;
+        item.insert("before".to_owned(), AttributeValue::B(Blob::new(before)));
+    }
+    item.insert("resource".to_owned(), s(head.resource));
+    item.insert("control".to_owned(), s(head.control));
+    item.insert("status".to_owned(), s(head.status));
+    item.insert("started_at".to_owned(), s(&at));
+    // `2026-11-24`: the day in UTC.
+    item.insert(
+        "day".to_owned(),
+        s(&at.chars().take(10).collect::<String>()),
+    );
+    item.insert("told".to_owned(), AttributeValue::Bool(false));
+    item.insert("untold".to_owned(), s("untold"));
+    Ok(item)
+}
+
+/// Reads a record's item.
+pub(super) fn stored(id: &str, item: &Item) -> Result<Stored, LedgerError> {
+    let unreadable = |e: String| LedgerError::Unreadable(id.to_owned(), e);
+    let document = text(item, "document")
+        .ok_or_else(|| unreadable("the attribute `document` is missing".to_owned()))?;
+    let mut record = Record::parse(&document).map_err(unreadable)?;
+    if let Some(AttributeValue::B(packed)) = item.get("before") {
+        let before = unpack(packed.as_ref()).map_err(unreadable)?;
+        match &mut record {
+            Record::Remediation(entry) => entry.before = before,
+            Record::Undo(undo) => undo.before = before,
+            Record::Notice(_) => {}
+        }
+    }
+    let told = item.get("told") == Some(&AttributeValue::Bool(true));
+    Ok(Stored { record, told })
+}
+
+/// Partition key and sort key.
+pub(super) type Key = (String, &'static str);
+
+pub(super) fn entry_key(id: &str) -> Key {
+    (format!("entry#{id}"), "entry")
+}
+
+pub(super) fn lock_key(control: &str, resource: &str) -> Key {
+    (format!("lock#{control}#{resource}"), "lock")
+}
+
+pub(super) fn state_key(pk: String) -> Key {
+    (pk, "state")
+}
+
+/// A control that has tripped.
+pub(super) fn control_trip_key(control: &str) -> Key {
+    state_key(format!("trip#{control}"))
+}
+
+/// A control that has tripped for one resource.
+pub(super) fn resource_trip_key(control: &str, resource: &str) -> Key {
+    state_key(format!("trip#{control}#{resource}"))
+}
+
+/// How often findings on a resource have been put right.
+pub(super) fn fights_key(control: &str, resource: &str) -> Key {
+    state_key(format!("fights#{control}#{resource}"))
+}
+
+/// What was there on a resource when its control was switched to `enforce`.
+pub(super) fn baseline_key(control: &str, resource: &str) -> Key {
+    state_key(format!("baseline#{control}#{resource}"))
+}
+
+pub(super) fn known_key(control: &str, resource_id: &str) -> Key {
+    (format!("known#{control}#{resource_id}"), "known")
+}
+
+pub(super) fn sent_key(message: &str) -> Key {
+    (format!("sent#{message}"), "sent")
+}
+
+pub(super) fn budget_key(control: &str, at: Timestamp) -> Key {
+    // `2026-11-24T10`: the clock hour in UTC.
+    let hour: String = at.to_string().chars().take(13).collect();
+    (format!("budget#{control}#{hour}"), "budget")
+}
+
+pub(super) fn key((pk, sk): &Key) -> Item {
+    HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
+}
+
+pub(super) fn s(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+pub(super) fn n(number: i64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+pub(super) fn text(item: &Item, name: &str) -> Option<String> {
+    item.get(name)?.as_s().ok().cloned()
+}
+
+pub(super) fn number(item: &Item, name: &str) -> Option<i64> {
+    item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+pub(super) fn transact_put(
+    put: aws_sdk_dynamodb::types::builders::PutBuilder,
+) -> TransactWriteItem {
+    TransactWriteItem::builder()
+        .set_put(put.build().ok())
+        .build()
+}
+
+pub(super) fn transact_update(
+    update: aws_sdk_dynamodb::types::builders::UpdateBuilder,
+) -> TransactWriteItem {
+    TransactWriteItem::builder()
+        .set_update(update.build().ok())
+        .build()
+}
+
+pub(super) fn lock_item(run: &impl Run, holder: &Holder) -> Item {
+    let mut item = key(&lock_key(run.control().name(), run.resource_id()));
+    item.insert("entry".to_owned(), s(run.id()));
+    item.insert("holder".to_owned(), s(&holder.id));
+    item.insert(
+        "lease_until".to_owned(),
+        n(holder.lease_until.as_millisecond()),
+    );
+    item
+}
+
+/// The bytes that a run's record is expected to come to, if they are more than
+/// [`MOST_BYTES`].
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn oversize(run: &impl Run) -> Result<Option<usize>, LedgerError> {
+    let expected = size(run)? + run.steps() * OUTCOME_BYTES;
+    Ok((expected > MOST_BYTES).then_some(expected))
+}
+
+/// Bytes of a record as it would be stored now.
+fn size(run: &impl Run) -> Result<usize, LedgerError> {
+    let item = run.to_item()?;
+    Ok(item
+        .values()
+        .map(|value| match value {
+            AttributeValue::S(text) => text.len(),
+            AttributeValue::B(bytes) => bytes.as_ref().len(),
+            _ => 100,
+        })
+        .sum())
+}
+
+fn pack(before: &BTreeMap<String, IngressRule>) -> Result<Vec<u8>, String> {
+    let json = serde_json::to_vec(before).map_err(|e| e.to_string())?;
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&json).map_err(|e| e.to_string())?;
+    gzip.finish().map_err(|e| e.to_string())
+}
+
+fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, IngressRule>, String> {
+    let mut json = Vec::new();
+    GzDecoder::new(bytes)
+        .read_to_end(&mut json)
+        .map_err(|e| e.to_string())?;
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
+}

@@ -1,0 +1,263 @@
+//! Guards: what keeps a control from acting although its mode is `enforce`.
+//!
+//! | guard | set by | ended by |
+//! | --- | --- | --- |
+//! | kill switch | the policy's `kill_switch` | the policy |
+//! | trip of a control | more changes in an hour than its budget | a person, who re-arms it |
+//! | trip of a resource | a fight: the same finding again and again | a person, who re-arms it |
+//! | baseline | the first sweep after a switch to `enforce` | the policy's `existing` |
+//!
+//! Deliberately not here: where the ledger keeps them (`backstop_aws::ledger`),
+//! and the budget's count, which only the ledger can keep under concurrency.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+
+use crate::policy;
+use crate::security_group::Tags;
+use crate::trigger::Actor;
+
+/// What the ledger says about a control and one resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// The control has tripped: it changes nothing anywhere.
+    pub control_tripped: Option<Trip>,
+    /// The control has tripped for this resource.
+    pub resource_tripped: Option<Trip>,
+    /// How often what was found has been put right of late.
+    pub fights: Fights,
+    /// Fingerprints of what was there when the control was switched to
+    /// `enforce`.
+    pub baseline: BTreeSet<String>,
+}
+
+/// A control that stopped acting until a person re-arms it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trip {
+    /// When.
+    pub at: Timestamp,
+    /// Why, as a clause for messages.
+    pub why: String,
+}
+
+/// How often each finding on a resource has been put right, by fingerprint.
+/// Only the holder of the resource's lock writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fights {
+    rounds: BTreeMap<String, Vec<Round>>,
+    /// The entry that was last told as an escalation, and when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    escalated: Option<Round>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Round {
+    entry: String,
+    at: Timestamp,
+}
+
+/// Most rounds that are remembered of one finding: more than any policy may
+/// ask for.
+const MOST_ROUNDS: usize = policy::Fights::MOST as usize;
+
+/// Most findings of one resource whose rounds are remembered. A group holds 60
+/// rules by default; with more, the ones that came first are kept.
+const MOST_FINGERPRINTS: usize = 200;
+
+/// A finding that somebody or something keeps putting back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fight {
+    /// How often it has been put right within a day, this time included.
+    pub times: u32,
+    /// When it was first, within that day.
+    pub since: Timestamp,
+    /// The entry that tells of it: later ones of the same fight tell nothing
+    /// new.
+    pub told_by: String,
+    /// What manages the resource, where tags or the user agent show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
+}
+
+impl Fights {
+    fn day_before(now: Timestamp) -> Timestamp {
+        now.saturating_sub(24.hours()).unwrap_or(Timestamp::MIN)
+    }
+
+    /// How often a finding was put right in the 24 hours before `now`.
+    #[must_use]
+    pub fn times(&self, fingerprint: &str, now: Timestamp) -> u32 {
+        let since = Self::day_before(now);
+        let rounds = self.rounds.get(fingerprint).map_or(&[][..], Vec::as_slice);
+        u32::try_from(rounds.iter().filter(|round| round.at > since).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
+    /// Notes that an entry has put these findings right, once however often it
+    /// is noted, and says whether that makes it a fight.
+    pub fn note<'a>(
+        &mut self,
+        entry: &str,
+        fingerprints: impl IntoIterator<Item = &'a str>,
+        now: Timestamp,
+        policy: &policy::Fights,
+        managed_by: Option<String>,
+    ) -> Option<Fight> {
+        let since = Self::day_before(now);
+        for rounds in self.rounds.values_mut() {
+            rounds.retain(|round| round.at > since);
+        }
+        self.rounds.retain(|_, rounds| !rounds.is_empty());
+        if self.escalated.as_ref().is_some_and(|told| told.at <= since) {
+            self.escalated = None;
+        }
+        let round = Round {
+            entry: entry.to_owned(),
+            at: now,
+        };
+        let (mut times, mut first) = (0, now);
+        for fingerprint in fingerprints {
+            if !self.rounds.contains_key(fingerprint) && self.rounds.len() >= MOST_FINGERPRINTS {
+                continue;
+            }
+            let rounds = self.rounds.entry(fingerprint.to_owned()).or_default();
+            if !rounds.iter().any(|known| known.entry == entry) {
+                rounds.push(round.clone());
+                let surplus = rounds.len().saturating_sub(MOST_ROUNDS);
+                rounds.drain(..surplus);
+            }
+            let count = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
+            if count > times {
+                times = count;
+                first = rounds.first().map_or(now, |round| round.at);
+            }
+        }
+        if times < policy.escalate_after {
+            return None;
+        }
+        let told_by = self.escalated.get_or_insert(round).entry.clone();
+        Some(Fight {
+            times,
+            since: first,
+            told_by,
+            managed_by,
+        })
+    }
+}
+
+/// What manages a resource, as its tags, the caller or the user agent show.
+#[must_use]
+pub fn managed_by(tags: &Tags, actor: &Actor) -> Option<String> {
+    if let Some(stack) = tags.get("aws:cloudformation:stack-name") {
+        return Some(format!("the CloudFormation stack {stack}"));
+    }
+    if actor.invoked_by.as_deref() == Some("cloudformation.amazonaws.com") {
+        return Some("a CloudFormation stack".to_owned());
+    }
+    let agent = actor.user_agent.as_deref().unwrap_or_default();
+    let known = [
+        ("terraform", "Terraform"),
+        ("opentofu", "OpenTofu"),
+        ("pulumi", "Pulumi"),
+    ];
+    known
+        .into_iter()
+        .find(|(word, _)| agent.to_ascii_lowercase().contains(word))
+        .map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap()
+    }
+
+    fn note(fights: &mut Fights, entry: &str, hours: i64) -> Option<Fight> {
+        fights.note(entry, ["a"], at(hours), &policy::Fights::default(), None)
+    }
+
+    #[test]
+    fn the_third_time_in_a_day_is_a_fight_that_one_entry_tells() {
+        let mut fights = Fights::default();
+        assert_eq!(note(&mut fights, "1", 0), None);
+        assert_eq!(note(&mut fights, "2", 1), None);
+        let third = note(&mut fights, "3", 2).unwrap();
+        assert_eq!(
+            (third.times, third.since, third.told_by.as_str()),
+            (3, at(0), "3")
+        );
+        let fourth = note(&mut fights, "4", 3).unwrap();
+        assert_eq!((fourth.times, fourth.told_by.as_str()), (4, "3"));
+    }
+
+    #[test]
+    fn a_retry_of_the_same_entry_counts_once() {
+        let mut fights = Fights::default();
+        for _ in 0..5 {
+            assert_eq!(note(&mut fights, "1", 0), None);
+        }
+        assert_eq!(fights.times("a", at(1)), 1);
+    }
+
+    #[test]
+    fn what_is_older_than_a_day_does_not_count_and_a_fight_is_told_anew_each_day() {
+        let mut fights = Fights::default();
+        note(&mut fights, "1", 0);
+        note(&mut fights, "2", 1);
+        assert_eq!(note(&mut fights, "3", 25), None, "0 and 1 are a day ago");
+        let mut fights = Fights::default();
+        let told: Vec<String> = (0..30)
+            .filter_map(|hour| note(&mut fights, &format!("{hour}"), hour))
+            .map(|fight| fight.told_by)
+            .collect();
+        assert_eq!(told.first().unwrap(), "2");
+        assert_eq!(told.last().unwrap(), "26", "24 hours after the first");
+    }
+
+    #[test]
+    fn findings_count_apart() {
+        let mut fights = Fights::default();
+        let policy = policy::Fights::default();
+        for (entry, fingerprint) in [("1", "a"), ("2", "b"), ("3", "c")] {
+            assert_eq!(
+                fights.note(entry, [fingerprint], at(0), &policy, None),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn what_manages_a_resource_is_read_off_tags_then_the_caller_then_the_agent() {
+        let stack = Tags::from([("aws:cloudformation:stack-name".into(), "web".into())]);
+        let by = |agent: &str| Actor {
+            user_agent: Some(agent.into()),
+            ..Actor::default()
+        };
+        let terraform = by("APN/1.0 HashiCorp/1.0 Terraform/1.9.0 terraform-provider-aws/5.60");
+        for (tags, actor, name) in [
+            (&stack, &terraform, Some("the CloudFormation stack web")),
+            (&Tags::new(), &terraform, Some("Terraform")),
+            (&Tags::new(), &by("aws-cli/2.31"), None),
+        ] {
+            assert_eq!(managed_by(tags, actor).as_deref(), name);
+        }
+        let stack = Actor {
+            invoked_by: Some("cloudformation.amazonaws.com".into()),
+            ..Actor::default()
+        };
+        assert_eq!(
+            managed_by(&Tags::new(), &stack).as_deref(),
+            Some("a CloudFormation stack")
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! Notices: what people are told that is not about one finding.
+//!
+//! A notice is recorded once while what it says stays the same: `subject` is
+//! what it is about, `state_key` what it says about it. Deliberately not here:
+//! the texts (`message::notice`).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::controls::Control;
+use crate::entry::digest;
+use crate::trigger::Actor;
+
+/// One notice, as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// The record format's version.
+    pub version: u32,
+    /// The record's id, a ULID.
+    pub id: String,
+    /// The account.
+    pub account: String,
+    /// The Region.
+    pub region: String,
+    /// When it was written.
+    pub at: Timestamp,
+    /// What it says.
+    pub about: About,
+}
+
+/// What a notice says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "topic", rename_all = "kebab-case")]
+pub enum About {
+    /// Somebody set, changed or removed an opt-out tag.
+    OptOutChanged(OptOutChanged),
+    /// A control has tripped, everywhere.
+    ControlTripped(ControlTripped),
+    /// What a sweep saw.
+    Digest(Box<Digest>),
+    /// Whether Backstop itself is in order.
+    Health(Health),
+    /// More of one kind than anybody wants to read one by one.
+    Storm(Storm),
+}
+
+impl About {
+    /// The name, as in JSON: `outcome` of messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OptOutChanged(_) => "opt-out-changed",
+            Self::ControlTripped(_) => "control-tripped",
+            Self::Digest(_) => "digest",
+            Self::Health(_) => "health",
+            Self::Storm(_) => "storm",
+        }
+    }
+}
+
+/// A call that set or removed the tag `backstop:opt-out`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptOutChanged {
+    /// Id of the resource that carries the tag, or carried it.
+    pub resource: String,
+    /// The tag's value as it is now, read live; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// What that value means, by control: only controls it says something to.
+    #[serde(default)]
+    pub means: BTreeMap<Control, crate::exemption::Exemption>,
+    /// Who called, as the event states.
+    pub actor: Actor,
+}
+
+/// A control that changes nothing until a person re-arms it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlTripped {
+    /// The control.
+    pub control: Control,
+    /// The budget: changes in a clock hour.
+    pub changes_per_hour: u32,
+    /// ARN of the resource whose changes would have exceeded it.
+    pub resource: String,
+    /// How many changes those were.
+    pub changes: u32,
+    /// When it tripped.
+    pub at: Timestamp,
+}
+
+/// What a sweep saw, summed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Digest {
+    /// Since when entries are counted: the digest before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Resources looked at, by control.
+    pub looked_at: BTreeMap<Control, u64>,
+    /// Entries since then, by control and outcome.
+    pub outcomes: BTreeMap<Control, BTreeMap<String, u64>>,
+    /// What is open now and why, by control and reason: how many, and the
+    /// first few.
+    pub open: BTreeMap<Control, BTreeMap<String, Open>>,
+    /// What the sweep met before the event path did: how many, the first few.
+    pub met_first: Open,
+    /// Opt-outs that ended, end within a week, or cannot be read.
+    pub opt_outs: Vec<OptOutSeen>,
+    /// Opt-outs beyond those listed.
+    pub more_opt_outs: u64,
+    /// Entries taken up again because their lease had lapsed.
+    pub resumed: u64,
+    /// Entries told because nobody had been.
+    pub told: u64,
+    /// What could not be seen, in sentences.
+    pub unseen: Vec<String>,
+}
+
+/// A number of resources, and the first few of them by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Open {
+    /// How many.
+    pub count: u64,
+    /// The first few.
+    pub examples: Vec<String>,
+}
+
+/// An opt-out tag that wants somebody's attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptOutSeen {
+    /// Id of the resource that carries it.
+    pub resource: String,
+    /// The tag's value.
+    pub value: String,
+    /// `ended`, `ends soon`, `malformed`, or `endless` and `open` in listings.
+    pub state: String,
+    /// Last day (UTC) on which it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Date>,
+    /// Who answers for it, as stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Why, or what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What is not in order with Backstop itself; nothing: all is well again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// One for each check that failed.
+    pub failed: Vec<FailedCheck>,
+}
+
+/// A check that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedCheck {
+    /// The check's name: `trail`, `rules`, `subscription`, `queue`, `policy`.
+    pub check: String,
+    /// What was found, one sentence.
+    pub found: String,
+    /// What to do about it, one sentence.
+    pub remedy: String,
+}
+
+/// Many records of one kind, told as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storm {
+    /// The control, by name; `-` for none.
+    pub control: String,
+    /// The outcome that they have in common.
+    pub outcome: String,
+    /// How many.
+    pub count: u64,
+    /// The first few: resource and record id.
+    pub examples: Vec<(String, String)>,
+    /// When the first of them began.
+    pub since: Timestamp,
+}
+
+impl Notice {
+    /// The control it is about, by name; `-` for none.
+    #[must_use]
+    pub fn control(&self) -> &str {
+        match &self.about {
+            About::ControlTripped(tripped) => tripped.control.name(),
+            About::Storm(storm) => &storm.control,
+            About::OptOutChanged(_) | About::Digest(_) | About::Health(_) => "-",
+        }
+    }
+
+    /// What it is about: notices of one topic and subject replace each other.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match &self.about {
+            About::OptOutChanged(changed) => changed.resource.clone(),
+            About::ControlTripped(tripped) => tripped.control.name().to_owned(),
+            About::Storm(storm) => format!("{} {}", storm.control, storm.outcome),
+            About::Digest(_) | About::Health(_) => "-".to_owned(),
+        }
+    }
+
+    /// What it says: while this stays the same there is nothing new to tell.
+    #[must_use]
+    pub fn state_key(&self) -> String {
+        let said = match &self.about {
+            // The same value set by another call is another call.
+            About::OptOutChanged(changed) => format!(
+                "{:?} {:?} {:?}",
+                changed.value, changed.means, changed.actor.event_id
+            ),
+            // Tripped again after it was re-armed is news.
+            About::ControlTripped(tripped) => tripped.at.to_string(),
+            About::Digest(digest) => digest.says(),
+            About::Health(health) => format!("{:?}", health.failed),
+            About::Storm(storm) => format!("{storm:?}"),
+        };
+        digest([said.as_str()])
+    }
+}
+
+impl Digest {
+    /// What is news in it: not how many resources were looked at, nor since
+    /// when. A sweep that met nothing new says nothing new.
+    fn says(&self) -> String {
+        format!(
+            "{:?} {:?} {:?} {:?} {} {} {} {:?}",
+            self.outcomes,
+            self.open,
+            self.met_first,
+            self.opt_outs,
+            self.more_opt_outs,
+            self.resumed,
+            self.told,
+            self.unseen,
+        )
+    }
+}

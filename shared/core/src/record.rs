@@ -1,0 +1,140 @@
+//! What the ledger keeps: remediations, undos, and notices.
+//!
+//! Everything that people are told is a record first: the event that says
+//! "tell" carries an id and nothing else. Deliberately not here: the table
+//! (`backstop_aws::ledger`) and the texts (`message`).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::entry::{Entry, digest};
+use crate::notice::Notice;
+use crate::undo::Undo;
+
+/// The version of the record formats that this release writes and reads.
+pub const VERSION: u32 = 1;
+
+/// One record of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// A control found something: what it was, and what came of it.
+    Remediation(Box<Entry>),
+    /// A remediation was taken back.
+    Undo(Box<Undo>),
+    /// Something people are told that is not about one finding.
+    Notice(Box<Notice>),
+}
+
+impl Record {
+    /// Reads a record's document. One without `kind` is a remediation: the
+    /// first release wrote no other.
+    ///
+    /// # Errors
+    /// In one clause: another version or kind, or what field is wrong.
+    pub fn parse(document: &str) -> Result<Self, String> {
+        let mut value: Value =
+            serde_json::from_str(document).map_err(|e| format!("it is not JSON: {e}"))?;
+        let version = value.get("version").and_then(Value::as_u64);
+        if version != Some(u64::from(VERSION)) {
+            return Err(format!(
+                "it was written in version {} of the format, and this release of Backstop reads version {VERSION}: use the release that wrote it",
+                version.map_or_else(|| "none".to_owned(), |version| version.to_string())
+            ));
+        }
+        if let Some(fields) = value.as_object_mut() {
+            fields
+                .entry("kind")
+                .or_insert_with(|| Value::from("remediation"));
+        }
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            format!("`{path}`: {}", error.into_inner())
+        })
+    }
+
+    /// The record's id, a ULID.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Remediation(entry) => &entry.id,
+            Self::Undo(undo) => &undo.id,
+            Self::Notice(notice) => &notice.id,
+        }
+    }
+
+    /// What kind of record it is, as people say it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Remediation(_) => "remediation",
+            Self::Undo(_) => "undo",
+            Self::Notice(_) => "notice",
+        }
+    }
+
+    /// The control it is about, by name; `-` for none.
+    #[must_use]
+    pub fn control(&self) -> &str {
+        match self {
+            Self::Remediation(entry) => entry.control.name(),
+            Self::Undo(undo) => undo.control.name(),
+            Self::Notice(notice) => notice.control(),
+        }
+    }
+
+    /// How it ended: `outcome` of messages.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Remediation(entry) => entry.status.name(),
+            Self::Undo(undo) => undo.status.name(),
+            Self::Notice(notice) => notice.about.name(),
+        }
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        match self {
+            Self::Remediation(entry) => entry.started_at,
+            Self::Undo(undo) => undo.started_at,
+            Self::Notice(notice) => notice.at,
+        }
+    }
+
+    /// What its message is known by; the same key is sent once.
+    #[must_use]
+    pub fn message_key(&self) -> String {
+        match self {
+            Self::Remediation(entry) => entry.message_key(),
+            Self::Undo(undo) => undo.message_key(),
+            Self::Notice(notice) => {
+                digest([notice.about.name(), &notice.subject(), &notice.state_key()])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_or_kind_is_said_in_words() {
+        for (document, part) in [
+            ("", "it is not JSON"),
+            (
+                r#"{"version":2,"kind":"remediation"}"#,
+                "version 2 of the format, and this release of Backstop reads version 1",
+            ),
+            (r#"{"kind":"notice"}"#, "version none"),
+            (r#"{"version":1,"kind":"poem"}"#, "poem"),
+            (r#"{"version":1}"#, "missing field"),
+        ] {
+            let error = Record::parse(document).unwrap_err();
+            assert!(error.contains(part), "{document}: {error} lacks {part}");
+        }
+    }
+}
