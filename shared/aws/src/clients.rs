@@ -34,6 +34,43 @@ pub struct Clients {
     pub ssm: aws_sdk_ssm::Client,
 }
 
+/// The clients of services that only the sweep and the command line call.
+/// They are apart so that no other function builds them at every cold start.
+#[derive(Clone, Debug)]
+pub struct OperationsClients {
+    /// CloudFormation: what a stack is made of.
+    pub cloudformation: aws_sdk_cloudformation::Client,
+    /// CloudTrail: whether calls are recorded at all.
+    pub cloudtrail: aws_sdk_cloudtrail::Client,
+    /// Lambda: to run a function with an event.
+    pub lambda: aws_sdk_lambda::Client,
+    /// SQS: the queue of failed events.
+    pub sqs: aws_sdk_sqs::Client,
+}
+
+impl OperationsClients {
+    /// The clients of a configuration.
+    #[must_use]
+    pub fn new(config: &SdkConfig) -> Self {
+        use aws_sdk_cloudformation::config::Builder as CloudFormation;
+        use aws_sdk_cloudtrail::config::Builder as CloudTrail;
+        use aws_sdk_lambda::config::Builder as Lambda;
+        use aws_sdk_sqs::config::Builder as Sqs;
+        let cloudformation = CloudFormation::from(config)
+            .interceptor(RecordCalls)
+            .build();
+        let cloudtrail = CloudTrail::from(config).interceptor(RecordCalls).build();
+        let lambda = Lambda::from(config).interceptor(RecordCalls).build();
+        let sqs = Sqs::from(config).interceptor(RecordCalls).build();
+        Self {
+            cloudformation: aws_sdk_cloudformation::Client::from_conf(cloudformation),
+            cloudtrail: aws_sdk_cloudtrail::Client::from_conf(cloudtrail),
+            lambda: aws_sdk_lambda::Client::from_conf(lambda),
+            sqs: aws_sdk_sqs::Client::from_conf(sqs),
+        }
+    }
+}
+
 /// Retries of an EC2 call: enough to wait out a minute's worth of throttling;
 /// the invocation's deadline cuts them off.
 fn patient_retries() -> RetryConfig {
@@ -66,23 +103,34 @@ fn https() -> SharedHttpClient {
         .build_https()
 }
 
+/// The configuration of a Lambda function, from its environment.
+pub async fn environment_config() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(EnvironmentVariableRegionProvider::new())
+        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+        .retry_config(brisk_retries())
+        .timeout_config(timeouts(4))
+        .http_client(https())
+        .load()
+        .await
+}
+
 impl Clients {
     /// The clients of a Lambda function, from its environment.
     pub async fn from_environment() -> Self {
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .region(EnvironmentVariableRegionProvider::new())
-            .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-            .retry_config(brisk_retries())
-            .timeout_config(timeouts(4))
-            .http_client(https())
-            .load()
-            .await;
+        Self::patient_with_ec2(&environment_config().await)
+    }
+
+    /// The clients of a function's configuration: EC2 is given more time, since
+    /// its throttling has to be waited out.
+    #[must_use]
+    pub fn patient_with_ec2(config: &SdkConfig) -> Self {
         let patient = config
             .to_builder()
             .retry_config(patient_retries())
             .timeout_config(timeouts(10))
             .build();
-        Self::build(&config, &patient)
+        Self::build(config, &patient)
     }
 
     /// The clients of a configuration.
