@@ -43,6 +43,7 @@ pub struct Versioned {
 pub struct PolicyStore {
     ssm: aws_sdk_ssm::Client,
     parameter: String,
+    kept: Duration,
     last: Mutex<Option<(Versioned, Instant)>>,
 }
 
@@ -53,8 +54,17 @@ impl PolicyStore {
         Self {
             ssm,
             parameter,
+            kept: KEPT,
             last: Mutex::new(None),
         }
+    }
+
+    /// As this store, with another time for which a policy is kept than
+    /// [`KEPT`].
+    #[must_use]
+    pub fn keeping(mut self, kept: Duration) -> Self {
+        self.kept = kept;
+        self
     }
 
     /// The policy to decide by now.
@@ -76,7 +86,7 @@ impl PolicyStore {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if let Some((policy, read_at)) = &last
-            && now.duration_since(*read_at) < KEPT
+            && now.duration_since(*read_at) < self.kept
         {
             return Ok(policy.clone());
         }

@@ -684,6 +684,26 @@ async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
 }
 
 #[tokio::test]
+async fn once_stopped_no_further_change_begins_and_each_says_so() {
+    let wire = Wire::new(|call: &Call| done(&call.operation));
+    let calls = wire.clone();
+    let changes = [revoked("sgr-1"), revoked("sgr-2"), revoked("sgr-3")];
+    let outcomes = apply(&ec2(&wire, 1), GROUP, &changes, &long(), async || {
+        !calls.calls().is_empty()
+    })
+    .await;
+    assert_eq!(wire.calls().len(), 1);
+    assert_eq!(outcomes.len(), 3);
+    assert_eq!(outcomes[0].ending, Ending::Done);
+    for outcome in &outcomes[1..] {
+        assert!(
+            matches!(outcome.ending, Ending::Skipped { .. }),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_broken_connection_says_so_and_not_service_error() {
     let wire = Wire::new(|_: &Call| Reply::Broken);
     let outcomes = apply(

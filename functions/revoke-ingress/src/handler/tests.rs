@@ -307,6 +307,186 @@ async fn mode_notify_records_and_tells_and_changes_nothing() {
     );
 }
 
+/// The records that were stored, in order, by the write that stored them.
+fn documents(wire: &Wire) -> Vec<Value> {
+    wire.calls()
+        .iter()
+        .flat_map(|call| match call.operation.as_str() {
+            "PutItem" => vec![call.json["Item"].clone()],
+            "TransactWriteItems" => call.json["TransactItems"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["Put"]["Item"].clone())
+                .collect(),
+            _ => Vec::new(),
+        })
+        .filter(|item| item["sk"]["S"] == "entry")
+        .map(|item| serde_json::from_str(item["document"]["S"].as_str().unwrap()).unwrap())
+        .collect()
+}
+
+fn policy(document: &str) -> Reply {
+    Reply::ok(json!({ "Parameter": { "Value": document, "Version": 3 } }).to_string())
+}
+
+/// An answer of the ledger that holds one item of state.
+fn holding(pk: &str, more: Value) -> Reply {
+    let mut item = json!({ "pk": {"S": pk}, "sk": {"S": "state"} });
+    item.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    Reply::ok(json!({ "Responses": { "ledger": [item] }, "UnprocessedKeys": {} }).to_string())
+}
+
+#[tokio::test]
+async fn with_the_kill_switch_on_nothing_begins_and_that_is_told() {
+    let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
+        (call.operation == "GetParameter").then(|| policy(KILLED))
+    });
+    assert_eq!(run(&wire).await.unwrap(), "stopped");
+    assert_eq!(changes(&wire), 0);
+    assert!(wire.operations().contains(&"PutEvents".to_owned()));
+    assert_eq!(documents(&wire)[0]["status"], "stopped");
+}
+
+const KILLED: &str =
+    r#"{"version":1,"kill_switch":true,"controls":{"open-ingress":{"mode":"enforce"}}}"#;
+
+#[tokio::test]
+async fn the_kill_switch_stops_the_steps_that_have_not_begun_and_the_run_is_closed() {
+    let world = open(&["sgr-1", "sgr-2", "sgr-3"]);
+    let first_is_closed = world.clone();
+    let wire = wire(&world, "enforce", move |call| {
+        let thrown = first_is_closed.lock().unwrap().rules.len() < 3;
+        (call.operation == "GetParameter" && thrown).then(|| policy(KILLED))
+    });
+    let mut handler = handler(&wire);
+    handler.policy = handler.policy.keeping(Duration::ZERO);
+    let answer = handler.handle(event()).await.unwrap();
+    assert_eq!(answer["verdict"], "stopped");
+    assert_eq!(changes(&wire), 1);
+    assert_eq!(world.lock().unwrap().rules.len(), 2);
+    let last = documents(&wire).pop().unwrap();
+    let endings: Vec<&Value> = last["outcomes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|outcome| &outcome["ending"]["result"])
+        .collect();
+    assert_eq!(endings, ["done", "skipped", "skipped"]);
+    let operations = wire.operations();
+    assert_eq!(
+        operations[operations.len() - 3..],
+        ["PutItem", "PutEvents", "TransactWriteItems"],
+        "recorded, told, released"
+    );
+}
+
+#[tokio::test]
+async fn over_the_budget_the_control_trips_once_and_nothing_is_changed() {
+    let tripped = Arc::new(Mutex::new(false));
+    let wire = wire(&open(&["sgr-1", "sgr-2"]), "enforce", move |call| {
+        let mut tripped = tripped.lock().unwrap();
+        match call.operation.as_str() {
+            "GetParameter" => Some(policy(
+                r#"{"version":1,"controls":{"open-ingress":{"mode":"enforce","budget":{"changes_per_hour":1}}}}"#,
+            )),
+            "BatchGetItem" if *tripped => Some(holding(
+                "trip#open-ingress",
+                json!({ "document": {"S": r#"{"at":"2026-11-24T10:00:00Z","why":"too many"}"#} }),
+            )),
+            "TransactWriteItems" => {
+                let pk = &call.json["TransactItems"][0]["Put"]["Item"]["pk"]["S"];
+                *tripped |= pk == "trip#open-ingress";
+                None
+            }
+            _ => None,
+        }
+    });
+    assert_eq!(
+        run(&wire).await.unwrap(),
+        "known",
+        "part of what was told as a group"
+    );
+    assert_eq!(changes(&wire), 0);
+    let documents = documents(&wire);
+    assert_eq!(documents[0]["kind"], "notice");
+    assert_eq!(documents[0]["about"]["topic"], "control-tripped");
+    assert_eq!(documents[0]["about"]["changes"], 2);
+    assert_eq!(documents[1]["status"], "tripped");
+    let told = wire
+        .operations()
+        .iter()
+        .filter(|o| *o == "PutEvents")
+        .count();
+    assert_eq!(told, 1, "the notice, and not the group");
+}
+
+#[tokio::test]
+async fn the_tenth_time_in_a_day_trips_the_control_for_the_group_and_says_so() {
+    let fingerprint = {
+        let wire = wire(&open(&["sgr-1"]), "notify", |_| None);
+        run(&wire).await.unwrap();
+        documents(&wire)[0]["exposures"][0]["fingerprint"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let fought = |times: usize| {
+        let fingerprint = fingerprint.clone();
+        let now = Timestamp::now().to_string();
+        wire(&open(&["sgr-1"]), "enforce", move |call| {
+            let rounds: Vec<Value> = (0..times)
+                .map(|i| json!({ "entry": format!("01JD{i}"), "at": now }))
+                .collect();
+            let fights = json!({ "rounds": { &fingerprint: rounds } }).to_string();
+            (call.operation == "BatchGetItem").then(|| {
+                holding(
+                    &format!("fights#open-ingress#{GROUP}"),
+                    json!({ "document": {"S": fights} }),
+                )
+            })
+        })
+    };
+    for (times, verdict, fight) in [
+        (1, "remediated", Value::Null),
+        (2, "remediated", json!(3)),
+        (8, "remediated", json!(9)),
+    ] {
+        let wire = fought(times);
+        assert_eq!(run(&wire).await.unwrap(), verdict, "{times}");
+        let last = documents(&wire).pop().unwrap();
+        assert_eq!(last["fight"]["times"], fight, "{times}");
+        // Counted in the write that closes the run.
+        let close = wire.calls().pop().unwrap();
+        let fights = close.json["TransactItems"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["Put"]["Item"]["sk"]["S"] == "state")
+            .unwrap();
+        assert_eq!(
+            fights["Put"]["Item"]["pk"]["S"],
+            format!("fights#open-ingress#{GROUP}")
+        );
+    }
+    let wire = fought(9);
+    assert_eq!(run(&wire).await.unwrap(), "tripped");
+    assert_eq!(changes(&wire), 0);
+    let calls = wire.calls();
+    let trip = calls
+        .iter()
+        .find(|call| call.operation == "TransactWriteItems")
+        .unwrap();
+    assert_eq!(
+        trip.json["TransactItems"][0]["Put"]["Item"]["pk"]["S"],
+        format!("trip#open-ingress#{GROUP}"),
+        "before it is told, so that it lasts"
+    );
+    assert!(wire.operations().contains(&"PutEvents".to_owned()));
+}
+
 #[tokio::test]
 async fn mode_off_reads_and_ends() {
     let wire = wire(&open(&["sgr-1"]), "off", |_| None);
