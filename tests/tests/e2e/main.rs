@@ -19,6 +19,8 @@ use backstop_tests::local_aws::{LocalAws, Published, scenario, wait_for};
 use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
+mod guards;
+
 const REVOKE: &str = "RevokeIngressFunction";
 const NOTIFY: &str = "NotifyFunction";
 const CHANGES: &[&str] = &[
