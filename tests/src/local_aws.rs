@@ -333,10 +333,7 @@ impl LocalAws {
         let mut invoked = Vec::new();
         for rule in self.matching(event).await? {
             for function in &rule.functions {
-                let answer = self.invoke("Event", function, event)?;
-                if answer.status() != 202 {
-                    return Err(format!("{function} was not invoked: {}", answer.text()).into());
-                }
+                self.start_function(function, event)?;
                 invoked.push(function.clone());
             }
         }
@@ -373,6 +370,16 @@ impl LocalAws {
             Err(body)
         } else {
             Ok(body)
+        }
+    }
+
+    /// Invokes one function asynchronously, as a rule does it: with retries
+    /// and on-failure destination.
+    pub fn start_function(&self, function: &str, event: &Value) -> Result<()> {
+        let answer = self.invoke("Event", function, event)?;
+        match answer.status() {
+            202 => Ok(()),
+            _ => Err(format!("{function} was not invoked: {}", answer.text()).into()),
         }
     }
 
@@ -553,12 +560,7 @@ impl LocalAws {
     }
 
     fn logs_since(&self, function: &str, since_ms: u64) -> Result<Vec<Value>> {
-        let target = format!(
-            "/2015-03-31/functions/{}/configuration",
-            self.resource(function)
-        );
-        let configuration = self.ministack("lambda", "GET", &target, &[], b"")?;
-        let configuration: Value = serde_json::from_slice(&configuration.body)?;
+        let configuration = self.configuration(function, None)?;
         let group = configuration["LoggingConfig"]["LogGroup"]
             .as_str()
             .map_or_else(
@@ -624,21 +626,41 @@ impl LocalAws {
         let functions: BTreeSet<&String> =
             self.rules.iter().flat_map(|rule| &rule.functions).collect();
         for function in functions {
-            // MiniStack ends them when something that matters to them is set,
-            // even to what it was.
-            let target = format!(
-                "/2015-03-31/functions/{}/configuration",
-                self.resource(function)
-            );
-            let now = self.ministack("lambda", "GET", &target, &[], b"")?;
-            let now: Value = serde_json::from_slice(&now.body)?;
-            let change = json!({"Timeout": now["Timeout"]}).to_string();
-            let answer = self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?;
-            if answer.status() != 200 {
-                return Err(answer.text().into());
-            }
+            self.restart_function(function)?;
         }
         Ok(())
+    }
+
+    /// Ends all running copies of one function.
+    pub fn restart_function(&self, function: &str) -> Result<()> {
+        // MiniStack ends them when something that matters to them is set, even
+        // to what it was.
+        let timeout = self.configuration(function, None)?["Timeout"].as_u64();
+        self.set_timeout(function, timeout.unwrap_or(60))
+    }
+
+    /// Gives a function this many seconds, and ends its running copies.
+    pub fn set_timeout(&self, function: &str, seconds: u64) -> Result<()> {
+        self.configuration(function, Some(&json!({"Timeout": seconds})))
+            .map(|_| ())
+    }
+
+    fn configuration(&self, function: &str, change: Option<&Value>) -> Result<Value> {
+        let target = format!(
+            "/2015-03-31/functions/{}/configuration",
+            self.resource(function)
+        );
+        let answer = match change {
+            None => self.ministack("lambda", "GET", &target, &[], b"")?,
+            Some(change) => {
+                let change = change.to_string();
+                self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?
+            }
+        };
+        match answer.status() {
+            200 => Ok(serde_json::from_slice(&answer.body)?),
+            _ => Err(answer.text().into()),
+        }
     }
 
     /// A number that has not been used before on this local AWS.

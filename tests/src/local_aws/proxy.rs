@@ -6,8 +6,10 @@
 use super::http::{Message, parse_form, write_form};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::io;
+use std::fs;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +31,9 @@ pub struct Call {
     pub to: Instant,
     /// Whether a fault was injected into it.
     pub faulted: bool,
+    /// Whose call it was, by the function's name: only while
+    /// [`Proxy::attribute`] is on.
+    pub function: Option<String>,
 }
 
 /// What happens to a call instead of, or before, its normal course.
@@ -46,6 +51,11 @@ pub enum Fault {
     Drop,
     /// The call takes effect, but its answer never arrives.
     AnswerLost,
+    /// Nothing happens and nothing is answered, until the caller gives up.
+    Silence,
+    /// The call takes effect, and the process that made it is killed. Needs
+    /// [`Proxy::attribute`].
+    Kill,
     /// The call is held this long and then goes on.
     Delay(Duration),
     /// Something else happens just before the call goes on: somebody edits the
@@ -87,6 +97,8 @@ impl Fault {
 }
 
 struct Injection {
+    /// Whose call; None: anybody's.
+    function: Option<String>,
     action: String,
     skip: usize,
     times: usize,
@@ -125,6 +137,7 @@ impl Upstreams {
 
 #[derive(Default)]
 struct State {
+    attribute: bool,
     calls: Vec<Call>,
     injections: Vec<Injection>,
     under_way: usize,
@@ -178,8 +191,26 @@ impl Proxy {
 
     /// Lets `skip` calls of `action` pass, then injects `fault` into `times`.
     pub fn fail_after(&self, action: &str, skip: usize, times: usize, fault: Fault) {
+        self.inject(None, action, skip, times, fault);
+    }
+
+    /// Lets `skip` calls of `action` by this function pass, then injects
+    /// `fault` into one. Needs [`attribute`](Self::attribute).
+    pub fn fail_call_of(&self, function: &str, action: &str, skip: usize, fault: Fault) {
+        self.inject(Some(function.to_owned()), action, skip, 1, fault);
+    }
+
+    fn inject(
+        &self,
+        function: Option<String>,
+        action: &str,
+        skip: usize,
+        times: usize,
+        fault: Fault,
+    ) {
         let action = action.to_owned();
         self.state.lock().unwrap().injections.push(Injection {
+            function,
             action,
             skip,
             times,
@@ -187,11 +218,24 @@ impl Proxy {
         });
     }
 
+    /// Whether each call is attributed to the function whose process made it.
+    /// It costs some milliseconds a call.
+    pub fn attribute(&self, on: bool) {
+        self.state.lock().unwrap().attribute = on;
+    }
+
+    /// How many faults have not been met by a call.
+    #[must_use]
+    pub fn faults_left(&self) -> usize {
+        self.state.lock().unwrap().injections.len()
+    }
+
     /// Forgets what was recorded and what was still to be injected.
     pub fn reset(&self) {
         let mut state = self.state.lock().unwrap();
         state.calls.clear();
         state.injections.clear();
+        state.attribute = false;
     }
 
     /// Every call since the last reset, in the order they came in.
@@ -234,9 +278,15 @@ impl Proxy {
         let Some(request) = Message::read(stream)? else {
             return Ok(());
         };
-        self.state.lock().unwrap().under_way += 1;
+        let attribute = {
+            let mut state = self.state.lock().unwrap();
+            state.under_way += 1;
+            state.attribute
+        };
         let mut call = describe(&request);
-        let outcome = self.answer(&request, &mut call, to);
+        let caller = attribute.then(|| caller(stream)).flatten();
+        call.function = caller.as_ref().map(|caller| caller.function.clone());
+        let outcome = self.answer(&request, &mut call, to, stream, caller);
         call.to = Instant::now();
         if let Ok(answer) = &outcome {
             call.status = answer.status();
@@ -251,10 +301,17 @@ impl Proxy {
         outcome?.write(stream)
     }
 
-    fn answer(&self, request: &Message, call: &mut Call, to: SocketAddr) -> io::Result<Message> {
+    fn answer(
+        &self,
+        request: &Message,
+        call: &mut Call,
+        to: SocketAddr,
+        stream: &TcpStream,
+        caller: Option<Caller>,
+    ) -> io::Result<Message> {
         let dropped = || io::Error::new(io::ErrorKind::ConnectionAborted, "injected");
         // Taken out of the lock: a fault may itself take time or call AWS.
-        let taken = self.take(&call.action);
+        let taken = self.take(call);
         call.faulted = taken.is_some();
         let Some(mut injection) = taken else {
             return match self.filled_gap(call) {
@@ -274,6 +331,19 @@ impl Proxy {
             } => Ok(error(&call.service, *status, code, message)),
             Fault::Drop => Err(dropped()),
             Fault::AnswerLost => request.send(to).and_then(|_| Err(dropped())),
+            Fault::Silence => {
+                // Returns when the caller has hung up.
+                let _ = (&*stream).read(&mut [0; 1]);
+                Err(dropped())
+            }
+            Fault::Kill => {
+                let caller = caller.expect("a caller that is known: attribute(true)");
+                let answer = request.send(to);
+                let process = caller.process.to_string();
+                let killed = Command::new("kill").args(["-9", &process]).status()?;
+                assert!(killed.success(), "the process {process} cannot be killed");
+                answer.and_then(|_| Err(dropped()))
+            }
             Fault::Delay(time) => {
                 thread::sleep(*time);
                 request.send(to)
@@ -331,9 +401,11 @@ impl Proxy {
         ))
     }
 
-    fn take(&self, action: &str) -> Option<Injection> {
+    fn take(&self, call: &Call) -> Option<Injection> {
         let mut state = self.state.lock().unwrap();
-        let at = state.injections.iter().position(|i| i.action == action)?;
+        let at = state.injections.iter().position(|i| {
+            i.action == call.action && (i.function.is_none() || i.function == call.function)
+        })?;
         if let Some(left) = state.injections[at].skip.checked_sub(1) {
             state.injections[at].skip = left;
             return None;
@@ -409,7 +481,60 @@ fn describe(request: &Message) -> Call {
         from: now,
         to: now,
         faulted: false,
+        function: None,
     }
+}
+
+/// The process at the other end of a connection.
+struct Caller {
+    process: u32,
+    /// The Lambda function that it runs.
+    function: String,
+}
+
+/// Finds the function's process that holds the other end of a connection, by
+/// the socket's inode (Linux: `proc(5)`).
+fn caller(stream: &TcpStream) -> Option<Caller> {
+    // Both ends: a port may be in use towards several others.
+    let ends = format!(
+        ": 0100007F:{:04X} 0100007F:{:04X} ",
+        stream.peer_addr().ok()?.port(),
+        stream.local_addr().ok()?.port()
+    );
+    let connections = fs::read_to_string("/proc/net/tcp").ok()?;
+    let connection = connections.lines().find(|line| line.contains(&ends))?;
+    let inode = connection.split_whitespace().nth(9)?;
+    let socket = format!("socket:[{inode}]");
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(id) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let of_function = || {
+            let environment = fs::read(process.path().join("environ")).ok()?;
+            let mut variables = environment.split(|byte| *byte == 0);
+            let name = variables.find_map(|v| v.strip_prefix(b"AWS_LAMBDA_FUNCTION_NAME="))?;
+            Some(String::from_utf8_lossy(name).into_owned())
+        };
+        let Some(function) = of_function() else {
+            continue;
+        };
+        let holds = fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()));
+        if holds {
+            return Some(Caller {
+                process: id,
+                function,
+            });
+        }
+    }
+    None
 }
 
 fn error(service: &str, status: u16, code: &str, message: &str) -> Message {

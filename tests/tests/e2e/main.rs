@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ec2::types::{
     AddPrefixListEntry, IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag,
     TagSpecification,
@@ -19,6 +20,7 @@ use backstop_tests::local_aws::{LocalAws, Published, scenario, wait_for};
 use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
+mod faults;
 mod guards;
 
 const REVOKE: &str = "RevokeIngressFunction";
