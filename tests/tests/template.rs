@@ -1046,3 +1046,32 @@ fn only_over_tls(statement: &Statement, resource: &Value) {
         json!({ "Bool": { "aws:SecureTransport": "false" } })
     );
 }
+
+/// The service control policy that the README ships.
+#[test]
+fn the_readme_ships_a_policy_that_reserves_the_opt_out_tag() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, after) = readme.split_once("<!-- scp -->\n```json\n").unwrap();
+    let (text, _) = after.split_once("```\n<!-- /scp -->").unwrap();
+    let policy: Value = serde_json::from_str(text).unwrap();
+    let characters = serde_json::to_string(&policy).unwrap().len();
+    assert!(
+        characters <= 5120,
+        "{characters} characters; AWS takes 5,120"
+    );
+    let statements = policy["Statement"].as_array().unwrap();
+    for statement in statements {
+        assert_eq!(statement["Effect"], "Deny");
+        let spared = &statement["Condition"]["ArnNotLike"]["aws:PrincipalArn"];
+        // The functions' roles: CloudFormation names them after the stack.
+        let ours = "arn:aws:iam::*:role/backstop-*";
+        assert!(
+            spared.as_array().unwrap().contains(&json!(ours)),
+            "{spared}"
+        );
+    }
+    let key = &statements[0]["Condition"]["ForAnyValue:StringEquals"]["aws:TagKeys"];
+    assert_eq!(*key, json!([OPT_OUT_TAG]));
+    let key = format!("aws:ResourceTag/{OPT_OUT_TAG}");
+    assert_eq!(statements[1]["Condition"]["StringLike"][key], "*");
+}
