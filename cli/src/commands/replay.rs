@@ -1,0 +1,17 @@
+//! `backstop replay`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::Problem;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {}
+
+impl Replay {
+    pub(crate) fn run(self) -> Result<ExitCode, Problem> {
+        Err(Problem("not there yet".to_owned()))
+    }
+}
