@@ -1,1 +1,23 @@
-fn main() {}
+//! `undo`: takes a remediation back.
+//!
+//! Only wiring: the pipeline is in `handler.rs`, decisions in `backstop-core`,
+//! AWS calls in `backstop-aws`.
+
+mod handler;
+
+use backstop_aws::clients::Clients;
+use backstop_aws::settings::UndoSettings;
+use backstop_aws::telemetry;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    telemetry::init();
+    let settings = UndoSettings::read(&|name| std::env::var(name).ok())?;
+    let handler = handler::Handler::new(Clients::from_environment().await, settings);
+    run(service_fn(async |event: LambdaEvent<Value>| {
+        handler.handle(event).await
+    }))
+    .await
+}

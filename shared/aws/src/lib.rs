@@ -16,3 +16,4 @@ pub mod security_groups;
 pub mod settings;
 pub mod telemetry;
 pub mod topic;
+pub mod undo;

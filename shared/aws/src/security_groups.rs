@@ -464,23 +464,8 @@ impl Apply<'_> {
         });
     }
 
-    /// Revokes one rule by its id: exactly it, and nothing that looks like it.
     async fn revoke_id(&self, id: &str) -> Ending {
-        let request = self
-            .ec2
-            .revoke_security_group_ingress()
-            .group_id(self.group)
-            .security_group_rule_ids(id)
-            .send();
-        match self
-            .deadline
-            .call("RevokeSecurityGroupIngress", request)
-            .await
-        {
-            Ok(_) => Ending::Done,
-            Err(error) if error.is_not_found() => Ending::AlreadyDone,
-            Err(error) => error.ending(),
-        }
+        revoke_rule(self.ec2, self.group, id, self.deadline).await
     }
 
     /// Authorises an allowed part. `Ok` also where the group has no room: the
@@ -491,39 +476,17 @@ impl Apply<'_> {
         permission: &Permission,
     ) -> Result<Option<String>, ()> {
         let rule = &change.rule;
-        let mut request = self
-            .ec2
-            .authorize_security_group_ingress()
-            .group_id(self.group)
-            .ip_permissions(ip_permission(rule, permission));
-        // `aws:` tags are AWS's own and cannot be written.
-        let own: Vec<Tag> = rule
-            .tags
-            .iter()
-            .filter(|(key, _)| !key.starts_with("aws:"))
-            .map(|(key, value)| Tag::builder().key(key).value(value).build())
-            .collect();
-        if !own.is_empty() {
-            request = request.tag_specifications(
-                TagSpecification::builder()
-                    .resource_type(ResourceType::SecurityGroupRule)
-                    .set_tags(Some(own))
-                    .build(),
-            );
-        }
-        let answer = self
-            .deadline
-            .call("AuthorizeSecurityGroupIngress", request.send())
-            .await;
+        let answer = authorise_rule(
+            self.ec2,
+            self.group,
+            rule,
+            permission,
+            &rule.tags,
+            self.deadline,
+        )
+        .await;
         let (created, ending) = match &answer {
-            Ok(answer) => (
-                answer
-                    .security_group_rules()
-                    .first()
-                    .and_then(|rule| rule.security_group_rule_id())
-                    .map(str::to_owned),
-                Ending::Done,
-            ),
+            Ok(created) => (created.clone(), Ending::Done),
             Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
             Err(error) if error.is_rule_limit() => (
                 None,
@@ -545,36 +508,108 @@ impl Apply<'_> {
         if failed { Err(()) } else { Ok(created) }
     }
 
-    /// Changes the rule in place: id and tags stay, the description has to be
-    /// passed again.
     async fn narrow(&self, change: &RuleChange, to: &Permission) -> Result<(), AwsError> {
-        let rule = &change.rule;
-        let mut update = SecurityGroupRuleRequest::builder()
-            .ip_protocol(&to.protocol)
-            .set_from_port(to.from_port)
-            .set_to_port(to.to_port)
-            .set_description(rule.description.clone());
-        update = match &rule.source {
-            Source::Ipv4(block) => update.cidr_ipv4(block),
-            Source::Ipv6(block) => update.cidr_ipv6(block),
-            Source::PrefixList(list) => update.prefix_list_id(list),
-            Source::SecurityGroup(group) => update.referenced_group_id(group),
-        };
-        let request = self
-            .ec2
-            .modify_security_group_rules()
-            .group_id(self.group)
-            .security_group_rules(
-                SecurityGroupRuleUpdate::builder()
-                    .security_group_rule_id(&rule.id)
-                    .security_group_rule(update.build())
-                    .build(),
-            )
-            .send();
-        self.deadline
-            .call("ModifySecurityGroupRules", request)
-            .await
-            .map(|_| ())
+        modify_rule(self.ec2, self.group, &change.rule, to, self.deadline).await
+    }
+}
+
+/// Revokes one rule by its id: exactly it, and nothing that looks like it.
+pub(crate) async fn revoke_rule(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    id: &str,
+    deadline: &Deadline,
+) -> Ending {
+    let request = ec2
+        .revoke_security_group_ingress()
+        .group_id(group)
+        .security_group_rule_ids(id)
+        .send();
+    match deadline.call("RevokeSecurityGroupIngress", request).await {
+        Ok(_) => Ending::Done,
+        Err(error) if error.is_not_found() => Ending::AlreadyDone,
+        Err(error) => error.ending(),
+    }
+}
+
+/// Authorises a permission for the source of a rule, with its description and
+/// these tags (`aws:` ones cannot be written): the new rule's id.
+pub(crate) async fn authorise_rule(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    rule: &IngressRule,
+    permission: &Permission,
+    tags: &Tags,
+    deadline: &Deadline,
+) -> Result<Option<String>, AwsError> {
+    let mut request = ec2
+        .authorize_security_group_ingress()
+        .group_id(group)
+        .ip_permissions(ip_permission(rule, permission));
+    let own: Vec<Tag> = tags
+        .iter()
+        .filter(|(key, _)| !key.starts_with("aws:"))
+        .map(|(key, value)| Tag::builder().key(key).value(value).build())
+        .collect();
+    if !own.is_empty() {
+        request = request.tag_specifications(
+            TagSpecification::builder()
+                .resource_type(ResourceType::SecurityGroupRule)
+                .set_tags(Some(own))
+                .build(),
+        );
+    }
+    let answer = deadline
+        .call("AuthorizeSecurityGroupIngress", request.send())
+        .await?;
+    Ok(answer
+        .security_group_rules()
+        .first()
+        .and_then(|rule| rule.security_group_rule_id())
+        .map(str::to_owned))
+}
+
+/// Changes a rule in place: id and tags stay, the description has to be passed
+/// again.
+pub(crate) async fn modify_rule(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    rule: &IngressRule,
+    to: &Permission,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    let update = SecurityGroupRuleRequest::builder()
+        .ip_protocol(&to.protocol)
+        .set_from_port(to.from_port)
+        .set_to_port(to.to_port)
+        .set_description(rule.description.clone());
+    let update = match &rule.source {
+        Source::Ipv4(block) => update.cidr_ipv4(block),
+        Source::Ipv6(block) => update.cidr_ipv6(block),
+        Source::PrefixList(list) => update.prefix_list_id(list),
+        Source::SecurityGroup(group) => update.referenced_group_id(account_and_group(group).1),
+    };
+    let request = ec2
+        .modify_security_group_rules()
+        .group_id(group)
+        .security_group_rules(
+            SecurityGroupRuleUpdate::builder()
+                .security_group_rule_id(&rule.id)
+                .security_group_rule(update.build())
+                .build(),
+        )
+        .send();
+    deadline
+        .call("ModifySecurityGroupRules", request)
+        .await
+        .map(|_| ())
+}
+
+/// A group as a rule's source: its account, where that is another one, and id.
+fn account_and_group(source: &str) -> (Option<&str>, &str) {
+    match source.split_once('/') {
+        Some((account, id)) => (Some(account), id),
+        None => (None, source),
     }
 }
 
@@ -603,12 +638,16 @@ fn ip_permission(rule: &IngressRule, permission: &Permission) -> IpPermission {
                 .set_description(description)
                 .build(),
         ),
-        Source::SecurityGroup(group) => builder.user_id_group_pairs(
-            UserIdGroupPair::builder()
-                .group_id(group)
-                .set_description(description)
-                .build(),
-        ),
+        Source::SecurityGroup(group) => {
+            let (account, id) = account_and_group(group);
+            builder.user_id_group_pairs(
+                UserIdGroupPair::builder()
+                    .group_id(id)
+                    .set_user_id(account.map(str::to_owned))
+                    .set_description(description)
+                    .build(),
+            )
+        }
     }
     .build()
 }

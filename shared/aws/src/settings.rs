@@ -38,6 +38,15 @@ pub struct NotifySettings {
     pub topic_arn: String,
 }
 
+/// Settings of `undo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UndoSettings {
+    /// Name of the ledger's table.
+    pub ledger_table: String,
+    /// Name of the SSM parameter that holds the policy.
+    pub policy_parameter: String,
+}
+
 /// Settings that are missing or wrong, all of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the function's environment is incomplete: {}; deploy template.yaml again", .0.join("; "))]
@@ -109,6 +118,24 @@ impl NotifySettings {
         let settings = Self {
             ledger_table: reader.text(LEDGER_TABLE),
             topic_arn: reader.text(TOPIC_ARN),
+        };
+        reader.finish(settings)
+    }
+}
+
+impl UndoSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        let mut reader = Reader {
+            get,
+            problems: Vec::new(),
+        };
+        let settings = Self {
+            ledger_table: reader.text(LEDGER_TABLE),
+            policy_parameter: reader.text(POLICY_PARAMETER),
         };
         reader.finish(settings)
     }

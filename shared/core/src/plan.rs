@@ -174,6 +174,10 @@ pub enum Step {
     Revoke,
     /// A rule that a step of ours had authorised was taken back.
     TakeBack,
+    /// An undo put its opt-out on the rule, ahead of widening it.
+    Tag,
+    /// An undo changed the rule in place to what it was before.
+    Widen,
 }
 
 /// How a step ended.

@@ -227,14 +227,22 @@ pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> 
     let Some(entry) = text(&event.detail, &["entry"]) else {
         return broken("`detail.entry` is missing: it must hold the id of a ledger entry");
     };
-    // 26 characters hold two bits more than a ULID: a first character above 7
-    // is no ULID, and the crate would read another one from it.
-    match ulid::Ulid::from_string(&entry) {
-        Ok(id) if entry.as_bytes().first().is_some_and(|b| *b <= b'7') => Ok(Ok(id.to_string())),
-        _ => broken(format!(
+    match entry_id(&entry) {
+        Some(id) => Ok(Ok(id)),
+        None => broken(format!(
             "`detail.entry` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
         )),
     }
+}
+
+/// The id of a ledger entry in its one spelling; `None`: it is none.
+#[must_use]
+pub fn entry_id(text: &str) -> Option<String> {
+    // 26 characters hold two bits more than a ULID: a first character above 7
+    // is no ULID, and the crate would read another one from it.
+    let in_range = text.as_bytes().first().is_some_and(|b| *b <= b'7');
+    let id = ulid::Ulid::from_string(text).ok()?;
+    in_range.then(|| id.to_string())
 }
 
 fn envelope(payload: &Value) -> Result<EventBridgeEvent<Value>, BrokenEvent> {

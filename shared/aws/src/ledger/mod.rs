@@ -33,6 +33,7 @@ use crate::error::AwsError;
 
 mod guards;
 mod items;
+mod undo;
 
 pub use items::{Run, oversize};
 

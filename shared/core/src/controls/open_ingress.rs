@@ -669,7 +669,7 @@ fn admitted(group: &SecurityGroup, source: &Source) -> (u128, bool) {
 }
 
 /// A source in one spelling: `198.51.100.9/0` and `0.0.0.0/0` are the same.
-fn source_key(source: &Source) -> String {
+pub(crate) fn source_key(source: &Source) -> String {
     match source {
         Source::Ipv4(block) | Source::Ipv6(block) => block
             .parse::<IpNet>()
@@ -977,7 +977,7 @@ fn was_revoked(entry: &Entry, rule: &str) -> bool {
 }
 
 /// Whether two permissions admit the same, however they are written.
-fn same(a: &Permission, b: &Permission) -> bool {
+pub(crate) fn same(a: &Permission, b: &Permission) -> bool {
     a.lane() == b.lane() && a.points() == b.points()
 }
 

@@ -674,6 +674,8 @@ pub(super) fn ended(outcome: &Outcome) -> String {
         Step::Narrow => format!("narrow it to {}", permission(outcome)),
         Step::Revoke => "revoke it".to_owned(),
         Step::TakeBack => "take a rule of ours back".to_owned(),
+        Step::Tag => "put an opt-out on it".to_owned(),
+        Step::Widen => format!("widen it to {}", permission(outcome)),
     };
     let made = outcome
         .created
