@@ -191,6 +191,9 @@ pub struct Storm {
     /// not told one by one.
     #[serde(default)]
     pub after: bool,
+    /// Whether they keep coming back.
+    #[serde(default)]
+    pub fight: bool,
 }
 
 impl Notice {

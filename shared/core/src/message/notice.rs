@@ -131,6 +131,8 @@ pub enum NotifiedAbout {
         teams: Vec<String>,
         /// Whether these came after the storm had been told.
         after: bool,
+        /// Whether they keep coming back.
+        fight: bool,
     },
 }
 
@@ -280,6 +282,7 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
                 since: storm.since,
                 teams: first(&teams, most, omitted, |team| name(team)),
                 after: storm.after,
+                fight: storm.fight,
             }
         }
     }
@@ -796,9 +799,14 @@ fn say_storm(storm: &Storm, told: &mut Told) {
         false => Severity::High,
     });
     let more = if storm.after { " more" } else { "" };
+    let again = if storm.fight { " again" } else { "" };
+    let control = match told.control.as_str() {
+        "-" => String::new(),
+        control => format!("{control} "),
+    };
     told.headline = format!(
-        "STORM {}: {}{more} times {}, {outcome}",
-        told.severity, storm.count, told.control
+        "STORM {}: {control}{outcome}{again}, {}{more} times",
+        told.severity, storm.count
     );
     told.outcome = outcome.clone();
     let teams: Vec<String> = storm
@@ -816,20 +824,27 @@ fn say_storm(storm: &Storm, told: &mut Told) {
     if !teams.is_empty() {
         told.teams = joined(&teams, MOST_EXAMPLES);
     }
-    let mut happened = vec![format!(
-        "{}{more} of the control {} came to the outcome {outcome}, the first at {}.",
-        counted(storm.count, "entry"),
-        told.control,
-        time(storm.since)
-    )];
-    happened.push(
-        if storm.after {
-            "They came after the storm had been told, and were counted and not told one by one."
-        } else {
-            "They are told as one; further ones are counted, and told as a number when it is over. Failures are always told."
+    let number = match (storm.count, storm.after) {
+        (1, false) => "1 entry".to_owned(),
+        (1, true) => "1 more entry".to_owned(),
+        (count, _) => format!("{count}{more} entries"),
+    };
+    let mut happened = vec![
+        format!(
+            "{number} came to the outcome `{outcome}`{again}, the first at {}.",
+            time(storm.since)
+        ),
+        match (storm.after, failed) {
+            (true, _) => "They came after the storm had been told, and were counted and not told one by one.",
+            (false, true) => "They are told as one. Further failures are told as well.",
+            (false, false) => "They are told as one. Further ones are counted for 15 minutes and told as a number then.",
         }
         .to_owned(),
-    );
+    ];
+    if storm.fight {
+        happened
+            .push("They keep coming back: whatever puts them back has to be changed.".to_owned());
+    }
     let mut examples: Vec<String> = storm
         .examples
         .iter()

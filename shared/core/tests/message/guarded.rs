@@ -183,7 +183,8 @@ fn a_fight_names_the_caller_where_nothing_shows_what_manages_the_resource() {
 fn programs_get_the_fight_too() {
     let data: Value =
         serde_json::from_str(&body(&compose(&fight(Some("Terraform"))), "sqs")).unwrap();
-    expect![[r#"{"since":"2026-11-24T07:00:00Z","times":3} "Terraform""#]].assert_eq(&format!("{} {}", data["fight"], data["managed_by"]));
+    expect![[r#"{"since":"2026-11-24T07:00:00Z","times":3} "Terraform""#]]
+        .assert_eq(&format!("{} {}", data["fight"], data["managed_by"]));
     let data: Value = serde_json::from_str(&body(&compose(&revoked()), "sqs")).unwrap();
     assert_eq!(
         (&data["fight"], &data["managed_by"]),

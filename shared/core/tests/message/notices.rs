@@ -130,6 +130,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
             severity: None,
             teams: (0..items).map(named).collect(),
             after: items % 2 == 1,
+            fight: items % 3 == 1,
         }),
     ]);
     all
@@ -214,7 +215,9 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
 fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
     let about = opt_out("vpc-0123456789abcdef0", Some("all"));
     assert_eq!(of(&notice(about.clone())).attributes["severity"], "high");
-    check(about, expect![[r#"
+    check(
+        about,
+        expect![[r#"
         Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
 
         OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
@@ -234,12 +237,15 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
         - With: aws-cli/2.31.0
 
         How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources vpc-0123456789abcdef0 --tags Key=backstop:opt-out"#]]);
+        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources vpc-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+    );
 }
 
 #[test]
 fn an_opt_out_that_was_removed_is_told() {
-    check(opt_out(GROUP, None), expect![[r#"
+    check(
+        opt_out(GROUP, None),
+        expect![[r#"
         Subject: [Backstop] OPT-OUT REMOVED: sg-0123456789abcdef0 carries none any more and is checked again
 
         OPT-OUT REMOVED: sg-0123456789abcdef0 carries none any more and is checked again
@@ -259,7 +265,8 @@ fn an_opt_out_that_was_removed_is_told() {
         - With: aws-cli/2.31.0
 
         How to opt out again
-        - If it was removed by mistake: tag sg-0123456789abcdef0 with the key backstop:opt-out and `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`."#]]);
+        - If it was removed by mistake: tag sg-0123456789abcdef0 with the key backstop:opt-out and `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`."#]],
+    );
 }
 
 #[test]
@@ -384,7 +391,9 @@ fn a_digest_says_what_is_open_and_why_and_what_was_not_seen() {
         told: 2,
         unseen: vec!["DescribeManagedPrefixLists: UnauthorizedOperation: groups that name prefix lists were not judged".to_owned()],
     };
-    check(About::Digest(Box::new(digest)), expect![[r#"
+    check(
+        About::Digest(Box::new(digest)),
+        expect![[r#"
         Subject: [Backstop] DIGEST: 8 open, 2 met by the sweep first, 5 opt-outs to look at, 1 not seen
 
         DIGEST: 8 open, 2 met by the sweep first, 5 opt-outs to look at, 1 not seen
@@ -413,15 +422,19 @@ fn a_digest_says_what_is_open_and_why_and_what_was_not_seen() {
         How to go on
         - backstop history RESOURCE says why something is left open.
         - Ask the owners to renew, end or correct their opt-outs.
-        - Remove the cause of what could not be seen: it may hide something open."#]]);
-    check(About::Digest(Box::default()), expect![[r#"
+        - Remove the cause of what could not be seen: it may hide something open."#]],
+    );
+    check(
+        About::Digest(Box::default()),
+        expect![[r#"
         Subject: [Backstop] DIGEST: 0 open
 
         DIGEST: 0 open
         Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
         How to go on
-        - There is nothing to do."#]]);
+        - There is nothing to do."#]],
+    );
 }
 
 #[test]
@@ -445,7 +458,9 @@ fn health_names_each_check_that_failed_and_its_remedy() {
             ),
         ],
     };
-    check(About::Health(health), expect![[r#"
+    check(
+        About::Health(health),
+        expect![[r#"
         Subject: [Backstop] UNHEALTHY: Backstop may not see or tell everything: trail, subscription
 
         UNHEALTHY: Backstop may not see or tell everything: trail, subscription
@@ -458,15 +473,19 @@ fn health_names_each_check_that_failed_and_its_remedy() {
         How to put it in order
         - trail: create one, or switch its logging on.
         - subscription: confirm the mail of SNS.
-        - Then: backstop doctor"#]]);
-    check(About::Health(Health::default()), expect![[r#"
+        - Then: backstop doctor"#]],
+    );
+    check(
+        About::Health(Health::default()),
+        expect![[r#"
         Subject: [Backstop] HEALTHY: every check of Backstop itself passes again
 
         HEALTHY: every check of Backstop itself passes again
         Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
         What was found
-        - Nothing is out of order any more. There is nothing to do."#]]);
+        - Nothing is out of order any more. There is nothing to do."#]],
+    );
 }
 
 fn storm(outcome: &str, count: u64, shown: usize, teams: &[&str], after: bool) -> About {
@@ -484,6 +503,7 @@ fn storm(outcome: &str, count: u64, shown: usize, teams: &[&str], after: bool) -
             .map(ToString::to_string)
             .collect::<BTreeSet<_>>(),
         after,
+        fight: false,
     })
 }
 
@@ -510,7 +530,9 @@ fn a_storm_is_one_message_with_a_count() {
             How to go on
             - Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."#]],
     );
-    check(storm("failed", 6, 6, &[], false), expect![[r#"
+    check(
+        storm("failed", 6, 6, &[], false),
+        expect![[r#"
         Subject: [Backstop] STORM critical: 6 times open-ingress, failed
 
         STORM critical: 6 times open-ingress, failed
@@ -529,7 +551,8 @@ fn a_storm_is_one_message_with_a_count() {
         - sg-5, entry 01KAT5J3V0QZ8Y2N4M6P8R0T25
 
         How to go on
-        - They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."#]]);
+        - They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."#]],
+    );
 }
 
 #[test]
