@@ -1,6 +1,9 @@
 //! A batch of the queue: what was sent is dropped, failures are told first,
 //! and more than a few of one kind are told as one message with a count.
 //!
+//! A few of a kind that come in one batch after the other are added up over five
+//! minutes: Lambda hands out what belongs together in several batches at once.
+//!
 //! A storm's message switches the storm on; while it is on, further ones of its
 //! kind are only counted, failures excepted. Whoever is killed half way leaves
 //! claims that lapse: the queue delivers again, and at worst something is sent
@@ -182,19 +185,30 @@ impl Handler {
         deadline: SystemTime,
         failed: &mut Failed,
     ) {
-        let surge = match kind.is_failure() {
-            true => Ok(None),
-            false => self.ledger.storm(kind).await,
-        };
+        if kind.is_failure() {
+            if group.len() > MOST_SINGLE {
+                self.storm(kind, group, None, failed).await;
+            } else {
+                self.one_by_one(group, deadline, failed).await;
+            }
+            return;
+        }
+        let now = Timestamp::now();
+        let (surge, of_late) = tokio::join!(
+            self.ledger.storm(kind),
+            self.ledger.pace(kind, group.len(), now)
+        );
+        // Told is better than counted: what is not known is no storm.
         let surge = surge.unwrap_or_else(|error| {
-            // Told is better than counted.
             warn!(%error, "whether a storm is on could not be read");
             None
         });
-        let on = surge
-            .as_ref()
-            .is_some_and(|surge| surge.is_on(Timestamp::now()));
-        if on || group.len() > MOST_SINGLE {
+        let of_late = of_late.unwrap_or_else(|error| {
+            warn!(%error, "how many came of late could not be counted");
+            group.len() as u64
+        });
+        let on = surge.as_ref().is_some_and(|surge| surge.is_on(now));
+        if on || of_late > MOST_SINGLE as u64 {
             self.storm(kind, group, surge, failed).await;
         } else {
             self.one_by_one(group, deadline, failed).await;

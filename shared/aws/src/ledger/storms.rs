@@ -4,6 +4,7 @@
 //! | item | `pk` | holds |
 //! | --- | --- | --- |
 //! | storm | `storm#<control>#<outcome>[#fight]` | `until` (epoch milliseconds), `more` that were counted since its message, `since`, `teams` |
+//! | pace | `pace#<control>#<outcome>[#fight]#<five minutes>` | `told`: how many of a kind came in these five minutes |
 //!
 //! What a storm only counted is told when it is over: `end_storm` takes the
 //! count and records the notice in one write. Deliberately not here: what a
@@ -11,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, TransactWriteItem};
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValue, TransactWriteItem};
 use backstop_core::notice::Notice;
 use backstop_core::storms::{Kind, MOST_TEAMS, More, on_until};
 use jiff::Timestamp;
@@ -21,6 +22,10 @@ use super::items::{
 };
 use super::{Claim, Ledger, LedgerError, REMEMBERED_DAYS, Stored, Transacted};
 use crate::error::AwsError;
+
+/// How long those of a kind are added up that come in batches of a few: Lambda
+/// takes from the queue at several places at once, each for itself.
+const PACE_SECONDS: i64 = 300;
 
 /// Most keys of one BatchGetItem call (DynamoDB's quota).
 const BATCH: usize = 100;
@@ -63,8 +68,17 @@ impl Surge {
 }
 
 fn storm_key(kind: &Kind) -> Key {
+    state_key(format!("storm#{}", kind_name(kind)))
+}
+
+fn pace_key(kind: &Kind, now: Timestamp) -> Key {
+    let window = now.as_second() / PACE_SECONDS;
+    state_key(format!("pace#{}#{window}", kind_name(kind)))
+}
+
+fn kind_name(kind: &Kind) -> String {
     let fight = if kind.fight { "#fight" } else { "" };
-    state_key(format!("storm#{}#{}{fight}", kind.control, kind.outcome))
+    format!("{}#{}{fight}", kind.control, kind.outcome)
 }
 
 impl Ledger {
@@ -127,6 +141,27 @@ impl Ledger {
     pub async fn storm(&self, kind: &Kind) -> Result<Option<Surge>, LedgerError> {
         let item = self.get(&storm_key(kind)).await?;
         Ok(item.and_then(|item| Surge::from_item(kind, &item)))
+    }
+
+    /// Adds to how many of a kind came of late, and says how many that makes.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn pace(&self, kind: &Kind, more: usize, now: Timestamp) -> Result<u64, LedgerError> {
+        let answer = self
+            .dynamodb
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&pace_key(kind, now))))
+            .update_expression("ADD told :more SET expires_at = :expires")
+            .expression_attribute_values(":more", n(count(more as u64)))
+            .expression_attribute_values(":expires", n(now.as_second() + 86_400))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await
+            .map_err(|e| written(&e))?;
+        let told = answer.attributes().and_then(|all| number(all, "told"));
+        Ok(told.and_then(|told| u64::try_from(told).ok()).unwrap_or(0))
     }
 
     /// A storm's message went out: it is on from now. `told` is what its

@@ -805,8 +805,10 @@ fn say_storm(storm: &Storm, told: &mut Told) {
         control => format!("{control} "),
     };
     told.headline = format!(
-        "STORM {}: {control}{outcome}{again}, {}{more} times",
-        told.severity, storm.count
+        "STORM {}: {control}{outcome}{again}, {}{more} time{}",
+        told.severity,
+        storm.count,
+        if storm.count == 1 { "" } else { "s" }
     );
     told.outcome = outcome.clone();
     let teams: Vec<String> = storm
