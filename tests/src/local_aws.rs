@@ -92,8 +92,11 @@ pub struct Rule {
     pub name: String,
     /// Its event pattern, as deployed; None for a schedule.
     pub pattern: Option<String>,
-    /// Logical ids of the functions that are its targets.
+    /// Logical ids of the functions that are its targets, or that take its
+    /// events from a queue.
     pub functions: Vec<String>,
+    /// URLs of the queues that are its targets.
+    pub queues: Vec<String>,
 }
 
 /// The running local AWS. Dropping it ends everything that it started; so does
@@ -122,6 +125,7 @@ pub struct LocalAws {
     begun_ms: Cell<u128>,
     counter: Cell<u32>,
     policy_changed: RefCell<Option<String>>,
+    held: Cell<bool>,
     unfinished: Cell<bool>,
     _emulators: Vec<Emulator>,
     /// One at a time: they share the build, the logs and two cores.
@@ -272,6 +276,7 @@ impl LocalAws {
             begun_ms: Cell::new(now_ms()),
             counter: Cell::new(0),
             policy_changed: RefCell::default(),
+            held: Cell::new(false),
             unfinished: Cell::new(false),
             _emulators: emulators,
             _lock: lock,
@@ -287,11 +292,41 @@ impl LocalAws {
         self.quiet(Duration::from_millis(if failed { 1500 } else { 400 }))
             .await;
         self.failed_events().await?;
+        for queue in self.rules.iter().flat_map(|rule| &rule.queues) {
+            self.sqs.purge_queue().queue_url(queue).send().await?;
+        }
+        if self.held.get() {
+            self.gather(false)?;
+        }
+        self.forget_storms().await?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
         if let Some(policy) = deployed {
             self.write_policy(&policy).await?;
+        }
+        Ok(())
+    }
+
+    /// A storm of one scenario must not swallow messages of the next.
+    async fn forget_storms(&self) -> Result<()> {
+        let storms = self.ledger_items().await?.into_iter();
+        for storm in storms.filter(|item| {
+            item["pk"]
+                .as_str()
+                .is_some_and(|pk| pk.starts_with("storm#") || pk.starts_with("pace#"))
+        }) {
+            let key =
+                |name: &str| AttributeValue::S(storm[name].as_str().unwrap_or_default().to_owned());
+            let delete = self
+                .dynamodb
+                .delete_item()
+                .table_name(self.output("LedgerTableName"));
+            delete
+                .key("pk", key("pk"))
+                .key("sk", key("sk"))
+                .send()
+                .await?;
         }
         Ok(())
     }
@@ -332,12 +367,69 @@ impl LocalAws {
     pub async fn deliver(&self, event: &Value) -> Result<Vec<String>> {
         let mut invoked = Vec::new();
         for rule in self.matching(event).await? {
+            for queue in &rule.queues {
+                let send = self.sqs.send_message().queue_url(queue);
+                send.message_body(event.to_string()).send().await?;
+            }
+            if !rule.queues.is_empty() {
+                invoked.extend(rule.functions.iter().cloned());
+                continue;
+            }
             for function in &rule.functions {
                 self.start_function(function, event)?;
                 invoked.push(function.clone());
             }
         }
         Ok(invoked)
+    }
+
+    /// Holds events in their queues, and lets them go: what comes meanwhile is
+    /// one batch, as it is on AWS within the batching window, which MiniStack
+    /// does not have.
+    pub fn gather(&self, on: bool) -> Result<()> {
+        for mapping in self.mappings()? {
+            let target = format!(
+                "/2015-03-31/event-source-mappings/{}",
+                mapping["UUID"].as_str().unwrap_or_default()
+            );
+            let change = json!({ "Enabled": !on }).to_string();
+            let answer = self.ministack("lambda", "PUT", &target, &[], change.as_bytes())?;
+            if !matches!(answer.status(), 200 | 202) {
+                return Err(answer.text().into());
+            }
+        }
+        self.held.set(on);
+        Ok(())
+    }
+
+    /// How many events wait in the queues of rules.
+    pub async fn waiting(&self) -> Result<usize> {
+        use aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessages;
+        let mut waiting = 0;
+        for queue in self.rules.iter().flat_map(|rule| &rule.queues) {
+            let ask = self.sqs.get_queue_attributes().queue_url(queue);
+            let answer = ask
+                .attribute_names(ApproximateNumberOfMessages)
+                .send()
+                .await?;
+            let number = answer
+                .attributes()
+                .and_then(|all| all.get(&ApproximateNumberOfMessages))
+                .and_then(|number| number.parse::<usize>().ok());
+            waiting += number.unwrap_or(0);
+        }
+        Ok(waiting)
+    }
+
+    /// The functions' event source mappings, as Lambda describes them.
+    fn mappings(&self) -> Result<Vec<Value>> {
+        let target = "/2015-03-31/event-source-mappings/";
+        let answer = self.ministack("lambda", "GET", target, &[], b"")?;
+        let answer: Value = serde_json::from_slice(&answer.body)?;
+        Ok(answer["EventSourceMappings"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default())
     }
 
     /// The deployed rules whose pattern matches an event, as the bus sees it.
@@ -728,7 +820,7 @@ impl LocalAws {
                 continue;
             }
             let targets = self.events.list_targets_by_rule().rule(name).send().await?;
-            let mut functions = Vec::new();
+            let (mut functions, mut queues) = (Vec::new(), Vec::new());
             for target in targets.targets() {
                 if target.input().or(target.input_path()).is_some()
                     || target.input_transformer().is_some()
@@ -737,18 +829,38 @@ impl LocalAws {
                         format!("{name} changes its events, which is not modelled here").into(),
                     );
                 }
-                let physical = target.arn().rsplit(':').next().unwrap_or_default();
-                let logical = self.resources.iter().find(|(_, id)| *id == physical);
-                let (logical, _) = logical.ok_or_else(|| format!("whose is {}?", target.arn()))?;
-                functions.push(logical.clone());
+                let arn = target.arn();
+                if !arn.contains(":sqs:") {
+                    functions.push(self.whose(arn)?);
+                    continue;
+                }
+                let queue = arn.rsplit(':').next().unwrap_or_default();
+                let url = self.resources.values();
+                let url = url.clone().find(|id| id.ends_with(&format!("/{queue}")));
+                queues.push(url.ok_or_else(|| format!("whose is {arn}?"))?.clone());
+                for mapping in self.mappings()? {
+                    if mapping["EventSourceArn"] == arn {
+                        let function = mapping["FunctionArn"].as_str().unwrap_or_default();
+                        functions.push(self.whose(function)?);
+                    }
+                }
             }
             rules.push(Rule {
                 name: name.to_owned(),
                 pattern: rule.event_pattern().map(str::to_owned),
                 functions,
+                queues,
             });
         }
         Ok(rules)
+    }
+
+    /// The logical id of the function of an ARN.
+    fn whose(&self, arn: &str) -> Result<String> {
+        let physical = arn.rsplit(':').next().unwrap_or_default();
+        let logical = self.resources.iter().find(|(_, id)| *id == physical);
+        let (logical, _) = logical.ok_or_else(|| format!("whose is {arn}?"))?;
+        Ok(logical.clone())
     }
 }
 

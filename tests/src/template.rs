@@ -22,8 +22,11 @@ use serde_json::{Map, Value, json};
 pub struct Rule {
     /// Logical id of the rule, as SAM makes it: function and event put together.
     pub logical_id: String,
-    /// Logical id of the function that it invokes.
+    /// Logical id of the function that it invokes, or that takes its events
+    /// from the queue.
     pub function: String,
+    /// Logical id of the queue that is its target.
+    pub queue: Option<String>,
     /// The event pattern, with `{"Ref": "AWS::AccountId"}` where the account stands.
     pub pattern: Value,
     /// All of the event's properties.
@@ -101,12 +104,16 @@ pub fn functions() -> BTreeMap<String, Value> {
     functions
 }
 
-/// All rules of all functions.
+/// All rules of all functions: those that SAM makes of their events, and those
+/// that lead to a queue which a function takes from.
 #[must_use]
 pub fn rules() -> Vec<Rule> {
     let mut rules = Vec::new();
     for (function, resource) in functions() {
         for (event, body) in entries(&resource["Properties"]["Events"]) {
+            if body["Type"] == "SQS" {
+                continue;
+            }
             assert_eq!(
                 body["Type"], "EventBridgeRule",
                 "event `{event}` of `{function}` is of a kind these checks do not know"
@@ -114,12 +121,45 @@ pub fn rules() -> Vec<Rule> {
             rules.push(Rule {
                 logical_id: format!("{function}{event}"),
                 function: function.clone(),
+                queue: None,
                 pattern: body["Properties"]["Pattern"].clone(),
                 properties: body["Properties"].clone(),
             });
         }
     }
+    for (logical_id, rule) in resources("AWS::Events::Rule") {
+        let properties = &rule["Properties"];
+        for target in items(&properties["Targets"]) {
+            let queue = text(&target["Arn"]["Fn::GetAtt"][0]).to_owned();
+            let function = queue_mappings()
+                .into_iter()
+                .find(|(_, mapping)| mapping["Queue"] == target["Arn"])
+                .unwrap_or_else(|| panic!("no function takes from `{queue}`"))
+                .0;
+            rules.push(Rule {
+                logical_id: logical_id.clone(),
+                function,
+                queue: Some(queue),
+                pattern: properties["EventPattern"].clone(),
+                properties: target,
+            });
+        }
+    }
     rules
+}
+
+/// How functions take from queues: function, and the event's properties.
+#[must_use]
+pub fn queue_mappings() -> Vec<(String, Value)> {
+    let mut mappings = Vec::new();
+    for (function, resource) in functions() {
+        for (_, body) in entries(&resource["Properties"]["Events"]) {
+            if body["Type"] == "SQS" {
+                mappings.push((function.clone(), body["Properties"].clone()));
+            }
+        }
+    }
+    mappings
 }
 
 /// Logical id of the role of a function.

@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use backstop_core::trigger::{self, Parsed, Trigger};
+use backstop_core::trigger::{self, Parsed, TagsParsed, Trigger};
 use serde_json::{Value, json};
 
 fn folder(name: &str) -> PathBuf {
@@ -88,9 +88,50 @@ fn revoke_ingress_reads_every_event_as_expected() {
 
 #[test]
 fn notify_reads_every_event_as_expected() {
-    check("notify", |event| match trigger::recorded(event) {
+    let one = |event: &Value| match trigger::recorded(event) {
         Ok(Ok(entry)) => json!({ "verdict": "tell", "entry": entry }),
         Ok(Err(_)) => json!({ "verdict": "ignored", "entry": null }),
         Err(_) => json!({ "verdict": "error", "entry": null }),
+    };
+    check("notify", |event| {
+        let Some(queued) = trigger::queued(event) else {
+            return one(event);
+        };
+        let messages = queued.iter().map(|queued| match &queued.event {
+            Ok(event) => one(event),
+            Err(_) => json!({ "verdict": "error", "entry": null }),
+        });
+        json!({ "verdict": "batch", "messages": messages.collect::<Vec<_>>() })
+    });
+}
+
+#[test]
+fn watch_opt_outs_reads_every_event_as_expected() {
+    let nothing = |verdict: &str| json!({ "verdict": verdict, "resources": null, "all": null, "account": null, "region": null, "actor": null, "event_id": null });
+    check("watch-opt-outs", |event| {
+        match trigger::opt_out_tags(event) {
+            Ok(TagsParsed::Changed(change)) => json!({
+                "verdict": "changed",
+                "resources": change.resources,
+                "all": change.all,
+                "account": change.account,
+                "region": change.region,
+                "actor": {
+                    "principal": change.actor.principal,
+                    "user_agent": change.actor.user_agent,
+                    "source_address": change.actor.source_address,
+                    "invoked_by": change.actor.invoked_by,
+                },
+                "event_id": change.actor.event_id,
+            }),
+            Ok(TagsParsed::Ignored(reason)) => {
+                assert!(!reason.is_empty());
+                nothing("ignored")
+            }
+            Err(error) => {
+                assert!(error.to_string().contains('`'), "names the field: {error}");
+                nothing("error")
+            }
+        }
     });
 }

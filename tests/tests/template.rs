@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_core::controls::Control;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
 use backstop_core::trigger::{
-    CHECK_REQUESTED, CLOUDTRAIL_CALL, INGRESS_CALLS, OWN_SOURCE, REMEDIATION_RECORDED,
+    CHECK_REQUESTED, CLOUDTRAIL_CALL, INGRESS_CALLS, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
 };
 use backstop_tests::template::{
-    Statement, entries, functions, granted_actions, items, read, resource, resources, role_of,
-    role_statements, root, rules, statements, template, text,
+    Statement, entries, functions, granted_actions, items, queue_mappings, read, resource,
+    resources, role_of, role_statements, root, rules, statements, template, text,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +38,8 @@ const WITHOUT_RESOURCES: &[&str] = &[
 ];
 
 const QUEUE: &str = "FailedEventsQueue";
+/// Where what waits to be told is gathered.
+const RECORDED: &str = "RecordedQueue";
 const TABLE: &str = "LedgerTable";
 const PARAMETER: &str = "PolicyParameter";
 const TOPIC: &str = "NotificationTopic";
@@ -135,11 +137,14 @@ fn the_environment_is_the_contract_with_the_code() {
     revoke_ingress["POLICY_PARAMETER"] = reference(PARAMETER);
     revoke_ingress["OWNER_TAG_KEY"] = reference("OwnerTagKey");
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
-    let mut notify = both;
+    let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
+    let mut watch_opt_outs = both;
+    watch_opt_outs["POLICY_PARAMETER"] = reference(PARAMETER);
     for (id, expected) in [
         ("RevokeIngressFunction", revoke_ingress),
         ("NotifyFunction", notify),
+        ("WatchOptOutsFunction", watch_opt_outs),
     ] {
         let variables = &functions()[id]["Properties"]["Environment"]["Variables"];
         assert_eq!(*variables, expected, "{id}");
@@ -230,8 +235,16 @@ fn the_queue_takes_dead_letters_of_exactly_these_rules() {
     assert_eq!(queue["SqsManagedSseEnabled"], true);
 
     let policies = resources("AWS::SQS::QueuePolicy");
-    assert_eq!(policies.len(), 1);
-    let policy = &policies.values().next().unwrap()["Properties"];
+    let queues: BTreeSet<String> = policies
+        .values()
+        .map(|policy| policy["Properties"]["Queues"][0]["Ref"].to_string())
+        .collect();
+    let all: BTreeSet<String> = resources("AWS::SQS::Queue")
+        .keys()
+        .map(|id| json!(id).to_string())
+        .collect();
+    assert_eq!(queues, all, "every queue has one policy");
+    let policy = &resource("FailedEventsQueuePolicy")["Properties"];
     assert_eq!(policy["Queues"], json!([reference(QUEUE)]));
     let statements = by_sid(statements(&policy["PolicyDocument"]));
     assert_eq!(statements.len(), 2);
@@ -259,6 +272,68 @@ fn the_queue_takes_dead_letters_of_exactly_these_rules() {
     );
 
     only_over_tls(&statements["OnlyOverTls"], &arn_of(QUEUE));
+}
+
+/// What waits to be told is gathered in a queue that only its rule writes to;
+/// what is given up ends where everything does.
+#[test]
+fn messages_are_gathered_in_a_queue_that_loses_nothing() {
+    let queue = &resource(RECORDED)["Properties"];
+    assert_eq!(queue["MessageRetentionPeriod"], 14 * 24 * 3600);
+    assert_eq!(queue["SqsManagedSseEnabled"], true);
+    assert_eq!(
+        queue["RedrivePolicy"],
+        json!({ "deadLetterTargetArn": arn_of(QUEUE), "maxReceiveCount": 3 })
+    );
+
+    let mappings = queue_mappings();
+    let [(function, mapping)] = &mappings[..] else {
+        panic!("one function takes from a queue: {mappings:?}")
+    };
+    assert_eq!(function, "NotifyFunction");
+    assert_eq!(
+        *mapping,
+        json!({
+            "Queue": arn_of(RECORDED),
+            "BatchSize": 500,
+            "MaximumBatchingWindowInSeconds": 10,
+            // Without it one that fails has all of them delivered again, or,
+            // answered as a success, loses it.
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "ScalingConfig": { "MaximumConcurrency": 2 },
+        })
+    );
+    // AWS's own advice: else a batch is handed out again while it is told.
+    let timeout = functions()[function]["Properties"]["Timeout"]
+        .as_u64()
+        .unwrap();
+    let window = mapping["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
+    let visibility = queue["VisibilityTimeout"].as_u64().unwrap();
+    assert!(visibility >= 6 * timeout + window, "{visibility} s");
+
+    let policy = &resource("RecordedQueuePolicy")["Properties"];
+    assert_eq!(policy["Queues"], json!([reference(RECORDED)]));
+    let statements = by_sid(statements(&policy["PolicyDocument"]));
+    assert_eq!(statements.len(), 2);
+    let allow = &statements["RuleMaySend"];
+    assert_eq!(allow.effect, "Allow");
+    assert_eq!(
+        allow.principal,
+        json!({ "Service": "events.amazonaws.com" })
+    );
+    assert_eq!(allow.actions, ["sqs:SendMessage"]);
+    assert_eq!(allow.resources, [arn_of(RECORDED)]);
+    let senders: Vec<Value> = rules()
+        .iter()
+        .filter(|rule| rule.queue.as_deref() == Some(RECORDED))
+        .map(|rule| arn_of(&rule.logical_id))
+        .collect();
+    assert_eq!(senders.len(), 1);
+    assert_eq!(
+        allow.condition,
+        json!({ "ArnEquals": { "aws:SourceArn": senders[0] } })
+    );
+    only_over_tls(&statements["OnlyOverTls"], &arn_of(RECORDED));
 }
 
 #[test]
@@ -352,11 +427,28 @@ fn rules_name_the_events_that_the_code_handles() {
             }),
         ),
         (
-            "NotifyFunctionRemediationRecorded",
+            "RemediationRecordedRule",
             json!({
                 "source": [OWN_SOURCE],
                 "detail-type": [REMEDIATION_RECORDED],
                 "account": [account],
+            }),
+        ),
+        (
+            "WatchOptOutsFunctionTagsChanged",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [CLOUDTRAIL_CALL],
+                "detail": {
+                    "eventSource": ["ec2.amazonaws.com"],
+                    "eventName": TAG_CALLS,
+                    "errorCode": [{ "exists": false }],
+                    "requestParameters": { "tagSet": { "items": {
+                        "key": [OPT_OUT_TAG, { "exists": false }],
+                    } } },
+                },
             }),
         ),
     ]);
@@ -494,6 +586,8 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
 
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
     let notify_logs = arn_of("NotifyLogGroup").to_string();
+    let watch_opt_outs_logs = arn_of("WatchOptOutsLogGroup").to_string();
+    let recorded = arn_of(RECORDED).to_string();
     let parameter = sub(
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${PolicyParameter}",
     );
@@ -510,6 +604,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
         (
             "RevokeIngressFunction",
             vec![
+                ("dynamodb:BatchGetItem", &table, &none),
                 ("dynamodb:DeleteItem", &table, &none),
                 ("dynamodb:GetItem", &table, &none),
                 ("dynamodb:PutItem", &table, &none),
@@ -537,13 +632,33 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
         (
             "NotifyFunction",
             vec![
+                ("dynamodb:BatchGetItem", &table, &none),
                 ("dynamodb:GetItem", &table, &none),
                 ("dynamodb:PutItem", &table, &none),
                 ("dynamodb:UpdateItem", &table, &none),
                 ("logs:CreateLogStream", &notify_logs, &none),
                 ("logs:PutLogEvents", &notify_logs, &none),
                 ("sns:Publish", &topic, &none),
+                ("sqs:DeleteMessage", &recorded, &none),
+                ("sqs:GetQueueAttributes", &recorded, &none),
+                ("sqs:ReceiveMessage", &recorded, &none),
                 ("sqs:SendMessage", &queue, &none),
+            ],
+        ),
+        (
+            "WatchOptOutsFunction",
+            vec![
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DescribeSecurityGroupRules", &everything, &none),
+                ("ec2:DescribeSecurityGroups", &everything, &none),
+                ("ec2:DescribeTags", &everything, &none),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("logs:CreateLogStream", &watch_opt_outs_logs, &none),
+                ("logs:PutLogEvents", &watch_opt_outs_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
             ],
         ),
     ] {

@@ -93,7 +93,7 @@ fn partition(region: &str) -> &'static str {
     }
 }
 
-fn filter(name: &str, value: &str) -> Filter {
+pub(crate) fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
@@ -157,7 +157,7 @@ async fn rules(
 }
 
 /// A page of a paginator, or out of time.
-async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: &Deadline,
     operation: &'static str,
     page: impl Future<Output = T>,
@@ -297,7 +297,7 @@ pub async fn groups_naming(
         .send();
     let (state, groups) = tokio::join!(
         deadline.call("DescribeManagedPrefixLists", request),
-        group_ids(ec2, list, deadline),
+        group_ids(ec2, "ip-permission.prefix-list-id", list, deadline),
     );
     let state = match state {
         Ok(answer) => answer.prefix_lists().first().map(|list| {
@@ -315,16 +315,18 @@ pub async fn groups_naming(
     }
 }
 
-async fn group_ids(
+/// The groups that a filter of DescribeSecurityGroups leaves, all pages.
+pub(crate) async fn group_ids(
     ec2: &aws_sdk_ec2::Client,
-    list: &str,
+    by: &str,
+    value: &str,
     deadline: &Deadline,
 ) -> Result<Vec<String>, AwsError> {
     const OPERATION: &str = "DescribeSecurityGroups";
     let mut ids = Vec::new();
     let mut pages = ec2
         .describe_security_groups()
-        .filters(filter("ip-permission.prefix-list-id", list))
+        .filters(filter(by, value))
         .max_results(GROUPS_PAGE)
         .into_paginator()
         .send();

@@ -29,6 +29,15 @@ pub struct RemediationSettings {
     pub owner_tag_key: String,
 }
 
+/// Settings of `watch-opt-outs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchSettings {
+    /// Name of the ledger's table.
+    pub ledger_table: String,
+    /// Name of the SSM parameter that holds the policy.
+    pub policy_parameter: String,
+}
+
 /// Settings of `notify`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotifySettings {
@@ -100,6 +109,24 @@ impl RemediationSettings {
             policy_parameter: reader.text(POLICY_PARAMETER),
             mode: reader.mode(DEFAULT_MODE),
             owner_tag_key: reader.text(OWNER_TAG_KEY),
+        };
+        reader.finish(settings)
+    }
+}
+
+impl WatchSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        let mut reader = Reader {
+            get,
+            problems: Vec::new(),
+        };
+        let settings = Self {
+            ledger_table: reader.text(LEDGER_TABLE),
+            policy_parameter: reader.text(POLICY_PARAMETER),
         };
         reader.finish(settings)
     }

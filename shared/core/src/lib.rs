@@ -20,5 +20,6 @@ pub mod policy;
 pub mod ports;
 pub mod record;
 pub mod security_group;
+pub mod storms;
 pub mod trigger;
 pub mod undo;

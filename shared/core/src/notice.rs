@@ -4,13 +4,13 @@
 //! what it is about, `state_key` what it says about it. Deliberately not here:
 //! the texts (`message::notice`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::Control;
+use crate::controls::{Control, Severity};
 use crate::entry::digest;
 use crate::trigger::Actor;
 
@@ -181,6 +181,19 @@ pub struct Storm {
     pub examples: Vec<(String, String)>,
     /// When the first of them began.
     pub since: Timestamp,
+    /// How bad the worst of them is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// The teams that own the resources, as far as they are known.
+    #[serde(default)]
+    pub teams: BTreeSet<String>,
+    /// Whether these came after the storm had been told: they were counted and
+    /// not told one by one.
+    #[serde(default)]
+    pub after: bool,
+    /// Whether they keep coming back.
+    #[serde(default)]
+    pub fight: bool,
 }
 
 impl Notice {

@@ -17,6 +17,12 @@ use serde_json::Value;
 
 use crate::controls::Control;
 
+mod opt_out_tags;
+mod queue;
+
+pub use opt_out_tags::{MOST_RESOURCES, TAG_CALLS, TagChange, TagsParsed, opt_out_tags};
+pub use queue::{Queued, queued};
+
 /// The `source` of Backstop's own events.
 pub const OWN_SOURCE: &str = "backstop";
 /// Detail type of the event that asks for a look at one resource.

@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 
 mod faults;
 mod guards;
+mod opt_outs;
+mod storms;
 
 const REVOKE: &str = "RevokeIngressFunction";
 const NOTIFY: &str = "NotifyFunction";
@@ -1162,11 +1164,14 @@ fn recorded(aws: &LocalAws, function: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Rights that no SDK call of ours uses: Lambda itself writes the logs and
-/// sends failed events.
+/// Rights that no SDK call of ours uses: Lambda itself writes the logs, takes
+/// from queues and sends failed events.
 const NOT_OURS: &[&str] = &[
     "logs:CreateLogStream",
     "logs:PutLogEvents",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:ReceiveMessage",
     "sqs:SendMessage",
 ];
 
@@ -1218,9 +1223,10 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
             .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
         aws.deliver(&event).await.unwrap();
         retried.messages(aws, 2).await;
+        opt_outs::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
-        for function in [REVOKE, NOTIFY] {
+        for function in [REVOKE, NOTIFY, opt_outs::WATCH] {
             let mut granted = template::granted_actions(function);
             granted.retain(|action| !NOT_OURS.contains(&action.as_str()));
             let recorded = recorded(aws, function);

@@ -10,6 +10,7 @@
 //! | sent | `sent#<message key>` | messages that went out |
 //! | trip | `trip#<control>[#<resource>]` | a control that acts no more until a person re-arms it |
 //! | fights | `fights#<control>#<resource>` | how often each finding was put right of late |
+//! | storm | `storm#<control>#<outcome>[#fight]` | how many of a kind came after their storm was told |
 //! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
@@ -33,9 +34,11 @@ use crate::error::AwsError;
 
 mod guards;
 mod items;
+mod storms;
 mod undo;
 
 pub use items::{Run, oversize};
+pub use storms::Surge;
 
 use items::{
     Item, Key, budget_key, entry_key, key, known_key, lock_item, lock_key, n, notice_item, number,
@@ -613,6 +616,15 @@ impl Ledger {
         self.transact(vec![self.told(record, Timestamp::now())])
             .await
             .map(|_| ())
+    }
+
+    /// Whether a notice of this topic has been recorded about a subject.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn knows_notice(&self, topic: &str, subject: &str) -> Result<bool, LedgerError> {
+        let known = self.get(&known_key(topic, subject)).await?;
+        Ok(known.is_some())
     }
 
     /// Records a notice, once while what it says stays the same.

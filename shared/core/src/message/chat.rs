@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::story::{Section, Story};
 use super::subject::first_line;
 use super::words::{one_line, or};
+use crate::controls::Severity;
 
 /// Most characters of a title.
 const MOST_TITLE: usize = 250;
@@ -23,35 +24,77 @@ const MOST_STEP: usize = 300;
 /// Most characters of a keyword and of every field of the metadata.
 const MOST_WORD: usize = 75;
 
-/// The notification as JSON.
+/// What a notification is made of.
+pub(super) struct Card<'a> {
+    /// What the message is known by.
+    pub(super) key: String,
+    /// The record's id: messages about the same one stand in one thread.
+    pub(super) record: &'a str,
+    pub(super) title: &'a str,
+    pub(super) sections: &'a [Section],
+    pub(super) control: &'a str,
+    pub(super) severity: Severity,
+    pub(super) outcome: &'a str,
+    pub(super) account: &'a str,
+    pub(super) region: &'a str,
+    pub(super) team: &'a str,
+    /// What it is about.
+    pub(super) resources: Vec<String>,
+}
+
+/// The notification about an entry.
 pub(super) fn notification(story: &Story<'_>, sections: &[Section]) -> Value {
     let entry = story.entry;
+    card(&Card {
+        key: entry.message_key(),
+        record: &entry.id,
+        title: &first_line(story),
+        sections,
+        control: entry.control.name(),
+        severity: entry.severity,
+        outcome: entry.status.name(),
+        account: &entry.account,
+        region: &entry.region,
+        team: entry.team_or_unowned(),
+        resources: vec![entry.resource.clone()],
+    })
+}
+
+/// The notification as JSON.
+pub(super) fn card(card: &Card<'_>) -> Value {
     let word = |text: &str| plain(&one_line(text, MOST_WORD));
-    let team = or(&word(entry.team_or_unowned()), "unowned");
+    let team = or(&word(card.team), "unowned");
+    let (control, outcome) = (or(&word(card.control), "-"), or(&word(card.outcome), "-"));
+    let title = plain(&one_line(card.title, MOST_TITLE));
+    let resources: Vec<String> = card
+        .resources
+        .iter()
+        .map(|resource| one_line(resource, MOST_TITLE))
+        .collect();
     json!({
         "version": "1.0",
         "source": "custom",
-        "id": entry.message_key(),
+        "id": card.key,
         "content": {
             "textType": "client-markdown",
-            "title": plain(&one_line(&first_line(story), MOST_TITLE)),
-            "description": description(sections),
-            "nextSteps": next_steps(story, sections),
-            "keywords": [entry.control.name(), entry.severity.to_string(), entry.status.name(), team],
+            "title": title,
+            "description": description(card.sections),
+            "nextSteps": next_steps(card.record, card.sections),
+            "keywords": [control, card.severity.to_string(), outcome, team],
         },
         "metadata": {
             // A failure and the message that it is fixed stand in one thread.
-            "threadId": word(&entry.id),
-            "summary": plain(&one_line(&first_line(story), MOST_TITLE)),
-            "eventType": format!("backstop-{}", entry.control),
-            "relatedResources": [one_line(&entry.resource, MOST_TITLE)],
+            "threadId": word(card.record),
+            "summary": title,
+            "eventType": format!("backstop-{control}"),
+            "relatedResources": resources,
             "additionalContext": {
-                "account": word(&entry.account),
-                "control": entry.control.name(),
-                "entry": word(&entry.id),
-                "outcome": entry.status.name(),
-                "region": word(&entry.region),
-                "severity": entry.severity.to_string(),
+                "account": word(card.account),
+                "control": control,
+                "entry": word(card.record),
+                "outcome": outcome,
+                "region": word(card.region),
+                "severity": card.severity.to_string(),
                 "team": team,
             },
         },
@@ -84,12 +127,12 @@ fn add(text: &mut String, line: &str) {
 }
 
 /// How to take it back, how to opt out, and the entry.
-fn next_steps(story: &Story<'_>, sections: &[Section]) -> Vec<String> {
+fn next_steps(record: &str, sections: &[Section]) -> Vec<String> {
     let steps = sections
         .iter()
         .filter(|section| is_next_step(section))
         .map(|Section { heading, lines }| format!("{heading}: {}", lines.join(" ")));
-    let entry = format!("Everything else: ledger entry {}", story.entry.id);
+    let entry = format!("Everything else: ledger entry {record}");
     steps
         .chain([entry])
         .map(|step| plain(&one_line(&step, MOST_STEP)))

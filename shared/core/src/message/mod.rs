@@ -14,6 +14,7 @@
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
 //! | `chat` | the custom notification of Amazon Q Developer in chat applications |
 //! | `notification` | the JSON that programs read, and its schema |
+//! | `notice` | messages about notices, with a JSON format of their own |
 
 use std::collections::BTreeMap;
 
@@ -32,10 +33,14 @@ mod undo;
 mod undo_commands;
 mod words;
 
+pub use notice::{
+    Kind, NoticeNotification, NotifiedAbout, NotifiedCheck, NotifiedDigest, NotifiedExample,
+    NotifiedOpen, NotifiedOptOutSeen,
+};
 pub use notification::{
     LedgerKey, Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
-    NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic, NotifiedVerification,
-    Omitted,
+    NotifiedFight, NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic,
+    NotifiedVerification, Omitted,
 };
 pub use words::one_line;
 

@@ -1,15 +1,893 @@
-//! Messages about notices.
+//! Messages about notices: opt-outs that changed, a control that tripped, a
+//! sweep's digest, Backstop's own health, storms.
+//!
+//! Each says what to do next. Programs get a [`Notice`] of their own format,
+//! whose schema is `schemas/notice.schema.json`; it keeps the same promises as
+//! the notification about an entry (`notification`).
 
 use std::collections::BTreeMap;
 
-use super::Message;
-use crate::notice::Notice;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::chat::{self, Card};
+use super::notification::{
+    LedgerKey, NotifiedActor, NotifiedExemption, name, some_text, text as cut,
+};
+use super::story::{Section, terms, who};
+use super::subject::{MOST, ascii};
+use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
+use super::{MOST_BYTES, Message, RULES_SHOWN, text};
+use crate::controls::{Control, Severity};
+use crate::entry::Status;
+use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
+use crate::notice::{
+    About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
+};
+
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Most lines of a section of a mail or a chat message.
+const MOST_LINES: usize = 25;
+/// Most characters of a text that somebody else wrote.
+const MOST_TEXT: usize = 300;
+/// Most examples in a line.
+const MOST_EXAMPLES: usize = 5;
+/// Most teams that a storm's message is addressed to.
+const MOST_TEAMS: usize = 100;
+
+/// Something people are told that is not about one finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NoticeNotification {
+    /// The format's version.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// Always `notice`: notifications about entries have no such field.
+    pub kind: Kind,
+    /// What the message is known by: drop what you have seen, SNS may deliver
+    /// twice.
+    pub key: String,
+    /// The id of the ledger entry, a ULID.
+    pub entry: String,
+    /// Where the ledger has the entry.
+    pub ledger_key: LedgerKey,
+    /// What happened, in one line.
+    pub headline: String,
+    /// The control that it is about; `-` for none.
+    pub control: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The topic; of a storm, the outcome that its entries have in common.
+    pub outcome: String,
+    /// The account.
+    pub account: String,
+    /// The Region.
+    pub region: String,
+    /// When it was written.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// What it says.
+    pub about: NotifiedAbout,
+    /// How many items are left out of lists.
+    pub omitted: u64,
+}
+
+/// The kind of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A notice.
+    Notice,
+}
+
+/// What a notice says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "topic", rename_all = "kebab-case")]
+pub enum NotifiedAbout {
+    /// Somebody set, changed or removed an opt-out tag.
+    OptOutChanged {
+        /// Id of the resource that carries the tag, or carried it.
+        resource: String,
+        /// The tag's value now; absent: there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value: Option<String>,
+        /// What it means, by control.
+        means: BTreeMap<Control, NotifiedExemption>,
+        /// Who called, as the event states.
+        actor: NotifiedActor,
+    },
+    /// A control changes nothing until a person re-arms it.
+    ControlTripped {
+        /// The budget: changes in a clock hour.
+        changes_per_hour: u32,
+        /// ARN of the resource whose changes would have exceeded it.
+        resource: String,
+        /// How many changes those were.
+        changes: u32,
+        /// When it tripped.
+        #[schemars(with = "String", extend("format" = "date-time"))]
+        tripped_at: Timestamp,
+    },
+    /// What a sweep saw.
+    Digest(NotifiedDigest),
+    /// Whether Backstop itself is in order.
+    Health {
+        /// One for each check that failed; none: all is well again.
+        failed: Vec<NotifiedCheck>,
+    },
+    /// Many entries of one kind, told as one.
+    Storm {
+        /// How many.
+        count: u64,
+        /// The first few.
+        examples: Vec<NotifiedExample>,
+        /// When the first of them began.
+        #[schemars(with = "String", extend("format" = "date-time"))]
+        since: Timestamp,
+        /// The teams that own the resources, as far as they are known.
+        teams: Vec<String>,
+        /// Whether these came after the storm had been told.
+        after: bool,
+        /// Whether they keep coming back.
+        fight: bool,
+    },
+}
+
+/// What a sweep saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedDigest {
+    /// Since when entries are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub since: Option<Timestamp>,
+    /// Resources looked at, by control.
+    pub looked_at: BTreeMap<Control, u64>,
+    /// Entries since then, by control and outcome.
+    pub outcomes: BTreeMap<Control, BTreeMap<String, u64>>,
+    /// What is open now, by control and reason.
+    pub open: BTreeMap<Control, BTreeMap<String, NotifiedOpen>>,
+    /// What the sweep met before the event path did.
+    pub met_first: NotifiedOpen,
+    /// Opt-outs that want somebody's attention.
+    pub opt_outs: Vec<NotifiedOptOutSeen>,
+    /// Entries taken up again because their lease had lapsed.
+    pub resumed: u64,
+    /// Entries told because nobody had been.
+    pub told: u64,
+    /// What could not be seen, in sentences.
+    pub unseen: Vec<String>,
+}
+
+/// A number of resources, and the first few of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOpen {
+    /// How many.
+    pub count: u64,
+    /// The first few, by id.
+    pub examples: Vec<String>,
+}
+
+/// An opt-out tag that wants somebody's attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOptOutSeen {
+    /// Id of the resource that carries it.
+    pub resource: String,
+    /// The tag's value.
+    pub value: String,
+    /// `ended`, `ends soon` or `malformed`.
+    pub state: String,
+    /// Last day (UTC) on which it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub until: Option<Date>,
+    /// Who answers for it, as stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Why, or what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// A check that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedCheck {
+    /// The check's name.
+    pub check: String,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// One of many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedExample {
+    /// The resource.
+    pub resource: String,
+    /// The id of its ledger entry.
+    pub entry: String,
+}
+
+impl NoticeNotification {
+    /// The notification about a notice, with at most `most` items in a list.
+    fn of(notice: &Notice, told: &Told, most: usize) -> Self {
+        let mut omitted = 0;
+        let about = notified(&notice.about, most, &mut omitted);
+        Self {
+            version: VERSION,
+            kind: Kind::Notice,
+            key: told.key.clone(),
+            entry: name(&notice.id),
+            ledger_key: LedgerKey::of(&notice.id),
+            headline: cut(&told.headline),
+            control: told.control.clone(),
+            severity: told.severity,
+            outcome: told.outcome.clone(),
+            account: name(&notice.account),
+            region: name(&notice.region),
+            at: notice.at,
+            about,
+            omitted,
+        }
+    }
+
+    /// The JSON Schema of the notification.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
+/// The first items of a list; the others are counted.
+fn first<T, U>(items: &[T], most: usize, omitted: &mut u64, of: impl Fn(&T) -> U) -> Vec<U> {
+    *omitted += items.len().saturating_sub(most) as u64;
+    items.iter().take(most).map(of).collect()
+}
+
+fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
+    match about {
+        About::OptOutChanged(changed) => NotifiedAbout::OptOutChanged {
+            resource: name(&changed.resource),
+            value: some_text(&changed.value),
+            means: changed.means.iter().map(|(c, e)| (*c, e.into())).collect(),
+            actor: (&changed.actor).into(),
+        },
+        About::ControlTripped(tripped) => NotifiedAbout::ControlTripped {
+            changes_per_hour: tripped.changes_per_hour,
+            resource: cut(&tripped.resource),
+            changes: tripped.changes,
+            tripped_at: tripped.at,
+        },
+        About::Digest(digest) => NotifiedAbout::Digest(notified_digest(digest, most, omitted)),
+        About::Health(health) => NotifiedAbout::Health {
+            failed: first(&health.failed, most, omitted, |failed| NotifiedCheck {
+                check: name(&failed.check),
+                found: cut(&failed.found),
+                remedy: cut(&failed.remedy),
+            }),
+        },
+        About::Storm(storm) => {
+            let teams: Vec<&String> = storm.teams.iter().collect();
+            NotifiedAbout::Storm {
+                count: storm.count,
+                examples: first(&storm.examples, most, omitted, |(resource, entry)| {
+                    NotifiedExample {
+                        resource: cut(resource),
+                        entry: name(entry),
+                    }
+                }),
+                since: storm.since,
+                teams: first(&teams, most, omitted, |team| name(team)),
+                after: storm.after,
+                fight: storm.fight,
+            }
+        }
+    }
+}
+
+fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedDigest {
+    let mut some = |open: &Open| NotifiedOpen {
+        count: open.count,
+        examples: first(&open.examples, most, omitted, |id| name(id)),
+    };
+    let open = digest
+        .open
+        .iter()
+        .map(|(control, reasons)| {
+            let reasons = reasons.iter().take(most);
+            let reasons = reasons.map(|(reason, open)| (cut(reason), some(open)));
+            (*control, reasons.collect())
+        })
+        .collect();
+    let met_first = some(&digest.met_first);
+    let outcomes = digest.outcomes.iter().map(|(control, outcomes)| {
+        let outcomes = outcomes.iter().take(most);
+        (*control, outcomes.map(|(o, n)| (name(o), *n)).collect())
+    });
+    *omitted += digest.more_opt_outs;
+    NotifiedDigest {
+        since: digest.since,
+        looked_at: digest.looked_at.clone(),
+        outcomes: outcomes.collect(),
+        open,
+        met_first,
+        opt_outs: first(&digest.opt_outs, most, omitted, |seen| NotifiedOptOutSeen {
+            resource: name(&seen.resource),
+            value: cut(&seen.value),
+            state: name(&seen.state),
+            until: seen.until,
+            owner: some_text(&seen.owner),
+            why: some_text(&seen.why),
+        }),
+        resumed: digest.resumed,
+        told: digest.told,
+        unseen: first(&digest.unseen, most, omitted, |line| cut(line)),
+    }
+}
+
+/// A notice as people are told it.
+struct Told {
+    key: String,
+    headline: String,
+    control: String,
+    severity: Severity,
+    outcome: String,
+    /// The attribute `team`: a JSON list where there are several.
+    team: String,
+    /// The same in words.
+    teams: String,
+    resources: Vec<String>,
+    sections: Vec<Section>,
+}
 
 /// Composes the message about a notice.
 pub(super) fn compose(notice: &Notice) -> Message {
-    Message {
-        subject: format!("[Backstop] {}", notice.about.name()),
-        body: serde_json::json!({ "default": notice.about.name() }).to_string(),
-        attributes: BTreeMap::new(),
+    let told = told(notice);
+    let chat = chat::card(&Card {
+        key: told.key.clone(),
+        record: &notice.id,
+        title: &told.headline,
+        sections: &told.sections,
+        control: &told.control,
+        severity: told.severity,
+        outcome: &told.outcome,
+        account: &notice.account,
+        region: &notice.region,
+        team: &told.teams,
+        resources: told.resources.clone(),
+    })
+    .to_string();
+    let mut mail = vec![format!(
+        "{}\n{}",
+        told.headline,
+        text::about(&notice.account, &notice.region, &told.teams, &told.control)
+    )];
+    mail.extend(text::lead(&told.sections));
+    mail.push(text::ledger(&notice.id, &notice.region));
+    let mail = mail.join("\n\n") + "\n";
+    let mut message = Message {
+        subject: subject(&told.headline),
+        body: String::new(),
+        attributes: attributes(notice, &told),
+    };
+    for most in RULES_SHOWN {
+        let data = NoticeNotification::of(notice, &told, *most);
+        let data = serde_json::to_string(&data)
+            .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string());
+        message.body = json!({
+            "default": mail,
+            "email": mail,
+            "https": chat,
+            "http": data,
+            "email-json": data,
+            "sqs": data,
+            "lambda": data,
+            "firehose": data,
+        })
+        .to_string();
+        if message.bytes() <= MOST_BYTES {
+            break;
+        }
+    }
+    message
+}
+
+fn subject(headline: &str) -> String {
+    let subject = ascii(&format!("[Backstop] {headline}"));
+    if subject.len() <= MOST {
+        return subject;
+    }
+    let kept: String = subject.chars().take(MOST - 3).collect();
+    format!("{}...", kept.trim_end())
+}
+
+fn attributes(notice: &Notice, told: &Told) -> BTreeMap<String, String> {
+    let word = |text: &str, without: &str| or(&one_line(text, 256), without);
+    [
+        ("control", told.control.clone()),
+        ("severity", told.severity.to_string()),
+        ("outcome", told.outcome.clone()),
+        ("account", word(&notice.account, "unknown")),
+        ("region", word(&notice.region, "unknown")),
+        ("team", told.team.clone()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+fn told(notice: &Notice) -> Told {
+    let unowned = || "unowned".to_owned();
+    let mut told = Told {
+        key: crate::record::Record::Notice(Box::new(notice.clone())).message_key(),
+        headline: String::new(),
+        control: or(&one_line(notice.control(), 100), "-"),
+        severity: Severity::Medium,
+        outcome: notice.about.name().to_owned(),
+        team: unowned(),
+        teams: unowned(),
+        resources: Vec::new(),
+        sections: Vec::new(),
+    };
+    match &notice.about {
+        About::OptOutChanged(changed) => opt_out_changed(changed, &mut told),
+        About::ControlTripped(tripped) => control_tripped(tripped, &mut told),
+        About::Digest(digest) => say_digest(digest, &mut told),
+        About::Health(health) => say_health(health, &mut told),
+        About::Storm(storm) => say_storm(storm, &mut told),
+    }
+    told
+}
+
+// ------------------------------------------------------------------ opt-outs
+
+fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
+    let id = or(&one_line(&changed.resource, 60), "unknown");
+    let controls = |of: fn(&Exemption) -> bool| {
+        let named = changed.means.iter().filter(|(_, e)| of(e));
+        named.map(|(c, _)| c.to_string()).collect::<Vec<_>>()
+    };
+    let malformed = controls(|e| matches!(e, Exemption::Malformed { .. }));
+    let exempt = controls(|e| matches!(e, Exemption::Exempt(_)));
+    let end = changed.means.values().find_map(|e| match e {
+        Exemption::Exempt(opt_out) | Exemption::Ended(opt_out) => Some(opt_out.until),
+        _ => None,
+    });
+    let until = match end.flatten() {
+        Some(day) => format!("until {day}"),
+        None => "without an end".to_owned(),
+    };
+    told.headline = match &changed.value {
+        None => format!("OPT-OUT REMOVED: {id} carries none any more and is checked again"),
+        Some(_) if !malformed.is_empty() => {
+            format!("OPT-OUT UNREADABLE: {id} is held until the tag is put right")
+        }
+        Some(_) if !exempt.is_empty() => {
+            format!(
+                "OPT-OUT SET: {id} is exempt from {} {until}",
+                joined(&exempt, 3)
+            )
+        }
+        Some(_) if end.is_some() => {
+            format!("OPT-OUT ENDED: the tag of {id} held {until}, it is checked again")
+        }
+        Some(_) => format!("OPT-OUT SET: {id} carries one that excludes no control"),
+    };
+    if !malformed.is_empty() || (!exempt.is_empty() && end.flatten().is_none()) {
+        told.severity = Severity::High;
+    }
+    told.resources.push(changed.resource.clone());
+
+    let value = changed.value.as_deref();
+    told.sections.push(Section {
+        heading: "What changed",
+        lines: vec![match value {
+            Some(value) => format!(
+                "The tag {OPT_OUT_TAG} of {id} is now `{}`.",
+                one_line(value, MOST_TEXT)
+            ),
+            None => format!("The tag {OPT_OUT_TAG} of {id} is gone."),
+        }],
+    });
+    told.sections.push(Section {
+        heading: "What it means",
+        lines: meaning(changed, &id),
+    });
+    told.sections.push(Section {
+        heading: "Who did it, as the event states",
+        lines: who(&changed.actor),
+    });
+    let remove =
+        format!("remove the tag: aws ec2 delete-tags --resources {id} --tags Key={OPT_OUT_TAG}");
+    let (heading, lines) = match value {
+        None => (
+            "How to opt out again",
+            vec![format!(
+                "If it was removed by mistake: tag {id} with the key {OPT_OUT_TAG} and {SPELLING}."
+            )],
+        ),
+        Some(_) if !malformed.is_empty() => (
+            "How to put it right",
+            vec![
+                format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
+                format!("Or {remove}"),
+            ],
+        ),
+        Some(_) => (
+            "How to end the opt-out",
+            vec![format!("If it is not meant to be, {remove}")],
+        ),
+    };
+    told.sections.push(Section { heading, lines });
+}
+
+fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
+    let mut lines: Vec<String> = changed
+        .means
+        .iter()
+        .filter_map(|(control, exemption)| {
+            Some(match exemption {
+                Exemption::Exempt(opt_out) => {
+                    format!("{control} changes nothing here {}.", terms(opt_out))
+                }
+                Exemption::Ended(opt_out) => format!(
+                    "{control} is not held back: the opt-out has ended, it held {}.",
+                    terms(opt_out)
+                ),
+                Exemption::Malformed { problem, .. } => format!(
+                    "{control} changes nothing here, because the tag cannot be read: {}.",
+                    clause(problem, MOST_TEXT)
+                ),
+                Exemption::None | Exemption::Existing => return None,
+            })
+        })
+        .collect();
+    let holds = changed.means.values().any(Exemption::holds);
+    if !holds {
+        if lines.is_empty() {
+            lines.push(format!(
+                "Nothing on {id} itself holds a control back any more."
+            ));
+        }
+        lines.push(
+            "What it protected is looked at now, and put right if it is open and nothing else excludes it."
+                .to_owned(),
+        );
+    }
+    if id.starts_with("vpc-") {
+        lines.push("It is the tag of a VPC: all its security groups are concerned.".to_owned());
+    }
+    lines
+}
+
+// ------------------------------------------------------------------- tripped
+
+fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
+    let control = tripped.control;
+    told.severity = Severity::Critical;
+    told.headline = format!("TRIPPED: {control} changes nothing more until a person re-arms it");
+    told.resources.push(tripped.resource.clone());
+    let resource = or_unknown(Some(&tripped.resource), MOST_TEXT);
+    told.sections = vec![
+        Section {
+            heading: "What happened",
+            lines: vec![
+                format!(
+                    "{} to {resource} would have exceeded the budget of {control}: {} changes in a clock hour (UTC).",
+                    counted(u64::from(tripped.changes), "change"),
+                    tripped.changes_per_hour
+                ),
+                format!("It tripped at {}.", time(tripped.at)),
+                "A wrong policy, or somebody who opens many resources at once, looks like this."
+                    .to_owned(),
+            ],
+        },
+        Section {
+            heading: "What stays open",
+            lines: vec![
+                format!("{resource}, and everything that {control} finds from now on."),
+                "It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.".to_owned(),
+            ],
+        },
+        Section {
+            heading: "How to go on",
+            lines: vec![
+                "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
+                format!("Then: backstop re-arm {control}"),
+                "The next sweep puts right what is still open.".to_owned(),
+            ],
+        },
+    ];
+}
+
+// -------------------------------------------------------------------- digest
+
+fn say_digest(digest: &Digest, told: &mut Told) {
+    let open: u64 = digest
+        .open
+        .values()
+        .flat_map(BTreeMap::values)
+        .map(|open| open.count)
+        .sum();
+    let opt_outs = digest.opt_outs.len() as u64 + digest.more_opt_outs;
+    let mut parts = vec![format!("{open} open")];
+    if digest.met_first.count > 0 {
+        parts.push(format!("{} met by the sweep first", digest.met_first.count));
+    }
+    if opt_outs > 0 {
+        parts.push(format!("{} to look at", counted(opt_outs, "opt-out")));
+    }
+    if !digest.unseen.is_empty() {
+        parts.push(format!("{} not seen", digest.unseen.len()));
+    }
+    told.headline = format!("DIGEST: {}", parts.join(", "));
+    if open > 0 || !digest.unseen.is_empty() {
+        told.severity = Severity::High;
+    }
+    let since = digest.since.map_or_else(
+        || "Since the beginning".to_owned(),
+        |since| format!("Since {}", time(since)),
+    );
+    let mut open = Vec::new();
+    for (control, reasons) in &digest.open {
+        for (reason, of) in reasons {
+            open.push(format!(
+                "{control}, {}: {}",
+                one_line(reason, MOST_TEXT),
+                some(of)
+            ));
+        }
+    }
+    let mut done = Vec::new();
+    for (control, outcomes) in &digest.outcomes {
+        let outcomes: Vec<String> = outcomes
+            .iter()
+            .map(|(outcome, count)| format!("{count} {outcome}"))
+            .collect();
+        done.push(format!(
+            "{since}, {control}: {}",
+            joined(&outcomes, MOST_LINES)
+        ));
+    }
+    for (control, looked_at) in &digest.looked_at {
+        done.push(format!(
+            "{} looked at for {control}",
+            counted(*looked_at, "resource")
+        ));
+    }
+    if digest.resumed > 0 {
+        let resumed = counted(digest.resumed, "run");
+        done.push(format!("{resumed} taken up again that had been cut off"));
+    }
+    if digest.told > 0 {
+        let told = counted(digest.told, "entry");
+        done.push(format!("{told} told now, because nobody had been told"));
+    }
+    let mut met_first = Vec::new();
+    if digest.met_first.count > 0 {
+        met_first.push(format!(
+            "{}. No event had led to them: see whether the trail logs management events here (backstop doctor).",
+            some(&digest.met_first)
+        ));
+    }
+    let mut opt_outs = shortened(&digest.opt_outs, MOST_LINES, say_opt_out);
+    if digest.more_opt_outs > 0 {
+        opt_outs.push(format!(
+            "and {} more: backstop opt-outs",
+            digest.more_opt_outs
+        ));
+    }
+    let unseen = shortened(&digest.unseen, MOST_LINES, |line| {
+        one_line(line, 2 * MOST_TEXT)
+    });
+    let mut steps = Vec::new();
+    if !open.is_empty() {
+        steps.push("backstop history RESOURCE says why something is left open.");
+    }
+    if !opt_outs.is_empty() {
+        steps.push("Ask the owners to renew, end or correct their opt-outs.");
+    }
+    if !unseen.is_empty() {
+        steps.push("Remove the cause of what could not be seen: it may hide something open.");
+    }
+    if steps.is_empty() {
+        steps.push("There is nothing to do.");
+    }
+    let steps = steps.into_iter().map(str::to_owned).collect();
+    told.sections = [
+        ("What is open, and why", open),
+        ("What could not be seen", unseen),
+        ("Met by the sweep before any event", met_first),
+        ("Opt-outs that ended, end soon or cannot be read", opt_outs),
+        ("What was done", done),
+        ("How to go on", steps),
+    ]
+    .into_iter()
+    .filter(|(_, lines): &(_, Vec<String>)| !lines.is_empty())
+    .map(|(heading, lines)| Section { heading, lines })
+    .collect();
+}
+
+/// `3 (sg-1, sg-2, and 1 more)`.
+fn some(open: &Open) -> String {
+    let shown: Vec<String> = open
+        .examples
+        .iter()
+        .take(MOST_EXAMPLES)
+        .map(|id| one_line(id, 100))
+        .collect();
+    let more = open.count.saturating_sub(shown.len() as u64);
+    match (shown.is_empty(), more) {
+        (true, _) => open.count.to_string(),
+        (false, 0) => format!("{} ({})", open.count, shown.join(", ")),
+        (false, more) => format!("{} ({} and {more} more)", open.count, shown.join(", ")),
+    }
+}
+
+fn say_opt_out(seen: &OptOutSeen) -> String {
+    let until = seen
+        .until
+        .map_or_else(|| "without an end".to_owned(), |day| format!("until {day}"));
+    let why = seen
+        .why
+        .as_deref()
+        .map(|why| format!(": {}", clause(why, MOST_TEXT)));
+    format!(
+        "{} {} ({until}, by {}){}. Its value: `{}`",
+        one_line(&seen.resource, 100),
+        one_line(&seen.state, 50),
+        or(
+            &one_line(seen.owner.as_deref().unwrap_or_default(), 100),
+            "nobody named"
+        ),
+        why.unwrap_or_default(),
+        one_line(&seen.value, MOST_TEXT),
+    )
+}
+
+// -------------------------------------------------------------------- health
+
+fn say_health(health: &Health, told: &mut Told) {
+    if health.failed.is_empty() {
+        told.headline = "HEALTHY: every check of Backstop itself passes again".to_owned();
+        told.sections.push(Section {
+            heading: "What was found",
+            lines: vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
+        });
+        return;
+    }
+    let names: Vec<&String> = health.failed.iter().map(|failed| &failed.check).collect();
+    told.headline = format!(
+        "UNHEALTHY: Backstop may not see or tell everything: {}",
+        joined(&names, 5)
+    );
+    told.severity = Severity::Critical;
+    told.sections.push(Section {
+        heading: "What is out of order",
+        lines: shortened(&health.failed, MOST_LINES, |failed| {
+            format!(
+                "{}: {}.",
+                one_line(&failed.check, 50),
+                clause(&failed.found, MOST_TEXT)
+            )
+        }),
+    });
+    let mut steps = shortened(&health.failed, MOST_LINES, |failed| {
+        format!(
+            "{}: {}.",
+            one_line(&failed.check, 50),
+            clause(&failed.remedy, MOST_TEXT)
+        )
+    });
+    steps.push("Then: backstop doctor".to_owned());
+    told.sections.push(Section {
+        heading: "How to put it in order",
+        lines: steps,
+    });
+}
+
+// --------------------------------------------------------------------- storm
+
+fn say_storm(storm: &Storm, told: &mut Told) {
+    let outcome = or(&one_line(&storm.outcome, 50), "-");
+    let failed = storm.outcome.ends_with(Status::Failed.name());
+    told.severity = storm.severity.unwrap_or(match failed {
+        true => Severity::Critical,
+        false => Severity::High,
+    });
+    let more = if storm.after { " more" } else { "" };
+    let again = if storm.fight { " again" } else { "" };
+    let control = match told.control.as_str() {
+        "-" => String::new(),
+        control => format!("{control} "),
+    };
+    told.headline = format!(
+        "STORM {}: {control}{outcome}{again}, {}{more} time{}",
+        told.severity,
+        storm.count,
+        if storm.count == 1 { "" } else { "s" }
+    );
+    told.outcome = outcome.clone();
+    let teams: Vec<String> = storm
+        .teams
+        .iter()
+        .take(MOST_TEAMS)
+        .map(|team| or(&one_line(team, 256), "unowned"))
+        .collect();
+    match teams.as_slice() {
+        [] => {}
+        [team] => team.clone_into(&mut told.team),
+        // SNS matches a filter against each text of such a list.
+        _ => told.team = json!(teams).to_string(),
+    }
+    if !teams.is_empty() {
+        told.teams = joined(&teams, MOST_EXAMPLES);
+    }
+    let number = match (storm.count, storm.after) {
+        (1, false) => "1 entry".to_owned(),
+        (1, true) => "1 more entry".to_owned(),
+        (count, _) => format!("{count}{more} entries"),
+    };
+    let mut happened = vec![
+        format!(
+            "{number} came to the outcome `{outcome}`{again}, the first at {}.",
+            time(storm.since)
+        ),
+        match (storm.after, failed) {
+            (true, _) => "They came after the storm had been told, and were counted and not told one by one.",
+            (false, true) => "They are told as one. Further failures are told as well.",
+            (false, false) => "They are told as one. Further ones are counted for 15 minutes and told as a number then.",
+        }
+        .to_owned(),
+    ];
+    if storm.fight {
+        happened
+            .push("They keep coming back: whatever puts them back has to be changed.".to_owned());
+    }
+    let mut examples: Vec<String> = storm
+        .examples
+        .iter()
+        .take(MOST_LINES)
+        .map(|(resource, entry)| {
+            told.resources.push(resource.clone());
+            format!("{}, entry {}", one_line(resource, 200), one_line(entry, 50))
+        })
+        .collect();
+    let unnamed = storm.count.saturating_sub(examples.len() as u64);
+    if unnamed > 0 {
+        examples.push(match examples.is_empty() {
+            true => "Not listed here: backstop history shows them.".to_owned(),
+            false => format!("and {unnamed} more: backstop history shows them"),
+        });
+    }
+    let step = if failed {
+        "They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."
+    } else {
+        "Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."
+    };
+    told.sections = vec![
+        Section {
+            heading: "What happened",
+            lines: happened,
+        },
+        Section {
+            heading: "Which they are",
+            lines: examples,
+        },
+        Section {
+            heading: "How to go on",
+            lines: vec![step.to_owned()],
+        },
+    ];
+}
+
+fn counted(count: u64, what: &str) -> String {
+    match (count, what) {
+        (1, _) => format!("1 {what}"),
+        (_, "entry") => format!("{count} entries"),
+        _ => format!("{count} {what}s"),
     }
 }

@@ -92,8 +92,26 @@ pub struct Notification {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub finished_at: Option<Timestamp>,
+    /// What keeps putting the finding back, from the time on at which that is
+    /// told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fight: Option<NotifiedFight>,
+    /// What manages the resource, where its tags, the caller or the user agent
+    /// show it: change it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
     /// How many items of each list are left out.
     pub omitted: Omitted,
+}
+
+/// A finding that somebody or something keeps putting back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedFight {
+    /// How often it has been put right within 24 hours, this time included.
+    pub times: u32,
+    /// When it was first, within those.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
 }
 
 /// The key of an entry in the ledger's table.
@@ -294,7 +312,7 @@ impl Notification {
             version: VERSION,
             key: entry.message_key(),
             entry: name(&entry.id),
-            ledger_key: LedgerKey::of(entry),
+            ledger_key: LedgerKey::of(&entry.id),
             headline: text(&first_line(&Story::new(entry))),
             control: entry.control,
             severity: entry.severity,
@@ -331,6 +349,16 @@ impl Notification {
             attempts: entry.attempts,
             started_at: entry.started_at,
             finished_at: entry.finished_at,
+            fight: entry.fight.as_ref().map(|fight| NotifiedFight {
+                times: fight.times,
+                since: fight.since,
+            }),
+            managed_by: some_text(
+                entry
+                    .fight
+                    .as_ref()
+                    .map_or(&entry.managed_by, |fight| &fight.managed_by),
+            ),
             omitted: Omitted {
                 exposures: entry.exposures.len().saturating_sub(most),
                 changes: entry.plan.changes.len().saturating_sub(most),
@@ -356,31 +384,31 @@ impl Notification {
 }
 
 impl LedgerKey {
-    pub(super) fn of(entry: &Entry) -> Self {
+    pub(super) fn of(id: &str) -> Self {
         Self {
-            pk: format!("entry#{}", name(&entry.id)),
+            pk: format!("entry#{}", name(id)),
             sk: "entry".to_owned(),
         }
     }
 }
 
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     one_line(text, MOST_TEXT)
 }
 
-fn name(text: &str) -> String {
+pub(super) fn name(text: &str) -> String {
     one_line(text, MOST_NAME)
 }
 
-fn some_name(of: &Option<String>) -> Option<String> {
+pub(super) fn some_name(of: &Option<String>) -> Option<String> {
     of.as_deref().map(name)
 }
 
-fn some_text(of: &Option<String>) -> Option<String> {
+pub(super) fn some_text(of: &Option<String>) -> Option<String> {
     of.as_deref().map(text)
 }
 
-fn texts<'a>(of: impl IntoIterator<Item = &'a String>, most: usize) -> Vec<String> {
+pub(super) fn texts<'a>(of: impl IntoIterator<Item = &'a String>, most: usize) -> Vec<String> {
     of.into_iter().take(most).map(|line| text(line)).collect()
 }
 

@@ -16,6 +16,7 @@ use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened
 use crate::entry::{Entry, Status};
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
+use crate::trigger::Actor;
 
 /// Most lines of a section about rules.
 const MOST_LINES: usize = 5;
@@ -432,26 +433,9 @@ impl<'a> Story<'a> {
     }
 
     fn who(&self) -> Section {
-        let actor = &self.entry.actor;
-        let invoked_by = actor
-            .invoked_by
-            .as_deref()
-            .filter(|by| actor.principal.as_deref() != Some(by));
-        let through = invoked_by.map(|by| format!(", through {}", one_line(by, 100)));
-        let call = [actor.event_name.clone(), actor.event_time.map(time)];
-        let call: Vec<String> = call.into_iter().flatten().collect();
         Section {
             heading: "Who touched it last, as the event states",
-            lines: vec![
-                format!(
-                    "Who: {}{}",
-                    or_unknown(actor.principal.as_deref(), MOST_TEXT),
-                    through.unwrap_or_default()
-                ),
-                format!("Call: {}", or(&joined(&call, 2), "unknown")),
-                format!("From: {}", or_unknown(actor.source_address.as_deref(), 100)),
-                format!("With: {}", or_unknown(actor.user_agent.as_deref(), 200)),
-            ],
+            lines: who(&self.entry.actor),
         }
     }
 
@@ -583,6 +567,27 @@ impl<'a> Story<'a> {
         }
         lines
     }
+}
+
+/// Who called, what, from where and with what.
+pub(super) fn who(actor: &Actor) -> Vec<String> {
+    let invoked_by = actor
+        .invoked_by
+        .as_deref()
+        .filter(|by| actor.principal.as_deref() != Some(by));
+    let through = invoked_by.map(|by| format!(", through {}", one_line(by, 100)));
+    let call = [actor.event_name.clone(), actor.event_time.map(time)];
+    let call: Vec<String> = call.into_iter().flatten().collect();
+    vec![
+        format!(
+            "Who: {}{}",
+            or_unknown(actor.principal.as_deref(), MOST_TEXT),
+            through.unwrap_or_default()
+        ),
+        format!("Call: {}", or(&joined(&call, 2), "unknown")),
+        format!("From: {}", or_unknown(actor.source_address.as_deref(), 100)),
+        format!("With: {}", or_unknown(actor.user_agent.as_deref(), 200)),
+    ]
 }
 
 fn by_rule<'a>(

@@ -8,7 +8,7 @@ use super::words::{is_world, joined, one_line};
 use crate::entry::{Entry, Status};
 
 /// Most characters of a subject: SNS wants fewer than 100.
-const MOST: usize = 99;
+pub(super) const MOST: usize = 99;
 
 /// Most characters about ports.
 const MOST_EXPOSED: usize = 200;
@@ -110,7 +110,7 @@ fn exposed<'a>(story: &Story<'a>) -> Vec<&'a str> {
 }
 
 /// The text in ASCII: what is not becomes a question mark.
-fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     text.replace('…', "...")
         .chars()
         .map(|c| {

@@ -24,24 +24,33 @@ pub(super) fn mail(story: &Story<'_>, sections: &[Section], most: usize) -> Stri
     paragraphs.extend(lead(sections));
     paragraphs.push(details(story, most));
     paragraphs.extend(put_it_back(story, most));
-    paragraphs.push(ledger(story));
+    paragraphs.push(ledger(&story.entry.id, &story.entry.region));
     paragraphs.join("\n\n") + "\n"
 }
 
 fn headline(story: &Story<'_>) -> String {
     let entry = story.entry;
+    let about = about(
+        &entry.account,
+        &entry.region,
+        entry.team_or_unowned(),
+        entry.control.name(),
+    );
+    format!("{}\n{about}", first_line(story))
+}
+
+/// Where, whose, and of which control.
+pub(super) fn about(account: &str, region: &str, team: &str, control: &str) -> String {
     format!(
-        "{}\nAccount {}, {}. Team: {}. Control: {}.",
-        first_line(story),
-        one_line(&entry.account, 50),
-        one_line(&entry.region, 50),
-        one_line(entry.team_or_unowned(), 100),
-        entry.control,
+        "Account {}, {}. Team: {}. Control: {control}.",
+        one_line(account, 50),
+        one_line(region, 50),
+        one_line(team, 100),
     )
 }
 
 /// The story, or as much of it as fits: ordinary ones are a quarter of that.
-fn lead(sections: &[Section]) -> Vec<String> {
+pub(super) fn lead(sections: &[Section]) -> Vec<String> {
     let mut paragraphs = Vec::new();
     let mut left = MOST_LEAD;
     for paragraph in sections.iter().map(section) {
@@ -171,13 +180,14 @@ fn put_it_back(story: &Story<'_>, most: usize) -> Option<String> {
     Some(lines.join("\n"))
 }
 
-fn ledger(story: &Story<'_>) -> String {
-    let LedgerKey { pk, sk } = LedgerKey::of(story.entry);
+/// Where the ledger has the record.
+pub(super) fn ledger(id: &str, region: &str) -> String {
+    let LedgerKey { pk, sk } = LedgerKey::of(id);
     let key = json!({ "pk": { "S": pk }, "sk": { "S": sk } }).to_string();
     format!(
         "LEDGER ENTRY {}\naws dynamodb get-item --region {} --table-name '<LedgerTableName>' --key {}\nLedgerTableName is an output of the Backstop stack in this account and Region.",
-        one_line(&story.entry.id, 100),
-        quote(&one_line(&story.entry.region, 50)),
+        one_line(id, 100),
+        quote(&one_line(region, 50)),
         quote(&key),
     )
 }

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 
 use backstop_core::entry::{Entry, Status};
 use backstop_core::exemption::{Exemption, OptOut};
+use backstop_core::message::of;
 use backstop_core::message::{Message, compose};
 use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step, Verification};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
 use backstop_core::trigger::Actor;
 use expect_test::expect;
+use jsonschema::Validator;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::fixtures::{body, exposure, found, outcome, rule, ssh};
-use crate::schemas::NOTIFICATION;
+use crate::notices::{each, notice};
+use crate::schemas::{NOTICE, NOTIFICATION};
 
 /// What SNS takes.
 const SNS_BYTES: usize = 256 * 1024;
@@ -28,10 +31,17 @@ const STATUSES: &[Status] = &[
     Status::Exempt,
     Status::Held,
     Status::NotOwned,
+    Status::Existing,
+    Status::Tripped,
+    Status::Stopped,
 ];
 
 /// What must hold for every message there is.
 fn check(message: &Message) {
+    check_against(message, &NOTIFICATION);
+}
+
+fn check_against(message: &Message, schema: &Validator) {
     let subject = &message.subject;
     assert!(!subject.is_empty() && subject.len() <= 99, "{subject}");
     assert!(
@@ -60,7 +70,7 @@ fn check(message: &Message) {
     );
     check_chat(&serde_json::from_str(&body(message, "https")).unwrap());
     let data: Value = serde_json::from_str(&body(message, "sqs")).unwrap();
-    assert!(NOTIFICATION.is_valid(&data), "{data:#}");
+    assert!(schema.is_valid(&data), "{data:#}");
 }
 
 fn check_chat(chat: &Value) {
@@ -215,6 +225,22 @@ fn texts_that_are_far_too_long_fit() {
 }
 
 #[test]
+fn notices_fit_however_much_is_in_them() {
+    for text in [
+        "x".repeat(1000),
+        "\"\\".repeat(500),
+        "😀".repeat(1000),
+        String::new(),
+    ] {
+        for items in [0, 1, 200] {
+            for about in each(&text, items) {
+                check_against(&of(&notice(about)), &NOTICE);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_left_out_is_counted() {
     let message = compose(&made_of("text", Status::Remediated, 1000));
     let data: Value = serde_json::from_str(&body(&message, "sqs")).unwrap();
@@ -301,6 +327,13 @@ proptest! {
     #[test]
     fn no_text_breaks_a_message(text in any::<String>(), status in 0..STATUSES.len(), rules in 0_usize..6) {
         check(&compose(&made_of(&text, STATUSES[status], rules)));
+    }
+
+    #[test]
+    fn no_text_breaks_a_notice(text in any::<String>(), items in 0_usize..6) {
+        for about in each(&text, items) {
+            check_against(&of(&notice(about)), &NOTICE);
+        }
     }
 
     #[test]

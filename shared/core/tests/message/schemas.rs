@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use backstop_core::message::{Notification, compose};
+use backstop_core::message::{NoticeNotification, Notification, compose};
 use backstop_core::policy::Policy;
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -36,9 +36,14 @@ fn check(file: &str, schema: &Value) {
 pub(crate) static NOTIFICATION: LazyLock<Validator> =
     LazyLock::new(|| jsonschema::validator_for(&Notification::schema()).unwrap());
 
+/// The same for notices.
+pub(crate) static NOTICE: LazyLock<Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&NoticeNotification::schema()).unwrap());
+
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
     check("notification.schema.json", &Notification::schema());
+    check("notice.schema.json", &NoticeNotification::schema());
     check("policy.schema.json", &Policy::schema());
 }
 

@@ -1,0 +1,217 @@
+//! The pipeline of `watch-opt-outs`: parse, read the tags live, ask for a look
+//! at what nothing excludes any more, then record, tell and mark.
+//!
+//! The call only says whose tags to read. The looks come first: what lost its
+//! opt-out may be open. Deliberately not here: what a tag means (core), and any
+//! change of a resource.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use backstop_aws::clients::Clients;
+use backstop_aws::deadline::Deadline;
+use backstop_aws::error::AwsError;
+use backstop_aws::ledger::{Ledger, LedgerError, Recorded};
+use backstop_aws::policy_store::{NoPolicy, PolicyStore};
+use backstop_aws::settings::WatchSettings;
+use backstop_aws::{bus, opt_outs};
+use backstop_core::controls::Control;
+use backstop_core::exemption::{self, Exemption};
+use backstop_core::notice::{About, Notice, OptOutChanged};
+use backstop_core::record;
+use backstop_core::trigger::{self, BrokenEvent, CheckRequested, TagChange, TagsParsed};
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use lambda_runtime::{Diagnostic, LambdaEvent};
+use serde_json::{Value, json};
+use tracing::{error, info};
+use ulid::Ulid;
+
+/// How often a notice is recorded again after another run recorded one about
+/// the same resource meanwhile.
+const TRIES: u32 = 4;
+
+/// Everything that makes a run fail, so that Lambda tries again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Event(#[from] BrokenEvent),
+    #[error(transparent)]
+    Policy(#[from] NoPolicy),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    #[error("{0}: other runs recorded its opt-out again and again: look again later")]
+    Contended(String),
+}
+
+impl From<Failure> for Diagnostic {
+    fn from(failure: Failure) -> Self {
+        let retryable = !matches!(failure, Failure::Event(_));
+        Self {
+            error_type: if retryable {
+                "Retryable"
+            } else {
+                "NonRetryable"
+            }
+            .to_owned(),
+            error_message: failure.to_string(),
+        }
+    }
+}
+
+pub(crate) struct Handler {
+    clients: Clients,
+    policy: PolicyStore,
+    ledger: Ledger,
+}
+
+impl Handler {
+    pub(crate) fn new(clients: Clients, settings: WatchSettings) -> Self {
+        Self {
+            policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter),
+            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table),
+            clients,
+        }
+    }
+
+    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
+        let left = event
+            .context
+            .deadline()
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        let answer = match trigger::opt_out_tags(&event.payload) {
+            Ok(TagsParsed::Changed(change)) => self.look(&change, &Deadline::new(left)).await,
+            Ok(TagsParsed::Ignored(reason)) => {
+                info!(verdict = "ignored", %reason, "event ignored");
+                Ok("ignored")
+            }
+            Err(broken) => Err(broken.into()),
+        };
+        if let Err(failure) = &answer {
+            error!(%failure, "run failed");
+        }
+        answer.map(|verdict| json!({ "verdict": verdict }))
+    }
+
+    async fn look(&self, change: &TagChange, deadline: &Deadline) -> Result<&'static str, Failure> {
+        // gather: the tags as they are now
+        let (policy, values) = tokio::join!(
+            self.policy.get(deadline),
+            opt_outs::read(&self.clients.ec2, &change.resources, deadline),
+        );
+        let (policy, values) = (policy?, values?);
+        let now = Timestamp::now();
+        let today = Offset::UTC.to_datetime(now).date();
+        let read = |resource: &str, control| {
+            let value = values.get(resource).map(String::as_str);
+            exemption::read(value, control, today, policy.policy.opt_out.require_end)
+        };
+
+        // what nothing on it excludes any more is looked at, now
+        let mut asked = Ok(());
+        for control in Control::ALL {
+            let lost = change.resources.iter();
+            let lost = lost.filter(|resource| !read(resource, *control).holds());
+            let lost: Vec<String> = lost.cloned().collect();
+            if let Err(failure) = self.request_checks(*control, &lost, change, deadline).await {
+                asked = Err(failure);
+            }
+        }
+
+        // told, each once: also when the looks could not be asked for
+        let mut told = Ok(0);
+        for resource in &change.resources {
+            let means: BTreeMap<Control, Exemption> = Control::ALL
+                .iter()
+                .map(|control| (*control, read(resource, *control)))
+                .filter(|(_, means)| *means != Exemption::None)
+                .collect();
+            let about = OptOutChanged {
+                resource: resource.clone(),
+                value: values.get(resource).cloned(),
+                means,
+                actor: change.actor.clone(),
+            };
+            match (self.tell(about, change, now).await, &mut told) {
+                (Ok(new), Ok(count)) => *count += usize::from(new),
+                (Ok(_), Err(_)) => {}
+                (Err(failure), _) => told = Err(failure),
+            }
+        }
+        asked?;
+        Ok(if told? == 0 { "known" } else { "told" })
+    }
+
+    async fn request_checks(
+        &self,
+        control: Control,
+        resources: &[String],
+        change: &TagChange,
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        if resources.is_empty() {
+            return Ok(());
+        }
+        let groups: BTreeSet<String> = match control {
+            Control::OpenIngress => {
+                opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
+            }
+        };
+        let checks: Vec<CheckRequested> = groups
+            .into_iter()
+            .map(|resource| CheckRequested {
+                control: control.name().to_owned(),
+                resource,
+                cause: Some(change.actor.clone()),
+            })
+            .collect();
+        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        info!(%control, groups = checks.len(), "checks requested");
+        Ok(())
+    }
+
+    /// Records and tells what became of one resource's opt-out, unless that
+    /// very call has been told. `false`: there was nothing new.
+    async fn tell(
+        &self,
+        about: OptOutChanged,
+        change: &TagChange,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
+        let resource = about.resource.clone();
+        let gone = about.value.is_none();
+        let notice = Notice {
+            version: record::VERSION,
+            id: Ulid::generate().to_string(),
+            account: change.account.clone(),
+            region: change.region.clone(),
+            at: now,
+            about: About::OptOutChanged(about),
+        };
+        let topic = notice.about.name();
+        // All tags were deleted: that it had an opt-out is known only where it
+        // was told when that was set.
+        if change.all && gone && !self.ledger.knows_notice(topic, &resource).await? {
+            return Ok(false);
+        }
+        for _ in 0..TRIES {
+            let id = match self.ledger.record_notice(&notice).await? {
+                Recorded::New => notice.id.clone(),
+                Recorded::Untold(id) => id,
+                Recorded::Told => return Ok(false),
+                Recorded::Moved => continue,
+            };
+            bus::tell(&self.clients.eventbridge, &id).await?;
+            self.ledger.known_told(topic, &resource, &id).await?;
+            info!(entry = %id, %resource, gone, "opt-out told");
+            return Ok(true);
+        }
+        Err(Failure::Contended(resource))
+    }
+}
+
+#[cfg(test)]
+mod tests;
