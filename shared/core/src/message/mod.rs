@@ -11,6 +11,7 @@
 //! | `subject` | the subject, which is also the first line of every body |
 //! | `story` | the sections a person reads first, for mail and chat alike |
 //! | `undo_commands` | the AWS CLI commands that take our changes back |
+//! | `notice`, `undo` | messages about the other kinds of records |
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
 //! | `chat` | the custom notification of Amazon Q Developer in chat applications |
 //! | `notification` | the JSON that programs read, and its schema |
@@ -42,6 +43,7 @@ pub use notification::{
     NotifiedFight, NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic,
     NotifiedVerification, Omitted,
 };
+pub use undo::{UndoKind, UndoNotification};
 pub use words::one_line;
 
 use story::{Section, Story};
@@ -112,9 +114,14 @@ pub fn compose(entry: &Entry) -> Message {
 fn body(story: &Story<'_>, sections: &[Section], chat: &str, most: usize) -> String {
     let text = text::mail(story, sections, most);
     let data = Notification::of(story.entry, most).to_json();
+    bodies(&text, chat, &data)
+}
+
+/// One body per protocol: mail for people, a card for chat, JSON for programs.
+fn bodies(mail: &str, chat: &str, data: &str) -> String {
     json!({
-        "default": text,
-        "email": text,
+        "default": mail,
+        "email": mail,
         "https": chat,
         "http": data,
         "email-json": data,

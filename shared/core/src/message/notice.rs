@@ -18,7 +18,7 @@ use super::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, name, some_text, text as cut,
 };
 use super::story::{Section, terms, who};
-use super::subject::{MOST, ascii};
+use super::subject::shortened_subject;
 use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
 use super::{MOST_BYTES, Message, RULES_SHOWN, text};
 use crate::controls::{Control, Severity};
@@ -369,7 +369,7 @@ pub(super) fn compose(notice: &Notice) -> Message {
     mail.push(text::ledger(&notice.id, &notice.region));
     let mail = mail.join("\n\n") + "\n";
     let mut message = Message {
-        subject: subject(&told.headline),
+        subject: shortened_subject(&told.headline),
         body: String::new(),
         attributes: attributes(notice, &told),
     };
@@ -377,31 +377,12 @@ pub(super) fn compose(notice: &Notice) -> Message {
         let data = NoticeNotification::of(notice, &told, *most);
         let data = serde_json::to_string(&data)
             .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string());
-        message.body = json!({
-            "default": mail,
-            "email": mail,
-            "https": chat,
-            "http": data,
-            "email-json": data,
-            "sqs": data,
-            "lambda": data,
-            "firehose": data,
-        })
-        .to_string();
+        message.body = super::bodies(&mail, &chat, &data);
         if message.bytes() <= MOST_BYTES {
             break;
         }
     }
     message
-}
-
-fn subject(headline: &str) -> String {
-    let subject = ascii(&format!("[Backstop] {headline}"));
-    if subject.len() <= MOST {
-        return subject;
-    }
-    let kept: String = subject.chars().take(MOST - 3).collect();
-    format!("{}...", kept.trim_end())
 }
 
 fn attributes(notice: &Notice, told: &Told) -> BTreeMap<String, String> {

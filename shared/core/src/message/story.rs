@@ -441,18 +441,24 @@ impl<'a> Story<'a> {
 
     fn take_back(&self) -> Option<Section> {
         let until = self.opt_out_until();
-        let line = if is_undoable(self) {
-            format!(
-                "Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until {until}, or it would be closed again."
-            )
+        let lines = if is_undoable(self) {
+            vec![
+                format!(
+                    "backstop undo {} --reason \"why it must be open\" puts everything back, with an opt-out, or it would be closed again.",
+                    one_line(&self.entry.id, 50)
+                ),
+                format!(
+                    "Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until {until}."
+                ),
+            ]
         } else if self.entry.is_change() {
-            "No step of this entry is known to have changed anything. What was there before is in the ledger entry.".to_owned()
+            vec!["No step of this entry is known to have changed anything. What was there before is in the ledger entry.".to_owned()]
         } else {
             return None;
         };
         Some(Section {
             heading: "How to take it back",
-            lines: vec![line],
+            lines,
         })
     }
 

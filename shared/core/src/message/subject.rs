@@ -46,6 +46,16 @@ pub(super) fn subject(story: &Story<'_>) -> String {
     subject.trim_end().to_owned()
 }
 
+/// A headline as a subject, cut where it is too long.
+pub(super) fn shortened_subject(headline: &str) -> String {
+    let subject = ascii(&format!("[Backstop] {headline}"));
+    if subject.len() <= MOST {
+        return subject;
+    }
+    let kept: String = subject.chars().take(MOST - 3).collect();
+    format!("{}...", kept.trim_end())
+}
+
 /// The first line of a body: the subject uncut, and why nothing was changed.
 pub(super) fn first_line(story: &Story<'_>) -> String {
     let why = match story.entry.status {

@@ -156,7 +156,8 @@ fn a_fight_names_what_manages_the_resource() {
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
         - Tag the rule, the security group or its VPC:

@@ -35,7 +35,8 @@ fn remediated_by_a_revoke() {
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -120,7 +121,8 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         - With: unknown
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -217,7 +219,8 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -344,7 +347,8 @@ fn failed_in_part() {
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
         - Tag the rule, the security group or its VPC:
@@ -692,7 +696,8 @@ fn opted_out_after_a_first_part_was_done() {
         - With: aws-cli/2.31.0
 
         How to take it back
-        - Run the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22, or it would be closed again.
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to end the opt-out
         - Remove the tag backstop:opt-out from whatever carries it: the rule, the group or its VPC.

@@ -21,3 +21,4 @@ mod hostile;
 mod mails;
 mod notices;
 mod schemas;
+mod undos;

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use backstop_core::message::{NoticeNotification, Notification, compose};
+use backstop_core::message::{NoticeNotification, Notification, UndoNotification, compose};
 use backstop_core::policy::Policy;
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ fn the_published_schemas_are_those_of_the_types() {
     check("notification.schema.json", &Notification::schema());
     check("notice.schema.json", &NoticeNotification::schema());
     check("policy.schema.json", &Policy::schema());
+    check("undo.schema.json", &UndoNotification::schema());
 }
 
 #[test]
