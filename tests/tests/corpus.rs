@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backstop_core::trigger::{self, Parsed, TagsParsed, Trigger};
+use backstop_core::undo;
 use serde_json::{Value, json};
 
 fn folder(name: &str) -> PathBuf {
@@ -134,4 +135,39 @@ fn watch_opt_outs_reads_every_event_as_expected() {
             }
         }
     });
+}
+
+#[test]
+fn undo_reads_every_payload_as_expected() {
+    // The policy's default.
+    const MOST_DAYS: u32 = 30;
+    let expected = read(&folder("undo").join("expected.json"));
+    let names = std::cell::Cell::new(0);
+    check("undo", |payload| match undo::Request::parse(payload) {
+        Ok(request) => {
+            let (days, capped) = request.days(MOST_DAYS);
+            json!({ "verdict": "undo", "remediation": request.remediation, "days": days, "capped": capped })
+        }
+        Err(error) => {
+            let error = error.to_string();
+            assert!(error.ends_with("; nothing was changed"), "{error}");
+            // Which of the names that the expectations know it holds.
+            let named = expected
+                .as_object()
+                .unwrap()
+                .values()
+                .filter_map(|e| e["names"].as_str())
+                .filter(|name| error.split("nothing was").next().unwrap().contains(name));
+            let named: BTreeSet<&str> = named.collect();
+            names.set(names.get() + named.len());
+            json!({ "verdict": "error", "names": first_named(&error, &named) })
+        }
+    });
+    assert!(names.get() > 0);
+}
+
+/// The name that stands first in a sentence.
+fn first_named(sentence: &str, names: &BTreeSet<&str>) -> Value {
+    let first = names.iter().min_by_key(|name| sentence.find(**name));
+    json!(first)
 }

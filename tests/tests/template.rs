@@ -37,6 +37,9 @@ const WITHOUT_RESOURCES: &[&str] = &[
     "ec2:DescribeTags",
 ];
 
+/// What leads back: no opt-out bars it, and only people start it.
+const UNDO: &str = "UndoFunction";
+
 const QUEUE: &str = "FailedEventsQueue";
 /// Where what waits to be told is gathered.
 const RECORDED: &str = "RecordedQueue";
@@ -139,12 +142,13 @@ fn the_environment_is_the_contract_with_the_code() {
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
     let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
-    let mut watch_opt_outs = both;
-    watch_opt_outs["POLICY_PARAMETER"] = reference(PARAMETER);
+    let mut with_policy = both;
+    with_policy["POLICY_PARAMETER"] = reference(PARAMETER);
     for (id, expected) in [
         ("RevokeIngressFunction", revoke_ingress),
         ("NotifyFunction", notify),
-        ("WatchOptOutsFunction", watch_opt_outs),
+        ("WatchOptOutsFunction", with_policy.clone()),
+        (UNDO, with_policy),
     ] {
         let variables = &functions()[id]["Properties"]["Environment"]["Variables"];
         assert_eq!(*variables, expected, "{id}");
@@ -837,6 +841,41 @@ fn every_control_is_served_by_a_function() {
 }
 
 #[test]
+fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
+    let statements = role_statements(UNDO);
+    assert!(
+        statements
+            .iter()
+            .all(|statement| statement.effect == "Allow")
+    );
+    let tags: Vec<&Statement> = statements
+        .iter()
+        .filter(|statement| statement.actions == ["ec2:CreateTags"])
+        .collect();
+    let conditions: Vec<&Value> = tags.iter().map(|statement| &statement.condition).collect();
+    assert_eq!(
+        conditions,
+        [
+            &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
+            &json!({
+                "ForAllValues:StringEquals": { "aws:TagKeys": [OPT_OUT_TAG] },
+                "Null": { "aws:TagKeys": "false" },
+            }),
+        ]
+    );
+    for statement in tags {
+        let [on] = &statement.resources[..] else {
+            panic!("{:?}", statement.resources)
+        };
+        assert!(on.to_string().contains("security-group-rule/*"), "{on}");
+    }
+    assert!(
+        rules().iter().all(|rule| rule.function != UNDO),
+        "no event starts it"
+    );
+}
+
+#[test]
 fn opt_outs_bar_every_change_that_a_function_can_begin() {
     for (function, _) in REMEDIATIONS {
         let deny = deny_of(function);
@@ -863,7 +902,7 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
         });
         assert_eq!(
             changes,
-            REMEDIATIONS.iter().any(|(function, _)| *function == id),
+            REMEDIATIONS.iter().any(|(function, _)| *function == id) || id == UNDO,
             "{id} changes EC2, or is listed here without"
         );
     }
@@ -1109,6 +1148,7 @@ fn outputs() {
         ("LedgerTableName", reference(TABLE)),
         ("PolicyParameterName", reference(PARAMETER)),
         ("FailedEventsQueueUrl", reference(QUEUE)),
+        ("UndoFunctionName", reference(UNDO)),
     ]);
     assert_eq!(found, expected);
 }

@@ -24,6 +24,7 @@ mod faults;
 mod guards;
 mod opt_outs;
 mod storms;
+mod undo;
 
 const REVOKE: &str = "RevokeIngressFunction";
 const NOTIFY: &str = "NotifyFunction";
@@ -1224,9 +1225,10 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         aws.deliver(&event).await.unwrap();
         retried.messages(aws, 2).await;
         opt_outs::exercise(aws).await;
+        undo::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
-        for function in [REVOKE, NOTIFY, opt_outs::WATCH] {
+        for function in [REVOKE, NOTIFY, opt_outs::WATCH, undo::UNDO] {
             let mut granted = template::granted_actions(function);
             granted.retain(|action| !NOT_OURS.contains(&action.as_str()));
             let recorded = recorded(aws, function);

@@ -1,1 +1,462 @@
+//! The pipeline against the real SDK clients with canned answers: what is
+//! called in which order, what is answered, and what happens when one call
+//! fails.
 
+use std::sync::{Arc, Mutex};
+
+use backstop_core::controls::{Control, Severity};
+use backstop_core::entry::Status;
+use backstop_core::exemption::Exemption;
+use backstop_core::plan::{Disposition, Ending, Outcome, Plan, Step};
+use backstop_core::ports::Permission;
+use backstop_core::security_group::Source;
+use backstop_core::trigger::Actor;
+use backstop_wire::{Call, Reply, Wire};
+use lambda_runtime::Context;
+use serde_json::json;
+
+use super::*;
+
+const GROUP: &str = "sg-0123456789abcdef0";
+const ENTRY: &str = "01M7SH8XYF6H0J2M4N8P7R3T1W";
+
+fn rule(id: &str, from: i32, to: i32, source: &str) -> IngressRule {
+    IngressRule {
+        id: id.into(),
+        permission: Permission::new("tcp", from, to),
+        source: Source::Ipv4(source.into()),
+        description: Some(format!("about {id}")),
+        tags: BTreeMap::from([("ticket".into(), "OPS-1".into())]),
+    }
+}
+
+fn outcome(
+    rule: &str,
+    step: Step,
+    created: Option<&str>,
+    permission: Option<Permission>,
+) -> Outcome {
+    Outcome {
+        round: 1,
+        rule: rule.into(),
+        step,
+        permission,
+        created: created.map(str::to_owned),
+        ending: Ending::Done,
+    }
+}
+
+/// `sgr-ssh` was revoked; `sgr-low` was narrowed to port 80, and `sgr-added`
+/// made for port 443.
+fn entry() -> Entry {
+    let (ssh, low) = (
+        rule("sgr-ssh", 22, 22, "0.0.0.0/0"),
+        rule("sgr-low", 0, 1024, "0.0.0.0/0"),
+    );
+    let mut narrowed = low.clone();
+    narrowed.permission = Permission::new("tcp", 80, 80);
+    Entry {
+        version: 1,
+        id: ENTRY.into(),
+        control: Control::OpenIngress,
+        severity: Severity::Critical,
+        resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/{GROUP}"),
+        resource_name: "web".into(),
+        account: "111122223333".into(),
+        region: "eu-central-1".into(),
+        team: None,
+        status: Status::Remediated,
+        exposures: vec![],
+        exemption: Exemption::None,
+        plan: Plan {
+            disposition: Disposition::Enforce,
+            changes: vec![],
+            reasons: vec![],
+        },
+        before: BTreeMap::from([("sgr-ssh".into(), ssh), ("sgr-low".into(), low)]),
+        outcomes: vec![
+            outcome("sgr-ssh", Step::Revoke, None, None),
+            outcome(
+                "sgr-low",
+                Step::Authorise,
+                Some("sgr-added"),
+                Some(Permission::new("tcp", 443, 443)),
+            ),
+            outcome(
+                "sgr-low",
+                Step::Narrow,
+                None,
+                Some(Permission::new("tcp", 80, 80)),
+            ),
+        ],
+        verification: None,
+        after: BTreeMap::from([("sgr-ssh".into(), None), ("sgr-low".into(), Some(narrowed))]),
+        actor: Actor::default(),
+        policy_version: 1,
+        attempts: 1,
+        started_at: "2026-11-24T10:00:00Z".parse().unwrap(),
+        finished_at: None,
+        fight: None,
+        managed_by: None,
+    }
+}
+
+/// A small EC2: one group's rules, as (id, from, to).
+type Rules = Arc<Mutex<Vec<(String, i32, i32)>>>;
+
+fn left() -> Rules {
+    Arc::new(Mutex::new(vec![
+        ("sgr-low".into(), 80, 80),
+        ("sgr-added".into(), 443, 443),
+        ("sgr-other".into(), 5432, 5432),
+    ]))
+}
+
+fn xml(operation: &str, content: &str) -> Reply {
+    Reply::ok(format!(
+        "<{operation}Response><requestId>r</requestId>{content}</{operation}Response>"
+    ))
+}
+
+fn stored(entry: &Entry) -> Reply {
+    use std::io::Write as _;
+    let mut document = serde_json::to_value(entry).unwrap();
+    document["kind"] = "remediation".into();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&serde_json::to_vec(&entry.before).unwrap())
+        .unwrap();
+    let before = aws_smithy_types::base64::encode(gzip.finish().unwrap());
+    Reply::ok(
+        json!({ "Item": {
+        "pk": {"S": format!("entry#{}", entry.id)}, "sk": {"S": "entry"},
+        "document": {"S": document.to_string()}, "before": {"B": before}, "told": {"BOOL": true},
+    } })
+        .to_string(),
+    )
+}
+
+fn answer(rules: &Rules, entry: &Entry, call: &Call) -> Reply {
+    let mut rules = rules.lock().unwrap();
+    let port = |call: &Call, name: &str| call.parameter(name).unwrap().parse().unwrap();
+    match call.operation.as_str() {
+        "DescribeSecurityGroups" => xml(
+            "DescribeSecurityGroups",
+            &format!(
+                "<securityGroupInfo><item><ownerId>111122223333</ownerId><groupId>{GROUP}</groupId><groupName>web</groupName><vpcId>vpc-1</vpcId></item></securityGroupInfo>"
+            ),
+        ),
+        "DescribeSecurityGroupRules" => {
+            let rules: String = rules.iter().map(|(id, from, to)| {
+                // The description stays with the rule, whatever its id.
+                let about = match id.as_str() { "sgr-added" | "sgr-low" => "about sgr-low", "sgr-new" => "about sgr-ssh", _ => "other" };
+                format!("<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4><description>{about}</description></item>")
+            }).collect();
+            xml(
+                "DescribeSecurityGroupRules",
+                &format!("<securityGroupRuleSet>{rules}</securityGroupRuleSet>"),
+            )
+        }
+        "DescribeTags" => xml("DescribeTags", "<tagSet/>"),
+        "CreateTags" => xml("CreateTags", "<return>true</return>"),
+        "AuthorizeSecurityGroupIngress" => {
+            rules.push((
+                "sgr-new".into(),
+                port(call, "IpPermissions.1.FromPort"),
+                port(call, "IpPermissions.1.ToPort"),
+            ));
+            xml(
+                "AuthorizeSecurityGroupIngress",
+                "<return>true</return><securityGroupRuleSet><item><securityGroupRuleId>sgr-new</securityGroupRuleId></item></securityGroupRuleSet>",
+            )
+        }
+        "ModifySecurityGroupRules" => {
+            let id = call
+                .parameter("SecurityGroupRule.1.SecurityGroupRuleId")
+                .unwrap();
+            let at = rules.iter().position(|rule| rule.0 == id).unwrap();
+            rules[at].1 = port(call, "SecurityGroupRule.1.SecurityGroupRule.FromPort");
+            rules[at].2 = port(call, "SecurityGroupRule.1.SecurityGroupRule.ToPort");
+            xml("ModifySecurityGroupRules", "<return>true</return>")
+        }
+        "RevokeSecurityGroupIngress" => {
+            let id = call.parameter("SecurityGroupRuleId.1").unwrap();
+            rules.retain(|rule| rule.0 != id);
+            xml("RevokeSecurityGroupIngress", "<return>true</return>")
+        }
+        "GetParameter" => Reply::ok(
+            json!({ "Parameter": { "Value": r#"{"version":1}"#, "Version": 3 } }).to_string(),
+        ),
+        "GetItem" => stored(entry),
+        "BatchGetItem" | "PutItem" | "UpdateItem" | "TransactWriteItems" => Reply::ok("{}"),
+        "PutEvents" => Reply::ok(r#"{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}"#),
+        other => panic!("{other}"),
+    }
+}
+
+fn wire_of(
+    rules: &Rules,
+    entry: Entry,
+    fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
+) -> Wire {
+    let rules = rules.clone();
+    Wire::new(move |call| fails(call).unwrap_or_else(|| answer(&rules, &entry, call)))
+}
+
+async fn run(wire: &Wire, payload: Value) -> Result<Value, String> {
+    let settings = UndoSettings {
+        ledger_table: "ledger".into(),
+        policy_parameter: "/p".into(),
+    };
+    let mut context = Context::default();
+    context.request_id = "request-1".into();
+    context.deadline = (Timestamp::now() + Duration::from_secs(60)).as_millisecond() as u64;
+    Handler::new(Clients::new(&wire.config(1)), settings)
+        .handle(LambdaEvent::new(payload, context))
+        .await
+        .map_err(|failure| Diagnostic::from(failure).error_message)
+}
+
+fn request() -> Value {
+    json!({ "remediation": ENTRY, "reason": "vendor access", "by": "jo@example.com" })
+}
+
+const CHANGES: &[&str] = &[
+    "CreateTags",
+    "RevokeSecurityGroupIngress",
+    "ModifySecurityGroupRules",
+    "AuthorizeSecurityGroupIngress",
+];
+
+fn changes(wire: &Wire) -> Vec<String> {
+    let mut operations = wire.operations();
+    operations.retain(|operation| CHANGES.contains(&operation.as_str()));
+    operations
+}
+
+#[tokio::test]
+async fn what_was_narrowed_is_tagged_then_widened_what_was_revoked_authorised_and_what_was_added_goes_last()
+ {
+    let rules = left();
+    let wire = wire_of(&rules, entry(), |_| None);
+    let answer = run(&wire, request()).await.unwrap();
+    assert_eq!(answer["verdict"], "undone");
+    assert_eq!(
+        changes(&wire),
+        [
+            "CreateTags",
+            "ModifySecurityGroupRules",
+            "AuthorizeSecurityGroupIngress",
+            "RevokeSecurityGroupIngress"
+        ]
+    );
+    let calls = wire.calls();
+    let call = |operation: &str| calls.iter().find(|c| c.operation == operation).unwrap();
+    let until = undo::opt_out_until(Timestamp::now(), 7);
+    let opt_out = format!("open-ingress until={until} owner=jo@example.com reason=undo");
+    assert_eq!(
+        call("CreateTags").parameter("ResourceId.1"),
+        Some("sgr-low")
+    );
+    assert_eq!(
+        call("CreateTags").parameter("Tag.1.Value"),
+        Some(opt_out.as_str())
+    );
+    let widened = call("ModifySecurityGroupRules");
+    assert_eq!(
+        widened.parameter("SecurityGroupRule.1.SecurityGroupRule.Description"),
+        Some("about sgr-low")
+    );
+    let authorised = call("AuthorizeSecurityGroupIngress");
+    assert_eq!(
+        authorised.parameter("IpPermissions.1.IpRanges.1.Description"),
+        Some("about sgr-ssh")
+    );
+    let tags: Vec<_> = (1..=2)
+        .map(|i| {
+            (
+                authorised
+                    .parameter(&format!("TagSpecification.1.Tag.{i}.Key"))
+                    .unwrap(),
+                authorised
+                    .parameter(&format!("TagSpecification.1.Tag.{i}.Value"))
+                    .unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        tags,
+        [("backstop:opt-out", opt_out.as_str()), ("ticket", "OPS-1")]
+    );
+    assert_eq!(
+        call("RevokeSecurityGroupIngress").parameter("SecurityGroupRuleId.1"),
+        Some("sgr-added")
+    );
+    // Written ahead, recorded, told, closed.
+    let operations = wire.operations();
+    let at = |operation: &str| operations.iter().position(|o| o == operation).unwrap();
+    assert!(at("TransactWriteItems") < at("CreateTags"));
+    assert_eq!(
+        operations[operations.len() - 4..],
+        [
+            "PutItem",
+            "TransactWriteItems",
+            "PutEvents",
+            "TransactWriteItems"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_third_state_changes_nothing_and_shows_all_three() {
+    let rules = left();
+    rules.lock().unwrap()[0] = ("sgr-low".into(), 80, 90);
+    let wire = wire_of(&rules, entry(), |_| None);
+    let answer = run(&wire, request()).await.unwrap();
+    assert_eq!(answer["verdict"], "refused");
+    let message = answer["message"].as_str().unwrap();
+    for part in [
+        "before tcp 0-1024 from 0.0.0.0/0",
+        "as Backstop left it tcp 80 from",
+        "now tcp 80-90 from",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(answer["rules"].as_array().unwrap().len(), 2);
+    assert_eq!(changes(&wire), Vec::<String>::new());
+    assert!(!wire.operations().contains(&"TransactWriteItems".to_owned()));
+}
+
+#[tokio::test]
+async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
+    let with = |status, outcomes: Vec<Outcome>| Entry {
+        status,
+        outcomes,
+        ..entry()
+    };
+    for (entry, verdict) in [
+        (with(Status::InProgress, vec![]), "in-progress"),
+        (with(Status::Notified, vec![]), "nothing-to-undo"),
+        (with(Status::Failed, vec![]), "nothing-to-undo"),
+    ] {
+        let wire = wire_of(&left(), entry, |_| None);
+        assert_eq!(run(&wire, request()).await.unwrap()["verdict"], verdict);
+        assert_eq!(wire.operations(), ["GetItem"]);
+    }
+    let none = wire_of(&left(), entry(), |call| {
+        (call.operation == "GetItem").then(|| Reply::ok("{}"))
+    });
+    assert_eq!(run(&none, request()).await.unwrap()["verdict"], "unknown");
+    let notice = wire_of(&left(), entry(), |call| {
+        let notice = json!({"kind":"notice","version":1,"id":ENTRY,"account":"1","region":"r","at":"2026-11-24T10:00:00Z","about":{"topic":"health","failed":[]}});
+        (call.operation == "GetItem").then(|| {
+            Reply::ok(json!({"Item": {"document": {"S": notice.to_string()}}}).to_string())
+        })
+    });
+    assert_eq!(
+        run(&notice, request()).await.unwrap()["verdict"],
+        "not-a-remediation"
+    );
+    let newer = wire_of(&left(), entry(), |call| {
+        (call.operation == "GetItem").then(|| {
+            Reply::ok(json!({"Item": {"document": {"S": r#"{"version":9}"#}}}).to_string())
+        })
+    });
+    let error = run(&newer, request()).await.unwrap_err();
+    assert!(
+        error.contains("version 9") && error.contains("use the release that wrote it"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_run_at_work_on_the_group_is_not_disturbed() {
+    let until = Timestamp::now().as_millisecond() + 60_000;
+    let wire = wire_of(&left(), entry(), move |call| {
+        (call.operation == "BatchGetItem").then(|| {
+            let lock = json!({ "pk": {"S": format!("lock#open-ingress#{GROUP}")}, "sk": {"S": "lock"},
+                "entry": {"S": "01JD"}, "holder": {"S": "request-2"}, "lease_until": {"N": until.to_string()} });
+            Reply::ok(json!({ "Responses": { "ledger": [lock] } }).to_string())
+        })
+    });
+    assert_eq!(
+        run(&wire, request()).await.unwrap()["verdict"],
+        "in-progress"
+    );
+    assert_eq!(changes(&wire), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_step_that_fails_is_a_failure_that_is_told_and_what_was_added_stays_for_it() {
+    for (failing, done) in [
+        // Without its opt-out it would be closed again: it is not widened.
+        (
+            "CreateTags",
+            vec!["CreateTags", "AuthorizeSecurityGroupIngress"],
+        ),
+        (
+            "ModifySecurityGroupRules",
+            vec![
+                "CreateTags",
+                "ModifySecurityGroupRules",
+                "AuthorizeSecurityGroupIngress",
+            ],
+        ),
+    ] {
+        let wire = wire_of(&left(), entry(), move |call| {
+            (call.operation == failing)
+                .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+        });
+        let error = run(&wire, request()).await.unwrap_err();
+        assert!(
+            error.contains(&format!("FAILED: {failing}: UnauthorizedOperation: no")),
+            "{error}"
+        );
+        assert_eq!(changes(&wire), done, "nothing that was added is revoked");
+        let operations = wire.operations();
+        assert_eq!(
+            operations[operations.len() - 3..],
+            ["PutItem", "PutEvents", "TransactWriteItems"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_ledger_nothing_is_changed_and_a_wrong_policy_keeps_nobody_from_going_back() {
+    let wire = wire_of(&left(), entry(), |call| {
+        (call.operation == "TransactWriteItems")
+            .then(|| Reply::json_error("AccessDeniedException", "no"))
+    });
+    assert!(
+        run(&wire, request())
+            .await
+            .unwrap_err()
+            .contains("AccessDeniedException")
+    );
+    assert_eq!(changes(&wire), Vec::<String>::new());
+
+    let wire = wire_of(&left(), entry(), |call| {
+        (call.operation == "GetParameter")
+            .then(|| Reply::ok(json!({ "Parameter": { "Value": "{", "Version": 3 } }).to_string()))
+    });
+    let mut long = request();
+    long["opt_out_days"] = 90.into();
+    let answer = run(&wire, long).await.unwrap();
+    assert_eq!(answer["verdict"], "undone");
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("at most 30 days"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_request_names_the_field_and_calls_nothing() {
+    let wire = wire_of(&left(), entry(), |_| None);
+    let error = run(&wire, json!({ "remediation": ENTRY }))
+        .await
+        .unwrap_err();
+    assert!(error.contains("`reason`"), "{error}");
+    assert_eq!(wire.operations(), Vec::<String>::new());
+}
