@@ -9,6 +9,7 @@ pub mod calls;
 pub mod clients;
 pub mod deadline;
 pub mod error;
+pub mod group_pages;
 pub mod ledger;
 pub mod metrics;
 pub mod opt_outs;

@@ -22,7 +22,7 @@ use crate::error::AwsError;
 /// Most rules a page of DescribeSecurityGroupRules holds (EC2's maximum).
 const RULES_PAGE: i32 = 1000;
 /// Most groups a page of DescribeSecurityGroups holds (EC2's maximum).
-const GROUPS_PAGE: i32 = 1000;
+pub(crate) const GROUPS_PAGE: i32 = 1000;
 /// Most entries a page of GetManagedPrefixListEntries holds (EC2's maximum).
 const ENTRIES_PAGE: i32 = 100;
 
@@ -70,10 +70,7 @@ pub async fn gather(
         name: group.group_name().unwrap_or_default().to_owned(),
         arn: match group.security_group_arn() {
             Some(arn) => arn.to_owned(),
-            None => format!(
-                "arn:{}:ec2:{region}:{owner}:security-group/{id}",
-                partition(region)
-            ),
+            None => arn(region, &owner, id),
         },
         owner,
         tags: tags(group.tags()),
@@ -82,6 +79,14 @@ pub async fn gather(
         rules,
         prefix_lists,
     })))
+}
+
+/// A group's ARN, where EC2 does not say it.
+pub(crate) fn arn(region: &str, owner: &str, id: &str) -> String {
+    format!(
+        "arn:{}:ec2:{region}:{owner}:security-group/{id}",
+        partition(region)
+    )
 }
 
 /// The partition of a Region, where EC2 does not say the ARN itself.
@@ -97,7 +102,7 @@ pub(crate) fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
-fn tags(tags: &[Tag]) -> Tags {
+pub(crate) fn tags(tags: &[Tag]) -> Tags {
     tags.iter()
         .map(|tag| {
             (
@@ -199,7 +204,7 @@ fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
 }
 
 /// The opt-out tag of every VPC that has one, by VPC id.
-async fn vpc_opt_outs(
+pub(crate) async fn vpc_opt_outs(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, String>, AwsError> {
@@ -222,7 +227,7 @@ async fn vpc_opt_outs(
 }
 
 /// The entries of every list, read side by side.
-async fn entries_of_all(
+pub(crate) async fn entries_of_all(
     ec2: &aws_sdk_ec2::Client,
     lists: &BTreeSet<&str>,
     deadline: &Deadline,

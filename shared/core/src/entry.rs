@@ -343,6 +343,13 @@ impl Entry {
         digest(parts.iter().map(String::as_str))
     }
 
+    /// What a page of the sweep would show of what was found: as
+    /// [`state_key`](Self::state_key), but without rule ids, which pages lack.
+    #[must_use]
+    pub fn page_key(&self) -> String {
+        page_key(self.status, &self.exemption, &self.exposures)
+    }
+
     /// The fingerprints of what was to be closed: not of what is spared.
     pub fn closed_fingerprints(&self) -> impl Iterator<Item = &str> {
         self.exposures
@@ -359,6 +366,18 @@ impl Entry {
             .map(|e| e.fingerprint.as_str())
             .collect()
     }
+}
+
+/// What of a finding a page of groups shows too.
+#[must_use]
+pub fn page_key(status: Status, exemption: &Exemption, exposures: &[Exposure]) -> String {
+    let fingerprints: BTreeSet<&str> = exposures.iter().map(|e| e.fingerprint.as_str()).collect();
+    let exemption = format!("{exemption:?}");
+    digest(
+        [status.name(), exemption.as_str()]
+            .into_iter()
+            .chain(fingerprints),
+    )
 }
 
 /// A digest of texts, as 32 hexadecimal digits: enough to be unique, short

@@ -21,5 +21,6 @@ pub mod ports;
 pub mod record;
 pub mod security_group;
 pub mod storms;
+pub mod sweep;
 pub mod trigger;
 pub mod undo;

@@ -229,28 +229,11 @@ impl Notice {
             ),
             // Tripped again after it was re-armed is news.
             About::ControlTripped(tripped) => tripped.at.to_string(),
-            About::Digest(digest) => digest.says(),
+            // Whether it is news is decided before it is written (`sweep`).
+            About::Digest(_) => self.id.clone(),
             About::Health(health) => format!("{:?}", health.failed),
             About::Storm(storm) => format!("{storm:?}"),
         };
         digest([said.as_str()])
-    }
-}
-
-impl Digest {
-    /// What is news in it: not how many resources were looked at, nor since
-    /// when. A sweep that met nothing new says nothing new.
-    fn says(&self) -> String {
-        format!(
-            "{:?} {:?} {:?} {:?} {} {} {} {:?}",
-            self.outcomes,
-            self.open,
-            self.met_first,
-            self.opt_outs,
-            self.more_opt_outs,
-            self.resumed,
-            self.told,
-            self.unseen,
-        )
     }
 }

@@ -1,7 +1,7 @@
 //! What stands between a decision and its change: one read for all of it, and
 //! the trips that only a person ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{
@@ -22,6 +22,10 @@ use crate::error::AwsError;
 /// How long fights are remembered after the last: a day, and one to spare.
 const FIGHTS_SECONDS: i64 = 2 * 86_400;
 
+/// Resources whose standing is read in one call: five keys each, and one for
+/// all; BatchGetItem takes 100.
+const RESOURCES_A_READ: usize = 19;
+
 /// Tries of a read that DynamoDB answers in part.
 const TRIES: u32 = 6;
 
@@ -36,43 +40,58 @@ impl Ledger {
         control: Control,
         resource: &str,
     ) -> Result<Standing, LedgerError> {
+        let resources = [resource.to_owned()];
+        let mut standings = self.standings(control, &resources).await?;
+        Ok(standings.pop().unwrap_or_default())
+    }
+
+    /// As [`standing`](Self::standing), of several resources and in their
+    /// order.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood.
+    pub async fn standings(
+        &self,
+        control: Control,
+        resources: &[String],
+    ) -> Result<Vec<Standing>, LedgerError> {
         let control = control.name();
-        let lock = lock_key(control, resource);
-        let known = known_key(control, resource);
         let control_trip = control_trip_key(control);
-        let resource_trip = resource_trip_key(control, resource);
-        let fights = fights_key(control, resource);
-        let baseline = baseline_key(control, resource);
-        let items = self
-            .get_all(&[
-                &lock,
-                &known,
-                &control_trip,
-                &resource_trip,
-                &fights,
-                &baseline,
-            ])
-            .await?;
-        let find = |(pk, _): &Key| {
-            items
+        let mut standings = Vec::new();
+        for resources in resources.chunks(RESOURCES_A_READ) {
+            let keys: Vec<[Key; 5]> = resources
                 .iter()
-                .find(|item| text(item, "pk").as_ref() == Some(pk))
-        };
-        Ok(Standing {
-            lock: find(&lock).and_then(Lock::from_item),
-            known: find(&known).and_then(Known::from_item),
-            guards: Guards {
-                control_tripped: document(find(&control_trip))?,
-                resource_tripped: document(find(&resource_trip))?,
-                fights: document(find(&fights))?.unwrap_or_default(),
-                baseline: match find(&baseline).and_then(|item| item.get("fingerprints")) {
-                    Some(AttributeValue::Ss(fingerprints)) => {
-                        fingerprints.iter().cloned().collect()
-                    }
-                    _ => BTreeSet::new(),
-                },
-            },
-        })
+                .map(|resource| {
+                    [
+                        lock_key(control, resource),
+                        known_key(control, resource),
+                        resource_trip_key(control, resource),
+                        fights_key(control, resource),
+                        baseline_key(control, resource),
+                    ]
+                })
+                .collect();
+            let all: Vec<&Key> = keys.iter().flatten().chain([&control_trip]).collect();
+            let items = self.get_all(&all).await?;
+            let items: BTreeMap<String, Item> = items
+                .into_iter()
+                .filter_map(|item| Some((text(&item, "pk")?, item)))
+                .collect();
+            let find = |(pk, _): &Key| items.get(pk);
+            for [lock, known, resource_trip, fights, baseline] in &keys {
+                standings.push(Standing {
+                    lock: find(lock).and_then(Lock::from_item),
+                    known: find(known).and_then(Known::from_item),
+                    guards: Guards {
+                        control_tripped: document(find(&control_trip))?,
+                        resource_tripped: document(find(resource_trip))?,
+                        fights: document(find(fights))?.unwrap_or_default(),
+                        baseline: find(baseline).map(fingerprints).unwrap_or_default(),
+                    },
+                });
+            }
+        }
+        Ok(standings)
     }
 
     /// Reads items by their keys (at most 100), consistently.
@@ -208,7 +227,17 @@ impl Ledger {
     }
 }
 
-fn document_item(at: &Key, document: &impl serde::Serialize) -> Result<Item, LedgerError> {
+fn fingerprints(item: &Item) -> BTreeSet<String> {
+    match item.get("fingerprints") {
+        Some(AttributeValue::Ss(fingerprints)) => fingerprints.iter().cloned().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+pub(super) fn document_item(
+    at: &Key,
+    document: &impl serde::Serialize,
+) -> Result<Item, LedgerError> {
     let document = serde_json::to_string(document)
         .map_err(|e| LedgerError::Unreadable(at.0.clone(), e.to_string()))?;
     let mut item = key(at);
@@ -216,7 +245,9 @@ fn document_item(at: &Key, document: &impl serde::Serialize) -> Result<Item, Led
     Ok(item)
 }
 
-fn document<T: serde::de::DeserializeOwned>(item: Option<&Item>) -> Result<Option<T>, LedgerError> {
+pub(super) fn document<T: serde::de::DeserializeOwned>(
+    item: Option<&Item>,
+) -> Result<Option<T>, LedgerError> {
     let Some(item) = item else { return Ok(None) };
     let pk = text(item, "pk").unwrap_or_default();
     let document = text(item, "document").unwrap_or_default();

@@ -232,6 +232,17 @@ pub(super) fn fights_key(control: &str, resource: &str) -> Key {
     state_key(format!("fights#{control}#{resource}"))
 }
 
+/// That every resource has been walked since a control was switched to
+/// `enforce`.
+pub(super) fn walked_key(control: &str) -> Key {
+    state_key(format!("baseline#{control}"))
+}
+
+/// What the last digest said.
+pub(super) fn last_digest_key() -> Key {
+    state_key("digest".to_owned())
+}
+
 /// What was there on a resource when its control was switched to `enforce`.
 pub(super) fn baseline_key(control: &str, resource: &str) -> Key {
     state_key(format!("baseline#{control}#{resource}"))

@@ -35,10 +35,12 @@ use crate::error::AwsError;
 mod guards;
 mod items;
 mod storms;
+mod sweep;
 mod undo;
 
 pub use items::{Run, oversize};
 pub use storms::Surge;
+pub use sweep::Untold;
 
 use items::{
     Item, Key, budget_key, entry_key, key, known_key, lock_item, lock_key, n, notice_item, number,
@@ -168,6 +170,8 @@ pub struct Known {
     pub entry: String,
     /// Whether that entry has been told.
     pub told: bool,
+    /// What a page of the sweep would show of it: [`Entry::page_key`].
+    pub page_key: Option<String>,
 }
 
 impl Known {
@@ -176,6 +180,7 @@ impl Known {
             state_key: text(item, "state_key")?,
             entry: text(item, "entry")?,
             told: item.get("told") == Some(&AttributeValue::Bool(true)),
+            page_key: text(item, "page_key"),
         })
     }
 
@@ -546,6 +551,7 @@ impl Ledger {
         let mut item = key(&known_key(entry.control.name(), entry.resource_id()));
         item.insert("state_key".to_owned(), s(&entry.state_key()));
         item.insert("entry".to_owned(), s(&entry.id));
+        item.insert("page_key".to_owned(), s(&entry.page_key()));
         item.insert("told".to_owned(), AttributeValue::Bool(quiet));
         let expires = n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400);
         item.insert("expires_at".to_owned(), expires.clone());

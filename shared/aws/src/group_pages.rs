@@ -1,0 +1,161 @@
+//! Every security group of the account, page by page, for the sweep and for
+//! scans.
+//!
+//! DescribeSecurityGroups gives 1,000 groups a page with their tags and what
+//! they admit, but no rule ids and no rules' tags: enough to see which groups
+//! want a closer look, at a cost that grows with pages alone. Each page is
+//! handed on and dropped, so memory stays flat.
+//!
+//! Deliberately not here: the closer look (`security_groups::gather`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_ec2::types::IpPermission;
+use backstop_core::ports::Permission;
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
+
+use crate::deadline::Deadline;
+use crate::error::AwsError;
+use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags, vpc_opt_outs, within};
+
+/// A walk that did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the walk over the security groups ended after {seen} of them: {error}")]
+pub struct Stopped {
+    /// How many groups it had seen.
+    pub seen: u64,
+    /// Why.
+    pub error: AwsError,
+}
+
+/// Walks all groups of the Region, a page at a time, and says how many there
+/// are. Rules have ids of their own making, good within the page only.
+///
+/// # Errors
+/// It did not see them all.
+pub async fn walk(
+    ec2: &aws_sdk_ec2::Client,
+    region: &str,
+    deadline: &Deadline,
+    mut each: impl AsyncFnMut(Vec<SecurityGroup>),
+) -> Result<u64, Stopped> {
+    const OPERATION: &str = "DescribeSecurityGroups";
+    let mut seen = 0_u64;
+    let stopped = |seen, error| Stopped { seen, error };
+    let vpcs = vpc_opt_outs(ec2, deadline)
+        .await
+        .map_err(|error| stopped(0, error))?;
+    // A list that many groups name is read once.
+    let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
+    let mut pages = ec2
+        .describe_security_groups()
+        .max_results(GROUPS_PAGE)
+        .into_paginator()
+        .send();
+    loop {
+        let page = match within(deadline, OPERATION, pages.next()).await {
+            Ok(None) => return Ok(seen),
+            Ok(Some(page)) => page.map_err(|e| stopped(seen, AwsError::new(OPERATION, &e)))?,
+            Err(error) => return Err(stopped(seen, error)),
+        };
+        let groups = page.security_groups.unwrap_or_default();
+        let unread: BTreeSet<&str> = groups
+            .iter()
+            .flat_map(|group| group.ip_permissions())
+            .flat_map(|permission| permission.prefix_list_ids())
+            .filter_map(|list| list.prefix_list_id())
+            .filter(|id| !lists.contains_key(*id))
+            .collect();
+        for (id, list) in entries_of_all(ec2, &unread, deadline).await {
+            lists.insert(id, list.map_err(|error| stopped(seen, error))?);
+        }
+        seen += groups.len() as u64;
+        let groups = groups
+            .iter()
+            .map(|group| facts(group, region, &vpcs, &lists))
+            .collect();
+        each(groups).await;
+    }
+}
+
+/// A group as a page shows it.
+fn facts(
+    group: &aws_sdk_ec2::types::SecurityGroup,
+    region: &str,
+    vpcs: &BTreeMap<String, String>,
+    lists: &BTreeMap<String, PrefixList>,
+) -> SecurityGroup {
+    let id = group.group_id().unwrap_or_default().to_owned();
+    let owner = group.owner_id().unwrap_or_default().to_owned();
+    let rules: BTreeMap<String, IngressRule> = group
+        .ip_permissions()
+        .iter()
+        .flat_map(rules)
+        .enumerate()
+        .map(|(n, rule)| (format!("{n:05}"), rule))
+        .map(|(n, rule)| {
+            let rule = IngressRule {
+                id: n.clone(),
+                ..rule
+            };
+            (n, rule)
+        })
+        .collect();
+    let prefix_lists = rules
+        .values()
+        .filter_map(|rule| match &rule.source {
+            Source::PrefixList(id) => lists.get(id).map(|list| (id.clone(), list.clone())),
+            _ => None,
+        })
+        .collect();
+    let vpc = group.vpc_id().map(str::to_owned);
+    SecurityGroup {
+        name: group.group_name().unwrap_or_default().to_owned(),
+        arn: group
+            .security_group_arn()
+            .map_or_else(|| arn(region, &owner, &id), str::to_owned),
+        tags: tags(group.tags()),
+        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpcs.get(vpc)).cloned(),
+        id,
+        owner,
+        vpc,
+        rules,
+        prefix_lists,
+    }
+}
+
+/// One rule for each source of a permission.
+fn rules(permission: &IpPermission) -> Vec<IngressRule> {
+    let of = |source: Source, description: Option<&str>| IngressRule {
+        id: String::new(),
+        permission: Permission {
+            protocol: permission.ip_protocol().unwrap_or("-1").to_owned(),
+            from_port: permission.from_port(),
+            to_port: permission.to_port(),
+        },
+        source,
+        description: description
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned),
+        tags: Tags::new(),
+    };
+    let v4 = permission.ip_ranges().iter().filter_map(|range| {
+        Some(of(
+            Source::Ipv4(range.cidr_ip()?.to_owned()),
+            range.description(),
+        ))
+    });
+    let v6 = permission.ipv6_ranges().iter().filter_map(|range| {
+        let block = range.cidr_ipv6()?.to_owned();
+        Some(of(Source::Ipv6(block), range.description()))
+    });
+    let lists = permission.prefix_list_ids().iter().filter_map(|list| {
+        let id = list.prefix_list_id()?.to_owned();
+        Some(of(Source::PrefixList(id), list.description()))
+    });
+    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| {
+        let id = pair.group_id()?.to_owned();
+        Some(of(Source::SecurityGroup(id), pair.description()))
+    });
+    v4.chain(v6).chain(lists).chain(groups).collect()
+}

@@ -1,0 +1,297 @@
+//! The sweep's decisions: which groups want a closer look, why something is
+//! open, which opt-outs want somebody's attention, and whether there is
+//! anything to tell.
+//!
+//! Deliberately not here: the walk (`backstop_aws::group_pages`), the closer
+//! look (the remediation function's), and the texts (`message::notice`).
+
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+
+use crate::controls::Control;
+use crate::controls::open_ingress::{Decision, Verdict};
+use crate::entry::digest;
+use crate::exemption::{self, Exemption};
+use crate::notice::{Digest, Open, OptOutSeen};
+use crate::plan::Disposition;
+
+/// How many resources are named where a number is told.
+pub const EXAMPLES: usize = 10;
+
+/// How many opt-outs a digest lists.
+pub const MOST_OPT_OUTS: usize = 50;
+
+/// How many days ahead the end of an opt-out is announced.
+pub const SOON_DAYS: i64 = 7;
+
+/// How old a record must be before the sweep tells it, in seconds: until then
+/// whoever wrote it may be about to.
+pub const UNTOLD_SECONDS: i64 = 300;
+
+/// After how many hours what was done is told although nothing else is news.
+const QUIET_HOURS: i64 = 24;
+
+/// Why a finding is open, in a few words; `None`: nothing is found.
+#[must_use]
+pub fn reason(decision: &Decision) -> Option<&'static str> {
+    if !matches!(decision.verdict, Verdict::Violates(_)) {
+        return None;
+    }
+    Some(match decision.plan.as_ref()?.disposition {
+        Disposition::Enforce => "being put right",
+        Disposition::NotifyOnly => "the mode is `notify`",
+        Disposition::Exempt => "opted out",
+        Disposition::Held => "its opt-out tag cannot be read",
+        Disposition::NotOwned => "another account owns it",
+        Disposition::Existing => "it was there before `enforce`",
+        Disposition::Tripped => "the control has tripped",
+        Disposition::Stopped => "the kill switch is on",
+    })
+}
+
+/// What of a finding belongs to the baseline: the fingerprints of what is to be
+/// closed, and of what the baseline spares already. What a tag opts out does
+/// not.
+#[must_use]
+pub fn baseline(decision: &Decision) -> Vec<String> {
+    let Verdict::Violates(finding) = &decision.verdict else {
+        return Vec::new();
+    };
+    if decision.exemptions.group.holds() {
+        return Vec::new();
+    }
+    finding
+        .exposures
+        .iter()
+        .filter(|e| !e.exemption.holds() || e.exemption == Exemption::Existing)
+        .map(|e| e.fingerprint.clone())
+        .collect()
+}
+
+/// Whether a resource has to be looked at: always, unless what the page shows
+/// is what was found and told last. `known` is the key of that
+/// ([`crate::entry::Entry::page_key`]).
+#[must_use]
+pub fn asks(decision: &Decision, known: Option<&str>) -> bool {
+    known != page_key(decision).as_deref()
+}
+
+/// What a page shows of a finding; `None`: nothing is found.
+fn page_key(decision: &Decision) -> Option<String> {
+    let Verdict::Violates(finding) = &decision.verdict else {
+        return None;
+    };
+    let status = crate::entry::Entry::unchanged_status(&decision.plan.as_ref()?.disposition);
+    Some(crate::entry::page_key(
+        status,
+        &decision.exemptions.group,
+        &finding.exposures,
+    ))
+}
+
+/// Adds a resource to a count, by name while there is room.
+pub fn count(open: &mut Open, id: &str) {
+    open.count += 1;
+    if open.examples.len() < EXAMPLES {
+        open.examples.push(id.to_owned());
+    }
+}
+
+/// What an opt-out tag amounts to today, over all controls: `malformed`,
+/// `ended`, `ends soon` (within a week), `endless` or `open`.
+#[must_use]
+pub fn opt_out_seen(resource: &str, value: &str, today: Date, require_end: bool) -> OptOutSeen {
+    let said = Control::ALL
+        .iter()
+        .map(|control| exemption::read(Some(value), *control, today, require_end))
+        .find(|said| *said != Exemption::None);
+    let seen = |state: &str| OptOutSeen {
+        resource: resource.to_owned(),
+        value: value.to_owned(),
+        state: state.to_owned(),
+        until: None,
+        owner: None,
+        why: None,
+    };
+    match said {
+        Some(Exemption::Malformed { problem, .. }) => OptOutSeen {
+            why: Some(problem),
+            ..seen("malformed")
+        },
+        Some(Exemption::Exempt(opt_out) | Exemption::Ended(opt_out)) => {
+            let soon = today.saturating_add(SOON_DAYS.days());
+            let state = match opt_out.until {
+                Some(until) if until < today => "ended",
+                Some(until) if until <= soon => "ends soon",
+                Some(_) => "open",
+                None => "endless",
+            };
+            OptOutSeen {
+                until: opt_out.until,
+                owner: opt_out.owner,
+                why: opt_out.reason,
+                ..seen(state)
+            }
+        }
+        Some(Exemption::None | Exemption::Existing) | None => seen("open"),
+    }
+}
+
+/// Whether an opt-out wants somebody's attention.
+#[must_use]
+pub fn wants_attention(seen: &OptOutSeen) -> bool {
+    matches!(seen.state.as_str(), "malformed" | "ended" | "ends soon")
+}
+
+/// Lists opt-outs that want attention, the most urgent first, as far as there
+/// is room for them.
+pub fn list_opt_outs(digest: &mut Digest, mut seen: Vec<OptOutSeen>) {
+    seen.retain(wants_attention);
+    sort_opt_outs(&mut seen);
+    digest.more_opt_outs = seen.len().saturating_sub(MOST_OPT_OUTS) as u64;
+    seen.truncate(MOST_OPT_OUTS);
+    digest.opt_outs = seen;
+}
+
+/// Sorts opt-outs by urgency: what cannot be read, what ended, what ends
+/// soonest.
+pub fn sort_opt_outs(seen: &mut [OptOutSeen]) {
+    const ORDER: &[&str] = &["malformed", "ended", "ends soon", "open", "endless"];
+    seen.sort_by_key(|one| {
+        let rank = ORDER.iter().position(|state| *state == one.state);
+        (rank, one.until, one.resource.clone())
+    });
+}
+
+/// What the last digest said, as the ledger remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastDigest {
+    /// When it was told.
+    pub at: Timestamp,
+    /// What it said: [`says`].
+    pub said: String,
+}
+
+/// What a digest says about how things are: what is open and why, opt-outs,
+/// and what could not be seen. Not how much was looked at or done.
+#[must_use]
+pub fn says(of: &Digest) -> String {
+    let how_things_are = format!(
+        "{:?} {:?} {} {:?}",
+        of.open, of.opt_outs, of.more_opt_outs, of.unseen
+    );
+    digest([how_things_are.as_str()])
+}
+
+/// Whether there is anything to tell: things are not as the last digest said,
+/// the sweep met or mended something, or something was done and a day has
+/// passed. A first sweep that finds nothing has nothing to tell.
+#[must_use]
+pub fn is_news(of: &Digest, last: Option<&LastDigest>, now: Timestamp) -> bool {
+    let met = of.met_first.count > 0 || of.resumed > 0 || of.told > 0;
+    let done = !of.outcomes.is_empty();
+    match last {
+        _ if met => true,
+        None => done || says(of) != says(&Digest::default()),
+        Some(last) => {
+            let day = last.at.saturating_add(QUIET_HOURS.hours());
+            says(of) != last.said || (done && day.is_ok_and(|day| now >= day))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TODAY: Date = jiff::civil::date(2026, 11, 24);
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap()
+    }
+
+    #[test]
+    fn opt_outs_are_told_apart_and_the_most_urgent_come_first() {
+        let mut seen: Vec<OptOutSeen> = [
+            ("a", "all"),
+            ("b", "all until=2026-12-02"),
+            ("c", "all until=2026-12-01 owner=x reason=y z"),
+            ("d", "all until=2026-11-24"),
+            ("e", "all until=2026-11-23"),
+            ("f", "yes"),
+        ]
+        .into_iter()
+        .map(|(id, value)| opt_out_seen(id, value, TODAY, false))
+        .collect();
+        sort_opt_outs(&mut seen);
+        let states: Vec<String> = seen
+            .iter()
+            .map(|one| format!("{} {}", one.resource, one.state))
+            .collect();
+        assert_eq!(
+            states,
+            [
+                "f malformed",
+                "e ended",
+                "d ends soon",
+                "c ends soon",
+                "b open",
+                "a endless"
+            ]
+        );
+        assert_eq!(seen[3].owner.as_deref(), Some("x"));
+        assert_eq!(seen[3].why.as_deref(), Some("y z"));
+        assert!(seen[0].why.as_deref().unwrap().contains("`yes`"));
+        let mut digest = Digest::default();
+        list_opt_outs(&mut digest, seen);
+        assert_eq!(digest.opt_outs.len(), 4);
+        assert_eq!(opt_out_seen("a", "all", TODAY, true).state, "malformed");
+    }
+
+    #[test]
+    fn more_opt_outs_than_there_is_room_for_are_counted() {
+        let ended = opt_out_seen("a", "all until=2020-01-01", TODAY, false);
+        let mut digest = Digest::default();
+        list_opt_outs(&mut digest, vec![ended; MOST_OPT_OUTS + 3]);
+        assert_eq!(
+            (digest.opt_outs.len(), digest.more_opt_outs),
+            (MOST_OPT_OUTS, 3)
+        );
+    }
+
+    #[test]
+    fn what_was_told_is_told_again_only_when_it_changes_or_a_day_has_passed() {
+        let mut open = Digest::default();
+        let by_reason = open.open.entry(Control::OpenIngress).or_default();
+        count(by_reason.entry("opted out".into()).or_default(), "sg-1");
+        let last = LastDigest {
+            at: at(0),
+            said: says(&open),
+        };
+        assert!(is_news(&open, None, at(0)));
+        assert!(!is_news(&open, Some(&last), at(1)));
+        assert!(
+            !is_news(&open, Some(&last), at(100)),
+            "nothing was done either"
+        );
+
+        let mut done = open.clone();
+        let outcomes = done.outcomes.entry(Control::OpenIngress).or_default();
+        outcomes.insert("remediated".into(), 2);
+        assert!(!is_news(&done, Some(&last), at(23)));
+        assert!(is_news(&done, Some(&last), at(24)));
+
+        let mut met = open.clone();
+        count(&mut met.met_first, "sg-2");
+        assert!(is_news(&met, Some(&last), at(1)));
+        assert!(
+            is_news(&Digest::default(), Some(&last), at(1)),
+            "it is closed now"
+        );
+        assert!(
+            !is_news(&Digest::default(), None, at(0)),
+            "all is well, and was"
+        );
+    }
+}
