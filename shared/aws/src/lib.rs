@@ -8,6 +8,7 @@ pub mod bus;
 pub mod calls;
 pub mod clients;
 pub mod deadline;
+pub mod doctor;
 pub mod error;
 pub mod group_pages;
 pub mod ledger;

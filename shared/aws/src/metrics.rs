@@ -32,21 +32,41 @@ pub struct RunMetrics {
     pub time_to_closed: Option<Duration>,
 }
 
+/// What a sweep adds up to. It has no dimension: there is one sweep.
+#[metrics(emf::dimension_sets = [[]], rename_all = "PascalCase")]
+#[derive(Debug)]
+pub struct SweepMetrics {
+    #[metrics(timestamp)]
+    timestamp: SystemTime,
+    /// Checks of Backstop itself that failed.
+    pub unhealthy_checks: u64,
+    /// Resources looked at.
+    pub looked_at: u64,
+    /// Resources met before the event path did.
+    pub met_first: u64,
+}
+
+/// Emits what a sweep added up to.
+pub fn swept(unhealthy_checks: u64, looked_at: u64, met_first: u64) {
+    attach();
+    drop(
+        SweepMetrics {
+            timestamp: SystemTime::now(),
+            unhealthy_checks,
+            looked_at,
+            met_first,
+        }
+        .append_on_drop(ServiceMetrics::sink()),
+    );
+}
+
 /// Emits what it counted when dropped, on every path.
 pub type RunMetricsOnDrop = RunMetricsGuard;
 
 /// Starts counting for a run. What is counted is emitted when the value is
 /// dropped.
 pub fn run(control: &'static str) -> RunMetricsOnDrop {
-    static ATTACH: Once = Once::new();
-    ATTACH.call_once(|| {
-        let handle = ServiceMetrics::write_directly_to(
-            Emf::builder(NAMESPACE.to_owned(), vec![vec![]])
-                .build()
-                .output_to_makewriter(|| std::io::stdout().lock()),
-        );
-        handle.forget();
-    });
+    attach();
     RunMetrics {
         timestamp: SystemTime::now(),
         control,
@@ -56,4 +76,17 @@ pub fn run(control: &'static str) -> RunMetricsOnDrop {
         time_to_closed: None,
     }
     .append_on_drop(ServiceMetrics::sink())
+}
+
+/// Directs metrics to standard output, once.
+fn attach() {
+    static ATTACH: Once = Once::new();
+    ATTACH.call_once(|| {
+        let handle = ServiceMetrics::write_directly_to(
+            Emf::builder(NAMESPACE.to_owned(), vec![vec![]])
+                .build()
+                .output_to_makewriter(|| std::io::stdout().lock()),
+        );
+        handle.forget();
+    });
 }

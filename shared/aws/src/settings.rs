@@ -16,6 +16,11 @@ pub const OWNER_TAG_KEY: &str = "OWNER_TAG_KEY";
 /// ARN of the topic that messages go to.
 pub const TOPIC_ARN: &str = "TOPIC_ARN";
 
+/// URL of the queue of failed events.
+pub const QUEUE_URL: &str = "FAILED_EVENTS_QUEUE_URL";
+/// Names of the stack's rules, joined by commas.
+pub const RULE_NAMES: &str = "RULE_NAMES";
+
 /// Settings of a remediation function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemediationSettings {
@@ -54,6 +59,49 @@ pub struct UndoSettings {
     pub ledger_table: String,
     /// Name of the SSM parameter that holds the policy.
     pub policy_parameter: String,
+}
+
+/// Settings of `sweep`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepSettings {
+    /// Name of the ledger's table.
+    pub ledger_table: String,
+    /// Name of the SSM parameter that holds the policy.
+    pub policy_parameter: String,
+    /// Mode of controls that the policy does not name.
+    pub mode: Mode,
+    /// ARN of the topic that messages go to.
+    pub topic_arn: String,
+    /// URL of the queue of failed events.
+    pub queue_url: String,
+    /// Names of the stack's rules.
+    pub rule_names: Vec<String>,
+}
+
+impl SweepSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        let mut reader = Reader {
+            get,
+            problems: Vec::new(),
+        };
+        let settings = Self {
+            ledger_table: reader.text(LEDGER_TABLE),
+            policy_parameter: reader.text(POLICY_PARAMETER),
+            mode: reader.mode(DEFAULT_MODE),
+            topic_arn: reader.text(TOPIC_ARN),
+            queue_url: reader.text(QUEUE_URL),
+            rule_names: reader
+                .text(RULE_NAMES)
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
+        };
+        reader.finish(settings)
+    }
 }
 
 /// Settings that are missing or wrong, all of them.

@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod controls;
+pub mod doctor;
 pub mod entry;
 pub mod exemption;
 pub mod guards;
