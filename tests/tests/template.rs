@@ -31,6 +31,7 @@ const REMEDIATIONS: &[(&str, &[Control])] = &[("RevokeIngressFunction", &[Contro
 /// Actions for which AWS knows no resources: they, and no others, may be
 /// allowed on `*`.
 const WITHOUT_RESOURCES: &[&str] = &[
+    "cloudtrail:DescribeTrails",
     "ec2:DescribeManagedPrefixLists",
     "ec2:DescribeSecurityGroupRules",
     "ec2:DescribeSecurityGroups",
@@ -39,6 +40,9 @@ const WITHOUT_RESOURCES: &[&str] = &[
 
 /// What leads back: no opt-out bars it, and only people start it.
 const UNDO: &str = "UndoFunction";
+
+/// CloudWatch namespace of our own metrics (`backstop_aws::metrics`).
+const NAMESPACE: &str = "Backstop";
 
 const QUEUE: &str = "FailedEventsQueue";
 /// Where what waits to be told is gathered.
@@ -142,6 +146,25 @@ fn the_environment_is_the_contract_with_the_code() {
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
     let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
+    let mut sweep = both.clone();
+    sweep["POLICY_PARAMETER"] = reference(PARAMETER);
+    sweep["DEFAULT_MODE"] = reference("Mode");
+    sweep["TOPIC_ARN"] = reference(TOPIC);
+    sweep["FAILED_EVENTS_QUEUE_URL"] = reference(QUEUE);
+    // Every rule but the sweep's own.
+    let others: Vec<Value> = rules()
+        .into_iter()
+        .filter(|rule| rule.function != "SweepFunction")
+        .map(|rule| reference(&rule.logical_id))
+        .collect();
+    let variables = &functions()["SweepFunction"]["Properties"]["Environment"]["Variables"];
+    let named = items(&variables["RULE_NAMES"]["Fn::Join"][1]);
+    assert_eq!(
+        named.iter().map(Value::to_string).collect::<BTreeSet<_>>(),
+        others.iter().map(Value::to_string).collect(),
+        "the rules that the sweep examines"
+    );
+    sweep["RULE_NAMES"] = json!({ "Fn::Join": [",", named] });
     let mut with_policy = both;
     with_policy["POLICY_PARAMETER"] = reference(PARAMETER);
     for (id, expected) in [
@@ -149,6 +172,7 @@ fn the_environment_is_the_contract_with_the_code() {
         ("NotifyFunction", notify),
         ("WatchOptOutsFunction", with_policy.clone()),
         (UNDO, with_policy),
+        ("SweepFunction", sweep),
     ] {
         let variables = &functions()[id]["Properties"]["Environment"]["Variables"];
         assert_eq!(*variables, expected, "{id}");
@@ -357,15 +381,26 @@ fn somebody_is_alarmed() {
         json!([{ "Name": "QueueName", "Value": { "Fn::GetAtt": [QUEUE, "QueueName"] } }]),
     );
 
+    // Of our own metrics; it lasts until a sweep finds all in order.
+    expected.insert(
+        (NAMESPACE.into(), "UnhealthyChecks ".to_owned()),
+        Value::Null,
+    );
+
     let mut found = BTreeMap::new();
     for (id, alarm) in resources("AWS::CloudWatch::Alarm") {
         let properties = &alarm["Properties"];
+        let ours = properties["Namespace"] == NAMESPACE;
+        let (period, missing) = match ours {
+            true => (3600, "ignore"),
+            false => (60, "notBreaching"),
+        };
         for (name, value) in [
             ("Threshold", json!(1)),
             ("ComparisonOperator", json!("GreaterThanOrEqualToThreshold")),
             ("EvaluationPeriods", json!(1)),
-            ("Period", json!(60)),
-            ("TreatMissingData", json!("notBreaching")),
+            ("Period", json!(period)),
+            ("TreatMissingData", json!(missing)),
             ("AlarmActions", json!([reference(TOPIC)])),
         ] {
             assert_eq!(properties[name], value, "{name} of {id}");
@@ -388,6 +423,7 @@ fn somebody_is_alarmed() {
         let dimension = &properties["Dimensions"][0]["Value"];
         let subject = match dimension.get("Ref") {
             Some(function) => text(function),
+            None if ours => "",
             None => text(&dimension["Fn::GetAtt"][0]),
         };
         let key = (
@@ -395,7 +431,11 @@ fn somebody_is_alarmed() {
             format!("{} {subject}", text(&properties["MetricName"])),
         );
         found.insert(key, properties["Dimensions"].clone());
-        let statistic = if subject == QUEUE { "Maximum" } else { "Sum" };
+        let statistic = if subject == QUEUE || ours {
+            "Maximum"
+        } else {
+            "Sum"
+        };
         assert_eq!(properties["Statistic"], statistic, "{id}");
     }
     assert_eq!(found, expected);
@@ -459,9 +499,19 @@ fn rules_name_the_events_that_the_code_handles() {
     let rules = rules();
     let found: BTreeMap<&str, Value> = rules
         .iter()
+        .filter(|rule| !rule.pattern.is_null())
         .map(|rule| (rule.logical_id.as_str(), rule.pattern.clone()))
         .collect();
     assert_eq!(found, expected);
+    let scheduled: Vec<(&str, &Value)> = rules
+        .iter()
+        .filter(|rule| rule.pattern.is_null())
+        .map(|rule| (rule.logical_id.as_str(), &rule.properties["Schedule"]))
+        .collect();
+    assert_eq!(
+        scheduled,
+        [("SweepFunctionDue", &reference("SweepSchedule"))]
+    );
 }
 
 #[test]
@@ -958,6 +1008,7 @@ fn the_ledger_outlives_the_stack() {
         indexes,
         [
             ("by-resource", "resource", "started_at"),
+            ("by-day", "day", "started_at"),
             ("untold", "untold", "started_at")
         ]
     );
@@ -1107,6 +1158,7 @@ fn parameters() {
         ("Mode", (json!("notify"), json!(["notify", "enforce"]))),
         ("Architecture", (json!("arm64"), json!(["arm64", "x86_64"]))),
         ("OwnerTagKey", (json!("owner"), none.clone())),
+        ("SweepSchedule", (json!("rate(1 hour)"), none.clone())),
         // No default: that nobody is told has to be typed.
         ("NotificationEmail", (none.clone(), none)),
         ("LogRetentionDays", (json!(90), retention)),
@@ -1148,6 +1200,7 @@ fn outputs() {
         ("LedgerTableName", reference(TABLE)),
         ("PolicyParameterName", reference(PARAMETER)),
         ("FailedEventsQueueUrl", reference(QUEUE)),
+        ("SweepFunctionName", reference("SweepFunction")),
         ("UndoFunctionName", reference(UNDO)),
     ]);
     assert_eq!(found, expected);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aws_sdk_ec2::operation::describe_tags::builders::DescribeTagsFluentBuilder;
 use aws_sdk_ec2::types::Filter;
 use backstop_core::exemption::OPT_OUT_TAG;
 
@@ -21,25 +22,47 @@ pub async fn read(
     resources: &[String],
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, String>, AwsError> {
-    const OPERATION: &str = "DescribeTags";
     let mut found = BTreeMap::new();
     for resources in resources.chunks(VALUES) {
-        let mut pages = ec2
+        let request = ec2
             .describe_tags()
-            .filters(filter("key", OPT_OUT_TAG))
-            .filters(any_of("resource-id", resources))
-            .into_paginator()
-            .send();
-        while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-            for tag in page.map_err(|e| AwsError::new(OPERATION, &e))?.tags() {
-                if let Some(resource) = tag.resource_id() {
-                    let value = tag.value().unwrap_or_default().to_owned();
-                    found.insert(resource.to_owned(), value);
-                }
+            .filters(any_of("resource-id", resources));
+        found.extend(tagged(request, deadline).await?);
+    }
+    Ok(found)
+}
+
+/// The opt-out tags that a request finds, all pages.
+async fn tagged(
+    request: DescribeTagsFluentBuilder,
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, String>, AwsError> {
+    const OPERATION: &str = "DescribeTags";
+    let mut found = BTreeMap::new();
+    let mut pages = request
+        .filters(filter("key", OPT_OUT_TAG))
+        .into_paginator()
+        .send();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        for tag in page.map_err(|e| AwsError::new(OPERATION, &e))?.tags() {
+            if let Some(resource) = tag.resource_id() {
+                let value = tag.value().unwrap_or_default().to_owned();
+                found.insert(resource.to_owned(), value);
             }
         }
     }
     Ok(found)
+}
+
+/// The opt-out tag's value of every resource that has one, of any type.
+///
+/// # Errors
+/// A call failed.
+pub async fn all(
+    ec2: &aws_sdk_ec2::Client,
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, String>, AwsError> {
+    tagged(ec2.describe_tags(), deadline).await
 }
 
 /// The security groups that tags of these resources concern: a group itself,

@@ -1,0 +1,503 @@
+//! The pipeline of `sweep`, top to bottom: walk, take up what was cut off, tell
+//! what was not told, look at opt-outs, examine Backstop itself, sum up.
+//!
+//! It changes nothing but the ledger: what is open is asked to be checked, so
+//! that all fixing happens in one place. A part that fails stops no other; what
+//! could not be seen is said in the digest, and makes the run an error in the
+//! end. Deliberately not here: what is decided (core), the texts (core).
+
+use std::time::SystemTime;
+
+use backstop_aws::bus;
+use backstop_aws::clients::{Clients, OperationsClients};
+use backstop_aws::deadline::Deadline;
+use backstop_aws::doctor::{self, Deployment};
+use backstop_aws::error::AwsError;
+use backstop_aws::group_pages;
+use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Standing, Stored, Untold};
+use backstop_aws::metrics;
+use backstop_aws::opt_outs;
+use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
+use backstop_aws::settings::SweepSettings;
+use backstop_aws::storms;
+use backstop_core::controls::Control;
+use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
+use backstop_core::entry::{Entry, Status};
+use backstop_core::guards::Guards;
+use backstop_core::notice::{About, Digest, Health, Notice};
+use backstop_core::plan::Mode;
+use backstop_core::record::{self, Record};
+use backstop_core::security_group::{Facts, SecurityGroup};
+use backstop_core::sweep::{self, LastDigest};
+use backstop_core::trigger::{Actor, CheckRequested};
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+const CONTROL: Control = Control::OpenIngress;
+
+/// Everything that makes a sweep an error in the end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Policy(#[from] NoPolicy),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    #[error("the function's ARN `{0}` names no Region and account: invoke it by its ARN or name")]
+    Where(String),
+    #[error("the sweep could not see everything; it did the rest: {0}")]
+    Unseen(String),
+}
+
+impl From<Failure> for Diagnostic {
+    fn from(failure: Failure) -> Self {
+        Self {
+            error_type: "Retryable".to_owned(),
+            error_message: failure.to_string(),
+        }
+    }
+}
+
+/// Where and when a sweep runs.
+struct Place {
+    region: String,
+    account: String,
+    now: Timestamp,
+    deadline: Deadline,
+}
+
+impl Place {
+    /// Read off the function's own ARN: a sweep may be started by anything.
+    fn of(context: &Context) -> Result<Self, Failure> {
+        let arn = &context.invoked_function_arn;
+        // arn:aws:lambda:<Region>:<account>:function:<name>
+        let part = |n| arn.split(':').nth(n).filter(|part| !part.is_empty());
+        let (Some(region), Some(account)) = (part(3), part(4)) else {
+            return Err(Failure::Where(arn.clone()));
+        };
+        let left = context
+            .deadline()
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        Ok(Self {
+            region: region.to_owned(),
+            account: account.to_owned(),
+            now: Timestamp::now(),
+            deadline: Deadline::new(left),
+        })
+    }
+}
+
+pub(crate) struct Handler {
+    clients: Clients,
+    operations: OperationsClients,
+    policy: PolicyStore,
+    ledger: Ledger,
+    settings: SweepSettings,
+}
+
+impl Handler {
+    pub(crate) fn new(
+        clients: Clients,
+        operations: OperationsClients,
+        settings: SweepSettings,
+    ) -> Self {
+        Self {
+            policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter.clone()),
+            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table.clone()),
+            clients,
+            operations,
+            settings,
+        }
+    }
+
+    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
+        let swept = match Place::of(&event.context) {
+            Ok(place) => self.sweep(&place).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = &swept {
+            error!(%failure, "sweep failed");
+        }
+        swept.map(|verdict| json!({ "verdict": verdict }))
+    }
+
+    async fn sweep(&self, place: &Place) -> Result<&'static str, Failure> {
+        let mut digest = Digest::default();
+        // Health first: a policy that is not valid ends the walk.
+        let unhealthy = self.examine(place, &mut digest).await;
+        match self.policy.get(&place.deadline).await {
+            Ok(policy) => {
+                self.walk(place, &policy, &mut digest).await;
+                self.see_opt_outs(place, &policy, &mut digest).await;
+            }
+            Err(problem) => digest.unseen.push(problem.to_string()),
+        }
+        self.take_up(place, &mut digest).await;
+        let (bus, account, region) = (&self.clients.eventbridge, &place.account, &place.region);
+        if let Err(problem) =
+            storms::tell_ended(&self.ledger, bus, account, region, place.now).await
+        {
+            digest
+                .unseen
+                .push(format!("storms of messages that have ended: {problem}"));
+        }
+        metrics::swept(
+            unhealthy,
+            digest.looked_at.values().sum(),
+            digest.met_first.count,
+        );
+        let told = self.sum_up(place, &mut digest).await;
+        info!(?digest, "swept");
+        let told = told?;
+        if digest.unseen.is_empty() {
+            Ok(if told { "told" } else { "nothing new" })
+        } else {
+            Err(Failure::Unseen(digest.unseen.join("; ")))
+        }
+    }
+
+    // --- walk
+
+    /// Looks at every group, a page at a time.
+    async fn walk(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
+        let control = &policy.policy.controls.open_ingress;
+        let mode = control.mode.unwrap_or(self.settings.mode);
+        let baseline = match self.baseline(mode).await {
+            Ok(baseline) => baseline,
+            Err(problem) => {
+                digest
+                    .unseen
+                    .push(format!("the baseline of {CONTROL}: {problem}"));
+                return;
+            }
+        };
+        if mode == Mode::Off {
+            return;
+        }
+        let mut problems: Vec<String> = Vec::new();
+        let walked = group_pages::walk(
+            &self.clients.ec2,
+            &place.region,
+            &place.deadline,
+            async |page| {
+                *digest.looked_at.entry(CONTROL).or_default() += page.len() as u64;
+                let looked = self.look_at(page, place, policy, baseline, digest).await;
+                problems.extend(looked.err().map(|failure| failure.to_string()));
+            },
+        )
+        .await;
+        problems.extend(walked.err().map(|stopped| stopped.to_string()));
+        problems.dedup();
+        if problems.is_empty() && baseline == Baseline::Begins {
+            let complete = self.ledger.baseline_is_complete(CONTROL).await;
+            problems.extend(complete.err().map(|problem| problem.to_string()));
+        }
+        digest.unseen.extend(problems);
+    }
+
+    /// Whether this walk makes the baseline.
+    async fn baseline(&self, mode: Mode) -> Result<Baseline, LedgerError> {
+        let stands = self.ledger.has_baseline(CONTROL).await?;
+        Ok(match (mode, stands) {
+            (Mode::Enforce, true) => Baseline::Stands,
+            (Mode::Enforce, false) => Baseline::Begins,
+            (_, false) => Baseline::None,
+            (_, true) => {
+                self.ledger.forget_baseline(CONTROL).await?;
+                Baseline::None
+            }
+        })
+    }
+
+    /// Looks at a page of groups: asks for a check of each that wants one.
+    async fn look_at(
+        &self,
+        page: Vec<SecurityGroup>,
+        place: &Place,
+        policy: &Versioned,
+        baseline: Baseline,
+        digest: &mut Digest,
+    ) -> Result<(), Failure> {
+        let decide = |group: &SecurityGroup, guards: &Guards| {
+            let circumstances = Circumstances {
+                mode: self.settings.mode,
+                account: &place.account,
+                now: place.now,
+                guards,
+            };
+            let facts = Facts::Group(Box::new(group.clone()));
+            open_ingress::decide(&facts, &policy.policy, &circumstances)
+        };
+        let unguarded = Guards::default();
+        let open: Vec<SecurityGroup> = page
+            .into_iter()
+            .filter(|group| matches!(decide(group, &unguarded).verdict, Verdict::Violates(_)))
+            .collect();
+        let ids: Vec<String> = open.iter().map(|group| group.id.clone()).collect();
+        let standings = self.ledger.standings(CONTROL, &ids).await?;
+        let mut checks = Vec::new();
+        for (group, standing) in open.iter().zip(standings) {
+            let Standing {
+                lock,
+                known,
+                mut guards,
+            } = standing;
+            let mut decision = decide(group, &guards);
+            if baseline == Baseline::Begins {
+                // Before it is asked for: else it would be put right.
+                self.note(group, &decision, &mut guards).await?;
+                decision = decide(group, &guards);
+            }
+            let Some(reason) = sweep::reason(&decision) else {
+                continue;
+            };
+            let by_reason = digest.open.entry(CONTROL).or_default();
+            sweep::count(by_reason.entry(reason.to_owned()).or_default(), &group.id);
+            if lock.is_none() && known.is_none() {
+                sweep::count(&mut digest.met_first, &group.id);
+            }
+            let told = known.filter(|known| known.told);
+            if sweep::asks(&decision, told.and_then(|known| known.page_key).as_deref()) {
+                checks.push(check(&group.id, sweeping()));
+            }
+        }
+        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        Ok(())
+    }
+
+    /// Notes what is open on a group as part of the baseline.
+    async fn note(
+        &self,
+        group: &SecurityGroup,
+        decision: &Decision,
+        guards: &mut Guards,
+    ) -> Result<(), Failure> {
+        let mut fingerprints = sweep::baseline(decision);
+        fingerprints.extend(guards.baseline.iter().cloned());
+        fingerprints.sort();
+        fingerprints.dedup();
+        self.ledger
+            .add_to_baseline(CONTROL, &group.id, fingerprints.clone())
+            .await?;
+        guards.baseline = fingerprints.into_iter().collect();
+        Ok(())
+    }
+
+    // --- what was cut off, what was not told
+
+    /// Has runs taken up again that were cut off, and tells what was not told.
+    async fn take_up(&self, place: &Place, digest: &mut Digest) {
+        let untold = match self.ledger.untold().await {
+            Ok(untold) => untold,
+            Err(problem) => {
+                digest
+                    .unseen
+                    .push(format!("what nobody was told yet: {problem}"));
+                return;
+            }
+        };
+        for Untold { id, started_at } in untold {
+            let age = place.now.as_second() - started_at.as_second();
+            if age < sweep::UNTOLD_SECONDS {
+                continue;
+            }
+            if let Err(problem) = self.take_up_one(&id, place, digest).await {
+                digest.unseen.push(format!("the record {id}: {problem}"));
+            }
+        }
+    }
+
+    async fn take_up_one(
+        &self,
+        id: &str,
+        place: &Place,
+        digest: &mut Digest,
+    ) -> Result<(), Failure> {
+        let Some(Stored {
+            record,
+            told: false,
+        }) = self.ledger.read(id).await?
+        else {
+            return Ok(());
+        };
+        if let Record::Remediation(entry) = &record
+            && matches!(entry.status, Status::InProgress | Status::Failed)
+            && let Some(goes_on) = self.goes_on(entry, place).await?
+        {
+            if goes_on {
+                let checks = [check(entry.resource_id(), entry.actor.clone())];
+                bus::request_checks(&self.clients.eventbridge, &checks).await?;
+                info!(entry = %id, resource = %entry.resource, "to be taken up again");
+                digest.resumed += 1;
+            }
+            return Ok(());
+        }
+        bus::tell(&self.clients.eventbridge, id).await?;
+        if let Record::Remediation(entry) = &record {
+            let control = entry.control.name();
+            self.ledger
+                .known_told(control, entry.resource_id(), id)
+                .await?;
+        }
+        self.ledger.mark_told(id).await?;
+        warn!(entry = %id, "told, because nobody had been");
+        digest.told += 1;
+        Ok(())
+    }
+
+    /// Whether a check makes an entry's run go on: its lock is there and has
+    /// lapsed. `Some(false)`: it is at work. `None`: nothing hangs on it any
+    /// more, it can only be told as it is.
+    async fn goes_on(&self, entry: &Entry, place: &Place) -> Result<Option<bool>, Failure> {
+        let standing = self
+            .ledger
+            .standing(entry.control, entry.resource_id())
+            .await?;
+        Ok(standing
+            .lock
+            .filter(|lock| lock.entry == entry.id)
+            .map(|lock| !lock.is_live_for_others("", place.now)))
+    }
+
+    // --- opt-outs, health, the digest
+
+    async fn see_opt_outs(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
+        match opt_outs::all(&self.clients.ec2, &place.deadline).await {
+            Ok(tags) => {
+                let today = Offset::UTC.to_datetime(place.now).date();
+                let require_end = policy.policy.opt_out.require_end;
+                let seen = tags
+                    .iter()
+                    .map(|(id, value)| sweep::opt_out_seen(id, value, today, require_end))
+                    .collect();
+                sweep::list_opt_outs(digest, seen);
+            }
+            Err(error) => digest.unseen.push(format!("opt-out tags: {error}")),
+        }
+    }
+
+    /// Examines Backstop itself: how many checks failed. What fails is told
+    /// once, and once more when all is well again.
+    async fn examine(&self, place: &Place, digest: &mut Digest) -> u64 {
+        let deployment = Deployment {
+            region: place.region.clone(),
+            topic_arn: self.settings.topic_arn.clone(),
+            queue_url: self.settings.queue_url.clone(),
+            policy_parameter: self.settings.policy_parameter.clone(),
+            rule_names: self.settings.rule_names.clone(),
+        };
+        let checks = doctor::examine(
+            &self.clients,
+            &self.operations,
+            &deployment,
+            &place.deadline,
+        )
+        .await;
+        let failed: Vec<_> = checks
+            .into_iter()
+            .filter_map(|check| check.result.err())
+            .collect();
+        let count = failed.len() as u64;
+        if let Err(problem) = self.tell_health(place, Health { failed }).await {
+            digest.unseen.push(format!(
+                "Backstop's own health could not be told: {problem}"
+            ));
+        }
+        count
+    }
+
+    async fn tell_health(&self, place: &Place, health: Health) -> Result<(), Failure> {
+        let well = health.failed.is_empty();
+        let notice = new_notice(place, About::Health(health));
+        // Well, and never otherwise: nothing to tell.
+        if well
+            && !self
+                .ledger
+                .has_noticed(notice.about.name(), &notice.subject())
+                .await?
+        {
+            return Ok(());
+        }
+        match self.ledger.record_notice(&notice).await? {
+            Recorded::New => self.tell(&notice.id).await,
+            Recorded::Untold(id) => self.tell(&id).await,
+            Recorded::Told | Recorded::Moved => Ok(()),
+        }
+    }
+
+    /// Tells a notice, and notes that it was.
+    async fn tell(&self, id: &str) -> Result<(), Failure> {
+        bus::tell(&self.clients.eventbridge, id).await?;
+        self.ledger.mark_told(id).await?;
+        Ok(())
+    }
+
+    /// One digest, if it says anything new.
+    async fn sum_up(&self, place: &Place, digest: &mut Digest) -> Result<bool, Failure> {
+        let last = self.ledger.last_digest().await?;
+        digest.since = last.as_ref().map(|last| last.at);
+        match self.ledger.outcomes_since(digest.since, place.now).await {
+            Ok(outcomes) => digest.outcomes = outcomes,
+            Err(problem) => digest.unseen.push(format!("what was done: {problem}")),
+        }
+        if !sweep::is_news(digest, last.as_ref(), place.now) {
+            return Ok(false);
+        }
+        let says = LastDigest {
+            at: place.now,
+            said: sweep::says(digest),
+        };
+        let notice = new_notice(place, About::Digest(Box::new(digest.clone())));
+        self.ledger.record_digest(&notice, &says).await?;
+        self.tell(&notice.id).await?;
+        Ok(true)
+    }
+}
+
+/// Whether there is a baseline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Baseline {
+    /// The control does not act: none is kept.
+    None,
+    /// This walk makes it.
+    Begins,
+    /// It was made by an earlier walk.
+    Stands,
+}
+
+fn check(resource: &str, cause: Actor) -> CheckRequested {
+    CheckRequested {
+        control: CONTROL.name().to_owned(),
+        resource: resource.to_owned(),
+        cause: Some(cause),
+    }
+}
+
+/// Who touched it last is not known.
+fn sweeping() -> Actor {
+    Actor {
+        principal: Some("found by Backstop's sweep; who opened it is not known".to_owned()),
+        event_name: Some("Sweep".to_owned()),
+        ..Actor::default()
+    }
+}
+
+fn new_notice(place: &Place, about: About) -> Notice {
+    Notice {
+        version: record::VERSION,
+        id: Ulid::generate().to_string(),
+        account: place.account.clone(),
+        region: place.region.clone(),
+        at: place.now,
+        about,
+    }
+}
+
+#[cfg(test)]
+mod tests;
