@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::operation::describe_tags::builders::DescribeTagsFluentBuilder;
 use aws_sdk_ec2::types::Filter;
 use backstop_core::exemption::OPT_OUT_TAG;
 
@@ -24,23 +23,25 @@ pub async fn read(
 ) -> Result<BTreeMap<String, String>, AwsError> {
     let mut found = BTreeMap::new();
     for resources in resources.chunks(VALUES) {
-        let request = ec2
-            .describe_tags()
-            .filters(any_of("resource-id", resources));
-        found.extend(tagged(request, deadline).await?);
+        let these = any_of("resource-id", resources);
+        found.extend(tagged(ec2, Some(these), deadline).await?);
     }
     Ok(found)
 }
 
-/// The opt-out tags that a request finds, all pages.
+/// The opt-out tags of the resources that a filter lets through, all pages.
 async fn tagged(
-    request: DescribeTagsFluentBuilder,
+    ec2: &aws_sdk_ec2::Client,
+    resources: Option<Filter>,
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, String>, AwsError> {
     const OPERATION: &str = "DescribeTags";
     let mut found = BTreeMap::new();
-    let mut pages = request
-        .filters(filter("key", OPT_OUT_TAG))
+    let mut filters = vec![filter("key", OPT_OUT_TAG)];
+    filters.extend(resources);
+    let mut pages = ec2
+        .describe_tags()
+        .set_filters(Some(filters))
         .into_paginator()
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
@@ -62,7 +63,7 @@ pub async fn all(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, String>, AwsError> {
-    tagged(ec2.describe_tags(), deadline).await
+    tagged(ec2, None, deadline).await
 }
 
 /// The security groups that tags of these resources concern: a group itself,
