@@ -59,6 +59,8 @@ impl Way {
 #[derive(Clone, Copy, Debug)]
 enum Story {
     Revoke,
+    Sweep,
+    Undo,
 }
 
 /// What a run has to do with.
@@ -73,6 +75,8 @@ impl Story {
     fn function(self) -> &'static str {
         match self {
             Self::Revoke => REVOKE,
+            Self::Sweep => "SweepFunction",
+            Self::Undo => "UndoFunction",
         }
     }
 
@@ -96,6 +100,18 @@ impl Story {
             .into_iter()
             .map(|rule| (rule.security_group_rule_id().unwrap().to_owned(), rule))
             .collect();
+        let event = match self {
+            Self::Revoke => event,
+            // The event of the opening is lost.
+            Self::Sweep => json!({}),
+            Self::Undo => {
+                assert_eq!(check(aws, &event), "remediated");
+                let [(_, remediation)] = &records_of(aws, &group.id).await[..] else {
+                    panic!("one record")
+                };
+                json!({"remediation": remediation.id(), "reason": "a fault run"})
+            }
+        };
         Scene {
             group,
             event,
@@ -108,7 +124,8 @@ impl Story {
         let mut wrong = Vec::new();
         let rules = scene.group.rules(aws).await;
         let expected = match self {
-            Self::Revoke => CLOSED,
+            Self::Revoke | Self::Sweep => CLOSED,
+            Self::Undo => OPEN,
         };
         if rules != expected {
             wrong.push(format!("the rules are {rules:?}"));
@@ -119,6 +136,13 @@ impl Story {
         let records = records_of(aws, &scene.group.id).await;
         if records.is_empty() {
             wrong.push("nothing is in the ledger".to_owned());
+        }
+        if matches!(self, Self::Undo)
+            && !records
+                .iter()
+                .any(|(_, record)| record.outcome() == "undone")
+        {
+            wrong.push("no undo is in the ledger".to_owned());
         }
         let mut kept = BTreeSet::new();
         for (item, record) in &records {
@@ -204,6 +228,14 @@ const CLOSED: &[&str] = &[
     "tcp 443-443 0.0.0.0/0 (https)",
     "tcp 443-443 ::/0 (low ports)",
     "tcp 80-80 ::/0 (low ports)",
+];
+
+/// The group before a remediation, and after its undo.
+const OPEN: &[&str] = &[
+    "tcp 0-1024 ::/0 (low ports)",
+    "tcp 22-22 0.0.0.0/0 (ssh for the vendor)",
+    "tcp 22-22 10.0.0.0/8 (ssh from inside)",
+    "tcp 443-443 0.0.0.0/0 (https)",
 ];
 
 type Item = std::collections::HashMap<String, AttributeValue>;
@@ -361,4 +393,14 @@ fn every_call_fails_in_every_way(story: Story) {
 #[test]
 fn revoke_ingress_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
     every_call_fails_in_every_way(Story::Revoke);
+}
+
+#[test]
+fn the_sweep_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    every_call_fails_in_every_way(Story::Sweep);
+}
+
+#[test]
+fn undo_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    every_call_fails_in_every_way(Story::Undo);
 }

@@ -24,6 +24,7 @@ mod faults;
 mod guards;
 mod opt_outs;
 mod storms;
+mod sweep;
 mod undo;
 
 const REVOKE: &str = "RevokeIngressFunction";
@@ -1226,9 +1227,10 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         retried.messages(aws, 2).await;
         opt_outs::exercise(aws).await;
         undo::exercise(aws).await;
+        sweep::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
-        for function in [REVOKE, NOTIFY, opt_outs::WATCH, undo::UNDO] {
+        for function in [REVOKE, NOTIFY, opt_outs::WATCH, undo::UNDO, sweep::SWEEP] {
             let mut granted = template::granted_actions(function);
             granted.retain(|action| !NOT_OURS.contains(&action.as_str()));
             let recorded = recorded(aws, function);
