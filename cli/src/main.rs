@@ -8,6 +8,10 @@
 
 mod commands;
 mod context;
+mod judging;
+mod replay;
+mod sarif;
+mod table;
 
 use std::process::ExitCode;
 

@@ -1,17 +1,24 @@
-//! `backstop completions`.
+//! `backstop completions`: completions for a shell, from the definitions
+//! themselves.
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
 
-use crate::Problem;
+use crate::{Cli, Problem};
 
-/// Arguments.
+/// Prints completions for a shell.
 #[derive(Debug, Args)]
-pub(crate) struct Completions {}
+pub(crate) struct Completions {
+    /// The shell
+    shell: Shell,
+}
 
 impl Completions {
     pub(crate) fn run(self) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+        let mut command = Cli::command();
+        clap_complete::generate(self.shell, &mut command, "backstop", &mut std::io::stdout());
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,18 +1,40 @@
-//! `backstop doctor`.
+//! `backstop doctor`: is Backstop itself in order?
 
 use std::process::ExitCode;
 
+use backstop_aws::doctor::examine;
 use clap::Args;
 
 use crate::Problem;
 use crate::context::Context;
+use crate::table::{bad, good, table};
 
-/// Arguments.
+/// Examines trail, rules, subscription, queue and policy.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
 impl Doctor {
-    pub(crate) async fn run(self, _context: &Context) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let stack = context.stack(&aws).await?;
+        let deployment = stack.deployment(&aws.region);
+        let checks = examine(&aws.clients, &aws.operations, &deployment, &aws.deadline).await;
+        let mut table = table(&["check", "", "found", "what to do"]);
+        for check in &checks {
+            match &check.result {
+                Ok(found) => {
+                    table.add_row(vec![check.name.into(), good("ok"), found.into(), "".into()])
+                }
+                Err(failed) => table.add_row(vec![
+                    check.name.into(),
+                    bad("FAILED"),
+                    (&failed.found).into(),
+                    (&failed.remedy).into(),
+                ]),
+            };
+        }
+        println!("{table}");
+        let well = checks.iter().all(|check| check.result.is_ok());
+        Ok(ExitCode::from(u8::from(!well)))
     }
 }

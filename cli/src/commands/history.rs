@@ -1,18 +1,154 @@
-//! `backstop history`.
+//! `backstop history`: the ledger's entries, the latest first.
 
 use std::process::ExitCode;
 
+use backstop_aws::ledger::{Ledger, Stored};
+use backstop_core::message::one_line;
+use backstop_core::record::Record;
 use clap::Args;
+use jiff::tz::Offset;
+use jiff::{Timestamp, ToSpan};
+use serde_json::json;
 
 use crate::Problem;
-use crate::context::Context;
+use crate::context::{Aws, Context};
+use crate::table::{Format, bad, doubtful, good, table};
 
-/// Arguments.
+/// How many days back entries are looked for without a resource: as long as
+/// they are kept.
+const MOST_DAYS: i64 = 400;
+
+/// Shows the ledger's entries, the latest first.
 #[derive(Debug, Args)]
-pub(crate) struct History {}
+pub(crate) struct History {
+    /// Only about this resource: its id or ARN
+    resource: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
 
 impl History {
-    pub(crate) async fn run(self, _context: &Context) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let stack = context.stack(&aws).await?;
+        let ledger = aws.ledger(&stack)?;
+        let ids = self.ids(&aws, &ledger).await?;
+        let mut table = table(&["entry", "began", "outcome", "resource", "what", "told"]);
+        let mut documents = Vec::new();
+        let mut unreadable = 0_u8;
+        for id in &ids {
+            match ledger.read_with_undo(id).await {
+                Ok(Some((Stored { record, told }, undone_by))) => {
+                    let what = match &undone_by {
+                        Some(undo) => format!("{} (taken back by {undo})", what(&record)),
+                        None => what(&record),
+                    };
+                    let outcome = record.outcome();
+                    let cell = match outcome {
+                        "failed" | "undo-failed" | "tripped" | "control-tripped" => bad(outcome),
+                        "remediated" | "undone" => good(outcome),
+                        _ => doubtful(outcome),
+                    };
+                    table.add_row(vec![
+                        id.into(),
+                        record
+                            .started_at()
+                            .strftime("%Y-%m-%d %H:%M:%S")
+                            .to_string()
+                            .into(),
+                        cell,
+                        one_line(resource(&record), 80).into(),
+                        one_line(&what, 200).into(),
+                        if told { good("yes") } else { bad("no") },
+                    ]);
+                    documents
+                        .push(json!({ "told": told, "undone_by": undone_by, "record": record }));
+                }
+                Ok(None) => {}
+                Err(problem) => {
+                    unreadable = 2;
+                    eprintln!("backstop: {problem}");
+                }
+            }
+        }
+        match self.format {
+            Format::Json => println!("{}", json!(documents)),
+            Format::Table if documents.is_empty() => println!("the ledger holds nothing about it"),
+            Format::Table => println!("{table}"),
+        }
+        Ok(ExitCode::from(unreadable))
+    }
+
+    async fn ids(&self, aws: &Aws, ledger: &Ledger) -> Result<Vec<String>, Problem> {
+        let mut ids = match &self.resource {
+            Some(arn) if arn.starts_with("arn:") => ledger.records_of(arn).await?,
+            Some(id) => {
+                let arn = self.arn(aws, id).await?;
+                let mut ids = ledger.records_of(&arn).await?;
+                // Notices are about ids.
+                ids.extend(ledger.records_of(id).await?);
+                ids.sort_by(|a, b| b.cmp(a));
+                ids
+            }
+            None => {
+                let today = Offset::UTC.to_datetime(Timestamp::now()).date();
+                let (mut ids, mut day) = (Vec::new(), today);
+                for _ in 0..MOST_DAYS {
+                    ids.extend(ledger.records_on(day).await?);
+                    match day.checked_sub(1.day()) {
+                        Ok(before) if ids.len() < self.limit => day = before,
+                        _ => break,
+                    }
+                }
+                ids
+            }
+        };
+        ids.truncate(self.limit);
+        Ok(ids)
+    }
+
+    /// The ARN of a security group of this account.
+    async fn arn(&self, aws: &Aws, id: &str) -> Result<String, Problem> {
+        let account = aws.account().await?;
+        Ok(backstop_aws::security_groups::arn(
+            &aws.region,
+            &account,
+            id,
+        ))
+    }
+}
+
+fn resource(record: &Record) -> &str {
+    match record {
+        Record::Remediation(entry) => entry.resource_id(),
+        Record::Undo(undo) => undo.resource_id(),
+        Record::Notice(_) => "-",
+    }
+}
+
+/// What it is about, in a few words.
+fn what(record: &Record) -> String {
+    match record {
+        Record::Remediation(entry) => {
+            let mut exposed: Vec<String> = entry
+                .exposures
+                .iter()
+                .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
+                .collect();
+            exposed.dedup();
+            let by = entry.actor.principal.as_deref().unwrap_or("unknown");
+            format!("{} (by {by})", exposed.join("; "))
+        }
+        Record::Undo(undo) => format!(
+            "takes {} back, for {}: {}",
+            undo.undoes,
+            undo.by.as_deref().unwrap_or("somebody"),
+            undo.reason
+        ),
+        Record::Notice(notice) => notice.subject(),
     }
 }

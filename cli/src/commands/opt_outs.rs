@@ -1,18 +1,66 @@
-//! `backstop opt-outs`.
+//! `backstop opt-outs`: every opt-out, what needs attention first.
 
 use std::process::ExitCode;
 
+use backstop_aws::opt_outs::all;
+use backstop_core::message::one_line;
+use backstop_core::notice::OptOutSeen;
+use backstop_core::sweep::{opt_out_seen, sort_opt_outs, wants_attention};
 use clap::Args;
+use jiff::tz::Offset;
 
 use crate::Problem;
 use crate::context::Context;
+use crate::table::{Format, bad, doubtful, good, table};
 
-/// Arguments.
+/// Shows every opt-out, what needs attention first.
 #[derive(Debug, Args)]
-pub(crate) struct OptOuts {}
+pub(crate) struct OptOuts {
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Count opt-outs without an end as malformed, as `opt_out.require_end` does
+    #[arg(long)]
+    require_end: bool,
+}
 
 impl OptOuts {
-    pub(crate) async fn run(self, _context: &Context) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let today = Offset::UTC.to_datetime(jiff::Timestamp::now()).date();
+        let mut seen: Vec<OptOutSeen> = all(&aws.clients.ec2, &aws.deadline)
+            .await?
+            .iter()
+            .map(|(id, value)| opt_out_seen(id, value, today, self.require_end))
+            .collect();
+        sort_opt_outs(&mut seen);
+        match self.format {
+            Format::Json => println!("{}", serde_json::json!(seen)),
+            Format::Table if seen.is_empty() => println!("no resource is opted out"),
+            Format::Table => {
+                let mut table = table(&["resource", "state", "until", "owner", "why", "tag"]);
+                for one in &seen {
+                    let state = match one.state.as_str() {
+                        "malformed" | "ended" => bad(&one.state),
+                        "ends soon" | "endless" => doubtful(&one.state),
+                        state => good(state),
+                    };
+                    let text = |of: &Option<String>| one_line(of.as_deref().unwrap_or("-"), 100);
+                    table.add_row(vec![
+                        (&one.resource).into(),
+                        state,
+                        one.until
+                            .map_or("-".to_owned(), |day| day.to_string())
+                            .into(),
+                        text(&one.owner).into(),
+                        text(&one.why).into(),
+                        one_line(&one.value, 100).into(),
+                    ]);
+                }
+                println!("{table}");
+            }
+        }
+        let attention = seen.iter().any(wants_attention);
+        Ok(ExitCode::from(u8::from(attention)))
     }
 }

@@ -1,18 +1,255 @@
-//! `backstop scan`.
+//! `backstop scan`: what would be found in this account now. Reads only, and
+//! needs no stack.
+//!
+//! Groups come in pages, as for the sweep; those that look open are read
+//! closely, and decided about by the code that the functions decide with.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Args;
+use backstop_aws::group_pages::walk;
+use backstop_aws::security_groups::gather;
+use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
+use backstop_core::controls::{Control, Severity};
+use backstop_core::guards::Guards;
+use backstop_core::message::one_line;
+use backstop_core::policy::Policy;
+use backstop_core::security_group::{Facts, SecurityGroup};
+use backstop_core::sweep::reason;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::Problem;
-use crate::context::Context;
+use crate::context::{Aws, Context};
+use crate::judging::Judging;
+use crate::sarif::sarif;
+use crate::table::{bad, doubtful, table};
 
-/// Arguments.
+/// How a scan is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+    /// For code-scanning dashboards
+    Sarif,
+}
+
+/// From which severity on a scan fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// Whatever is found
+    #[default]
+    Any,
+    /// From high on
+    High,
+    /// Only critical
+    Critical,
+}
+
+/// Shows what would be found in this account now; changes nothing.
 #[derive(Debug, Args)]
-pub(crate) struct Scan {}
+pub(crate) struct Scan {
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// From which severity on the exit code is 1
+    #[arg(long, value_enum, default_value_t)]
+    fail_on: FailOn,
+    #[command(flatten)]
+    judging: Judging,
+}
+
+/// What a scan came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Scanned {
+    /// The account.
+    pub(crate) account: String,
+    /// The Region.
+    pub(crate) region: String,
+    /// Resources looked at.
+    pub(crate) looked_at: u64,
+    /// What was found.
+    pub(crate) found: Vec<Found>,
+    /// What could not be seen, a sentence each.
+    pub(crate) unseen: Vec<String>,
+}
+
+/// One resource that violates a control.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Found {
+    /// The control.
+    pub(crate) control: Control,
+    /// How bad it is.
+    pub(crate) severity: Severity,
+    /// The resource's ARN.
+    pub(crate) resource: String,
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// What is open to whom, a line for each rule.
+    pub(crate) open: Vec<String>,
+    /// Fingerprints of what is open.
+    pub(crate) fingerprints: Vec<String>,
+    /// What Backstop would do about it.
+    pub(crate) state: String,
+}
 
 impl Scan {
-    pub(crate) async fn run(self, _context: &Context) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let account = aws.account().await?;
+        let policy = self.judging.policy(context, &aws).await?;
+        let mut scanned = Scanned {
+            account,
+            region: aws.region.clone(),
+            ..Scanned::default()
+        };
+        let progress = progress();
+        let walked = walk(&aws.clients.ec2, &aws.region, &aws.deadline, async |page| {
+            scanned.looked_at += page.len() as u64;
+            for group in page {
+                self.look_at(&group, &aws, &policy, &mut scanned).await;
+            }
+            progress.set_position(scanned.looked_at);
+            progress.set_message(format!("{} found", scanned.found.len()));
+        })
+        .await;
+        progress.finish_and_clear();
+        if let Err(stopped) = walked {
+            scanned
+                .unseen
+                .push(format!("{}: {stopped}", Control::OpenIngress));
+        }
+        scanned
+            .found
+            .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
+        self.print(&scanned)
     }
+
+    /// Looks at a group as its page shows it, and closely if it looks open.
+    async fn look_at(
+        &self,
+        group: &SecurityGroup,
+        aws: &Aws,
+        policy: &Policy,
+        scanned: &mut Scanned,
+    ) {
+        let circumstances = Circumstances {
+            mode: self.judging.mode(),
+            account: &scanned.account,
+            now: jiff::Timestamp::now(),
+            guards: &Guards::default(),
+        };
+        let facts = Facts::Group(Box::new(group.clone()));
+        let decision = open_ingress::decide(&facts, policy, &circumstances);
+        if !matches!(decision.verdict, Verdict::Violates(_)) {
+            return;
+        }
+        match gather(&aws.clients.ec2, &group.id, &aws.region, &aws.deadline).await {
+            Ok(facts) => {
+                let decision = open_ingress::decide(&facts, policy, &circumstances);
+                scanned.found.extend(found(&facts, &decision));
+            }
+            // Told as the page shows it, without what only a closer look tells.
+            Err(error) => {
+                scanned.found.extend(found(&facts, &decision));
+                scanned.unseen.push(format!("{}: {error}", group.id));
+            }
+        }
+    }
+
+    fn print(&self, scanned: &Scanned) -> Result<ExitCode, Problem> {
+        for problem in &scanned.unseen {
+            eprintln!("backstop: not seen: {}", one_line(problem, 500));
+        }
+        match self.format {
+            Format::Table => print_table(scanned),
+            Format::Json => println!("{}", json!(scanned)),
+            Format::Sarif => {
+                let sarif = serde_json::to_string_pretty(&sarif(scanned))
+                    .map_err(|error| Problem(format!("the SARIF log: {error}")))?;
+                println!("{sarif}");
+            }
+        }
+        let least = match self.fail_on {
+            FailOn::Any => Severity::Medium,
+            FailOn::High => Severity::High,
+            FailOn::Critical => Severity::Critical,
+        };
+        let fails = scanned.found.iter().any(|found| found.severity >= least);
+        Ok(ExitCode::from(match (scanned.unseen.is_empty(), fails) {
+            (false, _) => 2,
+            (true, true) => 1,
+            (true, false) => 0,
+        }))
+    }
+}
+
+fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
+    let (Facts::Group(group), Verdict::Violates(finding)) = (facts, &decision.verdict) else {
+        return None;
+    };
+    let open = finding.exposures.iter();
+    Some(Found {
+        control: Control::OpenIngress,
+        severity: finding.severity,
+        resource: group.arn.clone(),
+        id: group.id.clone(),
+        name: group.name.clone(),
+        open: open
+            .clone()
+            .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
+            .collect(),
+        fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
+        state: match reason(decision) {
+            Some("being put right") | None => "would be put right".to_owned(),
+            Some(why) => format!("would be left: {why}"),
+        },
+    })
+}
+
+/// On a terminal, on standard error: the results may go elsewhere.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} security groups, {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    bar
+}
+
+fn print_table(scanned: &Scanned) {
+    if !scanned.found.is_empty() {
+        let mut table = table(&["severity", "resource", "name", "open", "Backstop"]);
+        for found in &scanned.found {
+            let severity = found.severity.to_string();
+            table.add_row(vec![
+                match found.severity {
+                    Severity::Critical => bad(&severity),
+                    _ => doubtful(&severity),
+                },
+                (&found.id).into(),
+                one_line(&found.name, 60).into(),
+                found.open.join("\n").into(),
+                (&found.state).into(),
+            ]);
+        }
+        println!("{table}");
+    }
+    println!(
+        "{} of {} security groups in {} of {} are too open",
+        scanned.found.len(),
+        scanned.looked_at,
+        scanned.region,
+        scanned.account
+    );
 }

@@ -1,18 +1,51 @@
-//! `backstop undo`.
+//! `backstop undo`: takes a change back.
 
 use std::process::ExitCode;
 
+use backstop_aws::stack::invoke;
 use clap::Args;
+use serde_json::json;
 
 use crate::Problem;
-use crate::context::Context;
+use crate::context::{Context, function};
 
-/// Arguments.
+/// Takes a change back, by the function of the stack.
 #[derive(Debug, Args)]
-pub(crate) struct Undo {}
+pub(crate) struct Undo {
+    /// Id of the ledger entry (`backstop history` shows them)
+    entry: String,
+    /// Why: it is told and kept
+    #[arg(long)]
+    reason: String,
+    /// Who asks; told as stated
+    #[arg(long)]
+    by: Option<String>,
+    /// For how many days what is put back is opted out (default: 7)
+    #[arg(long, value_name = "DAYS")]
+    opt_out_days: Option<u32>,
+}
 
 impl Undo {
-    pub(crate) async fn run(self, _context: &Context) -> Result<ExitCode, Problem> {
-        Err(Problem("not there yet".to_owned()))
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let stack = context.stack(&aws).await?;
+        let undo = function(&stack, "UndoFunction")?;
+        let mut request = json!({ "remediation": self.entry, "reason": self.reason });
+        if let Some(by) = &self.by {
+            request["by"] = json!(by);
+        }
+        if let Some(days) = self.opt_out_days {
+            request["opt_out_days"] = json!(days);
+        }
+        let answer = invoke(&aws.operations, undo, &request, &aws.deadline).await?;
+        let answer = answer.map_err(Problem)?;
+        let text = |name: &str| answer.get(name).and_then(|value| value.as_str());
+        let verdict = text("verdict").unwrap_or("unknown answer").to_owned();
+        println!("{verdict}: {}", text("message").unwrap_or_default());
+        if let Some(id) = text("undo") {
+            println!("ledger entry of the undo: {id}");
+        }
+        let done = matches!(verdict.as_str(), "undone" | "already-as-before");
+        Ok(ExitCode::from(u8::from(!done)))
     }
 }

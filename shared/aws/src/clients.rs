@@ -46,6 +46,8 @@ pub struct OperationsClients {
     pub lambda: aws_sdk_lambda::Client,
     /// SQS: the queue of failed events.
     pub sqs: aws_sdk_sqs::Client,
+    /// STS: whose credentials these are.
+    pub sts: aws_sdk_sts::Client,
 }
 
 impl OperationsClients {
@@ -56,17 +58,20 @@ impl OperationsClients {
         use aws_sdk_cloudtrail::config::Builder as CloudTrail;
         use aws_sdk_lambda::config::Builder as Lambda;
         use aws_sdk_sqs::config::Builder as Sqs;
+        use aws_sdk_sts::config::Builder as Sts;
         let cloudformation = CloudFormation::from(config)
             .interceptor(RecordCalls)
             .build();
         let cloudtrail = CloudTrail::from(config).interceptor(RecordCalls).build();
         let lambda = Lambda::from(config).interceptor(RecordCalls).build();
         let sqs = Sqs::from(config).interceptor(RecordCalls).build();
+        let sts = Sts::from(config).interceptor(RecordCalls).build();
         Self {
             cloudformation: aws_sdk_cloudformation::Client::from_conf(cloudformation),
             cloudtrail: aws_sdk_cloudtrail::Client::from_conf(cloudtrail),
             lambda: aws_sdk_lambda::Client::from_conf(lambda),
             sqs: aws_sdk_sqs::Client::from_conf(sqs),
+            sts: aws_sdk_sts::Client::from_conf(sts),
         }
     }
 }

@@ -10,6 +10,7 @@ use backstop_core::doctor::{self, Check, Trail};
 use crate::clients::{Clients, OperationsClients};
 use crate::deadline::Deadline;
 use crate::error::AwsError;
+use crate::policy_store::read_document;
 
 /// What is deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub async fn examine(
         rule_states(&clients.eventbridge, &deployment.rule_names, deadline),
         subscriptions(&clients.sns, &deployment.topic_arn, deadline),
         waiting(&operations.sqs, &deployment.queue_url, deadline),
-        policy(&clients.ssm, &deployment.policy_parameter, deadline),
+        read_document(&clients.ssm, &deployment.policy_parameter, deadline),
     );
     let unmade = |name| move |error: AwsError| Check::unmade(name, &error.to_string());
     vec![
@@ -153,17 +154,4 @@ async fn waiting(
     let name = QueueAttributeName::ApproximateNumberOfMessages;
     let value = answer.attributes().and_then(|all| all.get(&name));
     Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0))
-}
-
-async fn policy(
-    ssm: &aws_sdk_ssm::Client,
-    parameter: &str,
-    deadline: &Deadline,
-) -> Result<String, AwsError> {
-    let request = ssm.get_parameter().name(parameter).send();
-    let answer = deadline.call("GetParameter", request).await?;
-    Ok(answer
-        .parameter
-        .and_then(|parameter| parameter.value)
-        .unwrap_or_default())
 }

@@ -38,6 +38,46 @@ pub struct Versioned {
     pub version: i64,
 }
 
+/// Reads the policy's document as it is written.
+///
+/// # Errors
+/// SSM did not give it.
+pub async fn read_document(
+    ssm: &aws_sdk_ssm::Client,
+    parameter: &str,
+    deadline: &Deadline,
+) -> Result<String, AwsError> {
+    let request = ssm.get_parameter().name(parameter).send();
+    let answer = deadline.call("GetParameter", request).await?;
+    let parameter = answer.parameter;
+    Ok(parameter
+        .and_then(|parameter| parameter.value)
+        .unwrap_or_default())
+}
+
+/// Writes the policy's document.
+///
+/// # Errors
+/// SSM did not take it.
+pub async fn write_document(
+    ssm: &aws_sdk_ssm::Client,
+    parameter: &str,
+    document: &str,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    let request = ssm
+        .put_parameter()
+        .name(parameter)
+        .value(document)
+        .overwrite(true)
+        // Up to 8 KB, as in the template.
+        .tier(aws_sdk_ssm::types::ParameterTier::IntelligentTiering);
+    deadline
+        .call("PutParameter", request.send())
+        .await
+        .map(|_| ())
+}
+
 /// The policy of the account, with its cache.
 #[derive(Debug)]
 pub struct PolicyStore {

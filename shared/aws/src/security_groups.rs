@@ -82,7 +82,8 @@ pub async fn gather(
 }
 
 /// A group's ARN, where EC2 does not say it.
-pub(crate) fn arn(region: &str, owner: &str, id: &str) -> String {
+#[must_use]
+pub fn arn(region: &str, owner: &str, id: &str) -> String {
     format!(
         "arn:{}:ec2:{region}:{owner}:security-group/{id}",
         partition(region)

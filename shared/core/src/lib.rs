@@ -13,6 +13,7 @@ pub mod controls;
 pub mod doctor;
 pub mod entry;
 pub mod exemption;
+pub mod failed_event;
 pub mod guards;
 pub mod message;
 pub mod notice;

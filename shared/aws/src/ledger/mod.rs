@@ -33,6 +33,7 @@ use jiff::Timestamp;
 use crate::error::AwsError;
 
 mod guards;
+mod history;
 mod items;
 mod storms;
 mod sweep;

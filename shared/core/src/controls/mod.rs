@@ -30,6 +30,14 @@ impl Control {
         }
     }
 
+    /// What it finds, in one line.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::OpenIngress => "A security group that admits too much of the internet to a port",
+        }
+    }
+
     /// The control of a name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

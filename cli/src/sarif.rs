@@ -1,0 +1,122 @@
+//! A scan as SARIF 2.1.0, which code-scanning dashboards read. There are no
+//! files: a result's place is the resource, by its ARN.
+
+use std::collections::BTreeMap;
+
+use backstop_core::controls::{Control, Severity};
+use serde_sarif::sarif::{
+    Location, LogicalLocation, Message, MultiformatMessageString, ReportingDescriptor,
+    Result as Outcome, ResultLevel, Run, Sarif, Tool, ToolComponent,
+};
+
+use crate::commands::scan::{Found, Scanned};
+
+/// The log of a scan.
+pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
+    let rules: Vec<ReportingDescriptor> = Control::ALL
+        .iter()
+        .map(|control| {
+            ReportingDescriptor::builder()
+                .id(control.name())
+                .short_description(
+                    MultiformatMessageString::builder()
+                        .text(control.title())
+                        .build(),
+                )
+                .build()
+        })
+        .collect();
+    let driver = ToolComponent::builder()
+        .name("Backstop")
+        .version(env!("CARGO_PKG_VERSION"))
+        .rules(rules)
+        .build();
+    let results: Vec<Outcome> = scanned.found.iter().map(outcome).collect();
+    let run = Run::builder()
+        .tool(Tool::builder().driver(driver).build())
+        .results(results)
+        .build();
+    Sarif::builder()
+        .schema("https://json.schemastore.org/sarif-2.1.0.json")
+        .version(serde_json::json!("2.1.0"))
+        .runs(vec![run])
+        .build()
+}
+
+fn outcome(found: &Found) -> Outcome {
+    let place = LogicalLocation::builder()
+        .fully_qualified_name(&found.resource)
+        .name(&found.id)
+        .kind("resource")
+        .build();
+    let location = Location::builder().logical_locations(vec![place]).build();
+    let prints: BTreeMap<String, String> = found
+        .fingerprints
+        .iter()
+        .enumerate()
+        .map(|(n, print)| (format!("backstop/{n}"), print.clone()))
+        .collect();
+    Outcome::builder()
+        .rule_id(found.control.name())
+        .level(match found.severity {
+            Severity::Critical | Severity::High => ResultLevel::Error,
+            Severity::Medium => ResultLevel::Warning,
+        })
+        .message(
+            Message::builder()
+                .text(format!(
+                    "{} {}: {}; {}",
+                    found.id,
+                    found.name,
+                    found.open.join("; "),
+                    found.state
+                ))
+                .build(),
+        )
+        .locations(vec![location])
+        .partial_fingerprints(prints)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_names_its_rule_its_resource_and_its_fingerprint() {
+        let scanned = Scanned {
+            found: vec![Found {
+                control: Control::OpenIngress,
+                severity: Severity::Critical,
+                resource: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-1".into(),
+                id: "sg-1".into(),
+                name: "web".into(),
+                open: vec!["tcp 22 from 0.0.0.0/0".into()],
+                fingerprints: vec!["f".into()],
+                state: "would be put right".into(),
+            }],
+            ..Scanned::default()
+        };
+        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        assert_eq!(log["version"], "2.1.0");
+        let run = &log["runs"][0];
+        assert_eq!(run["tool"]["driver"]["rules"][0]["id"], "open-ingress");
+        let result = &run["results"][0];
+        assert_eq!(result["ruleId"], "open-ingress");
+        assert_eq!(result["level"], "error");
+        let place = &result["locations"][0]["logicalLocations"][0];
+        assert!(
+            place["fullyQualifiedName"]
+                .as_str()
+                .unwrap()
+                .ends_with("sg-1")
+        );
+        assert_eq!(result["partialFingerprints"]["backstop/0"], "f");
+        assert!(
+            result["message"]["text"]
+                .as_str()
+                .unwrap()
+                .contains("tcp 22 from 0.0.0.0/0")
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! The deployed stack, as CloudFormation knows it: where the command line finds
+//! the table, the queue, and the functions.
+
+use std::collections::BTreeMap;
+
+use crate::clients::OperationsClients;
+use crate::deadline::Deadline;
+use crate::doctor::Deployment;
+use crate::error::AwsError;
+
+/// A deployed stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Its outputs, by name.
+    pub outputs: BTreeMap<String, String>,
+    /// Its resources: logical id to physical id.
+    pub resources: BTreeMap<String, String>,
+    /// Names of its rules.
+    pub rules: Vec<String>,
+}
+
+impl Stack {
+    /// Reads a stack.
+    ///
+    /// # Errors
+    /// There is none of that name, or a call failed.
+    pub async fn read(
+        operations: &OperationsClients,
+        name: &str,
+        deadline: &Deadline,
+    ) -> Result<Self, AwsError> {
+        let cloudformation = &operations.cloudformation;
+        let stacks = cloudformation.describe_stacks().stack_name(name).send();
+        let resources = cloudformation
+            .describe_stack_resources()
+            .stack_name(name)
+            .send();
+        let (stacks, resources) = tokio::join!(
+            deadline.call("DescribeStacks", stacks),
+            deadline.call("DescribeStackResources", resources),
+        );
+        let mut stack = Self::default();
+        for output in stacks?.stacks().iter().flat_map(|stack| stack.outputs()) {
+            if let (Some(key), Some(value)) = (output.output_key(), output.output_value()) {
+                stack.outputs.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        for resource in resources?.stack_resources() {
+            let (Some(logical), Some(physical)) = (
+                resource.logical_resource_id(),
+                resource.physical_resource_id(),
+            ) else {
+                continue;
+            };
+            if resource.resource_type() == Some("AWS::Events::Rule") {
+                // `bus|name` for a bus of its own.
+                let name = physical.rsplit('|').next().unwrap_or(physical);
+                stack.rules.push(name.to_owned());
+            }
+            stack
+                .resources
+                .insert(logical.to_owned(), physical.to_owned());
+        }
+        Ok(stack)
+    }
+
+    /// What the doctor examines.
+    #[must_use]
+    pub fn deployment(&self, region: &str) -> Deployment {
+        let output = |name: &str| self.outputs.get(name).cloned().unwrap_or_default();
+        Deployment {
+            region: region.to_owned(),
+            topic_arn: output("NotificationTopicArn"),
+            queue_url: output("FailedEventsQueueUrl"),
+            policy_parameter: output("PolicyParameterName"),
+            rule_names: self.rules.clone(),
+        }
+    }
+}
+
+/// Invokes a function and waits for what it answers: the answer, or the error
+/// that it reported.
+///
+/// # Errors
+/// It could not be invoked.
+pub async fn invoke(
+    operations: &OperationsClients,
+    function: &str,
+    payload: &serde_json::Value,
+    deadline: &Deadline,
+) -> Result<Result<serde_json::Value, String>, AwsError> {
+    let request = operations
+        .lambda
+        .invoke()
+        .function_name(function)
+        .payload(payload.to_string().into_bytes().into());
+    let answer = deadline.call("Invoke", request.send()).await?;
+    let body: serde_json::Value = answer
+        .payload()
+        .and_then(|body| serde_json::from_slice(body.as_ref()).ok())
+        .unwrap_or_default();
+    Ok(match answer.function_error() {
+        None => Ok(body),
+        Some(kind) => Err(body
+            .get("errorMessage")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or(kind)
+            .to_owned()),
+    })
+}
+
+/// Starts a function with an event and does not wait.
+///
+/// # Errors
+/// Lambda did not accept it.
+pub async fn start(
+    operations: &OperationsClients,
+    function: &str,
+    event: &serde_json::Value,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    let request = operations
+        .lambda
+        .invoke()
+        .function_name(function)
+        .invocation_type(aws_sdk_lambda::types::InvocationType::Event)
+        .payload(event.to_string().into_bytes().into());
+    let answer = deadline.call("Invoke", request.send()).await?;
+    match answer.status_code() {
+        202 => Ok(()),
+        other => Err(AwsError::not_sent(
+            "Invoke",
+            format!("Lambda answered {other}, not 202 (accepted)"),
+        )),
+    }
+}
+
+/// The account and the caller that credentials belong to.
+///
+/// # Errors
+/// There are no credentials, or none that are valid.
+pub async fn whoami(
+    operations: &OperationsClients,
+    deadline: &Deadline,
+) -> Result<(String, String), AwsError> {
+    let request = operations.sts.get_caller_identity().send();
+    let answer = deadline.call("GetCallerIdentity", request).await?;
+    Ok((
+        answer.account().unwrap_or_default().to_owned(),
+        answer.arn().unwrap_or_default().to_owned(),
+    ))
+}

@@ -1,0 +1,198 @@
+//! Events that were given up, as they lie in the queue: two shapes, one
+//! meaning.
+//!
+//! | shape | from | body |
+//! | --- | --- | --- |
+//! | bare | a rule that could not deliver, a batch that `notify` failed on | the event |
+//! | record | a function that failed on it | Lambda's record around the event |
+//!
+//! Deliberately not here: the queue and the functions
+//! (`backstop_aws::failed_events`).
+
+use serde_json::Value;
+
+use crate::trigger::{OWN_SOURCE, REMEDIATION_RECORDED};
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedEvent {
+    /// The function that it is for.
+    pub function: Function,
+    /// The event.
+    pub event: Value,
+    /// What the function said, or why it was not delivered.
+    pub error: Option<String>,
+    /// When the function gave it up, if that is known.
+    pub at: Option<String>,
+}
+
+/// A function of the stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// By ARN: the one that failed.
+    Arn(String),
+    /// By its logical id in the template: the one that the event is for.
+    Logical(&'static str),
+}
+
+impl FailedEvent {
+    /// Reads the body of a message.
+    ///
+    /// # Errors
+    /// In one clause: it is neither of the two shapes.
+    pub fn read(body: &str) -> Result<Self, String> {
+        let body: Value =
+            serde_json::from_str(body).map_err(|error| format!("it is not JSON: {error}"))?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        if let Some(event) = body.get("requestPayload") {
+            let context = &body["requestContext"];
+            let arn = text(&context["functionArn"])
+                .ok_or("Lambda's record names no function (`requestContext.functionArn`)")?;
+            // Without the version: `…:function:name:$LATEST`.
+            let arn = arn.split(':').take(7).collect::<Vec<_>>().join(":");
+            return Ok(Self {
+                function: Function::Arn(arn),
+                event: event.clone(),
+                error: text(&body["responsePayload"]["errorMessage"])
+                    .or_else(|| text(&context["condition"])),
+                at: text(&body["timestamp"]),
+            });
+        }
+        let (Some(source), Some(detail_type)) = (text(&body["source"]), text(&body["detail-type"]))
+        else {
+            return Err(
+                "it is neither an event (`source`, `detail-type`) nor Lambda's record of one (`requestPayload`)"
+                    .to_owned(),
+            );
+        };
+        let call = body["detail"]["eventName"].as_str().unwrap_or_default();
+        let function = match (source.as_str(), detail_type.as_str(), call) {
+            (OWN_SOURCE, REMEDIATION_RECORDED, _) => "NotifyFunction",
+            ("aws.events", _, _) => "SweepFunction",
+            (_, _, "CreateTags" | "DeleteTags") => "WatchOptOutsFunction",
+            _ => "RevokeIngressFunction",
+        };
+        Ok(Self {
+            function: Function::Logical(function),
+            at: text(&body["time"]),
+            event: body,
+            error: None,
+        })
+    }
+
+    /// What the event is, in a few words.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let event = &self.event;
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let what = match word(&event["detail"]["eventName"]) {
+            call if !call.is_empty() => call,
+            _ => word(&event["detail-type"]),
+        };
+        let about = [
+            &event["detail"]["resource"],
+            &event["detail"]["entry"],
+            &event["detail"]["requestParameters"]["groupId"],
+            &event["remediation"],
+        ];
+        let about = about.into_iter().find_map(Value::as_str);
+        match (what.as_str(), about) {
+            ("", None) => "a payload".to_owned(),
+            ("", Some(about)) => about.to_owned(),
+            (what, None) => what.to_owned(),
+            (what, Some(about)) => format!("{what} {about}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(source: &str, detail_type: &str, detail: Value) -> Value {
+        json!({ "source": source, "detail-type": detail_type, "time": "2026-11-24T10:00:00Z", "detail": detail })
+    }
+
+    #[test]
+    fn lambdas_record_names_the_function_the_event_and_the_error() {
+        let inner = event(
+            "aws.ec2",
+            "AWS API Call via CloudTrail",
+            json!({ "eventName": "AuthorizeSecurityGroupIngress", "requestParameters": { "groupId": "sg-1" } }),
+        );
+        let record = json!({
+            "version": "1.0", "timestamp": "2026-11-24T10:05:00.000Z",
+            "requestContext": { "requestId": "r", "functionArn": "arn:aws:lambda:eu-central-1:111122223333:function:f:$LATEST", "condition": "RetriesExhausted", "approximateInvokeCount": 3 },
+            "requestPayload": inner, "responseContext": { "statusCode": 200, "functionError": "Unhandled" },
+            "responsePayload": { "errorType": "Retryable", "errorMessage": "it failed" },
+        });
+        let failed = FailedEvent::read(&record.to_string()).unwrap();
+        assert_eq!(
+            failed.function,
+            Function::Arn("arn:aws:lambda:eu-central-1:111122223333:function:f".into())
+        );
+        assert_eq!(failed.event, inner);
+        assert_eq!(failed.error.as_deref(), Some("it failed"));
+        assert_eq!(failed.title(), "AuthorizeSecurityGroupIngress sg-1");
+    }
+
+    #[test]
+    fn a_bare_event_is_for_the_function_whose_event_it_is() {
+        for (event, function) in [
+            (
+                event(
+                    "backstop",
+                    "Remediation Recorded",
+                    json!({ "entry": "01M" }),
+                ),
+                "NotifyFunction",
+            ),
+            (
+                event(
+                    "backstop",
+                    "Check Requested",
+                    json!({ "control": "open-ingress" }),
+                ),
+                "RevokeIngressFunction",
+            ),
+            (
+                event(
+                    "aws.ec2",
+                    "AWS API Call via CloudTrail",
+                    json!({ "eventName": "DeleteTags" }),
+                ),
+                "WatchOptOutsFunction",
+            ),
+            (
+                event(
+                    "aws.ec2",
+                    "AWS API Call via CloudTrail",
+                    json!({ "eventName": "ModifySecurityGroupRules" }),
+                ),
+                "RevokeIngressFunction",
+            ),
+            (
+                event("aws.events", "Scheduled Event", json!({})),
+                "SweepFunction",
+            ),
+        ] {
+            let failed = FailedEvent::read(&event.to_string()).unwrap();
+            assert_eq!(failed.function, Function::Logical(function));
+            assert_eq!(failed.event, event);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_said_to_be_neither() {
+        for (body, part) in [
+            ("x", "not JSON"),
+            ("{}", "neither"),
+            (r#"{"requestPayload":{}}"#, "functionArn"),
+        ] {
+            let error = FailedEvent::read(body).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
