@@ -285,8 +285,9 @@ impl Handler {
         let (ec2, group) = (&self.clients.ec2, undo.resource_id().to_owned());
         // apply
         let (control, until) = (undo.control, undo.opt_out_until);
+        let today = jiff::tz::Offset::UTC.to_datetime(Timestamp::now()).date();
         let opt_out = |rule: &IngressRule| {
-            undo::opt_out(control, until, run.request.by.as_deref(), &rule.tags)
+            undo::opt_out(control, today, until, run.request.by.as_deref(), &rule.tags)
         };
         let outcomes = steps::apply(ec2, &group, states, opt_out, run.deadline).await;
         for outcome in &outcomes {

@@ -89,6 +89,10 @@ async fn authorise(
     let (created, ending) = match answer {
         Ok(created) => (created, Ending::Done),
         Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
+        Err(mut error) if error.is_rule_limit() => {
+            error.message += "; make room in the group, or have its quota of rules raised";
+            (None, error.ending())
+        }
         Err(error) => (None, error.ending()),
     };
     Outcome {
@@ -105,7 +109,9 @@ async fn widen(
     deadline: &Deadline,
 ) -> Vec<Outcome> {
     let rule = &state.before;
-    let tag = Tag::builder().key(OPT_OUT_TAG).value(opt_out(rule)).build();
+    // Not of the rule as it was before: somebody may have opted it out since.
+    let value = opt_out(state.now.as_ref().unwrap_or(rule));
+    let tag = Tag::builder().key(OPT_OUT_TAG).value(value).build();
     let request = ec2.create_tags().resources(&rule.id).tags(tag).send();
     if let Err(error) = deadline.call("CreateTags", request).await {
         let why = "its opt-out could not be put on it before".to_owned();

@@ -121,18 +121,28 @@ pub fn opt_out_until(now: Timestamp, days: u32) -> Date {
     today.saturating_add(i64::from(days).days())
 }
 
-/// The value of the opt-out tag that a rule is put back with. Other controls
-/// that the rule's own tag opts out of stay opted out.
+/// The value of the opt-out tag that a rule is put back with, which carries
+/// these tags. An opt-out that holds as long or longer stays as it is; other
+/// controls that it opts out of stay opted out.
 #[must_use]
-pub fn opt_out(control: Control, until: Date, by: Option<&str>, tags: &Tags) -> String {
-    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
+pub fn opt_out(
+    control: Control,
+    today: Date,
+    until: Date,
+    by: Option<&str>,
+    tags: &Tags,
+) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    for other in Control::ALL {
-        let read = exemption::read(Some(own), *other, until, false);
-        if matches!(read, exemption::Exemption::Exempt(_)) {
-            controls.insert(other.name());
-        }
+    let holds = |control: Control, day: Date| {
+        let read = exemption::read(Some(own), control, day, false);
+        matches!(read, exemption::Exemption::Exempt(_))
+    };
+    if holds(control, until) {
+        return own.to_owned();
     }
+    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
+    let others = Control::ALL.iter().filter(|other| holds(**other, today));
+    controls.extend(others.map(|other| other.name()));
     let controls: Vec<&str> = controls.into_iter().collect();
     let mut value = format!("{} until={until}", controls.join("+"));
     // Only what a tag may hold, and nothing that reads as another field.
@@ -303,7 +313,8 @@ fn alike(a: &IngressRule, b: &IngressRule) -> bool {
     admits_the_same(a, b) && a.description == b.description
 }
 
-/// What is not as it has to be after the steps, in words.
+/// What is not as it has to be after the steps, in words: what was put back
+/// has its description and an opt-out, what was added is gone.
 #[must_use]
 pub fn verify(states: &[RuleStates], facts: &Facts) -> Vec<String> {
     let none = BTreeMap::new();
@@ -312,12 +323,24 @@ pub fn verify(states: &[RuleStates], facts: &Facts) -> Vec<String> {
         Facts::Group(group) => &group.rules,
     };
     let mut problems = Vec::new();
-    for RuleStates { before, added, .. } in states {
-        if !now.values().any(|rule| admits_the_same(rule, before)) {
-            problems.push(format!(
+    for RuleStates {
+        before, act, added, ..
+    } in states
+    {
+        match now.values().find(|rule| admits_the_same(rule, before)) {
+            None => problems.push(format!(
                 "no rule admits {} from {}, as {} did",
                 before.permission, before.source, before.id
-            ));
+            )),
+            Some(_) if matches!(act, Act::AsBefore | Act::Changed) => {}
+            Some(rule) if rule.description != before.description => {
+                problems.push(format!("{} has another description than before", rule.id));
+            }
+            Some(rule) if !rule.tags.contains_key(OPT_OUT_TAG) => problems.push(format!(
+                "{} carries no opt-out: tag it, or it is closed again",
+                rule.id
+            )),
+            Some(_) => {}
         }
         for rule in added.iter().filter(|rule| now.contains_key(&rule.id)) {
             problems.push(format!("{}, which was added, is still there", rule.id));
@@ -452,7 +475,9 @@ pub fn cannot_be_undone(entry: &Entry) -> Option<Answer> {
             Answered::InProgress,
             "the remediation is still at work; ask again in a minute",
         )),
-        _ if entry.outcomes.iter().all(|o| o.ending != Ending::Done) => Some(Answer::new(
+        // Not by its outcomes: of a run that was killed they may say that it
+        // was so already, although it was the run that did it.
+        _ if entry.before.is_empty() || entry.after.is_empty() => Some(Answer::new(
             Answered::NothingToUndo,
             format!(
                 "the entry {} changed nothing (it ended as `{}`), so there is nothing to take back",

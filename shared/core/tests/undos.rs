@@ -131,12 +131,17 @@ fn carried_out(group: &SecurityGroup, decision: &Decision) -> SecurityGroup {
             Act::Authorise => {
                 let rule = IngressRule {
                     id: format!("{}-again", state.rule),
+                    tags: opted_out(),
                     ..state.before.clone()
                 };
                 group.rules.insert(rule.id.clone(), rule);
             }
             Act::Widen => {
-                group.rules.insert(state.rule.clone(), state.before.clone());
+                let rule = IngressRule {
+                    tags: opted_out(),
+                    ..state.before.clone()
+                };
+                group.rules.insert(state.rule.clone(), rule);
             }
             Act::AsBefore | Act::Changed => {}
         }
@@ -147,7 +152,14 @@ fn carried_out(group: &SecurityGroup, decision: &Decision) -> SecurityGroup {
     group
 }
 
-/// Every rule but for its id, sorted.
+fn opted_out() -> Tags {
+    Tags::from([(
+        "backstop:opt-out".into(),
+        "open-ingress until=2026-12-01".into(),
+    )])
+}
+
+/// Every rule but for its id and its opt-out, sorted.
 fn in_full(group: &SecurityGroup) -> Vec<String> {
     let mut rules: Vec<String> = group
         .rules
@@ -157,6 +169,7 @@ fn in_full(group: &SecurityGroup) -> Vec<String> {
                 "{:?}",
                 IngressRule {
                     id: String::new(),
+                    tags: Tags::new(),
                     ..rule.clone()
                 }
             )
@@ -203,6 +216,21 @@ fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
         !verify(states, &facts(&left)).is_empty(),
         "it sees what is not back"
     );
+    for (what, change) in [
+        (
+            "no opt-out",
+            (|rule| rule.tags.clear()) as fn(&mut IngressRule),
+        ),
+        ("another description", |rule| rule.description = None),
+    ] {
+        let mut wrong = after.clone();
+        change(wrong.rules.get_mut("low").unwrap());
+        let problems = verify(states, &facts(&wrong));
+        assert!(
+            problems.len() == 1 && problems[0].contains(what),
+            "{problems:?}"
+        );
+    }
     assert!(
         matches!(plan(&entry, &facts(&after)), Decision::AsBefore(_)),
         "twice"
@@ -311,7 +339,10 @@ fn somebody_who_put_it_back_by_hand_is_recognised_whatever_the_id() {
 
 #[test]
 fn the_opt_out_keeps_other_controls_and_holds_only_what_a_tag_may() {
-    let until = jiff::civil::date(2026, 12, 1);
+    let (today, until) = (
+        jiff::civil::date(2026, 11, 24),
+        jiff::civil::date(2026, 12, 1),
+    );
     let tags = |value: &str| Tags::from([("backstop:opt-out".into(), value.into())]);
     for (by, own, expected) in [
         (None, "", "open-ingress until=2026-12-01 reason=undo"),
@@ -341,11 +372,21 @@ fn the_opt_out_keeps_other_controls_and_holds_only_what_a_tag_may() {
             "open-ingress until=2026-12-01 reason=undo",
         ),
     ] {
-        let value = opt_out(Control::OpenIngress, until, by, &tags(own));
+        let value = opt_out(Control::OpenIngress, today, until, by, &tags(own));
         assert_eq!(value, expected);
     }
     let long = "x".repeat(400);
-    assert!(opt_out(Control::OpenIngress, until, Some(&long), &Tags::new()).len() <= 256);
+    assert!(
+        opt_out(
+            Control::OpenIngress,
+            today,
+            until,
+            Some(&long),
+            &Tags::new()
+        )
+        .len()
+            <= 256
+    );
 }
 
 prop_compose! {

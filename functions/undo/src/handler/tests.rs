@@ -149,7 +149,12 @@ fn answer(rules: &Rules, entry: &Entry, call: &Call) -> Reply {
             let rules: String = rules.iter().map(|(id, from, to)| {
                 // The description stays with the rule, whatever its id.
                 let about = match id.as_str() { "sgr-added" | "sgr-low" => "about sgr-low", "sgr-new" => "about sgr-ssh", _ => "other" };
-                format!("<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4><description>{about}</description></item>")
+                    // What was put back carries its opt-out.
+                    let tags = match (id.as_str(), from) {
+                        ("sgr-new", _) | ("sgr-low", 0) => "<tagSet><item><key>backstop:opt-out</key><value>x</value></item></tagSet>",
+                        _ => "",
+                    };
+                format!("<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4><description>{about}</description>{tags}</item>")
             }).collect();
             xml(
                 "DescribeSecurityGroupRules",
@@ -331,6 +336,8 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
     let with = |status, outcomes: Vec<Outcome>| Entry {
         status,
         outcomes,
+        before: BTreeMap::new(),
+        after: BTreeMap::new(),
         ..entry()
     };
     for (entry, verdict) in [
@@ -366,6 +373,33 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
         error.contains("version 9") && error.contains("use the release that wrote it"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_run_that_was_killed_after_its_change_is_taken_back_although_it_says_already_done() {
+    let mut killed = entry();
+    for outcome in &mut killed.outcomes {
+        outcome.ending = Ending::AlreadyDone;
+    }
+    let rules = left();
+    let wire = wire_of(&rules, killed, |_| None);
+    assert_eq!(run(&wire, request()).await.unwrap()["verdict"], "undone");
+    assert!(rules.lock().unwrap().iter().any(|rule| rule.1 == 22));
+}
+
+#[tokio::test]
+async fn an_opt_out_that_somebody_gave_the_rule_since_is_not_shortened() {
+    let wire = wire_of(&left(), entry(), |call| {
+        let listed = format!(
+            "<securityGroupRuleSet><item><securityGroupRuleId>sgr-low</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>80</fromPort><toPort>80</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4><description>about sgr-low</description><tagSet><item><key>backstop:opt-out</key><value>all owner=team</value></item></tagSet></item></securityGroupRuleSet>"
+        );
+        (call.operation == "DescribeSecurityGroupRules")
+            .then(|| xml("DescribeSecurityGroupRules", &listed))
+    });
+    run(&wire, request()).await.unwrap_err();
+    let calls = wire.calls();
+    let tagged = calls.iter().find(|c| c.operation == "CreateTags").unwrap();
+    assert_eq!(tagged.parameter("Tag.1.Value"), Some("all owner=team"));
 }
 
 #[tokio::test]
