@@ -35,7 +35,9 @@ fn wire(
                     .collect();
                 xml("DescribeTags", &format!("<tagSet>{tags}</tagSet>"))
             }
-            "GetParameter" => Reply::ok(json!({ "Parameter": { "Value": policy, "Version": 3 } }).to_string()),
+            "GetParameter" => {
+                Reply::ok(json!({ "Parameter": { "Value": policy, "Version": 3 } }).to_string())
+            }
             "GetItem" | "TransactWriteItems" => Reply::ok("{}"),
             "PutEvents" => Reply::ok(r#"{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}"#),
             other => panic!("{other}"),
@@ -50,7 +52,10 @@ fn none(_: &Call) -> Option<Reply> {
 const POLICY: &str = r#"{"version":1}"#;
 
 fn event(call: &str, resources: &[&str]) -> Value {
-    let items: Vec<Value> = resources.iter().map(|id| json!({ "resourceId": id })).collect();
+    let items: Vec<Value> = resources
+        .iter()
+        .map(|id| json!({ "resourceId": id }))
+        .collect();
     json!({
         "version": "0", "id": "e", "detail-type": "AWS API Call via CloudTrail", "source": "aws.ec2",
         "account": "111122223333", "time": "2026-11-24T10:00:00Z", "region": "eu-central-1", "resources": [],
@@ -102,9 +107,14 @@ fn recorded(wire: &Wire) -> Vec<Value> {
 #[tokio::test]
 async fn what_the_live_tag_says_is_told_and_never_what_the_event_says() {
     let wire_ = wire(Some("all until=2099-01-31 owner=web"), POLICY, none);
-    assert_eq!(run(&wire_, event("CreateTags", &[GROUP])).await.unwrap(), "told");
+    assert_eq!(
+        run(&wire_, event("CreateTags", &[GROUP])).await.unwrap(),
+        "told"
+    );
     assert_eq!(put(&wire_), ["Remediation Recorded"], "it holds: no look");
-    let [about] = &recorded(&wire_)[..] else { panic!("one notice") };
+    let [about] = &recorded(&wire_)[..] else {
+        panic!("one notice")
+    };
     assert_eq!(about["value"], "all until=2099-01-31 owner=web");
     assert_eq!(about["means"]["open-ingress"]["state"], "exempt");
     assert_eq!(about["actor"]["user_agent"], "aws-cli/2");
@@ -114,10 +124,20 @@ async fn what_the_live_tag_says_is_told_and_never_what_the_event_says() {
 async fn what_holds_no_more_is_looked_at_before_anything_is_told() {
     for tag in [None, Some("all until=2020-01-31")] {
         let wire = wire(tag, POLICY, none);
-        assert_eq!(run(&wire, event("DeleteTags", &[GROUP])).await.unwrap(), "told");
-        assert_eq!(put(&wire), ["Check Requested", "Remediation Recorded"], "{tag:?}");
+        assert_eq!(
+            run(&wire, event("DeleteTags", &[GROUP])).await.unwrap(),
+            "told"
+        );
+        assert_eq!(
+            put(&wire),
+            ["Check Requested", "Remediation Recorded"],
+            "{tag:?}"
+        );
         let calls = wire.calls();
-        let check = calls.iter().find(|call| call.operation == "PutEvents").unwrap();
+        let check = calls
+            .iter()
+            .find(|call| call.operation == "PutEvents")
+            .unwrap();
         let detail: Value =
             serde_json::from_str(check.json["Entries"][0]["Detail"].as_str().unwrap()).unwrap();
         assert_eq!(detail["resource"], GROUP);
@@ -133,9 +153,15 @@ async fn what_cannot_be_read_is_held_and_what_the_policy_refuses_too() {
         ("all", r#"{"version":1,"opt_out":{"require_end":true}}"#),
     ] {
         let wire = wire(Some(tag), policy, none);
-        assert_eq!(run(&wire, event("CreateTags", &[GROUP])).await.unwrap(), "told");
+        assert_eq!(
+            run(&wire, event("CreateTags", &[GROUP])).await.unwrap(),
+            "told"
+        );
         assert_eq!(put(&wire), ["Remediation Recorded"], "no look");
-        assert_eq!(recorded(&wire)[0]["means"]["open-ingress"]["state"], "malformed");
+        assert_eq!(
+            recorded(&wire)[0]["means"]["open-ingress"]["state"],
+            "malformed"
+        );
     }
 }
 
@@ -160,7 +186,9 @@ async fn one_that_cannot_be_recorded_hides_no_other() {
             .is_some_and(|pk| pk.ends_with("vpc-1"));
         first.then(|| Reply::json_error("AccessDeniedException", "no"))
     });
-    let error = run(&wire, event("CreateTags", &["vpc-1", GROUP])).await.unwrap_err();
+    let error = run(&wire, event("CreateTags", &["vpc-1", GROUP]))
+        .await
+        .unwrap_err();
     assert!(error.contains("AccessDeniedException"), "{error}");
     assert_eq!(recorded(&wire).len(), 1, "the other one");
 }
@@ -175,7 +203,10 @@ async fn nothing_is_said_or_asked_for_when_tags_or_policy_cannot_be_read() {
             })
         });
         run(&wire, event("CreateTags", &[GROUP])).await.unwrap_err();
-        assert!(put(&wire).is_empty() && recorded(&wire).is_empty(), "{operation}");
+        assert!(
+            put(&wire).is_empty() && recorded(&wire).is_empty(),
+            "{operation}"
+        );
     }
 }
 
