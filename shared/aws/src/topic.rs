@@ -1,12 +1,13 @@
 //! Publishes a message to the topic.
 
 use aws_sdk_sns::types::MessageAttributeValue;
-use backstop_core::message::Message;
+use backstop_core::message::{Message, is_list};
 
 use crate::error::AwsError;
 
 /// Publishes a message: one body per protocol, and attributes that teams
-/// subscribe by.
+/// subscribe by. A list goes out as one: a filter policy that names any of its
+/// texts lets the message through.
 ///
 /// # Errors
 /// SNS did not take it.
@@ -23,7 +24,11 @@ pub async fn publish(
         .message(&message.body);
     for (name, value) in &message.attributes {
         let value = MessageAttributeValue::builder()
-            .data_type("String")
+            .data_type(if is_list(value) {
+                "String.Array"
+            } else {
+                "String"
+            })
             .string_value(value)
             .build()
             .map_err(|e| AwsError {

@@ -1,5 +1,7 @@
 //! Told once: many of one kind are one message with a count.
 
+use aws_sdk_sqs::types::QueueAttributeName;
+
 use super::*;
 
 /// As many as MiniStack takes from a queue at once.
@@ -158,7 +160,7 @@ fn a_storm_whose_message_sns_refuses_is_told_when_it_is_delivered_again() {
 }
 
 #[test]
-fn in_a_batch_only_what_failed_is_delivered_again_and_ends_among_the_failed_events() {
+fn in_a_batch_only_what_failed_is_delivered_again() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
@@ -181,5 +183,39 @@ fn in_a_batch_only_what_failed_is_delivered_again_and_ends_among_the_failed_even
         failed.sort_unstable();
         assert_eq!(failed, ["broken", "unknown"]);
         messages(aws, 1).await;
+    });
+}
+
+#[test]
+fn what_cannot_be_told_ends_among_the_failed_events_as_the_event_it_was() {
+    scenario(async |aws| {
+        let queue = &aws
+            .rules
+            .iter()
+            .find_map(|rule| rule.queues.first())
+            .unwrap();
+        let visible_after = async |seconds: &str| {
+            let set = aws.sqs.set_queue_attributes().queue_url(*queue);
+            set.attributes(QueueAttributeName::VisibilityTimeout, seconds)
+                .send()
+                .await
+                .unwrap();
+        };
+        // AWS takes three minutes between two attempts.
+        visible_after("1").await;
+        let event = recorded_notice(json!({ "entry": "01JDF0000000000000000000ZZ" }));
+        assert_eq!(aws.deliver(&event).await.unwrap(), [NOTIFY]);
+        let failed = wait_for("the failed event", Duration::from_secs(60), async || {
+            let failed = aws.failed_events().await.unwrap();
+            (!failed.is_empty()).then_some(failed)
+        })
+        .await;
+        visible_after("190").await;
+        assert_eq!(failed, [event]);
+        let attempts = aws.logs(NOTIFY).unwrap();
+        let attempts = attempts
+            .iter()
+            .filter(|line| line["fields"]["message"] == "run failed");
+        assert_eq!(attempts.count(), 3);
     });
 }

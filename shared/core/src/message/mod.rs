@@ -64,7 +64,8 @@ pub struct Message {
     pub subject: String,
     /// One body per protocol, as the JSON document that SNS takes.
     pub body: String,
-    /// What subscriptions filter by; no value is empty.
+    /// What subscriptions filter by; no value is empty. `team` may be a list,
+    /// see [`is_list`].
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -77,6 +78,14 @@ impl Message {
             .sum();
         self.subject.len() + self.body.len() + attributes
     }
+}
+
+/// Whether an attribute's value is a JSON list of texts, as a storm's teams are.
+/// (A tag that happens to be written as one is then matched by its texts.)
+#[must_use]
+pub fn is_list(value: &str) -> bool {
+    value.starts_with('[')
+        && serde_json::from_str::<Vec<String>>(value).is_ok_and(|of| !of.is_empty())
 }
 
 /// Composes the message about a record of any kind.

@@ -820,7 +820,7 @@ fn say_storm(storm: &Storm, told: &mut Told) {
         match (storm.after, failed) {
             (true, _) => "They came after the storm had been told, and were counted and not told one by one.",
             (false, true) => "They are told as one. Further failures are told as well.",
-            (false, false) => "They are told as one. Further ones are counted for 15 minutes and told as a number then.",
+            (false, false) => "They are told as one. Further ones are only counted for 15 minutes; the next sweep after that tells how many.",
         }
         .to_owned(),
     ];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_core::controls::{Control, Severity};
 use backstop_core::exemption::{Exemption, OptOut, read};
-use backstop_core::message::{NoticeNotification, of};
+use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
     About, ControlTripped, Digest, FailedCheck, Health, Notice, Open, OptOutChanged, OptOutSeen,
     Storm,
@@ -512,14 +512,14 @@ fn a_storm_is_one_message_with_a_count() {
     check(
         storm("remediated", 12, 3, &["team-db", "team-web"], false),
         expect![[r#"
-            Subject: [Backstop] STORM critical: 12 times open-ingress, remediated
+            Subject: [Backstop] STORM critical: open-ingress remediated, 12 times
 
-            STORM critical: 12 times open-ingress, remediated
+            STORM critical: open-ingress remediated, 12 times
             Account 111122223333, eu-central-1. Team: team-db, team-web. Control: open-ingress.
 
             What happened
-            - 12 entries of the control open-ingress came to the outcome remediated, the first at 2026-11-24 10:00:00 UTC.
-            - They are told as one; further ones are counted, and told as a number when it is over. Failures are always told.
+            - 12 entries came to the outcome `remediated`, the first at 2026-11-24 10:00:00 UTC.
+            - They are told as one. Further ones are only counted for 15 minutes; the next sweep after that tells how many.
 
             Which they are
             - sg-0, entry 01KAT5J3V0QZ8Y2N4M6P8R0T20
@@ -533,25 +533,25 @@ fn a_storm_is_one_message_with_a_count() {
     check(
         storm("failed", 6, 6, &[], false),
         expect![[r#"
-        Subject: [Backstop] STORM critical: 6 times open-ingress, failed
+            Subject: [Backstop] STORM critical: open-ingress failed, 6 times
 
-        STORM critical: 6 times open-ingress, failed
-        Account 111122223333, eu-central-1. Team: unowned. Control: open-ingress.
+            STORM critical: open-ingress failed, 6 times
+            Account 111122223333, eu-central-1. Team: unowned. Control: open-ingress.
 
-        What happened
-        - 6 entries of the control open-ingress came to the outcome failed, the first at 2026-11-24 10:00:00 UTC.
-        - They are told as one; further ones are counted, and told as a number when it is over. Failures are always told.
+            What happened
+            - 6 entries came to the outcome `failed`, the first at 2026-11-24 10:00:00 UTC.
+            - They are told as one. Further failures are told as well.
 
-        Which they are
-        - sg-0, entry 01KAT5J3V0QZ8Y2N4M6P8R0T20
-        - sg-1, entry 01KAT5J3V0QZ8Y2N4M6P8R0T21
-        - sg-2, entry 01KAT5J3V0QZ8Y2N4M6P8R0T22
-        - sg-3, entry 01KAT5J3V0QZ8Y2N4M6P8R0T23
-        - sg-4, entry 01KAT5J3V0QZ8Y2N4M6P8R0T24
-        - sg-5, entry 01KAT5J3V0QZ8Y2N4M6P8R0T25
+            Which they are
+            - sg-0, entry 01KAT5J3V0QZ8Y2N4M6P8R0T20
+            - sg-1, entry 01KAT5J3V0QZ8Y2N4M6P8R0T21
+            - sg-2, entry 01KAT5J3V0QZ8Y2N4M6P8R0T22
+            - sg-3, entry 01KAT5J3V0QZ8Y2N4M6P8R0T23
+            - sg-4, entry 01KAT5J3V0QZ8Y2N4M6P8R0T24
+            - sg-5, entry 01KAT5J3V0QZ8Y2N4M6P8R0T25
 
-        How to go on
-        - They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."#]],
+            How to go on
+            - They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."#]],
     );
 }
 
@@ -560,13 +560,13 @@ fn what_came_after_a_storm_was_told_is_told_as_a_number() {
     check(
         storm("remediated", 40, 0, &["team-web"], true),
         expect![[r#"
-            Subject: [Backstop] STORM critical: 40 more times open-ingress, remediated
+            Subject: [Backstop] STORM critical: open-ingress remediated, 40 more times
 
-            STORM critical: 40 more times open-ingress, remediated
+            STORM critical: open-ingress remediated, 40 more times
             Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
 
             What happened
-            - 40 entries more of the control open-ingress came to the outcome remediated, the first at 2026-11-24 10:00:00 UTC.
+            - 40 more entries came to the outcome `remediated`, the first at 2026-11-24 10:00:00 UTC.
             - They came after the storm had been told, and were counted and not told one by one.
 
             Which they are
@@ -581,6 +581,10 @@ fn what_came_after_a_storm_was_told_is_told_as_a_number() {
 fn a_storm_is_addressed_to_every_team_and_by_the_outcome_it_is_about() {
     let attributes = |teams: &[&str]| of(&notice(storm("failed", 6, 6, teams, false))).attributes;
     assert_eq!(attributes(&["a", "b"])["team"], r#"["a","b"]"#);
+    assert!(is_list(&attributes(&["a", "b"])["team"]));
+    for text in ["a", "", "[a]", "[]", "[1]"] {
+        assert!(!is_list(text), "{text}");
+    }
     assert_eq!(attributes(&["a"])["team"], "a");
     assert_eq!(attributes(&[])["team"], "unowned");
     let all = attributes(&[]);
