@@ -249,7 +249,11 @@ impl Handler {
                 mut guards,
             } = standing;
             let mut decision = decide(group, &guards);
-            if baseline == Baseline::Begins {
+            // What a run is about to close is not part of it.
+            let at_work = lock
+                .as_ref()
+                .is_some_and(|lock| lock.is_live_for_others("", place.now));
+            if baseline == Baseline::Begins && !at_work {
                 // Before it is asked for: else it would be put right.
                 self.note(group, &decision, &mut guards).await?;
                 decision = decide(group, &guards);
@@ -424,17 +428,15 @@ impl Handler {
         {
             return Ok(());
         }
-        match self.ledger.record_notice(&notice).await? {
-            Recorded::New => self.tell(&notice.id).await,
-            Recorded::Untold(id) => self.tell(&id).await,
-            Recorded::Told | Recorded::Moved => Ok(()),
-        }
-    }
-
-    /// Tells a notice, and notes that it was.
-    async fn tell(&self, id: &str) -> Result<(), Failure> {
-        bus::tell(&self.clients.eventbridge, id).await?;
-        self.ledger.mark_told(id).await?;
+        let id = match self.ledger.record_notice(&notice).await? {
+            Recorded::New => notice.id.clone(),
+            Recorded::Untold(id) => id,
+            Recorded::Told | Recorded::Moved => return Ok(()),
+        };
+        bus::tell(&self.clients.eventbridge, &id).await?;
+        self.ledger
+            .known_told(notice.about.name(), &notice.subject(), &id)
+            .await?;
         Ok(())
     }
 
@@ -455,7 +457,8 @@ impl Handler {
         };
         let notice = new_notice(place, About::Digest(Box::new(digest.clone())));
         self.ledger.record_digest(&notice, &says).await?;
-        self.tell(&notice.id).await?;
+        bus::tell(&self.clients.eventbridge, &notice.id).await?;
+        self.ledger.mark_told(&notice.id).await?;
         Ok(true)
     }
 }

@@ -223,13 +223,15 @@ impl Handler {
     }
 
     /// The undo of the same entry that a lapsed lock was left by: one that was
-    /// cut off, or not told. It goes on under its own id.
+    /// cut off, failed, or was not told. It goes on under its own id.
     async fn unfinished(&self, lock: &Lock, entry: &Entry) -> Result<Option<Undo>, Failure> {
         Ok(match self.ledger.read(&lock.entry).await? {
             Some(Stored {
                 record: Record::Undo(undo),
-                told: false,
-            }) if undo.undoes == entry.id => Some(*undo),
+                told,
+            }) if undo.undoes == entry.id && (!told || undo.status == UndoStatus::UndoFailed) => {
+                Some(*undo)
+            }
             _ => None,
         })
     }

@@ -33,6 +33,9 @@ pub struct Guards {
     pub baseline: BTreeSet<String>,
 }
 
+/// What a reason says of a trip that is for one resource only.
+pub const FOR_THIS_GROUP: &str = "tripped for this group";
+
 /// A control that stopped acting until a person re-arms it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trip {

@@ -32,7 +32,7 @@ use super::{Control, Severity};
 use crate::address::{AddressSet, Family, block_size};
 use crate::entry::{self, Entry, digest};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
-use crate::guards::{self, Guards};
+use crate::guards::{self, FOR_THIS_GROUP, Guards};
 use crate::plan::{
     Disposition, Ending, Exposure, Mode, Outcome, Plan, RuleChange, Step, Verification,
 };
@@ -815,10 +815,7 @@ fn tripped(
         return Some(format!("the control has tripped: {}", trip.why));
     }
     if let Some(trip) = &guards.resource_tripped {
-        return Some(format!(
-            "the control has tripped for this group: {}",
-            trip.why
-        ));
+        return Some(format!("the control has {FOR_THIS_GROUP}: {}", trip.why));
     }
     let before = open
         .iter()
@@ -827,7 +824,7 @@ fn tripped(
         .unwrap_or(0);
     (before.saturating_add(1) >= policy.fights.trip_after).then(|| {
         format!(
-            "somebody or something puts it back again and again: it was put right {before} times in 24 hours, so the control has tripped for this group"
+            "somebody or something puts it back again and again: it was put right {before} times in 24 hours, so the control has {FOR_THIS_GROUP}"
         )
     })
 }

@@ -15,6 +15,7 @@ use super::undo_commands::is_undoable;
 use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened, time, whom};
 use crate::entry::{Entry, Status};
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
+use crate::guards::FOR_THIS_GROUP;
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
 use crate::trigger::Actor;
 
@@ -220,9 +221,16 @@ impl<'a> Story<'a> {
             Status::Existing => format!(
                 "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy, or close it by hand."
             ),
-            Status::Tripped => format!(
-                "Nothing more is put right until a person re-arms it: backstop re-arm {control}. Until then, close it by hand."
-            ),
+            Status::Tripped => {
+                let for_this = self.entry.plan.reasons.iter().any(|r| r.contains(FOR_THIS_GROUP));
+                let resource = match for_this {
+                    true => format!(" {}", one_line(self.entry.resource_id(), 100)),
+                    false => String::new(),
+                };
+                format!(
+                    "Nothing more is put right until a person re-arms it: backstop re-arm {control}{resource}. Until then, close it by hand."
+                )
+            }
             _ => "It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.".to_owned(),
         };
         let mut lines = vec![because, way_out];
