@@ -9,4 +9,5 @@
 
 pub mod cloudtrail;
 pub mod local_aws;
+pub mod runtime_api;
 pub mod template;

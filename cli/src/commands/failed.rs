@@ -25,7 +25,7 @@ enum What {
     List,
     /// Runs the function that failed with its event again, then deletes it here
     Redrive {
-        /// Ids, or how they begin
+        /// Ids, or how they begin; without any: --all
         #[arg(required_unless_present = "all")]
         ids: Vec<String>,
         /// All of them

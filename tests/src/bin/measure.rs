@@ -11,11 +11,11 @@
     clippy::indexing_slicing
 )]
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use backstop_tests::runtime_api::Function;
 
 /// Counted runs of each binary; one more of each comes first, uncounted.
 const RUNS: usize = 31;
@@ -91,52 +91,20 @@ fn median(sorted: &[f64]) -> f64 {
 
 /// Starts a function and measures until it asks for its first event.
 fn start(binary: &Path) -> Run {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = Command::new(binary);
-    command
-        .env_clear()
-        .env(
-            "AWS_LAMBDA_RUNTIME_API",
-            listener.local_addr().unwrap().to_string(),
-        )
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    for (name, value) in [
-        ("AWS_LAMBDA_FUNCTION_NAME", "measured"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_LOG_GROUP_NAME", "group"),
-        ("AWS_LAMBDA_LOG_STREAM_NAME", "stream"),
-        ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_SESSION_TOKEN", "token"),
-        ("LEDGER_TABLE", "ledger"),
-        ("POLICY_PARAMETER", "/p"),
-        ("DEFAULT_MODE", "notify"),
-        ("OWNER_TAG_KEY", "owner"),
-    ] {
-        command.env(name, value);
+    let function = Function::start(
+        binary,
+        &[
+            ("LEDGER_TABLE", "ledger"),
+            ("POLICY_PARAMETER", "/p"),
+            ("DEFAULT_MODE", "notify"),
+            ("OWNER_TAG_KEY", "owner"),
+        ],
+    );
+    let init = function.initialised();
+    Run {
+        init,
+        peak: function.peak(),
     }
-    let begun = Instant::now();
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
-    let (mut connection, _) = listener.accept().unwrap();
-    let mut request = [0; 64];
-    let read = connection.read(&mut request).unwrap();
-    let init = begun.elapsed();
-    assert!(String::from_utf8_lossy(&request[..read]).contains("/invocation/next"));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap();
-    let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    Run { init, peak }
 }
 
 /// The binary as a Lambda package holds it, deflated, in megabytes.

@@ -20,6 +20,7 @@ use backstop_tests::local_aws::{LocalAws, Published, scenario, wait_for};
 use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
+mod cli;
 mod faults;
 mod guards;
 mod opt_outs;

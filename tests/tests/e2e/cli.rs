@@ -1,0 +1,315 @@
+//! The command line against the local AWS: the real binary, as a person on call
+//! runs it.
+
+use std::process::{Command, Output};
+
+use super::*;
+
+/// Runs `backstop` with the local AWS's endpoints.
+fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
+    // Beside this test's own binary: target/debug/deps/e2e-….
+    let deps = std::env::current_exe().unwrap();
+    let binary = deps.ancestors().nth(2).unwrap().join("backstop");
+    let upstreams = aws.proxy.upstreams;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(binary)
+        .args(arguments)
+        .env_clear()
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1")
+        .env(
+            "AWS_ENDPOINT_URL",
+            format!("http://{}", upstreams.ministack),
+        )
+        .env("AWS_ENDPOINT_URL_EC2", format!("http://{}", upstreams.moto))
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn json_of(aws: &LocalAws, arguments: &[&str]) -> Value {
+    let (_, out, err) = backstop(aws, arguments);
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out}\n{err}"))
+}
+
+#[test]
+fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
+    scenario(async |aws| {
+        let group = Group::new(aws, &[]).await;
+        let event = group
+            .open(aws, &[SSH, Open("tcp", 0, 1024, "::/0", "low")], &[])
+            .await;
+        let spared = Group::new(aws, &[("backstop:opt-out", "all owner=web")]).await;
+        spared.open(aws, &[SSH], &[]).await;
+
+        let (code, table, err) = backstop(aws, &["scan"]);
+        assert_eq!(code, 1, "{err}");
+        assert!(
+            table.contains(&group.id) && table.contains("would be put right"),
+            "{table}"
+        );
+        let scanned = json_of(aws, &["scan", "--format", "json"]);
+        assert_eq!(scanned["unseen"], json!([]));
+        let of = |id: &str| {
+            let found = scanned["found"].as_array().unwrap();
+            found.iter().find(|one| one["id"] == id).cloned().unwrap()
+        };
+        assert_eq!(of(&group.id)["severity"], "critical");
+        assert_eq!(of(&spared.id)["state"], "would be left: opted out");
+        let sarif = json_of(aws, &["scan", "--format", "sarif"]);
+        assert!(sarif["runs"][0]["results"].as_array().unwrap().len() >= 2);
+
+        let (code, plan, err) = backstop(aws, &["plan", &group.id]);
+        assert_eq!(code, 1, "{err}");
+        for part in [
+            "revoked",
+            "narrowed to tcp 80",
+            "tcp 443 by a rule of its own",
+            "it would be carried out",
+        ] {
+            assert!(plan.contains(part), "{part} is missing in\n{plan}");
+        }
+        let file = std::env::temp_dir().join(format!("event-{}.json", group.id));
+        std::fs::write(&file, event.to_string()).unwrap();
+        let (code, by_event, _) = backstop(aws, &["plan", file.to_str().unwrap()]);
+        assert_eq!(
+            (code, &by_event),
+            (1, &plan),
+            "the event leads to the same group"
+        );
+        let (_, notify, _) = backstop(aws, &["plan", &group.id, "--mode", "notify"]);
+        assert!(notify.contains("it would not be carried out"), "{notify}");
+
+        assert_eq!(group.rules(aws).await.len(), 2, "nothing was changed");
+        assert!(group.entries(aws).await.is_empty());
+    });
+}
+
+#[test]
+fn a_change_is_found_in_the_history_and_taken_back() {
+    scenario(async |aws| {
+        let group = Group::new(aws, &[]).await;
+        let event = group.open(aws, &[SSH], &[]).await;
+        assert_eq!(check(aws, &event), "remediated");
+        let history = json_of(aws, &["history", &group.id, "--format", "json"]);
+        let id = history[0]["record"]["id"].as_str().unwrap().to_owned();
+        let (code, table, _) = backstop(aws, &["history"]);
+        assert_eq!(code, 0);
+        assert!(
+            table.contains(&id) && table.contains("remediated"),
+            "{table}"
+        );
+
+        let undo = [
+            "undo",
+            &id,
+            "--reason",
+            "vendor access",
+            "--by",
+            "jo",
+            "--opt-out-days",
+            "2",
+        ];
+        let (code, out, err) = backstop(aws, &undo);
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(out.starts_with("undone: "), "{out}");
+        assert_eq!(group.rules(aws).await.len(), 1);
+        let (code, out, _) = backstop(aws, &undo);
+        assert_eq!(code, 0);
+        assert!(out.starts_with("already-as-before: "), "{out}");
+        let history = json_of(aws, &["history", &group.id, "--format", "json"]);
+        assert_eq!(history[0]["record"]["kind"], "undo");
+        assert_eq!(history[1]["undone_by"], history[0]["record"]["id"]);
+
+        let opt_outs = json_of(aws, &["opt-outs", "--format", "json"]);
+        let rule = &group.raw(aws).await[0];
+        let rule = rule.security_group_rule_id().unwrap();
+        let listed = opt_outs.as_array().unwrap();
+        let ours = listed.iter().find(|one| one["resource"] == rule).unwrap();
+        assert_eq!(
+            (&ours["state"], &ours["owner"]),
+            (&json!("ends soon"), &json!("jo"))
+        );
+
+        let (code, out, err) = backstop(aws, &["undo", "nonsense", "--reason", "x"]);
+        assert_eq!((code, out.as_str()), (2, ""));
+        assert!(err.contains("`remediation` is `nonsense`"), "{err}");
+    });
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_said_and_hides_no_other() {
+    scenario(async |aws| {
+        let group = Group::new(aws, &[]).await;
+        let event = group.open(aws, &[SSH], &[]).await;
+        assert_eq!(check(aws, &event), "remediated");
+        let arn = cloudtrail::security_group_arn(&group.id);
+        let newer = "01ZZZZZZZZZZZZZZZZZZZZZZZZ";
+        let mut put = aws
+            .dynamodb
+            .put_item()
+            .table_name(aws.output("LedgerTableName"));
+        for (name, value) in [
+            ("pk", format!("entry#{newer}").as_str()),
+            ("sk", "entry"),
+            ("resource", &arn),
+            ("started_at", "2026-11-24T10:00:00Z"),
+            ("document", r#"{"version":2,"kind":"remediation"}"#),
+        ] {
+            put = put.item(name, AttributeValue::S(value.to_owned()));
+        }
+        put.send().await.unwrap();
+        let (code, out, err) = backstop(aws, &["history", &group.id]);
+        assert_eq!(code, 2);
+        assert!(err.contains(newer) && err.contains("version 2"), "{err}");
+        assert!(out.contains("remediated"), "{out}");
+        aws.dynamodb
+            .delete_item()
+            .table_name(aws.output("LedgerTableName"))
+            .key("pk", AttributeValue::S(format!("entry#{newer}")))
+            .key("sk", AttributeValue::S("entry".to_owned()))
+            .send()
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn events_that_were_given_up_are_listed_and_run_again_in_either_shape() {
+    scenario(async |aws| {
+        // Lambda's record: denied as long as it was tried.
+        let group = Group::new(aws, &[]).await;
+        let event = group.open(aws, &[SSH], &[]).await;
+        aws.proxy
+            .fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
+        aws.deliver(&event).await.unwrap();
+        wait_for(
+            "the event to be given up",
+            Duration::from_secs(20),
+            async || {
+                let (code, out, _) = backstop(aws, &["failed", "list"]);
+                (code == 1 && out.contains("UnauthorizedOperation")).then_some(())
+            },
+        )
+        .await;
+        // A rule's dead letter: the bare event.
+        let other = Group::new(aws, &[]).await;
+        let bare = other.open(aws, &[SSH], &[]).await;
+        aws.sqs
+            .send_message()
+            .queue_url(aws.output("FailedEventsQueueUrl"))
+            .message_body(bare.to_string())
+            .send()
+            .await
+            .unwrap();
+        aws.sqs
+            .send_message()
+            .queue_url(aws.output("FailedEventsQueueUrl"))
+            .message_body("neither of the two")
+            .send()
+            .await
+            .unwrap();
+        let (code, list, _) = backstop(aws, &["failed", "list"]);
+        assert_eq!(code, 1);
+        for part in [
+            &group.id,
+            &other.id,
+            "RevokeIngressFunction",
+            "not delivered",
+            "cannot be read",
+        ] {
+            assert!(list.contains(part), "{part} is missing in\n{list}");
+        }
+        // Looking hides nothing: the same once more.
+        assert_eq!(backstop(aws, &["failed", "list"]).1, list);
+
+        let (code, out, err) = backstop(aws, &["failed", "redrive", "--all"]);
+        assert_eq!(code, 2, "one is left: {out}{err}");
+        assert!(out.contains("2 run again, 1 left"), "{out}");
+        assert!(
+            err.contains("not JSON") && err.contains("still in the queue"),
+            "{err}"
+        );
+        for group in [&group, &other] {
+            wait_for(
+                "the hole to be closed",
+                Duration::from_secs(10),
+                async || group.rules(aws).await.is_empty().then_some(()),
+            )
+            .await;
+        }
+        let (_, list, _) = backstop(aws, &["failed", "list"]);
+        assert!(
+            !list.contains(&group.id) && list.contains("cannot be read"),
+            "{list}"
+        );
+        let (code, _, err) = backstop(aws, &["failed", "redrive", "ffffffff"]);
+        assert_eq!(code, 2);
+        assert!(err.contains("no such event"), "{err}");
+        aws.sqs
+            .purge_queue()
+            .queue_url(aws.output("FailedEventsQueueUrl"))
+            .send()
+            .await
+            .unwrap();
+        let (code, out, _) = backstop(aws, &["failed", "list"]);
+        assert_eq!(code, 0, "{out}");
+    });
+}
+
+#[test]
+fn the_switches_do_what_they_say_and_the_doctor_sees_them() {
+    scenario(async |aws| {
+        aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "enforce"}}}))
+            .await
+            .unwrap();
+        let (code, out, _) = backstop(aws, &["kill-switch", "on"]);
+        assert_eq!(code, 0, "{out}");
+        let (_, shown, _) = backstop(aws, &["policy", "show"]);
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["kill_switch"], true);
+        assert_eq!(
+            shown["controls"]["open-ingress"]["mode"], "enforce",
+            "the rest is kept"
+        );
+        assert!(
+            backstop(aws, &["kill-switch", "status"])
+                .1
+                .contains("is on")
+        );
+        let (code, doctor, _) = backstop(aws, &["doctor"]);
+        assert_eq!(code, 1);
+        for part in [
+            "the kill switch is on",
+            "no trail covers",
+            "rules are enabled",
+        ] {
+            assert!(doctor.contains(part), "{part} is missing in\n{doctor}");
+        }
+        assert_eq!(backstop(aws, &["kill-switch", "off"]).0, 0);
+        assert!(backstop(aws, &["doctor"]).1.contains("valid"));
+
+        let (code, out, _) = backstop(aws, &["re-arm", "open-ingress"]);
+        assert_eq!(code, 1);
+        assert!(out.contains("had not tripped"), "{out}");
+        let (code, _, err) = backstop(aws, &["doctor", "--stack", "another"]);
+        assert_eq!(code, 2);
+        assert!(
+            err.contains("no stack `another`") && err.contains("--stack"),
+            "{err}"
+        );
+
+        let (code, _, err) = backstop(aws, &["sweep"]);
+        assert_eq!(code, 0, "{err}");
+        wait_for("the sweep to begin", Duration::from_secs(10), async || {
+            (!aws.proxy.calls_of("DescribeTrails").is_empty()).then_some(())
+        })
+        .await;
+        quiet(aws).await;
+    });
+}
