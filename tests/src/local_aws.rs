@@ -298,7 +298,7 @@ impl LocalAws {
         if self.held.get() {
             self.gather(false)?;
         }
-        self.forget_storms().await?;
+        self.forget_what_lasts().await?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
@@ -308,16 +308,18 @@ impl LocalAws {
         Ok(())
     }
 
-    /// A storm of one scenario must not swallow messages of the next.
-    async fn forget_storms(&self) -> Result<()> {
-        let storms = self.ledger_items().await?.into_iter();
-        for storm in storms.filter(|item| {
-            item["pk"]
-                .as_str()
-                .is_some_and(|pk| pk.starts_with("storm#") || pk.starts_with("pace#"))
-        }) {
+    /// Makes the ledger forget what would reach from one scenario into the
+    /// next: a storm would swallow its messages, a spent budget or a trip its
+    /// changes.
+    pub async fn forget_what_lasts(&self) -> Result<()> {
+        const LASTS: &[&str] = &["storm#", "pace#", "budget#", "trip#"];
+        for item in self.ledger_items().await? {
+            let pk = item["pk"].as_str().unwrap_or_default();
+            if !LASTS.iter().any(|prefix| pk.starts_with(prefix)) {
+                continue;
+            }
             let key =
-                |name: &str| AttributeValue::S(storm[name].as_str().unwrap_or_default().to_owned());
+                |name: &str| AttributeValue::S(item[name].as_str().unwrap_or_default().to_owned());
             let delete = self
                 .dynamodb
                 .delete_item()

@@ -33,19 +33,7 @@ async fn settle(aws: &LocalAws) {
     sweep(aws);
     quiet(aws).await;
     // That many at once are a storm, which would swallow what follows.
-    for item in aws.ledger_items().await.unwrap() {
-        let key = |name: &str| AttributeValue::S(item[name].as_str().unwrap().to_owned());
-        if item["pk"].as_str().unwrap().starts_with("storm#") {
-            let delete = aws.dynamodb.delete_item();
-            delete
-                .table_name(aws.output("LedgerTableName"))
-                .key("pk", key("pk"))
-                .key("sk", key("sk"))
-                .send()
-                .await
-                .unwrap();
-        }
-    }
+    aws.forget_what_lasts().await.unwrap();
     aws.proxy.reset();
 }
 
@@ -348,6 +336,21 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     aws.set_policy(&policy(json!({"mode": "enforce"})))
         .await
         .unwrap();
+    // The local CloudTrail has no trail.
+    for (call, answer) in [
+        (
+            "DescribeTrails",
+            json!({"trailList": [{"Name": "t", "TrailARN": "arn:t", "IsMultiRegionTrail": true}]}),
+        ),
+        ("GetTrailStatus", json!({"IsLogging": true})),
+        (
+            "GetEventSelectors",
+            json!({"EventSelectors": [{"ReadWriteType": "All", "IncludeManagementEvents": true}]}),
+        ),
+    ] {
+        aws.proxy
+            .fail_next(call, 1, Fault::Answer(answer.to_string()));
+    }
     sweep(aws);
     quiet(aws).await;
     aws.set_policy(&policy(json!({"mode": "notify"})))
