@@ -30,12 +30,13 @@ impl Undo {
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
         let undo = function(&stack, "UndoFunction")?;
-        let mut request = json!({ "remediation": self.entry, "reason": self.reason });
-        if let Some(by) = &self.by {
-            request["by"] = json!(by);
-        }
-        if let Some(days) = self.opt_out_days {
-            request["opt_out_days"] = json!(days);
+        let mut request = json!({
+            "remediation": self.entry,
+            "reason": self.reason,
+            "by": self.by,
+        });
+        if let (Some(days), Some(fields)) = (self.opt_out_days, request.as_object_mut()) {
+            fields.insert("opt_out_days".to_owned(), json!(days));
         }
         let answer = invoke(&aws.operations, undo, &request, &aws.deadline).await?;
         let answer = answer.map_err(Problem)?;

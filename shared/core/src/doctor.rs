@@ -225,7 +225,7 @@ mod tests {
                 "events that write",
             ),
         ] {
-            let check = trail(&[bad.clone()], "eu-central-1");
+            let check = trail(std::slice::from_ref(&bad), "eu-central-1");
             assert!(failed(&check).contains(why), "{check:?}");
             assert!(trail(&[bad, good.clone()], "eu-central-1").result.is_ok());
         }

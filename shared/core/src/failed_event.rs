@@ -43,30 +43,28 @@ impl FailedEvent {
     pub fn read(body: &str) -> Result<Self, String> {
         let body: Value =
             serde_json::from_str(body).map_err(|error| format!("it is not JSON: {error}"))?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let at = |path| text(&body, path);
         if let Some(event) = body.get("requestPayload") {
-            let context = &body["requestContext"];
-            let arn = text(&context["functionArn"])
+            let arn = at("/requestContext/functionArn")
                 .ok_or("Lambda's record names no function (`requestContext.functionArn`)")?;
             // Without the version: `…:function:name:$LATEST`.
             let arn = arn.split(':').take(7).collect::<Vec<_>>().join(":");
             return Ok(Self {
                 function: Function::Arn(arn),
                 event: event.clone(),
-                error: text(&body["responsePayload"]["errorMessage"])
-                    .or_else(|| text(&context["condition"])),
-                at: text(&body["timestamp"]),
+                error: at("/responsePayload/errorMessage")
+                    .or_else(|| at("/requestContext/condition")),
+                at: at("/timestamp"),
             });
         }
-        let (Some(source), Some(detail_type)) = (text(&body["source"]), text(&body["detail-type"]))
-        else {
+        let (Some(source), Some(detail_type)) = (at("/source"), at("/detail-type")) else {
             return Err(
                 "it is neither an event (`source`, `detail-type`) nor Lambda's record of one (`requestPayload`)"
                     .to_owned(),
             );
         };
-        let call = body["detail"]["eventName"].as_str().unwrap_or_default();
-        let function = match (source.as_str(), detail_type.as_str(), call) {
+        let call = at("/detail/eventName").unwrap_or_default();
+        let function = match (source.as_str(), detail_type.as_str(), call.as_str()) {
             (OWN_SOURCE, REMEDIATION_RECORDED, _) => "NotifyFunction",
             ("aws.events", _, _) => "SweepFunction",
             (_, _, "CreateTags" | "DeleteTags") => "WatchOptOutsFunction",
@@ -74,7 +72,7 @@ impl FailedEvent {
         };
         Ok(Self {
             function: Function::Logical(function),
-            at: text(&body["time"]),
+            at: at("/time"),
             event: body,
             error: None,
         })
@@ -83,26 +81,29 @@ impl FailedEvent {
     /// What the event is, in a few words.
     #[must_use]
     pub fn title(&self) -> String {
-        let event = &self.event;
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let what = match word(&event["detail"]["eventName"]) {
-            call if !call.is_empty() => call,
-            _ => word(&event["detail-type"]),
-        };
+        let at = |path| text(&self.event, path);
+        let what = at("/detail/eventName")
+            .or_else(|| at("/detail-type"))
+            .unwrap_or_default();
         let about = [
-            &event["detail"]["resource"],
-            &event["detail"]["entry"],
-            &event["detail"]["requestParameters"]["groupId"],
-            &event["remediation"],
+            "/detail/resource",
+            "/detail/entry",
+            "/detail/requestParameters/groupId",
+            "/remediation",
         ];
-        let about = about.into_iter().find_map(Value::as_str);
+        let about = about.into_iter().find_map(at);
         match (what.as_str(), about) {
             ("", None) => "a payload".to_owned(),
-            ("", Some(about)) => about.to_owned(),
+            ("", Some(about)) => about,
             (what, None) => what.to_owned(),
             (what, Some(about)) => format!("{what} {about}"),
         }
     }
+}
+
+/// The text at a place (a JSON pointer, RFC 6901).
+fn text(value: &Value, path: &str) -> Option<String> {
+    value.pointer(path)?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
