@@ -11,6 +11,7 @@
 
 use backstop_aws::clients::Clients;
 use backstop_aws::error::AwsError;
+use backstop_aws::invocation::diagnostic;
 use backstop_aws::ledger::{Claim, Ledger, LedgerError, Stored};
 use backstop_aws::settings::NotifySettings;
 use backstop_aws::topic;
@@ -44,15 +45,7 @@ pub(crate) enum Failure {
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Event(_) | Failure::NoEntry(_));
-        Self {
-            error_type: if retryable {
-                "Retryable"
-            } else {
-                "NonRetryable"
-            }
-            .to_owned(),
-            error_message: failure.to_string(),
-        }
+        diagnostic(&failure, retryable)
     }
 }
 

@@ -5,12 +5,13 @@
 //! decided (core) and how a call is made (aws).
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backstop_aws::bus;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
+use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{
     self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Recorded, Standing, Stored,
 };
@@ -68,15 +69,7 @@ pub(crate) enum Failure {
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Event(_));
-        Self {
-            error_type: if retryable {
-                "Retryable"
-            } else {
-                "NonRetryable"
-            }
-            .to_owned(),
-            error_message: failure.to_string(),
-        }
+        diagnostic(&failure, retryable)
     }
 }
 
@@ -133,17 +126,8 @@ impl Handler {
     }
 
     pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let left = event
-            .context
-            .deadline()
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        let deadline = Deadline::new(left);
-        let holder = Holder {
-            id: event.context.request_id.clone(),
-            // A little later than Lambda would end this invocation.
-            lease_until: Timestamp::now() + left + Duration::from_secs(2),
-        };
+        let deadline = invocation::deadline(&event.context);
+        let holder = invocation::holder(&event.context);
         let answer = match trigger::ingress(&event.payload) {
             Ok(Parsed::Ignored(reason)) => {
                 info!(verdict = "ignored", %reason, "event ignored");

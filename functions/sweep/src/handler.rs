@@ -6,14 +6,13 @@
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
-use std::time::SystemTime;
-
 use backstop_aws::bus;
 use backstop_aws::clients::{Clients, OperationsClients};
 use backstop_aws::deadline::Deadline;
 use backstop_aws::doctor::{self, Deployment};
 use backstop_aws::error::AwsError;
 use backstop_aws::group_pages;
+use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Standing, Stored, Untold};
 use backstop_aws::metrics;
 use backstop_aws::opt_outs;
@@ -56,10 +55,7 @@ pub(crate) enum Failure {
 
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
-        Self {
-            error_type: "Retryable".to_owned(),
-            error_message: failure.to_string(),
-        }
+        diagnostic(&failure, true)
     }
 }
 
@@ -80,15 +76,11 @@ impl Place {
         let (Some(region), Some(account)) = (part(3), part(4)) else {
             return Err(Failure::Where(arn.clone()));
         };
-        let left = context
-            .deadline()
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
         Ok(Self {
             region: region.to_owned(),
             account: account.to_owned(),
             now: Timestamp::now(),
-            deadline: Deadline::new(left),
+            deadline: invocation::deadline(context),
         })
     }
 }

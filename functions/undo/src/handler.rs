@@ -6,12 +6,12 @@
 //! not here: what is decided (core) and how a call is made (aws).
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
 
 use backstop_aws::bus;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
+use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Begun, Closed, Holder, Ledger, LedgerError, Lock, Stored};
 use backstop_aws::policy_store::PolicyStore;
 use backstop_aws::settings::UndoSettings;
@@ -59,15 +59,7 @@ pub(crate) enum Failure {
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Request(_));
-        Self {
-            error_type: if retryable {
-                "Retryable"
-            } else {
-                "NonRetryable"
-            }
-            .to_owned(),
-            error_message: failure.to_string(),
-        }
+        diagnostic(&failure, retryable)
     }
 }
 
@@ -98,16 +90,8 @@ impl Handler {
     }
 
     pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let left = event
-            .context
-            .deadline()
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        let deadline = Deadline::new(left);
-        let holder = Holder {
-            id: event.context.request_id.clone(),
-            lease_until: Timestamp::now() + left + Duration::from_secs(2),
-        };
+        let deadline = invocation::deadline(&event.context);
+        let holder = invocation::holder(&event.context);
         let answer = self.answer(&event.payload, &holder, &deadline).await;
         match &answer {
             Ok(answer) => info!(verdict = ?answer.verdict, undo = ?answer.undo, "answered"),

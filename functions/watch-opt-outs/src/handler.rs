@@ -5,12 +5,10 @@
 //! opt-out may be open. Deliberately not here: what a tag means (core), and any
 //! change of a resource.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
-
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
+use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Ledger, LedgerError, Recorded};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore};
 use backstop_aws::settings::WatchSettings;
@@ -24,6 +22,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::{error, info};
 use ulid::Ulid;
 
@@ -49,15 +48,7 @@ pub(crate) enum Failure {
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
         let retryable = !matches!(failure, Failure::Event(_));
-        Self {
-            error_type: if retryable {
-                "Retryable"
-            } else {
-                "NonRetryable"
-            }
-            .to_owned(),
-            error_message: failure.to_string(),
-        }
+        diagnostic(&failure, retryable)
     }
 }
 
@@ -77,13 +68,11 @@ impl Handler {
     }
 
     pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let left = event
-            .context
-            .deadline()
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
         let answer = match trigger::opt_out_tags(&event.payload) {
-            Ok(TagsParsed::Changed(change)) => self.look(&change, &Deadline::new(left)).await,
+            Ok(TagsParsed::Changed(change)) => {
+                self.look(&change, &invocation::deadline(&event.context))
+                    .await
+            }
             Ok(TagsParsed::Ignored(reason)) => {
                 info!(verdict = "ignored", %reason, "event ignored");
                 Ok("ignored")

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 pub mod failed_events;
 pub mod group_pages;
+pub mod invocation;
 pub mod ledger;
 pub mod metrics;
 pub mod opt_outs;

@@ -240,6 +240,21 @@ async fn tag(aws: &LocalAws, resource: &str, value: &str) {
         .unwrap();
 }
 
+/// A new, empty prefix list, by id.
+async fn empty_list(aws: &LocalAws) -> &'static str {
+    let list = aws
+        .ec2
+        .create_managed_prefix_list()
+        .prefix_list_name(format!("list-{}", aws.next()))
+        .address_family("IPv4")
+        .max_entries(5)
+        .send()
+        .await
+        .unwrap();
+    let list = list.prefix_list().unwrap().prefix_list_id().unwrap();
+    Box::leak(list.to_owned().into_boxed_str())
+}
+
 /// Waits until no function has called anything for a while.
 async fn quiet(aws: &LocalAws) {
     let mut calls = aws.proxy.calls().len();
@@ -1181,24 +1196,7 @@ const NOT_OURS: &[&str] = &[
 fn granted_actions_are_the_recorded_ones_and_no_others() {
     scenario(async |aws| {
         // A run that needs every right; the other scenarios may only add.
-        let list = aws
-            .ec2
-            .create_managed_prefix_list()
-            .prefix_list_name(format!("list-{}", aws.next()));
-        let list = list
-            .address_family("IPv4")
-            .max_entries(5)
-            .send()
-            .await
-            .unwrap();
-        let list: &'static str = Box::leak(
-            list.prefix_list()
-                .unwrap()
-                .prefix_list_id()
-                .unwrap()
-                .to_owned()
-                .into_boxed_str(),
-        );
+        let list = empty_list(aws).await;
         let group = Group::new(aws, &[]).await;
         let event = group
             .open(

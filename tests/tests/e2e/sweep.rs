@@ -313,22 +313,7 @@ fn what_is_out_of_order_with_backstop_itself_is_told_once() {
 
 /// Makes the sweep call everything it may.
 pub(crate) async fn exercise(aws: &LocalAws) {
-    let list = aws
-        .ec2
-        .create_managed_prefix_list()
-        .prefix_list_name(format!("list-{}", aws.next()))
-        .address_family("IPv4")
-        .max_entries(5)
-        .send()
-        .await
-        .unwrap();
-    let list = list
-        .prefix_list()
-        .unwrap()
-        .prefix_list_id()
-        .unwrap()
-        .to_owned();
-    let list: &'static str = Box::leak(list.into_boxed_str());
+    let list = empty_list(aws).await;
     let group = Group::new(aws, &[]).await;
     group
         .open(aws, &[SSH, Open("tcp", 9, 9, list, "list")], &[])

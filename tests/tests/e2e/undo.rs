@@ -263,22 +263,7 @@ fn every_other_request_is_answered_in_words() {
 
 /// Makes undo call everything it may.
 pub(crate) async fn exercise(aws: &LocalAws) {
-    let list = aws
-        .ec2
-        .create_managed_prefix_list()
-        .prefix_list_name(format!("list-{}", aws.next()))
-        .address_family("IPv4")
-        .max_entries(5)
-        .send()
-        .await
-        .unwrap();
-    let list = list
-        .prefix_list()
-        .unwrap()
-        .prefix_list_id()
-        .unwrap()
-        .to_owned();
-    let list: &'static str = Box::leak(list.into_boxed_str());
+    let list = empty_list(aws).await;
     let (group, _, entry) = remediated(aws).await;
     group
         .open(aws, &[Open("tcp", 9, 9, list, "list")], &[])

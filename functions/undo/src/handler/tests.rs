@@ -3,6 +3,7 @@
 //! fails.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use backstop_core::controls::{Control, Severity};
 use backstop_core::entry::Status;
