@@ -9,14 +9,19 @@
 //! Deliberately not here: the closer look (`security_groups::gather`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use aws_sdk_ec2::operation::describe_security_groups::DescribeSecurityGroupsOutput;
 use aws_sdk_ec2::types::IpPermission;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
-use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags, vpc_opt_outs, within};
+use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags, vpc_opt_outs};
+
+/// How long a walk pauses when EC2 goes on throttling it.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// A walk that did not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +44,6 @@ pub async fn walk(
     deadline: &Deadline,
     mut each: impl AsyncFnMut(Vec<SecurityGroup>),
 ) -> Result<u64, Stopped> {
-    const OPERATION: &str = "DescribeSecurityGroups";
     let mut seen = 0_u64;
     let stopped = |seen, error| Stopped { seen, error };
     let vpcs = vpc_opt_outs(ec2, deadline)
@@ -47,17 +51,12 @@ pub async fn walk(
         .map_err(|error| stopped(0, error))?;
     // A list that many groups name is read once.
     let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
-    let mut pages = ec2
-        .describe_security_groups()
-        .max_results(GROUPS_PAGE)
-        .into_paginator()
-        .send();
+    let mut token = None;
     loop {
-        let page = match within(deadline, OPERATION, pages.next()).await {
-            Ok(None) => return Ok(seen),
-            Ok(Some(page)) => page.map_err(|e| stopped(seen, AwsError::new(OPERATION, &e)))?,
-            Err(error) => return Err(stopped(seen, error)),
-        };
+        let page = page(ec2, token, deadline)
+            .await
+            .map_err(|error| stopped(seen, error))?;
+        token = page.next_token.filter(|token| !token.is_empty());
         let groups = page.security_groups.unwrap_or_default();
         let unread: BTreeSet<&str> = groups
             .iter()
@@ -75,6 +74,35 @@ pub async fn walk(
             .map(|group| facts(group, region, &vpcs, &lists))
             .collect();
         each(groups).await;
+        if token.is_none() {
+            return Ok(seen);
+        }
+    }
+}
+
+/// One page. In an account that keeps EC2 busy the SDK's own retries are used
+/// up in the course of a long walk (it allows a client some hundred of them);
+/// after a pause the page is asked for again, as long as there is time.
+async fn page(
+    ec2: &aws_sdk_ec2::Client,
+    token: Option<String>,
+    deadline: &Deadline,
+) -> Result<DescribeSecurityGroupsOutput, AwsError> {
+    loop {
+        let request = ec2
+            .describe_security_groups()
+            .max_results(GROUPS_PAGE)
+            .set_next_token(token.clone());
+        match deadline
+            .call("DescribeSecurityGroups", request.send())
+            .await
+        {
+            Err(error) if error.retryable && deadline.left() > PAUSE => {
+                tracing::info!(%error, "the walk pauses");
+                tokio::time::sleep(PAUSE).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

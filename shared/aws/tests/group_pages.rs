@@ -174,3 +174,31 @@ async fn a_walk_that_is_denied_half_way_says_after_how_many_groups_it_stopped() 
         "the walk over the security groups ended after 2 of them: DescribeSecurityGroups: UnauthorizedOperation: You are not authorized."
     );
 }
+
+#[tokio::test]
+async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_after_a_pause() {
+    let asked = AtomicUsize::new(0);
+    let wire = Wire::new(move |call| match call.operation.as_str() {
+        "DescribeSecurityGroups" if asked.fetch_add(1, Ordering::SeqCst) < 1 => {
+            Reply::ec2_error(503, "RequestLimitExceeded", "Request limit exceeded.")
+        }
+        "DescribeSecurityGroups" => page(0, None),
+        _ => other(call),
+    });
+    // One attempt: the SDK itself does not try again.
+    let ec2 = Clients::new(&wire.config(1)).ec2;
+    let walked = walk(&ec2, "eu-central-1", &long(), async |_| {}).await;
+    assert_eq!(walked.unwrap(), 2);
+
+    // Without time for a pause it ends, and says how far it came.
+    let wire = Wire::new(|call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => {
+            Reply::ec2_error(503, "RequestLimitExceeded", "Request limit exceeded.")
+        }
+        _ => other(call),
+    });
+    let ec2 = Clients::new(&wire.config(1)).ec2;
+    let short = Deadline::new(Duration::from_secs(2));
+    let stopped = walk(&ec2, "eu-central-1", &short, async |_| {}).await;
+    assert_eq!(stopped.unwrap_err().error.code, "RequestLimitExceeded");
+}

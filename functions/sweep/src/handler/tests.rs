@@ -215,11 +215,11 @@ async fn the_first_walk_in_enforce_makes_the_baseline_before_it_asks_and_marks_i
 async fn a_walk_that_is_cut_off_marks_no_baseline_and_says_how_far_it_came() {
     let wire = wire_in("enforce", |call| {
         (call.parameter("NextToken") == Some("2"))
-            .then(|| Reply::ec2_error(503, "RequestLimitExceeded", "slow down"))
+            .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
     });
     let error = run(&wire, json!({})).await.unwrap_err();
     assert!(
-        error.contains("ended after 4 of them") && error.contains("RequestLimitExceeded"),
+        error.contains("ended after 4 of them") && error.contains("UnauthorizedOperation"),
         "{error}"
     );
     assert_eq!(put(&wire), ["baseline#open-ingress#sg-open1"], "no marker");
