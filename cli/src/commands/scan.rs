@@ -121,10 +121,12 @@ impl Scan {
         })
         .await;
         progress.finish_and_clear();
-        if let Err(stopped) = walked {
-            scanned
-                .unseen
-                .push(format!("{}: {stopped}", Control::OpenIngress));
+        match walked {
+            Ok(walked) => scanned.unseen.extend(walked.unseen),
+            Err(stopped) => {
+                let problem = format!("{}: {stopped}", Control::OpenIngress);
+                scanned.unseen.push(problem);
+            }
         }
         scanned
             .found

@@ -184,9 +184,13 @@ impl Handler {
             },
         )
         .await;
-        problems.extend(walked.err().map(|stopped| stopped.to_string()));
+        let complete = walked.is_ok() && problems.is_empty();
+        match walked {
+            Ok(walked) => problems.extend(walked.unseen),
+            Err(stopped) => problems.push(stopped.to_string()),
+        }
         problems.dedup();
-        if problems.is_empty() && baseline == Baseline::Begins {
+        if complete && baseline == Baseline::Begins {
             let complete = self.ledger.baseline_is_complete(CONTROL).await;
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }

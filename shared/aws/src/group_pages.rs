@@ -33,8 +33,18 @@ pub struct Stopped {
     pub error: AwsError,
 }
 
-/// Walks all groups of the Region, a page at a time, and says how many there
-/// are. Rules have ids of their own making, good within the page only.
+/// A walk that came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// How many groups there are.
+    pub seen: u64,
+    /// What could not be read beside them, a clause each: opt-outs of VPCs
+    /// (then none counts), or a prefix list (then it admits nobody).
+    pub unseen: Vec<String>,
+}
+
+/// Walks all groups of the Region, a page at a time. Rules have ids of their
+/// own making, good within the page only.
 ///
 /// # Errors
 /// It did not see them all.
@@ -43,19 +53,20 @@ pub async fn walk(
     region: &str,
     deadline: &Deadline,
     mut each: impl AsyncFnMut(Vec<SecurityGroup>),
-) -> Result<u64, Stopped> {
+) -> Result<Walked, Stopped> {
     let mut seen = 0_u64;
-    let stopped = |seen, error| Stopped { seen, error };
-    let vpcs = vpc_opt_outs(ec2, deadline)
-        .await
-        .map_err(|error| stopped(0, error))?;
+    let mut unseen = Vec::new();
+    let vpcs = vpc_opt_outs(ec2, deadline).await.unwrap_or_else(|error| {
+        unseen.push(format!("the opt-outs of VPCs: {error}"));
+        BTreeMap::new()
+    });
     // A list that many groups name is read once.
     let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
     let mut token = None;
     loop {
         let page = page(ec2, token, deadline)
             .await
-            .map_err(|error| stopped(seen, error))?;
+            .map_err(|error| Stopped { seen, error })?;
         token = page.next_token.filter(|token| !token.is_empty());
         let groups = page.security_groups.unwrap_or_default();
         let unread: BTreeSet<&str> = groups
@@ -66,7 +77,11 @@ pub async fn walk(
             .filter(|id| !lists.contains_key(*id))
             .collect();
         for (id, list) in entries_of_all(ec2, &unread, deadline).await {
-            lists.insert(id, list.map_err(|error| stopped(seen, error))?);
+            let list = list.unwrap_or_else(|error| {
+                unseen.push(format!("the prefix list {id}: {error}"));
+                PrefixList::Unreadable(error.to_string())
+            });
+            lists.insert(id, list);
         }
         seen += groups.len() as u64;
         let groups = groups
@@ -75,7 +90,7 @@ pub async fn walk(
             .collect();
         each(groups).await;
         if token.is_none() {
-            return Ok(seen);
+            return Ok(Walked { seen, unseen });
         }
     }
 }

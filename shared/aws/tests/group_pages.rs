@@ -86,7 +86,7 @@ async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_aske
     )
     .await
     .unwrap();
-    assert_eq!(walked, 6);
+    assert_eq!((walked.seen, walked.unseen), (6, vec![]));
     let ids: Vec<Vec<&str>> = pages
         .iter()
         .map(|page| page.iter().map(|group| group.id.as_str()).collect())
@@ -188,7 +188,7 @@ async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_after_a_pause() {
     // One attempt: the SDK itself does not try again.
     let ec2 = Clients::new(&wire.config(1)).ec2;
     let walked = walk(&ec2, "eu-central-1", &long(), async |_| {}).await;
-    assert_eq!(walked.unwrap(), 2);
+    assert_eq!(walked.unwrap().seen, 2);
 
     // Without time for a pause it ends, and says how far it came.
     let wire = Wire::new(|call| match call.operation.as_str() {
@@ -201,4 +201,29 @@ async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_after_a_pause() {
     let short = Deadline::new(Duration::from_secs(2));
     let stopped = walk(&ec2, "eu-central-1", &short, async |_| {}).await;
     assert_eq!(stopped.unwrap_err().error.code, "RequestLimitExceeded");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_beside_the_groups_is_said_and_the_walk_goes_on() {
+    let wire = Wire::new(|call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => page(0, None),
+        _ => Reply::ec2_error(403, "UnauthorizedOperation", "You are not authorized."),
+    });
+    let ec2 = Clients::new(&wire.config(1)).ec2;
+    let mut groups = Vec::new();
+    let deadline = long();
+    let walked = walk(&ec2, "eu-central-1", &deadline, async |page| {
+        groups.extend(page);
+    });
+    let walked = walked.await.unwrap();
+    assert_eq!((walked.seen, groups.len()), (2, 2));
+    let [vpcs, list] = &walked.unseen[..] else {
+        panic!("{:?}", walked.unseen)
+    };
+    assert!(vpcs.starts_with("the opt-outs of VPCs: DescribeTags: UnauthorizedOperation"));
+    assert!(list.starts_with("the prefix list pl-1: GetManagedPrefixListEntries"));
+    assert!(matches!(
+        groups[0].prefix_lists["pl-1"],
+        PrefixList::Unreadable(_)
+    ));
 }
