@@ -76,7 +76,7 @@ async fn list(
                 format!("cannot be read: {problem}"),
             ]),
         };
-        show(&aws.operations, queue, message, &aws.deadline).await?;
+        show_again(aws, queue, message).await;
     }
     if messages.is_empty() {
         println!("no event has been given up");
@@ -97,7 +97,7 @@ async fn run_again(
     let (mut done, mut left) = (0, 0);
     for message in &messages {
         if !wanted(message) {
-            show(&aws.operations, queue, message, &aws.deadline).await?;
+            show_again(aws, queue, message).await;
             continue;
         }
         match redrive(&aws.operations, stack, queue, message, &aws.deadline).await {
@@ -113,7 +113,7 @@ async fn run_again(
                     message.id,
                     Problem::from(error)
                 );
-                show(&aws.operations, queue, message, &aws.deadline).await?;
+                show_again(aws, queue, message).await;
             }
         }
     }
@@ -124,6 +124,17 @@ async fn run_again(
     }
     println!("{done} run again, {left} left");
     Ok(ExitCode::from(if left > 0 { 2 } else { 0 }))
+}
+
+/// Shows a message to others again; if that fails it is shown by itself.
+async fn show_again(aws: &Aws, queue: &str, message: &Message) {
+    if let Err(error) = show(&aws.operations, queue, message, &aws.deadline).await {
+        eprintln!(
+            "backstop: {}: hidden from others for up to a minute: {}",
+            message.id,
+            Problem::from(error)
+        );
+    }
 }
 
 /// A function's name in the template, where it is one of this stack.

@@ -36,6 +36,9 @@ use ulid::Ulid;
 
 const CONTROL: Control = Control::OpenIngress;
 
+/// The verdict of a run that another one was at work before.
+const BUSY: &str = "another run will look again";
+
 /// Rounds of one run: the first, and more for what others change meanwhile.
 const MOST_ROUNDS: usize = 4;
 /// Reads of the group after a change, while it still shows the old state.
@@ -92,6 +95,8 @@ struct Found {
     facts: Facts,
     policy: Versioned,
     guards: Guards,
+    /// Changes of an entry that goes on which its beginning did not count.
+    uncounted: usize,
 }
 
 impl Found {
@@ -236,9 +241,6 @@ impl Handler {
         if matches!(decision.verdict, Verdict::Violates(_)) {
             counted.findings = 1;
         }
-        if mode == Mode::Off {
-            return Ok(Looked::Done("off"));
-        }
         let found = self.entry(&facts, &decision, &policy, run, now);
 
         // a run that was cut off, or is retried, goes on with its own entry
@@ -249,6 +251,10 @@ impl Handler {
             Some(lock) => self.open_entry(lock, run).await?,
             None => None,
         };
+        // What an earlier attempt left open is finished and told in any mode.
+        if mode == Mode::Off && open.is_none() {
+            return Ok(Looked::Done("off"));
+        }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.plan.changes_something() => {
                 return self.record(entry, known.as_ref(), &guards).await;
@@ -265,6 +271,7 @@ impl Handler {
                     facts,
                     policy,
                     guards,
+                    uncounted: 0,
                 };
                 self.enforce(entry, changes, lapsed, found, run, counted)
                     .await?
@@ -273,24 +280,35 @@ impl Handler {
                 entry.attempts += 1;
                 open_ingress::settle(&mut entry, &facts, &decision);
                 let mut changes = Vec::new();
+                let mut more = 0;
                 if let Some(found) = found {
+                    // What was not planned before has not been counted yet.
+                    let of_before =
+                        |change: &&RuleChange| !entry.before.contains_key(&change.rule.id);
+                    more = found.plan.changes.iter().filter(of_before).count();
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
                     if entry.plan.changes_something() {
                         changes = found.plan.changes;
+                    } else {
+                        more = 0;
                     }
                 }
                 let found = Found {
                     facts,
                     policy,
                     guards,
+                    uncounted: more,
                 };
                 self.enforce(entry, changes, lapsed, found, run, counted)
                     .await?
             }
         };
-        if let Some(known) = known {
+        // A run that did nothing leaves it to the one that does.
+        if let Some(known) = known
+            && matches!(looked, Looked::Done(verdict) if verdict != BUSY)
+        {
             self.forget(&known, run).await?;
         }
         Ok(looked)
@@ -385,12 +403,12 @@ impl Handler {
             self.ledger.begin(&entry, run.holder, lapsed, budget).await
         } else {
             self.ledger
-                .go_on(&entry, run.holder, lapsed, 0, budget)
+                .go_on(&entry, run.holder, lapsed, found.uncounted, budget)
                 .await
         };
         match begun? {
             Begun::Started => {}
-            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Busy => return Ok(Looked::Done(BUSY)),
             Begun::Moved => return Ok(Looked::Again),
             Begun::OverBudget => {
                 self.trip_control(&entry, changes.len(), budget, run)

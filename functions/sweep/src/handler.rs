@@ -6,6 +6,8 @@
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
+use std::collections::BTreeSet;
+
 use backstop_aws::bus;
 use backstop_aws::clients::{Clients, OperationsClients};
 use backstop_aws::deadline::Deadline;
@@ -160,7 +162,7 @@ impl Handler {
     async fn walk(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
         let control = &policy.policy.controls.open_ingress;
         let mode = control.mode.unwrap_or(self.settings.mode);
-        let baseline = match self.baseline(mode).await {
+        let mut baseline = match self.baseline(mode).await {
             Ok(baseline) => baseline,
             Err(problem) => {
                 digest
@@ -179,7 +181,9 @@ impl Handler {
             &place.deadline,
             async |page| {
                 *digest.looked_at.entry(CONTROL).or_default() += page.len() as u64;
-                let looked = self.look_at(page, place, policy, baseline, digest).await;
+                let looked = self
+                    .look_at(page, place, policy, &mut baseline, digest)
+                    .await;
                 problems.extend(looked.err().map(|failure| failure.to_string()));
             },
         )
@@ -190,7 +194,7 @@ impl Handler {
             Err(stopped) => problems.push(stopped.to_string()),
         }
         problems.dedup();
-        if complete && baseline == Baseline::Begins {
+        if complete && matches!(baseline, Baseline::Begins) {
             let complete = self.ledger.baseline_is_complete(CONTROL).await;
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }
@@ -201,7 +205,9 @@ impl Handler {
     async fn baseline(&self, mode: Mode) -> Result<Baseline, LedgerError> {
         let stands = self.ledger.has_baseline(CONTROL).await?;
         Ok(match (mode, stands) {
-            (Mode::Enforce, true) => Baseline::Stands,
+            (Mode::Enforce, true) => {
+                Baseline::Stands(self.ledger.baseline_resources(CONTROL).await?)
+            }
             (Mode::Enforce, false) => Baseline::Begins,
             (_, false) => Baseline::None,
             (_, true) => {
@@ -217,7 +223,7 @@ impl Handler {
         page: Vec<SecurityGroup>,
         place: &Place,
         policy: &Versioned,
-        baseline: Baseline,
+        baseline: &mut Baseline,
         digest: &mut Digest,
     ) -> Result<(), Failure> {
         let decide = |group: &SecurityGroup, guards: &Guards| {
@@ -233,7 +239,10 @@ impl Handler {
         let unguarded = Guards::default();
         let open: Vec<SecurityGroup> = page
             .into_iter()
-            .filter(|group| matches!(decide(group, &unguarded).verdict, Verdict::Violates(_)))
+            .filter(|group| {
+                baseline.spares(&group.id)
+                    || matches!(decide(group, &unguarded).verdict, Verdict::Violates(_))
+            })
             .collect();
         let ids: Vec<String> = open.iter().map(|group| group.id.clone()).collect();
         let standings = self.ledger.standings(CONTROL, &ids).await?;
@@ -244,12 +253,17 @@ impl Handler {
                 known,
                 mut guards,
             } = standing;
+            // What was closed since is no longer spared: should it come back,
+            // it is new.
+            if baseline.spares(&group.id) {
+                self.prune(group, &mut guards).await?;
+            }
             let mut decision = decide(group, &guards);
             // What a run is about to close is not part of it.
             let at_work = lock
                 .as_ref()
                 .is_some_and(|lock| lock.is_live_for_others("", place.now));
-            if baseline == Baseline::Begins && !at_work {
+            if matches!(baseline, Baseline::Begins) && !at_work {
                 // Before it is asked for: else it would be put right.
                 self.note(group, &decision, &mut guards).await?;
                 decision = decide(group, &guards);
@@ -267,7 +281,28 @@ impl Handler {
                 checks.push(check(&group.id, sweeping()));
             }
         }
-        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        // Said, and no reason to make the baseline once more.
+        let asked = bus::request_checks(&self.clients.eventbridge, &checks).await;
+        let not_asked = asked.err();
+        digest
+            .unseen
+            .extend(not_asked.map(|error| format!("checks that could not be asked for: {error}")));
+        Ok(())
+    }
+
+    /// Takes out of the baseline what is not there any more.
+    async fn prune(&self, group: &SecurityGroup, guards: &mut Guards) -> Result<(), Failure> {
+        let there: BTreeSet<String> = group
+            .rules
+            .values()
+            .map(|rule| open_ingress::fingerprint(&group.id, rule))
+            .collect();
+        let before = guards.baseline.len();
+        guards.baseline.retain(|spared| there.contains(spared));
+        if guards.baseline.len() < before {
+            let left = guards.baseline.iter().cloned().collect();
+            self.ledger.set_baseline(CONTROL, &group.id, left).await?;
+        }
         Ok(())
     }
 
@@ -283,7 +318,7 @@ impl Handler {
         fingerprints.sort();
         fingerprints.dedup();
         self.ledger
-            .add_to_baseline(CONTROL, &group.id, fingerprints.clone())
+            .set_baseline(CONTROL, &group.id, fingerprints.clone())
             .await?;
         guards.baseline = fingerprints.into_iter().collect();
         Ok(())
@@ -460,14 +495,20 @@ impl Handler {
 }
 
 /// Whether there is a baseline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Baseline {
     /// The control does not act: none is kept.
     None,
     /// This walk makes it.
     Begins,
-    /// It was made by an earlier walk.
-    Stands,
+    /// It was made by an earlier walk, and spares something on these resources.
+    Stands(BTreeSet<String>),
+}
+
+impl Baseline {
+    fn spares(&self, resource: &str) -> bool {
+        matches!(self, Self::Stands(resources) if resources.contains(resource))
+    }
 }
 
 fn check(resource: &str, cause: Actor) -> CheckRequested {

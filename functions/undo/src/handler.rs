@@ -283,7 +283,7 @@ impl Handler {
         // verify
         let problems = match security_groups::gather(ec2, &group, &undo.region, run.deadline).await
         {
-            Ok(facts) => undo::verify(states, &facts),
+            Ok(facts) => undo::verify(states, &facts, control, today),
             Err(error) => vec![format!("the group could not be read again: {error}")],
         };
         undo.conclude(problems, Timestamp::now());

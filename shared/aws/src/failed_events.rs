@@ -50,6 +50,8 @@ pub async fn take(
             .receive_message()
             .queue_url(queue)
             .max_number_of_messages(BATCH)
+            // Long polling asks all of SQS's servers; short polling a sample.
+            .wait_time_seconds(1)
             .visibility_timeout(HIDDEN);
         let answer = deadline.call("ReceiveMessage", request.send()).await?;
         let known = messages.len();
@@ -120,6 +122,11 @@ pub async fn redrive(
         .delete_message()
         .queue_url(queue)
         .receipt_handle(&message.receipt);
-    deadline.call("DeleteMessage", request.send()).await?;
-    Ok(function)
+    match deadline.call("DeleteMessage", request.send()).await {
+        Ok(_) => Ok(function),
+        Err(mut error) => {
+            error.message += "; its event was accepted and runs again all the same";
+            Err(error)
+        }
+    }
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::controls::{Control, Severity};
 use crate::exemption::Exemption;
 use crate::guards::Fight;
-use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, Verification};
+use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, Step, Verification};
 use crate::security_group::IngressRule;
 use crate::trigger::Actor;
 
@@ -204,6 +204,28 @@ impl Entry {
             .keys()
             .map(|id| (id.clone(), rules.get(id).cloned()))
             .collect();
+        // Not read again: `rules` are those from before, and what the steps say
+        // is all that is known.
+        if self
+            .verification
+            .as_ref()
+            .is_some_and(|v| v.unread.is_some())
+        {
+            for outcome in &self.outcomes {
+                let Some(after) = self.after.get_mut(&outcome.rule) else {
+                    continue;
+                };
+                match (outcome.step, &outcome.ending, &outcome.permission) {
+                    (Step::Revoke, Ending::Done | Ending::AlreadyDone, _) => *after = None,
+                    (Step::Narrow, Ending::Done, Some(to)) => {
+                        if let Some(rule) = after {
+                            rule.permission = to.clone();
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
         if matches!(self.status, Status::InProgress | Status::Failed) {
             self.status = if self.problems().is_empty() {
                 Status::Remediated

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::controls::Control;
 use crate::controls::open_ingress::{same, source_key};
-use crate::entry::{Entry, Status, digest};
+use crate::entry::{Entry, digest};
 use crate::exemption::{self, OPT_OUT_TAG};
 use crate::plan::{Ending, Outcome, Step};
 use crate::security_group::{Facts, IngressRule, Tags};
@@ -232,9 +232,8 @@ pub fn plan(entry: &Entry, facts: &Facts) -> Decision {
     };
     let mut states = Vec::new();
     for (id, before) in &entry.before {
-        let Some(left) = entry.after.get(id) else {
-            continue;
-        };
+        let planned = planned(entry, before);
+        let left = entry.after.get(id).unwrap_or(&planned);
         let mine = added(entry, id);
         let unchanged = left.as_ref().is_some_and(|left| alike(left, before));
         if unchanged && mine.is_empty() {
@@ -288,6 +287,19 @@ pub fn plan(entry: &Entry, facts: &Facts) -> Decision {
     }
 }
 
+/// How a remediation that was cut off was to leave a rule: it recorded nothing
+/// about how it did.
+fn planned(entry: &Entry, rule: &IngressRule) -> Option<IngressRule> {
+    let changes = entry.plan.changes.iter();
+    let change = changes.rev().find(|change| change.rule.id == rule.id);
+    change
+        .and_then(|change| change.narrow_to.as_ref())
+        .map(|to| IngressRule {
+            permission: to.clone(),
+            ..rule.clone()
+        })
+}
+
 /// The rules that the remediation added for one that it touched, and what each
 /// was made to admit.
 fn added<'a>(entry: &'a Entry, rule: &str) -> Vec<(&'a str, &'a crate::ports::Permission)> {
@@ -316,7 +328,7 @@ fn alike(a: &IngressRule, b: &IngressRule) -> bool {
 /// What is not as it has to be after the steps, in words: what was put back
 /// has its description and an opt-out, what was added is gone.
 #[must_use]
-pub fn verify(states: &[RuleStates], facts: &Facts) -> Vec<String> {
+pub fn verify(states: &[RuleStates], facts: &Facts, control: Control, today: Date) -> Vec<String> {
     let none = BTreeMap::new();
     let now = match facts {
         Facts::Gone => &none,
@@ -336,7 +348,7 @@ pub fn verify(states: &[RuleStates], facts: &Facts) -> Vec<String> {
             Some(rule) if rule.description != before.description => {
                 problems.push(format!("{} has another description than before", rule.id));
             }
-            Some(rule) if !rule.tags.contains_key(OPT_OUT_TAG) => problems.push(format!(
+            Some(rule) if !is_opted_out(rule, control, today) => problems.push(format!(
                 "{} carries no opt-out: tag it, or it is closed again",
                 rule.id
             )),
@@ -347,6 +359,29 @@ pub fn verify(states: &[RuleStates], facts: &Facts) -> Vec<String> {
         }
     }
     problems
+}
+
+fn is_opted_out(rule: &IngressRule, control: Control, today: Date) -> bool {
+    let tag = rule.tags.get(OPT_OUT_TAG).map(String::as_str);
+    exemption::read(tag, control, today, false).holds()
+}
+
+/// What is to be said of rules that somebody put back without an opt-out.
+fn closed_again(states: &[RuleStates]) -> String {
+    let bare: Vec<&str> = states
+        .iter()
+        .filter(|state| state.act == Act::AsBefore)
+        .filter_map(|state| state.now.as_ref())
+        .filter(|rule| !rule.tags.contains_key(OPT_OUT_TAG))
+        .map(|rule| rule.id.as_str())
+        .collect();
+    if bare.is_empty() {
+        return String::new();
+    }
+    format!(
+        " Without an opt-out of its own, Backstop closes it again: {}. Tag it with {OPT_OUT_TAG}.",
+        bare.join(", ")
+    )
 }
 
 /// What the function answers.
@@ -400,11 +435,14 @@ impl Answer {
     #[must_use]
     pub fn as_before(states: Vec<RuleStates>, undone_by: Option<&str>) -> Self {
         let by = undone_by.map_or_else(String::new, |id| format!(" The undo {id} put it back."));
+        let bare = closed_again(&states);
         Self {
             rules: states,
             ..Self::new(
                 Answered::AlreadyAsBefore,
-                format!("everything is as it was before the remediation; nothing was changed.{by}"),
+                format!(
+                    "everything is as it was before the remediation; nothing was changed.{by}{bare}"
+                ),
             )
         }
     }
@@ -452,13 +490,14 @@ impl Answer {
             (days, true) => format!(" (the policy allows at most {days} days)"),
             _ => String::new(),
         };
+        let bare = closed_again(&states);
         Self {
             undo: Some(undo.id.clone()),
             rules: states,
             ..Self::new(
                 Answered::Undone,
                 format!(
-                    "everything is as it was before the remediation. What was put back is opted out until {}{capped}; after that it is closed again.",
+                    "everything is as it was before the remediation. What was put back is opted out until {}{capped}; after that it is closed again.{bare}",
                     undo.opt_out_until
                 ),
             )
@@ -470,23 +509,18 @@ impl Answer {
 /// may be.
 #[must_use]
 pub fn cannot_be_undone(entry: &Entry) -> Option<Answer> {
-    match entry.status {
-        Status::InProgress => Some(Answer::new(
-            Answered::InProgress,
-            "the remediation is still at work; ask again in a minute",
-        )),
-        // Not by its outcomes: of a run that was killed they may say that it
-        // was so already, although it was the run that did it.
-        _ if entry.before.is_empty() || entry.after.is_empty() => Some(Answer::new(
+    // Not by its outcomes: of a run that was killed they may say that it was so
+    // already, although it was the run that did it.
+    entry.before.is_empty().then(|| {
+        Answer::new(
             Answered::NothingToUndo,
             format!(
                 "the entry {} changed nothing (it ended as `{}`), so there is nothing to take back",
                 entry.id,
                 entry.status.name()
             ),
-        )),
-        _ => None,
-    }
+        )
+    })
 }
 
 /// Where an undo stands.

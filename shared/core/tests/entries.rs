@@ -399,3 +399,39 @@ fn an_entry_survives_its_json() {
     read.before = entry.before.clone();
     assert_eq!(read, entry);
 }
+
+#[test]
+fn a_group_that_cannot_be_read_again_is_after_its_steps_and_not_as_before() {
+    use backstop_core::plan::Verification;
+    let facts = group(&[
+        rule("sgr-gone", 22, 22, "0.0.0.0/0"),
+        rule("sgr-cut", 0, 1024, "0.0.0.0/0"),
+        rule("sgr-denied", 3389, 3389, "0.0.0.0/0"),
+    ]);
+    let mut entry = entry(&facts);
+    let mut narrowed = outcome("sgr-cut", Step::Narrow, Ending::Done);
+    narrowed.permission = Some(Permission::new("tcp", 80, 80));
+    let denied = Ending::Failed {
+        retryable: false,
+        operation: "RevokeSecurityGroupIngress".into(),
+        code: "UnauthorizedOperation".into(),
+        message: "no".into(),
+    };
+    entry.add_round([
+        outcome("sgr-gone", Step::Revoke, Ending::Done),
+        narrowed,
+        outcome("sgr-denied", Step::Revoke, denied),
+    ]);
+    entry.verification = Some(Verification {
+        unread: Some("throttled".into()),
+        ..Verification::default()
+    });
+    // What is in hand is the picture from before.
+    let before = entry.before.clone();
+    entry.conclude(&before, "2026-11-24T10:00:01Z".parse().unwrap());
+    assert_eq!(entry.status, Status::Failed);
+    assert_eq!(entry.after["sgr-gone"], None);
+    let cut = entry.after["sgr-cut"].as_ref().unwrap();
+    assert_eq!(cut.permission, Permission::new("tcp", 80, 80));
+    assert_eq!(entry.after["sgr-denied"], before.get("sgr-denied").cloned());
+}

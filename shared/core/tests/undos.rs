@@ -21,6 +21,8 @@ use backstop_core::trigger::{Actor, Trigger};
 use backstop_core::undo::{Act, Answer, Decision, opt_out, plan, verify};
 use proptest::prelude::*;
 
+const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
+
 fn group(rules: &[IngressRule]) -> SecurityGroup {
     SecurityGroup {
         id: "sg-0123456789abcdef0".into(),
@@ -211,9 +213,12 @@ fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
     );
     let after = carried_out(&left, &decision);
     assert_eq!(in_full(&after), in_full(&before));
-    assert_eq!(verify(states, &facts(&after)), Vec::<String>::new());
+    assert_eq!(
+        verify(states, &facts(&after), Control::OpenIngress, TODAY),
+        Vec::<String>::new()
+    );
     assert!(
-        !verify(states, &facts(&left)).is_empty(),
+        !verify(states, &facts(&left), Control::OpenIngress, TODAY).is_empty(),
         "it sees what is not back"
     );
     for (what, change) in [
@@ -225,7 +230,7 @@ fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
     ] {
         let mut wrong = after.clone();
         change(wrong.rules.get_mut("low").unwrap());
-        let problems = verify(states, &facts(&wrong));
+        let problems = verify(states, &facts(&wrong), Control::OpenIngress, TODAY);
         assert!(
             problems.len() == 1 && problems[0].contains(what),
             "{problems:?}"

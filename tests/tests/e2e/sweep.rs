@@ -120,6 +120,34 @@ fn what_was_open_before_enforce_stays_and_what_is_opened_after_it_goes() {
 }
 
 #[test]
+fn what_of_the_baseline_was_closed_since_is_new_when_it_comes_back() {
+    scenario(async |aws| {
+        aws.set_policy(&policy(json!({"mode": "notify"})))
+            .await
+            .unwrap();
+        settle(aws).await;
+        let group = Group::new(aws, &[]).await;
+        group.open(aws, &[SSH], &[]).await;
+        aws.set_policy(&policy(json!({"mode": "enforce"})))
+            .await
+            .unwrap();
+        settle(aws).await;
+        let old = &group.raw(aws).await[0];
+        aws.ec2
+            .revoke_security_group_ingress()
+            .group_id(&group.id)
+            .security_group_rule_ids(old.security_group_rule_id().unwrap())
+            .send()
+            .await
+            .unwrap();
+        settle(aws).await;
+        let again = group.open(aws, &[SSH], &[]).await;
+        assert_eq!(check(aws, &again), "remediated");
+        assert!(group.rules(aws).await.is_empty());
+    });
+}
+
+#[test]
 fn leaving_enforce_ends_the_baseline_and_the_next_switch_makes_another() {
     scenario(async |aws| {
         settle(aws).await;

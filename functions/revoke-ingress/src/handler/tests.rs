@@ -487,6 +487,78 @@ async fn the_tenth_time_in_a_day_trips_the_control_for_the_group_and_says_so() {
     assert!(wire.operations().contains(&"PutEvents".to_owned()));
 }
 
+/// A ledger in which a run of this group was cut off: its lock has lapsed, its
+/// entry holds `sgr-1` in `before`.
+fn cut_off(call: &Call, entry: &Value, before: &str) -> Option<Reply> {
+    match call.operation.as_str() {
+        "BatchGetItem" => {
+            let lock = json!({
+                "pk": {"S": format!("lock#open-ingress#{GROUP}")}, "sk": {"S": "lock"},
+                "entry": {"S": entry["id"]}, "holder": {"S": "request-0"}, "lease_until": {"N": "0"},
+            });
+            Some(Reply::ok(
+                json!({ "Responses": { "ledger": [lock] } }).to_string(),
+            ))
+        }
+        "GetItem" => Some(Reply::ok(
+            json!({ "Item": {
+                "document": {"S": entry.to_string()}, "before": {"B": before}, "told": {"BOOL": false},
+            } })
+            .to_string(),
+        )),
+        _ => None,
+    }
+}
+
+/// The entry that a run stores before its first change, and its `before`.
+async fn begun(rules: &[&'static str]) -> (Value, String) {
+    let wire = wire(&open(rules), "enforce", |_| None);
+    run(&wire).await.unwrap();
+    let begin = wire
+        .calls()
+        .into_iter()
+        .find(|call| call.operation == "TransactWriteItems")
+        .unwrap();
+    let item = &begin.json["TransactItems"][1]["Put"]["Item"];
+    (
+        serde_json::from_str(item["document"]["S"].as_str().unwrap()).unwrap(),
+        item["before"]["B"].as_str().unwrap().to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn what_was_cut_off_is_finished_and_told_even_in_mode_off() {
+    let (entry, before) = begun(&["sgr-1"]).await;
+    // The rule is gone already: only the end is missing.
+    let wire = wire(&open(&[]), "off", move |call| {
+        cut_off(call, &entry, &before)
+    });
+    assert_eq!(run(&wire).await.unwrap(), "remediated");
+    assert_eq!(changes(&wire), 0);
+    assert!(wire.operations().contains(&"PutEvents".to_owned()));
+}
+
+#[tokio::test]
+async fn a_retry_spends_budget_for_what_was_not_planned_before_and_for_nothing_else() {
+    for (rules, counted) in [
+        (&["sgr-1"][..], None),
+        (&["sgr-1", "sgr-2", "sgr-3"], Some("2")),
+    ] {
+        let (entry, before) = begun(&["sgr-1"]).await;
+        let wire = wire(&open(rules), "enforce", move |call| {
+            cut_off(call, &entry, &before)
+        });
+        assert_eq!(run(&wire).await.unwrap(), "remediated");
+        let begin = wire
+            .calls()
+            .into_iter()
+            .find(|call| call.operation == "TransactWriteItems")
+            .unwrap();
+        let count = &begin.json["TransactItems"][2]["Update"]["ExpressionAttributeValues"];
+        assert_eq!(count[":changes"]["N"].as_str(), counted, "{rules:?}");
+    }
+}
+
 #[tokio::test]
 async fn mode_off_reads_and_ends() {
     let wire = wire(&open(&["sgr-1"]), "off", |_| None);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backstop_core::controls::{Control, Severity};
 use backstop_core::entry::Status;
 use backstop_core::exemption::Exemption;
-use backstop_core::plan::{Disposition, Ending, Outcome, Plan, Step};
+use backstop_core::plan::{Disposition, Ending, Outcome, Plan, RuleChange, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
 use backstop_core::trigger::Actor;
@@ -152,7 +152,7 @@ fn answer(rules: &Rules, entry: &Entry, call: &Call) -> Reply {
                 let about = match id.as_str() { "sgr-added" | "sgr-low" => "about sgr-low", "sgr-new" => "about sgr-ssh", _ => "other" };
                     // What was put back carries its opt-out.
                     let tags = match (id.as_str(), from) {
-                        ("sgr-new", _) | ("sgr-low", 0) => "<tagSet><item><key>backstop:opt-out</key><value>x</value></item></tagSet>",
+                        ("sgr-new", _) | ("sgr-low", 0) => "<tagSet><item><key>backstop:opt-out</key><value>open-ingress until=2099-01-01</value></item></tagSet>",
                         _ => "",
                     };
                 format!("<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4><description>{about}</description>{tags}</item>")
@@ -342,7 +342,6 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
         ..entry()
     };
     for (entry, verdict) in [
-        (with(Status::InProgress, vec![]), "in-progress"),
         (with(Status::Notified, vec![]), "nothing-to-undo"),
         (with(Status::Failed, vec![]), "nothing-to-undo"),
     ] {
@@ -374,6 +373,34 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
         error.contains("version 9") && error.contains("use the release that wrote it"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its_plan() {
+    let mut cut_off = entry();
+    cut_off.status = Status::InProgress;
+    cut_off.outcomes.clear();
+    cut_off.after.clear();
+    cut_off.plan.changes = vec![
+        RuleChange {
+            rule: cut_off.before["sgr-ssh"].clone(),
+            narrow_to: None,
+            authorise: vec![],
+            lost: vec![],
+        },
+        RuleChange {
+            rule: cut_off.before["sgr-low"].clone(),
+            narrow_to: Some(Permission::new("tcp", 80, 80)),
+            authorise: vec![],
+            lost: vec![],
+        },
+    ];
+    let rules = left();
+    let wire = wire_of(&rules, cut_off, |_| None);
+    assert_eq!(run(&wire, request()).await.unwrap()["verdict"], "undone");
+    let rules = rules.lock().unwrap();
+    assert!(rules.iter().any(|rule| rule.1 == 22));
+    assert!(rules.contains(&("sgr-low".into(), 0, 1024)));
 }
 
 #[tokio::test]

@@ -56,9 +56,9 @@ pub const MOST_BYTES: usize = 350_000;
 /// How long `known` and `sent` are remembered, in days: as long as entries.
 const REMEMBERED_DAYS: i64 = KEPT_DAYS;
 
-/// How long a message may be under way before another sender may try.
-/// (`notify`'s own time-out; Lambda's first retry comes a minute later.)
-const SENDING: Duration = Duration::from_secs(30);
+/// How long a message may be under way before another sender may try: half as
+/// long again as `notify`'s time-out, and less than its queue hides a message.
+const SENDING: Duration = Duration::from_secs(45);
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! What the sweep reads and keeps in the ledger: the baseline, what nobody has
 //! been told, what was done since the last digest, and what that said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::controls::Control;
@@ -12,7 +12,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::guards::{document, document_item};
 use super::items::{
-    Item, baseline_key, key, last_digest_key, notice_item, s, text, transact_put, walked_key,
+    Item, Key, baseline_key, key, last_digest_key, notice_item, s, text, transact_put, walked_key,
 };
 use super::{Ledger, LedgerError, Transacted};
 use crate::error::AwsError;
@@ -41,18 +41,36 @@ impl Ledger {
         Ok(item.is_some())
     }
 
-    /// Adds what was there on a resource to the baseline.
+    /// The resources that a control's baseline spares something on.
     ///
     /// # Errors
-    /// It could not be stored: then the resource's findings are not spared.
-    pub async fn add_to_baseline(
+    /// They could not be read.
+    pub async fn baseline_resources(
+        &self,
+        control: Control,
+    ) -> Result<BTreeSet<String>, LedgerError> {
+        let items = self
+            .query("by-resource", "resource", &baseline_of(control), None)
+            .await?;
+        let prefix = baseline_key(control.name(), "").0;
+        Ok(items
+            .iter()
+            .filter_map(|item| Some(text(item, "pk")?.strip_prefix(&prefix)?.to_owned()))
+            .collect())
+    }
+
+    /// Sets what the baseline spares on a resource; nothing: it is forgotten.
+    ///
+    /// # Errors
+    /// It could not be stored: then it is as it was.
+    pub async fn set_baseline(
         &self,
         control: Control,
         resource: &str,
         fingerprints: Vec<String>,
     ) -> Result<(), LedgerError> {
         if fingerprints.is_empty() {
-            return Ok(());
+            return self.delete(&baseline_key(control.name(), resource)).await;
         }
         let mut item = key(&baseline_key(control.name(), resource));
         item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
@@ -82,24 +100,26 @@ impl Ledger {
             .query("by-resource", "resource", &baseline_of(control), None)
             .await?;
         // The marker last: while it stands, the next sweep comes here again.
-        let keys = items
-            .iter()
-            .filter_map(|item| Some((text(item, "pk")?, text(item, "sk")?)))
-            .chain([(walked_key(control.name()).0, "state".to_owned())]);
-        for (pk, sk) in keys {
-            self.dynamodb
-                .delete_item()
-                .table_name(&self.table)
-                .key("pk", s(&pk))
-                .key("sk", s(&sk))
-                .send()
-                .await
-                .map_err(|e| LedgerError::Aws {
-                    doing: "written",
-                    error: AwsError::new("DeleteItem", &e),
-                })?;
+        let walked = walked_key(control.name());
+        let items = items.iter().filter_map(|item| text(item, "pk"));
+        for pk in items.chain([walked.0]) {
+            self.delete(&(pk, walked.1)).await?;
         }
         Ok(())
+    }
+
+    async fn delete(&self, at: &Key) -> Result<(), LedgerError> {
+        self.dynamodb
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(at)))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|e| LedgerError::Aws {
+                doing: "written",
+                error: AwsError::new("DeleteItem", &e),
+            })
     }
 
     /// The records that wait to be told, the oldest first.
