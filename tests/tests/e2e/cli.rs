@@ -25,7 +25,10 @@ fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
             "AWS_ENDPOINT_URL",
             format!("http://{}", upstreams.ministack),
         )
-        .env("AWS_ENDPOINT_URL_EC2", format!("http://{}", upstreams.moto))
+        .env(
+            "AWS_ENDPOINT_URL_EC2",
+            format!("http://127.0.0.1:{}", aws.proxy.moto_port),
+        )
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -87,6 +90,26 @@ fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
 
         assert_eq!(group.rules(aws).await.len(), 2, "nothing was changed");
         assert!(group.entries(aws).await.is_empty());
+    });
+}
+
+#[test]
+fn a_scan_goes_on_without_what_it_may_not_read_and_says_what_that_was() {
+    scenario(async |aws| {
+        let group = Group::new(aws, &[]).await;
+        group.open(aws, &[SSH], &[]).await;
+        aws.proxy.fail_next("DescribeTags", 1, Fault::denied());
+        let (code, table, err) = backstop(aws, &["scan"]);
+        assert_eq!(code, 2);
+        assert!(table.contains(&group.id), "{table}");
+        let unseen = "not seen: the opt-outs of VPCs: DescribeTags: UnauthorizedOperation";
+        assert!(err.contains(unseen), "{err}");
+
+        aws.proxy
+            .fail_next("DescribeSecurityGroups", 1, Fault::denied());
+        let (code, _, err) = backstop(aws, &["scan"]);
+        assert_eq!(code, 2, "nothing found is not all is well");
+        assert!(err.contains("ended after 0 of them"), "{err}");
     });
 }
 
