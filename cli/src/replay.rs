@@ -49,8 +49,14 @@ pub(crate) fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<Path
         }
         match std::fs::read_dir(&path) {
             Ok(entries) => {
-                let entries = entries.flatten().map(|entry| entry.path());
-                left.extend(entries.filter(|path| path.is_dir() || is_log(path)));
+                for entry in entries.flatten() {
+                    // A link to a folder could lead round in circles.
+                    let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                    let path = entry.path();
+                    if folder || (is_log(&path) && path.is_file()) {
+                        left.push(path);
+                    }
+                }
             }
             Err(error) => unreadable.push(format!("{}: {error}", path.display())),
         }

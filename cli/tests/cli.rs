@@ -95,6 +95,14 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
         replayed["looked_at"]["open-ingress"], 2,
         "the rest is not lost"
     );
+    std::os::unix::fs::symlink(&logs, logs.join("again")).unwrap();
+    let linked = backstop(&["replay", path, "--format", "json"]);
+    let replayed: Value = serde_json::from_str(&out(&linked)).unwrap();
+    assert_eq!(replayed["records"], 3, "not round in circles");
+    let empty = folder("empty");
+    let nothing = backstop(&["replay", empty.to_str().unwrap()]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(err(&nothing).contains("no log file"), "{}", err(&nothing));
     let none = backstop(&["replay", "/nonexistent/log.json"]);
     assert_eq!(none.status.code(), Some(2));
     assert!(

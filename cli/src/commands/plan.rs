@@ -31,9 +31,18 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let parsed = self.parse()?;
+        let (parsed, place) = self.parse()?;
         let aws = context.aws().await?;
         let account = aws.account().await?;
+        // Looked for elsewhere the resource would seem to be gone.
+        if let Some((region, of)) = place
+            && (region != aws.region || of != account)
+        {
+            return Err(Problem(format!(
+                "the event is of {region} in the account {of}, but these are credentials of {account} in {}: use --region and --profile",
+                aws.region
+            )));
+        }
         let policy = self.judging.policy(context, &aws).await?;
         let groups = match parsed {
             Target::Ignored(reason) => {
@@ -69,12 +78,13 @@ impl Plan {
         Ok(ExitCode::from(u8::from(found)))
     }
 
-    fn parse(&self) -> Result<Target, Problem> {
+    /// What to look at, and the Region and account that an event is of.
+    fn parse(&self) -> Result<(Target, Option<(String, String)>), Problem> {
         let what = self.what.as_str();
         if !Path::new(what).is_file() {
             return match what {
-                id if id.starts_with("sg-") => Ok(Target::Group(id.to_owned())),
-                id if id.starts_with("pl-") => Ok(Target::List(id.to_owned())),
+                id if id.starts_with("sg-") => Ok((Target::Group(id.to_owned()), None)),
+                id if id.starts_with("pl-") => Ok((Target::List(id.to_owned()), None)),
                 other => Err(Problem(format!(
                     "`{other}` is neither a file nor the id of a security group (`sg-…`) or prefix list (`pl-…`)"
                 ))),
@@ -85,9 +95,15 @@ impl Plan {
         let event: Value = serde_json::from_str(&text)
             .map_err(|error| Problem(format!("{what} is not JSON: {error}")))?;
         match trigger::ingress(&event) {
-            Ok(Parsed::Check(trigger)) => Ok(Target::Group(trigger.resource)),
-            Ok(Parsed::Expand(trigger)) => Ok(Target::List(trigger.resource)),
-            Ok(Parsed::Ignored(reason)) => Ok(Target::Ignored(reason)),
+            Ok(Parsed::Check(trigger)) => {
+                let place = (trigger.region, trigger.account);
+                Ok((Target::Group(trigger.resource), Some(place)))
+            }
+            Ok(Parsed::Expand(trigger)) => {
+                let place = (trigger.region, trigger.account);
+                Ok((Target::List(trigger.resource), Some(place)))
+            }
+            Ok(Parsed::Ignored(reason)) => Ok((Target::Ignored(reason), None)),
             Err(broken) => Err(Problem(format!("{what}: {broken}"))),
         }
     }

@@ -29,7 +29,13 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn run(self) -> Result<ExitCode, Problem> {
         let mut replayed = Replayed::default();
-        for file in files(&self.paths, &mut replayed.unreadable) {
+        let found = files(&self.paths, &mut replayed.unreadable);
+        if found.is_empty() && replayed.unreadable.is_empty() {
+            return Err(Problem(
+                "there is no log file (.json, .json.gz) under what was named".to_owned(),
+            ));
+        }
+        for file in found {
             match read(&file) {
                 Ok(records) => {
                     replayed.files += 1;

@@ -80,6 +80,11 @@ impl Story {
         }
     }
 
+    /// Whether its function holds the group's lock while it works.
+    fn holds_a_lock(self) -> bool {
+        !matches!(self, Self::Sweep)
+    }
+
     async fn set(self, aws: &LocalAws) -> Scene {
         let group = Group::new(aws, &[("owner", "team-web")]).await;
         let event = group
@@ -220,7 +225,10 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The time-out, in seconds, of a function that is killed: the lease of its
 /// lock is two seconds longer.
-const SHORT: u64 = 4;
+const SHORT: u64 = 8;
+
+/// Otherwise.
+const LONG: u64 = 60;
 
 /// The group after a remediation.
 const CLOSED: &[&str] = &[
@@ -321,8 +329,9 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
     // Cold, so that it makes every call: the policy is kept for a minute.
     // A process that is killed leaves a lock behind whose lease has to lapse
     // here (MiniStack gives the retry another request id, AWS the same).
-    let seconds = if way == Way::Killed { SHORT } else { 60 };
-    aws.set_timeout(story.function(), seconds).unwrap();
+    let short = way == Way::Killed && story.holds_a_lock();
+    aws.set_timeout(story.function(), if short { SHORT } else { LONG })
+        .unwrap();
     aws.proxy.reset();
     aws.proxy.attribute(true);
     let function = aws.resource(story.function());
@@ -342,6 +351,9 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
         "{run}: the call was not made: {:#?}",
         calls.collect::<Vec<_>>()
     );
+    if short {
+        aws.set_timeout(story.function(), LONG).unwrap();
+    }
     let again = aws.call(story.function(), &scene.event);
     assert!(again.is_ok(), "{run}, delivered again: {again:?}");
     story
