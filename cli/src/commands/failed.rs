@@ -44,7 +44,10 @@ impl Failed {
             What::List => list(&aws, &stack, &queue, &messages).await,
             What::Redrive { ids, all } => {
                 let wanted = |message: &Message| {
-                    all || ids.iter().any(|id| message.id.starts_with(id.as_str()))
+                    // An empty id begins every other: a variable that is not set.
+                    all || ids
+                        .iter()
+                        .any(|id| !id.is_empty() && message.id.starts_with(id.as_str()))
                 };
                 run_again(&aws, &stack, &queue, messages, wanted).await
             }

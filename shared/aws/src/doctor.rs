@@ -3,6 +3,7 @@
 //!
 //! Deliberately not here: what is in order (`backstop_core::doctor`).
 
+use aws_sdk_cloudtrail::operation::get_event_selectors::GetEventSelectorsOutput;
 use aws_sdk_cloudtrail::types::{EventSelector, ReadWriteType};
 use aws_sdk_sqs::types::QueueAttributeName;
 use backstop_core::doctor::{self, Check, Trail};
@@ -65,6 +66,7 @@ async fn trails(
     let request = cloudtrail.describe_trails().include_shadow_trails(true);
     let answer = deadline.call("DescribeTrails", request.send()).await?;
     let mut trails = Vec::new();
+    let mut unread = None;
     for found in answer.trail_list() {
         let arn = found.trail_arn().unwrap_or_default();
         let covers_region =
@@ -76,26 +78,39 @@ async fn trails(
         };
         if covers_region {
             let request = cloudtrail.get_trail_status().name(arn).send();
-            let status = deadline.call("GetTrailStatus", request).await?;
-            trail.logging = status.is_logging() == Some(true);
+            match deadline.call("GetTrailStatus", request).await {
+                Ok(status) => trail.logging = status.is_logging() == Some(true),
+                Err(error) => unread = Some(error),
+            }
         }
         if trail.logging {
             let request = cloudtrail.get_event_selectors().trail_name(arn).send();
-            let selectors = deadline.call("GetEventSelectors", request).await?;
-            trail.logs_writes = selectors.event_selectors().iter().any(logs_writes)
-                || selectors.advanced_event_selectors().iter().any(|advanced| {
-                    let fields = advanced.field_selectors();
-                    let is = |field: &str, value: &str| {
-                        fields
-                            .iter()
-                            .any(|f| f.field() == field && f.equals().iter().any(|v| v == value))
-                    };
-                    is("eventCategory", "Management") && !is("readOnly", "true")
-                });
+            match deadline.call("GetEventSelectors", request).await {
+                Ok(selectors) => trail.logs_writes = selects_writes(&selectors),
+                Err(error) => unread = Some(error),
+            }
         }
         trails.push(trail);
     }
-    Ok(trails)
+    // One that cannot be read hides no other that serves.
+    let serves = |trail: &Trail| trail.covers_region && trail.logging && trail.logs_writes;
+    match unread {
+        Some(error) if !trails.iter().any(serves) => Err(error),
+        _ => Ok(trails),
+    }
+}
+
+fn selects_writes(selectors: &GetEventSelectorsOutput) -> bool {
+    selectors.event_selectors().iter().any(logs_writes)
+        || selectors.advanced_event_selectors().iter().any(|advanced| {
+            let fields = advanced.field_selectors();
+            let is = |field: &str, value: &str| {
+                fields
+                    .iter()
+                    .any(|f| f.field() == field && f.equals().iter().any(|v| v == value))
+            };
+            is("eventCategory", "Management") && !is("readOnly", "true")
+        })
 }
 
 fn logs_writes(selector: &EventSelector) -> bool {
