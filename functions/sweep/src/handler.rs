@@ -260,9 +260,7 @@ impl Handler {
             }
             let mut decision = decide(group, &guards);
             // What a run is about to close is not part of it.
-            let at_work = lock
-                .as_ref()
-                .is_some_and(|lock| lock.is_live_for_others("", place.now));
+            let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(place.now));
             if matches!(baseline, Baseline::Begins) && !at_work {
                 // Before it is asked for: else it would be put right.
                 self.note(group, &decision, &mut guards).await?;
@@ -397,7 +395,7 @@ impl Handler {
         Ok(standing
             .lock
             .filter(|lock| lock.entry == entry.id)
-            .map(|lock| !lock.is_live_for_others("", place.now)))
+            .map(|lock| !lock.is_live(place.now)))
     }
 
     // --- opt-outs, health, the digest
@@ -454,7 +452,7 @@ impl Handler {
         if well
             && !self
                 .ledger
-                .has_noticed(notice.about.name(), &notice.subject())
+                .knows_notice(notice.about.name(), &notice.subject())
                 .await?
         {
             return Ok(());

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 
 use super::items::{
     Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
-    notice_item, resource_trip_key, s, text, transact_put, transact_update,
+    notice_item, resource_trip_key, s, text, transact_delete, transact_put, transact_update,
 };
-use super::{Known, Ledger, LedgerError, Lock, Standing, Transacted};
+use super::{BUDGET_SECONDS, Known, Ledger, LedgerError, Lock, Standing, Transacted};
 use crate::error::AwsError;
 
 /// How long fights are remembered after the last: a day, and one to spare.
@@ -204,9 +204,7 @@ impl Ledger {
                 .table_name(&self.table)
                 .set_key(Some(key(at)))
                 .set_condition_expression(condition.map(str::to_owned));
-            TransactWriteItem::builder()
-                .set_delete(delete.build().ok())
-                .build()
+            transact_delete(delete)
         };
         let forget = match resource {
             Some(resource) => delete(&fights_key(control, resource), None),
@@ -218,7 +216,7 @@ impl Ledger {
                     .expression_attribute_values(":none", n(0))
                     .expression_attribute_values(
                         ":expires",
-                        n(Timestamp::now().as_second() + 7 * 86_400),
+                        n(Timestamp::now().as_second() + BUDGET_SECONDS),
                     ),
             ),
         };

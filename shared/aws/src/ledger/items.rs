@@ -298,6 +298,14 @@ pub(super) fn transact_update(
         .build()
 }
 
+pub(super) fn transact_delete(
+    delete: aws_sdk_dynamodb::types::builders::DeleteBuilder,
+) -> TransactWriteItem {
+    TransactWriteItem::builder()
+        .set_delete(delete.build().ok())
+        .build()
+}
+
 pub(super) fn lock_item(run: &impl Run, holder: &Holder) -> Item {
     let mut item = key(&lock_key(run.control().name(), run.resource_id()));
     item.insert("entry".to_owned(), s(run.id()));

@@ -45,7 +45,7 @@ pub use sweep::Untold;
 
 use items::{
     Item, Key, budget_key, entry_key, key, known_key, lock_item, lock_key, n, notice_item, number,
-    s, sent_key, stored, text, transact_put, transact_update,
+    s, sent_key, stored, text, transact_delete, transact_put, transact_update,
 };
 
 /// Most bytes of an entry with its `before` and the outcomes to come, when a
@@ -55,6 +55,10 @@ pub const MOST_BYTES: usize = 350_000;
 
 /// How long `known` and `sent` are remembered, in days: as long as entries.
 const REMEMBERED_DAYS: i64 = KEPT_DAYS;
+
+/// How long a clock hour's count of changes is kept: a week, for people who
+/// look into it. It counts for one hour.
+const BUDGET_SECONDS: i64 = 7 * 86_400;
 
 /// How long a message may be under way before another sender may try: half as
 /// long again as `notify`'s time-out, and less than its queue hides a message.
@@ -105,7 +109,13 @@ impl Lock {
     /// an earlier attempt (Lambda never runs a retry beside its first try).
     #[must_use]
     pub fn is_live_for_others(&self, holder: &str, now: Timestamp) -> bool {
-        self.holder != holder && self.lease_until > now.as_millisecond()
+        self.holder != holder && self.is_live(now)
+    }
+
+    /// Whether any invocation is at work.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.lease_until > now.as_millisecond()
     }
 }
 
@@ -185,9 +195,9 @@ impl Known {
         })
     }
 
-    /// What it means for an entry that was found now; `None`: it is news.
-    fn of(&self, entry: &Entry) -> Option<Recorded> {
-        (self.state_key == entry.state_key()).then(|| match self.told {
+    /// What it means for what is so now; `None`: it is news.
+    fn of(&self, state_key: &str) -> Option<Recorded> {
+        (self.state_key == state_key).then(|| match self.told {
             true => Recorded::Told,
             false => Recorded::Untold(self.entry.clone()),
         })
@@ -323,7 +333,7 @@ impl Ledger {
                 .condition_expression("attribute_not_exists(changes) OR changes <= :room")
                 .expression_attribute_values(":changes", n(changes as i64))
                 .expression_attribute_values(":room", n(room))
-                .expression_attribute_values(":expires", n(now.as_second() + 7 * 86_400)),
+                .expression_attribute_values(":expires", n(now.as_second() + BUDGET_SECONDS)),
         ))
     }
 
@@ -340,7 +350,7 @@ impl Ledger {
                     .and_then(|reason| reason.item.as_ref())
                     .and_then(Lock::from_item);
                 match lock {
-                    Some(lock) if lock.lease_until > Timestamp::now().as_millisecond() => {
+                    Some(lock) if lock.is_live(Timestamp::now()) => {
                         self.ask_to_look_again(run, &lock).await
                     }
                     // The third is the budget's counter. Only it was refused:
@@ -480,9 +490,7 @@ impl Ledger {
                 .condition_expression(condition)
                 .expression_attribute_values(":entry", s(run.id()))
                 .expression_attribute_values(":holder", s(&holder.id));
-            TransactWriteItem::builder()
-                .set_delete(delete.build().ok())
-                .build()
+            transact_delete(delete)
         };
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
         match self.transact(with(release(&quiet))).await? {
@@ -546,11 +554,12 @@ impl Ledger {
         known: Option<&Known>,
         quiet: bool,
     ) -> Result<Recorded, LedgerError> {
-        if let Some(recorded) = known.and_then(|known| known.of(entry)) {
+        let state_key = entry.state_key();
+        if let Some(recorded) = known.and_then(|known| known.of(&state_key)) {
             return Ok(recorded);
         }
         let mut item = key(&known_key(entry.control.name(), entry.resource_id()));
-        item.insert("state_key".to_owned(), s(&entry.state_key()));
+        item.insert("state_key".to_owned(), s(&state_key));
         item.insert("entry".to_owned(), s(&entry.id));
         item.insert("page_key".to_owned(), s(&entry.page_key()));
         item.insert("told".to_owned(), AttributeValue::Bool(quiet));
@@ -562,18 +571,8 @@ impl Ledger {
             record.insert("expires_at".to_owned(), expires);
             record.remove("untold");
         }
-        let put = Put::builder()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let put = match known {
-            None => put.condition_expression("attribute_not_exists(pk)"),
-            Some(known) => put
-                .condition_expression("entry = :entry")
-                .expression_attribute_values(":entry", s(&known.entry)),
-        };
         let items = vec![
-            transact_put(put),
+            self.put_known(item, known),
             self.put_item(record, "attribute_not_exists(pk)"),
         ];
         match self.transact(items).await? {
@@ -583,10 +582,25 @@ impl Ledger {
                 let old = reasons.first().and_then(|reason| reason.item.as_ref());
                 let recorded = old
                     .and_then(Known::from_item)
-                    .and_then(|known| known.of(entry));
+                    .and_then(|known| known.of(&state_key));
                 Ok(recorded.unwrap_or(Recorded::Moved))
             }
         }
+    }
+
+    /// Puts what is known of a resource, on condition that it is still as it was
+    /// read (`known`).
+    fn put_known(&self, item: Item, known: Option<&Known>) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        transact_put(match known {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(known) => put
+                .condition_expression("entry = :entry")
+                .expression_attribute_values(":entry", s(&known.entry)),
+        })
     }
 
     /// Notes that a recorded entry has been told.
@@ -644,31 +658,20 @@ impl Ledger {
             .get(&subject)
             .await?
             .and_then(|item| Known::from_item(&item));
-        if let Some(known) = &known
-            && known.state_key == notice.state_key()
-        {
-            return Ok(match known.told {
-                true => Recorded::Told,
-                false => Recorded::Untold(known.entry.clone()),
-            });
+        let state_key = notice.state_key();
+        if let Some(recorded) = known.as_ref().and_then(|known| known.of(&state_key)) {
+            return Ok(recorded);
         }
         let mut item = key(&subject);
-        item.insert("state_key".to_owned(), s(&notice.state_key()));
+        item.insert("state_key".to_owned(), s(&state_key));
         item.insert("entry".to_owned(), s(&notice.id));
         item.insert("told".to_owned(), AttributeValue::Bool(false));
         item.insert(
             "expires_at".to_owned(),
             n(notice.at.as_second() + REMEMBERED_DAYS * 86_400),
         );
-        let put = Put::builder().table_name(&self.table).set_item(Some(item));
-        let put = match &known {
-            None => put.condition_expression("attribute_not_exists(pk)"),
-            Some(known) => put
-                .condition_expression("entry = :entry")
-                .expression_attribute_values(":entry", s(&known.entry)),
-        };
         let items = vec![
-            transact_put(put),
+            self.put_known(item, known.as_ref()),
             self.put_item(notice_item(notice)?, "attribute_not_exists(pk)"),
         ];
         match self.transact(items).await? {
@@ -693,10 +696,9 @@ impl Ledger {
             .set_key(Some(key(&known_key(control, resource_id))))
             .condition_expression("entry = :entry")
             .expression_attribute_values(":entry", s(&known.entry));
-        let delete = TransactWriteItem::builder()
-            .set_delete(delete.build().ok())
-            .build();
-        self.transact(vec![delete]).await.map(|_| ())
+        self.transact(vec![transact_delete(delete)])
+            .await
+            .map(|_| ())
     }
 
     /// Claims a message for sending, so that two senders send it once.

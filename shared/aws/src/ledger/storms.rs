@@ -12,13 +12,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValue, TransactWriteItem};
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, ReturnValue};
 use backstop_core::notice::Notice;
 use backstop_core::storms::{Kind, MOST_TEAMS, More, on_until};
 use jiff::Timestamp;
 
 use super::items::{
     Item, Key, entry_key, key, n, notice_item, number, s, sent_key, state_key, stored, text,
+    transact_delete,
 };
 use super::{Claim, Ledger, LedgerError, REMEMBERED_DAYS, Stored, Transacted};
 use crate::error::AwsError;
@@ -280,11 +281,8 @@ impl Ledger {
             .expression_attribute_names("#until", "until")
             .expression_attribute_values(":until", n(surge.until))
             .expression_attribute_values(":more", n(count(surge.more.count)));
-        let delete = TransactWriteItem::builder()
-            .set_delete(delete.build().ok())
-            .build();
         let items = vec![
-            delete,
+            transact_delete(delete),
             self.put_item(notice_item(notice)?, "attribute_not_exists(pk)"),
         ];
         Ok(matches!(self.transact(items).await?, Transacted::Done))

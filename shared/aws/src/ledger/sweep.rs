@@ -214,15 +214,6 @@ impl Ledger {
         }
     }
 
-    /// Whether a notice of this topic has ever been recorded.
-    ///
-    /// # Errors
-    /// It could not be read.
-    pub async fn has_noticed(&self, topic: &str, subject: &str) -> Result<bool, LedgerError> {
-        let item = self.get(&super::items::known_key(topic, subject)).await?;
-        Ok(item.is_some())
-    }
-
     /// Every item of an index's partition, or those that began after a time.
     pub(super) async fn query(
         &self,
