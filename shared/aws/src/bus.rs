@@ -46,7 +46,7 @@ async fn put<T: Serialize>(
         let mut request = bus.put_events();
         for detail in batch {
             let detail = serde_json::to_string(detail)
-                .map_err(|e| failed("NotSent", e.to_string(), false))?;
+                .map_err(|e| AwsError::not_sent("PutEvents", e.to_string()))?;
             request = request.entries(
                 PutEventsRequestEntry::builder()
                     .source(OWN_SOURCE)
@@ -65,21 +65,13 @@ async fn put<T: Serialize>(
             .iter()
             .find(|entry| entry.error_code().is_some())
         {
-            return Err(failed(
-                entry.error_code().unwrap_or("Unknown"),
-                entry.error_message().unwrap_or("no message").to_owned(),
-                true,
-            ));
+            return Err(AwsError {
+                operation: "PutEvents",
+                code: entry.error_code().unwrap_or("Unknown").to_owned(),
+                message: entry.error_message().unwrap_or("no message").to_owned(),
+                retryable: true,
+            });
         }
     }
     Ok(())
-}
-
-fn failed(code: &str, message: String, retryable: bool) -> AwsError {
-    AwsError {
-        operation: "PutEvents",
-        code: code.to_owned(),
-        message,
-        retryable,
-    }
 }

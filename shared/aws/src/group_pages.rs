@@ -18,7 +18,8 @@ use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Sour
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
-use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags, vpc_opt_outs};
+use crate::opt_outs;
+use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags};
 
 /// How long a walk pauses when EC2 goes on throttling it.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -56,10 +57,12 @@ pub async fn walk(
 ) -> Result<Walked, Stopped> {
     let mut seen = 0_u64;
     let mut unseen = Vec::new();
-    let vpcs = vpc_opt_outs(ec2, deadline).await.unwrap_or_else(|error| {
-        unseen.push(format!("the opt-outs of VPCs: {error}"));
-        BTreeMap::new()
-    });
+    let vpcs = opt_outs::of_vpcs(ec2, deadline)
+        .await
+        .unwrap_or_else(|error| {
+            unseen.push(format!("the opt-outs of VPCs: {error}"));
+            BTreeMap::new()
+        });
     // A list that many groups name is read once.
     let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
     let mut token = None;

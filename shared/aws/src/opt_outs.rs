@@ -66,6 +66,14 @@ pub async fn all(
     tagged(ec2, None, deadline).await
 }
 
+/// The opt-out tag's value of every VPC that has one, by VPC id.
+pub(crate) async fn of_vpcs(
+    ec2: &aws_sdk_ec2::Client,
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, String>, AwsError> {
+    tagged(ec2, Some(filter("resource-type", "vpc")), deadline).await
+}
+
 /// The security groups that tags of these resources concern: a group itself,
 /// the group of a rule, every group of a VPC. What is gone concerns none.
 ///

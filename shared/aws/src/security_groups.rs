@@ -11,13 +11,13 @@ use aws_sdk_ec2::types::{
     Filter, IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, SecurityGroupRule,
     SecurityGroupRuleRequest, SecurityGroupRuleUpdate, Tag, TagSpecification, UserIdGroupPair,
 };
-use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
+use crate::opt_outs;
 
 /// Most rules a page of DescribeSecurityGroupRules holds (EC2's maximum).
 const RULES_PAGE: i32 = 1000;
@@ -43,7 +43,7 @@ pub async fn gather(
     let (group, rules, vpc_opt_outs) = tokio::join!(
         group(ec2, id, deadline),
         rules(ec2, id, deadline),
-        vpc_opt_outs(ec2, deadline),
+        opt_outs::of_vpcs(ec2, deadline),
     );
     let Some(group) = group? else {
         return Ok(Facts::Gone);
@@ -202,29 +202,6 @@ fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
             .map(str::to_owned),
         tags: tags(rule.tags()),
     })
-}
-
-/// The opt-out tag of every VPC that has one, by VPC id.
-pub(crate) async fn vpc_opt_outs(
-    ec2: &aws_sdk_ec2::Client,
-    deadline: &Deadline,
-) -> Result<BTreeMap<String, String>, AwsError> {
-    const OPERATION: &str = "DescribeTags";
-    let mut found = BTreeMap::new();
-    let mut pages = ec2
-        .describe_tags()
-        .filters(filter("key", OPT_OUT_TAG))
-        .filters(filter("resource-type", "vpc"))
-        .into_paginator()
-        .send();
-    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-        for tag in page.map_err(|e| AwsError::new(OPERATION, &e))?.tags() {
-            if let Some(vpc) = tag.resource_id() {
-                found.insert(vpc.to_owned(), tag.value().unwrap_or_default().to_owned());
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// The entries of every list, read side by side.

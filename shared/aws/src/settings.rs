@@ -84,11 +84,7 @@ impl SweepSettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader {
-            get,
-            problems: Vec::new(),
-        };
-        let settings = Self {
+        read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
             mode: reader.mode(DEFAULT_MODE),
@@ -99,8 +95,7 @@ impl SweepSettings {
                 .split(',')
                 .map(|name| name.trim().to_owned())
                 .collect(),
-        };
-        reader.finish(settings)
+        })
     }
 }
 
@@ -132,13 +127,22 @@ impl Reader<'_> {
             Mode::Notify
         })
     }
+}
 
-    fn finish<T>(self, settings: T) -> Result<T, BadEnvironment> {
-        if self.problems.is_empty() {
-            Ok(settings)
-        } else {
-            Err(BadEnvironment(self.problems))
-        }
+/// Reads everything before the first complaint.
+fn read_all<T>(
+    get: &dyn Fn(&str) -> Option<String>,
+    read: impl FnOnce(&mut Reader<'_>) -> T,
+) -> Result<T, BadEnvironment> {
+    let mut reader = Reader {
+        get,
+        problems: Vec::new(),
+    };
+    let settings = read(&mut reader);
+    if reader.problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(BadEnvironment(reader.problems))
     }
 }
 
@@ -148,17 +152,12 @@ impl RemediationSettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader {
-            get,
-            problems: Vec::new(),
-        };
-        let settings = Self {
+        read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
             mode: reader.mode(DEFAULT_MODE),
             owner_tag_key: reader.text(OWNER_TAG_KEY),
-        };
-        reader.finish(settings)
+        })
     }
 }
 
@@ -168,15 +167,10 @@ impl WatchSettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader {
-            get,
-            problems: Vec::new(),
-        };
-        let settings = Self {
+        read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
-        };
-        reader.finish(settings)
+        })
     }
 }
 
@@ -186,15 +180,10 @@ impl NotifySettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader {
-            get,
-            problems: Vec::new(),
-        };
-        let settings = Self {
+        read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             topic_arn: reader.text(TOPIC_ARN),
-        };
-        reader.finish(settings)
+        })
     }
 }
 
@@ -204,15 +193,10 @@ impl UndoSettings {
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
-        let mut reader = Reader {
-            get,
-            problems: Vec::new(),
-        };
-        let settings = Self {
+        read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
-        };
-        reader.finish(settings)
+        })
     }
 }
 

@@ -96,10 +96,6 @@ impl Ledger {
 
     /// Reads items by their keys (at most 100), consistently.
     pub(super) async fn get_all(&self, keys: &[&Key]) -> Result<Vec<Item>, LedgerError> {
-        let failed = |error| LedgerError::Aws {
-            doing: "read",
-            error,
-        };
         let mut wanted: Vec<Item> = keys.iter().map(|k| key(k)).collect();
         let mut items = Vec::new();
         for attempt in 1..=TRIES {
@@ -107,14 +103,16 @@ impl Ledger {
                 .set_keys(Some(wanted))
                 .consistent_read(true)
                 .build()
-                .map_err(|e| failed(AwsError::not_sent("BatchGetItem", e.to_string())))?;
+                .map_err(|e| {
+                    LedgerError::read(AwsError::not_sent("BatchGetItem", e.to_string()))
+                })?;
             let answer = self
                 .dynamodb
                 .batch_get_item()
                 .request_items(&self.table, request)
                 .send()
                 .await
-                .map_err(|e| failed(AwsError::new("BatchGetItem", &e)))?;
+                .map_err(|e| LedgerError::read(AwsError::new("BatchGetItem", &e)))?;
             items.extend(answer.responses.unwrap_or_default().into_values().flatten());
             wanted = answer
                 .unprocessed_keys
@@ -127,7 +125,7 @@ impl Ledger {
             }
             tokio::time::sleep(Duration::from_millis(40 << attempt)).await;
         }
-        Err(failed(AwsError::throttled(
+        Err(LedgerError::read(AwsError::throttled(
             "BatchGetItem",
             "DynamoDB left keys unread again and again",
         )))

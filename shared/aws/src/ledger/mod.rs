@@ -85,6 +85,22 @@ pub enum LedgerError {
     Unreadable(String, String),
 }
 
+impl LedgerError {
+    fn read(error: AwsError) -> Self {
+        Self::Aws {
+            doing: "read",
+            error,
+        }
+    }
+
+    fn written(error: AwsError) -> Self {
+        Self::Aws {
+            doing: "written",
+            error,
+        }
+    }
+}
+
 /// The lock of a resource, as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
@@ -392,10 +408,7 @@ impl Ledger {
                 if error.code == "ConditionalCheckFailedException" {
                     Ok(Begun::Moved)
                 } else {
-                    Err(LedgerError::Aws {
-                        doing: "written",
-                        error,
-                    })
+                    Err(LedgerError::written(error))
                 }
             }
         }
@@ -737,10 +750,7 @@ impl Ledger {
             .send()
             .await
             .map(|_| ())
-            .map_err(|e| LedgerError::Aws {
-                doing: "written",
-                error: AwsError::new("UpdateItem", &e),
-            })
+            .map_err(|e| LedgerError::written(AwsError::new("UpdateItem", &e)))
     }
 
     async fn get(&self, pk: &Key) -> Result<Option<Item>, LedgerError> {
@@ -752,10 +762,7 @@ impl Ledger {
             .send()
             .await
             .map(|answer| answer.item)
-            .map_err(|e| LedgerError::Aws {
-                doing: "read",
-                error: AwsError::new("GetItem", &e),
-            })
+            .map_err(|e| LedgerError::read(AwsError::new("GetItem", &e)))
     }
 
     /// Puts an item. With `unless_claimed` it is put only if there is none, or
@@ -790,10 +797,7 @@ impl Ledger {
                 {
                     return Ok(Some(refused.item.clone().unwrap_or_default()));
                 }
-                Err(LedgerError::Aws {
-                    doing: "written",
-                    error: AwsError::new("PutItem", &error),
-                })
+                Err(LedgerError::written(AwsError::new("PutItem", &error)))
             }
         }
     }
@@ -829,10 +833,10 @@ impl Ledger {
                     continue;
                 }
             }
-            return Err(LedgerError::Aws {
-                doing: "written",
-                error: AwsError::new("TransactWriteItems", &error),
-            });
+            return Err(LedgerError::written(AwsError::new(
+                "TransactWriteItems",
+                &error,
+            )));
         }
     }
 }

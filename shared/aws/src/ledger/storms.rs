@@ -160,7 +160,7 @@ impl Ledger {
             .return_values(ReturnValue::UpdatedNew)
             .send()
             .await
-            .map_err(|e| written(&e))?;
+            .map_err(|e| LedgerError::written(AwsError::new("UpdateItem", &e)))?;
         let told = answer.attributes().and_then(|all| number(all, "told"));
         Ok(told.and_then(|told| u64::try_from(told).ok()).unwrap_or(0))
     }
@@ -199,7 +199,11 @@ impl Ledger {
                 .expression_attribute_values(":told", n(-count(told.count)))
                 .expression_attribute_values(":least", n(count(told.count)))
         };
-        update.send().await.map(|_| ()).map_err(|e| written(&e))
+        update
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|e| LedgerError::written(AwsError::new("UpdateItem", &e)))
     }
 
     /// Counts those of a kind whose storm is on. `false`: it is not on any
@@ -236,14 +240,14 @@ impl Ledger {
         let answer = update.update_expression(set + &add).send().await;
         match answer {
             Ok(_) => Ok(true),
-            Err(error) => match written(&error) {
-                LedgerError::Aws { error, .. }
-                    if error.code == "ConditionalCheckFailedException" =>
-                {
+            Err(error) => {
+                let error = AwsError::new("UpdateItem", &error);
+                if error.code == "ConditionalCheckFailedException" {
                     Ok(false)
+                } else {
+                    Err(LedgerError::written(error))
                 }
-                error => Err(error),
-            },
+            }
         }
     }
 
@@ -291,16 +295,4 @@ impl Ledger {
 
 fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn written<R: std::fmt::Debug>(
-    error: &aws_sdk_dynamodb::error::SdkError<
-        aws_sdk_dynamodb::operation::update_item::UpdateItemError,
-        R,
-    >,
-) -> LedgerError {
-    LedgerError::Aws {
-        doing: "written",
-        error: AwsError::new("UpdateItem", error),
-    }
 }

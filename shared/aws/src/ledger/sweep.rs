@@ -116,10 +116,7 @@ impl Ledger {
             .send()
             .await
             .map(|_| ())
-            .map_err(|e| LedgerError::Aws {
-                doing: "written",
-                error: AwsError::new("DeleteItem", &e),
-            })
+            .map_err(|e| LedgerError::written(AwsError::new("DeleteItem", &e)))
     }
 
     /// The records that wait to be told, the oldest first.
@@ -239,10 +236,7 @@ impl Ledger {
         let mut pages = request.into_paginator().send();
         let mut items = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| LedgerError::Aws {
-                doing: "read",
-                error: AwsError::new("Query", &e),
-            })?;
+            let page = page.map_err(|e| LedgerError::read(AwsError::new("Query", &e)))?;
             items.extend(page.items.unwrap_or_default());
         }
         Ok(items)
