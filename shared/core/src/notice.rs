@@ -236,4 +236,10 @@ impl Notice {
         };
         digest([said.as_str()])
     }
+
+    /// What its message is known by.
+    #[must_use]
+    pub fn message_key(&self) -> String {
+        digest([self.about.name(), &self.subject(), &self.state_key()])
+    }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::entry::{Entry, digest};
+use crate::entry::Entry;
 use crate::notice::Notice;
 use crate::undo::Undo;
 
@@ -110,9 +110,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => entry.message_key(),
             Self::Undo(undo) => undo.message_key(),
-            Self::Notice(notice) => {
-                digest([notice.about.name(), &notice.subject(), &notice.state_key()])
-            }
+            Self::Notice(notice) => notice.message_key(),
         }
     }
 }

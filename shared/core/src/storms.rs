@@ -19,7 +19,8 @@ use crate::undo::UndoStatus;
 pub const MOST_SINGLE: usize = 5;
 /// How many of a storm are named.
 pub const MOST_EXAMPLES: usize = 25;
-/// Most teams that are remembered for what is only counted.
+/// Most teams that are remembered for what is only counted, and that a storm's
+/// message is addressed to.
 pub const MOST_TEAMS: usize = 100;
 /// How long after its message a storm is on: further ones are counted.
 const MINUTES: i64 = 15;

@@ -7,8 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::story::{Section, Story};
-use super::subject::first_line;
+use super::story::Section;
 use super::words::{one_line, or};
 use crate::controls::Severity;
 
@@ -24,7 +23,8 @@ const MOST_STEP: usize = 300;
 /// Most characters of a keyword and of every field of the metadata.
 const MOST_WORD: usize = 75;
 
-/// What a notification is made of.
+/// What a notification is made of, and what every message about the same record
+/// says with it.
 pub(super) struct Card<'a> {
     /// What the message is known by.
     pub(super) key: String,
@@ -40,24 +40,6 @@ pub(super) struct Card<'a> {
     pub(super) team: &'a str,
     /// What it is about.
     pub(super) resources: Vec<String>,
-}
-
-/// The notification about an entry.
-pub(super) fn notification(story: &Story<'_>, sections: &[Section]) -> Value {
-    let entry = story.entry;
-    card(&Card {
-        key: entry.message_key(),
-        record: &entry.id,
-        title: &first_line(story),
-        sections,
-        control: entry.control.name(),
-        severity: entry.severity,
-        outcome: entry.status.name(),
-        account: &entry.account,
-        region: &entry.region,
-        team: entry.team_or_unowned(),
-        resources: vec![entry.resource.clone()],
-    })
 }
 
 /// The notification as JSON.

@@ -11,14 +11,14 @@
 //! | `subject` | the subject, which is also the first line of every body |
 //! | `story` | the sections a person reads first, for mail and chat alike |
 //! | `undo_commands` | the AWS CLI commands that take our changes back |
-//! | `notice`, `undo` | messages about the other kinds of records |
+//! | `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
 //! | `chat` | the custom notification of Amazon Q Developer in chat applications |
 //! | `notification` | the JSON that programs read, and its schema |
-//! | `notice` | messages about notices, with a JSON format of their own |
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::json;
 
 use crate::entry::Entry;
@@ -46,7 +46,8 @@ pub use notification::{
 pub use undo::{UndoKind, UndoNotification};
 pub use words::one_line;
 
-use story::{Section, Story};
+use chat::Card;
+use story::Story;
 
 /// Most bytes of a message with its subject and attributes. SNS takes 262,144;
 /// the rest is room for what SNS itself adds.
@@ -102,15 +103,28 @@ pub fn of(record: &Record) -> Message {
 #[must_use]
 pub fn compose(entry: &Entry) -> Message {
     let story = Story::new(entry);
-    let sections = story.sections();
-    let chat = chat::notification(&story, &sections).to_string();
+    let card = Card {
+        key: entry.message_key(),
+        record: &entry.id,
+        title: &subject::first_line(&story),
+        sections: &story.sections(),
+        control: entry.control.name(),
+        severity: entry.severity,
+        outcome: entry.status.name(),
+        account: &entry.account,
+        region: &entry.region,
+        team: entry.team_or_unowned(),
+        resources: vec![entry.resource.clone()],
+    };
+    let chat = chat::card(&card).to_string();
     let mut message = Message {
         subject: subject::subject(&story),
         body: String::new(),
-        attributes: attributes(entry),
+        attributes: attributes(&card),
     };
     for most in RULES_SHOWN {
-        message.body = body(&story, &sections, &chat, *most);
+        let data = to_json(&Notification::of(entry, *most));
+        message.body = bodies(&text::mail(&story, &card, *most), &chat, &data);
         if message.bytes() <= MOST_BYTES {
             break;
         }
@@ -118,15 +132,9 @@ pub fn compose(entry: &Entry) -> Message {
     message
 }
 
-/// One body per protocol. Chat applications subscribe as `https`; whatever has
-/// no body of its own gets `default`.
-fn body(story: &Story<'_>, sections: &[Section], chat: &str, most: usize) -> String {
-    let text = text::mail(story, sections, most);
-    let data = Notification::of(story.entry, most).to_json();
-    bodies(&text, chat, &data)
-}
-
 /// One body per protocol: mail for people, a card for chat, JSON for programs.
+/// Chat applications subscribe as `https`; whatever has no body of its own gets
+/// `default`.
 fn bodies(mail: &str, chat: &str, data: &str) -> String {
     json!({
         "default": mail,
@@ -141,14 +149,23 @@ fn bodies(mail: &str, chat: &str, data: &str) -> String {
     .to_string()
 }
 
-fn attributes(entry: &Entry) -> BTreeMap<String, String> {
+/// What programs read, as JSON.
+fn to_json(data: &impl Serialize) -> String {
+    // Nothing in it can fail to become JSON: all keys are texts. Should that
+    // ever change, subscribers hear that and not silence.
+    serde_json::to_string(data)
+        .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string())
+}
+
+/// What subscriptions filter by.
+fn attributes(card: &Card<'_>) -> BTreeMap<String, String> {
     [
-        ("control", entry.control.name(), "unknown"),
-        ("severity", &entry.severity.to_string(), "unknown"),
-        ("outcome", entry.status.name(), "unknown"),
-        ("account", &entry.account, "unknown"),
-        ("region", &entry.region, "unknown"),
-        ("team", entry.team_or_unowned(), "unowned"),
+        ("control", card.control, "unknown"),
+        ("severity", &card.severity.to_string(), "unknown"),
+        ("outcome", card.outcome, "unknown"),
+        ("account", card.account, "unknown"),
+        ("region", card.region, "unknown"),
+        ("team", card.team, "unowned"),
     ]
     .into_iter()
     .map(|(key, value, without)| (key.to_owned(), words::or(&one_line(value, 256), without)))

@@ -20,13 +20,14 @@ use super::notification::{
 use super::story::{Section, terms, who};
 use super::subject::shortened_subject;
 use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
-use super::{MOST_BYTES, Message, RULES_SHOWN, text};
+use super::{MOST_BYTES, Message, RULES_SHOWN, attributes, bodies, text, to_json};
 use crate::controls::{Control, Severity};
 use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
 };
+use crate::storms::MOST_TEAMS;
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -36,8 +37,6 @@ const MOST_LINES: usize = 25;
 const MOST_TEXT: usize = 300;
 /// Most examples in a line.
 const MOST_EXAMPLES: usize = 5;
-/// Most teams that a storm's message is addressed to.
-const MOST_TEAMS: usize = 100;
 
 /// Something people are told that is not about one finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -346,7 +345,7 @@ struct Told {
 /// Composes the message about a notice.
 pub(super) fn compose(notice: &Notice) -> Message {
     let told = told(notice);
-    let chat = chat::card(&Card {
+    let card = Card {
         key: told.key.clone(),
         record: &notice.id,
         title: &told.headline,
@@ -358,26 +357,19 @@ pub(super) fn compose(notice: &Notice) -> Message {
         region: &notice.region,
         team: &told.teams,
         resources: told.resources.clone(),
-    })
-    .to_string();
-    let mut mail = vec![format!(
-        "{}\n{}",
-        told.headline,
-        text::about(&notice.account, &notice.region, &told.teams, &told.control)
-    )];
-    mail.extend(text::lead(&told.sections));
-    mail.push(text::ledger(&notice.id, &notice.region));
-    let mail = mail.join("\n\n") + "\n";
+    };
+    let (mail, chat) = (text::of_card(&card), chat::card(&card).to_string());
+    let mut attributes = attributes(&card);
+    // In words for people, as a list where subscriptions filter by it.
+    attributes.insert("team".to_owned(), told.team.clone());
     let mut message = Message {
         subject: shortened_subject(&told.headline),
         body: String::new(),
-        attributes: attributes(notice, &told),
+        attributes,
     };
     for most in RULES_SHOWN {
-        let data = NoticeNotification::of(notice, &told, *most);
-        let data = serde_json::to_string(&data)
-            .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string());
-        message.body = super::bodies(&mail, &chat, &data);
+        let data = to_json(&NoticeNotification::of(notice, &told, *most));
+        message.body = bodies(&mail, &chat, &data);
         if message.bytes() <= MOST_BYTES {
             break;
         }
@@ -385,25 +377,10 @@ pub(super) fn compose(notice: &Notice) -> Message {
     message
 }
 
-fn attributes(notice: &Notice, told: &Told) -> BTreeMap<String, String> {
-    let word = |text: &str, without: &str| or(&one_line(text, 256), without);
-    [
-        ("control", told.control.clone()),
-        ("severity", told.severity.to_string()),
-        ("outcome", told.outcome.clone()),
-        ("account", word(&notice.account, "unknown")),
-        ("region", word(&notice.region, "unknown")),
-        ("team", told.team.clone()),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
-}
-
 fn told(notice: &Notice) -> Told {
     let unowned = || "unowned".to_owned();
     let mut told = Told {
-        key: crate::record::Record::Notice(Box::new(notice.clone())).message_key(),
+        key: notice.message_key(),
         headline: String::new(),
         control: or(&one_line(notice.control(), 100), "-"),
         severity: Severity::Medium,

@@ -367,15 +367,6 @@ impl Notification {
         }
     }
 
-    /// The notification as JSON.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        // Nothing in it can fail to become JSON: all keys are texts. Should
-        // that ever change, subscribers hear that and not silence.
-        serde_json::to_string(self)
-            .unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string())
-    }
-
     /// The JSON Schema of the notification.
     #[must_use]
     pub fn schema() -> serde_json::Value {

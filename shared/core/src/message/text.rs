@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
+use super::chat::Card;
 use super::notification::LedgerKey;
 use super::story::{Section, Story, ended, terms};
-use super::subject::first_line;
 use super::undo_commands::{Undo, quote, undo_commands};
 use super::words::{count, joined, one_line, rules, shortened, time};
 use crate::exemption::Exemption;
@@ -19,38 +19,37 @@ const MOST_LINE: usize = 1200;
 const MOST_STEPS: usize = 10;
 
 /// The mail, with at most `most` rules in every list.
-pub(super) fn mail(story: &Story<'_>, sections: &[Section], most: usize) -> String {
-    let mut paragraphs = vec![headline(story)];
-    paragraphs.extend(lead(sections));
+pub(super) fn mail(story: &Story<'_>, card: &Card<'_>, most: usize) -> String {
+    let mut paragraphs = vec![headline(card)];
+    paragraphs.extend(lead(card.sections));
     paragraphs.push(details(story, most));
     paragraphs.extend(put_it_back(story, most));
-    paragraphs.push(ledger(&story.entry.id, &story.entry.region));
+    paragraphs.push(ledger(card.record, card.region));
     paragraphs.join("\n\n") + "\n"
 }
 
-fn headline(story: &Story<'_>) -> String {
-    let entry = story.entry;
-    let about = about(
-        &entry.account,
-        &entry.region,
-        entry.team_or_unowned(),
-        entry.control.name(),
-    );
-    format!("{}\n{about}", first_line(story))
+/// The mail about a record without rules: all there is to say is on the card.
+pub(super) fn of_card(card: &Card<'_>) -> String {
+    let mut paragraphs = vec![headline(card)];
+    paragraphs.extend(lead(card.sections));
+    paragraphs.push(ledger(card.record, card.region));
+    paragraphs.join("\n\n") + "\n"
 }
 
-/// Where, whose, and of which control.
-pub(super) fn about(account: &str, region: &str, team: &str, control: &str) -> String {
+/// What happened; where, whose, and of which control.
+fn headline(card: &Card<'_>) -> String {
     format!(
-        "Account {}, {}. Team: {}. Control: {control}.",
-        one_line(account, 50),
-        one_line(region, 50),
-        one_line(team, 100),
+        "{}\nAccount {}, {}. Team: {}. Control: {}.",
+        card.title,
+        one_line(card.account, 50),
+        one_line(card.region, 50),
+        one_line(card.team, 100),
+        card.control,
     )
 }
 
 /// The story, or as much of it as fits: ordinary ones are a quarter of that.
-pub(super) fn lead(sections: &[Section]) -> Vec<String> {
+fn lead(sections: &[Section]) -> Vec<String> {
     let mut paragraphs = Vec::new();
     let mut left = MOST_LEAD;
     for paragraph in sections.iter().map(section) {
@@ -181,7 +180,7 @@ fn put_it_back(story: &Story<'_>, most: usize) -> Option<String> {
 }
 
 /// Where the ledger has the record.
-pub(super) fn ledger(id: &str, region: &str) -> String {
+fn ledger(id: &str, region: &str) -> String {
     let LedgerKey { pk, sk } = LedgerKey::of(id);
     let key = json!({ "pk": { "S": pk }, "sk": { "S": sk } }).to_string();
     format!(

@@ -4,20 +4,17 @@
 //! `schemas/undo.schema.json`; it keeps the same promises as the notification
 //! about an entry (`notification`).
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use jiff::civil::Date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::chat::{self, Card};
 use super::notification::{LedgerKey, name, some_text, text as cut};
 use super::story::Section;
 use super::subject::shortened_subject;
-use super::words::{clause, one_line, or, or_unknown, shortened};
-use super::{Message, text};
+use super::words::{clause, one_line, or_unknown, shortened};
+use super::{Message, attributes, bodies, text, to_json};
 use crate::controls::{Control, Severity};
 use crate::exemption::OPT_OUT_TAG;
 use crate::undo::{Undo, UndoStatus};
@@ -130,9 +127,9 @@ impl UndoNotification {
 
 /// Composes the message about an undo.
 pub(super) fn compose(undo: &Undo) -> Message {
-    let (headline, sections, key) = (headline(undo), sections(undo), undo.message_key());
-    let chat = chat::card(&Card {
-        key,
+    let (headline, sections) = (headline(undo), sections(undo));
+    let card = Card {
+        key: undo.message_key(),
         record: &undo.id,
         title: &headline,
         sections: &sections,
@@ -143,21 +140,12 @@ pub(super) fn compose(undo: &Undo) -> Message {
         region: &undo.region,
         team: team(undo),
         resources: vec![undo.resource.clone()],
-    })
-    .to_string();
-    let mut mail = vec![format!(
-        "{headline}\n{}",
-        text::about(&undo.account, &undo.region, team(undo), undo.control.name())
-    )];
-    mail.extend(text::lead(&sections));
-    mail.push(text::ledger(&undo.id, &undo.region));
-    let mail = mail.join("\n\n") + "\n";
-    let data = serde_json::to_string(&UndoNotification::of(undo, &headline))
-        .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string());
+    };
+    let data = to_json(&UndoNotification::of(undo, &headline));
     Message {
         subject: shortened_subject(&headline),
-        body: super::bodies(&mail, &chat, &data),
-        attributes: attributes(undo),
+        body: bodies(&text::of_card(&card), &chat::card(&card).to_string(), &data),
+        attributes: attributes(&card),
     }
 }
 
@@ -231,19 +219,4 @@ fn sections(undo: &Undo) -> Vec<Section> {
         },
     });
     sections
-}
-
-fn attributes(undo: &Undo) -> BTreeMap<String, String> {
-    let word = |text: &str| or(&one_line(text, 256), "unknown");
-    [
-        ("control", undo.control.name().to_owned()),
-        ("severity", SEVERITY.to_string()),
-        ("outcome", undo.status.name().to_owned()),
-        ("account", word(&undo.account)),
-        ("region", word(&undo.region)),
-        ("team", or(&one_line(team(undo), 256), "unowned")),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
 }
