@@ -13,6 +13,7 @@ use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdi
 use backstop_core::controls::{Control, Severity};
 use backstop_core::guards::Guards;
 use backstop_core::message::one_line;
+use backstop_core::plan::Disposition;
 use backstop_core::policy::Policy;
 use backstop_core::security_group::{Facts, SecurityGroup};
 use backstop_core::sweep::reason;
@@ -210,10 +211,15 @@ fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
             .collect(),
         fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
         state: match reason(decision) {
-            Some("being put right") | None => "would be put right".to_owned(),
-            Some(why) => format!("would be left: {why}"),
+            Some(why) if !enforced(decision) => format!("would be left: {why}"),
+            _ => "would be put right".to_owned(),
         },
     })
+}
+
+fn enforced(decision: &Decision) -> bool {
+    let plan = decision.plan.as_ref();
+    plan.is_some_and(|plan| plan.disposition == Disposition::Enforce)
 }
 
 /// On a terminal, on standard error: the results may go elsewhere.

@@ -168,10 +168,8 @@ impl Handler {
             ListUse::NamedBy(groups) => {
                 let checks: Vec<CheckRequested> = groups
                     .into_iter()
-                    .map(|resource| CheckRequested {
-                        control: CONTROL.name().to_owned(),
-                        resource,
-                        cause: Some(trigger.actor.clone()),
+                    .map(|resource| {
+                        CheckRequested::new(CONTROL, resource, Some(trigger.actor.clone()))
                     })
                     .collect();
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;

@@ -510,11 +510,7 @@ impl Baseline {
 }
 
 fn check(resource: &str, cause: Actor) -> CheckRequested {
-    CheckRequested {
-        control: CONTROL.name().to_owned(),
-        resource: resource.to_owned(),
-        cause: Some(cause),
-    }
+    CheckRequested::new(CONTROL, resource, Some(cause))
 }
 
 /// Who touched it last is not known.

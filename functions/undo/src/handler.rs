@@ -297,11 +297,7 @@ impl Handler {
         let closed = self.ledger.close(undo, run.holder, failed, None).await?;
         if closed == Closed::LookAgain {
             // A remediation met our lock and left its look to us.
-            let check = CheckRequested {
-                control: undo.control.name().to_owned(),
-                resource: group,
-                cause: None,
-            };
+            let check = CheckRequested::new(undo.control, group, None);
             bus::request_checks(&self.clients.eventbridge, &[check]).await?;
         }
         Ok(())

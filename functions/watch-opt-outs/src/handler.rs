@@ -151,11 +151,7 @@ impl Handler {
         };
         let checks: Vec<CheckRequested> = groups
             .into_iter()
-            .map(|resource| CheckRequested {
-                control: control.name().to_owned(),
-                resource,
-                cause: Some(change.actor.clone()),
-            })
+            .map(|resource| CheckRequested::new(control, resource, Some(change.actor.clone())))
             .collect();
         bus::request_checks(&self.clients.eventbridge, &checks).await?;
         info!(%control, groups = checks.len(), "checks requested");

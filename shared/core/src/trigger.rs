@@ -68,6 +68,17 @@ pub struct Actor {
     pub event_id: Option<String>,
 }
 
+impl Actor {
+    /// Where nothing is known of the call, what the event's envelope says.
+    fn of_event(mut self, id: Option<String>, payload: &Value) -> Self {
+        self.event_id = self.event_id.or(id);
+        self.event_time = self
+            .event_time
+            .or_else(|| text(payload, &["time"])?.parse().ok());
+        self
+    }
+}
+
 /// A resource to look at, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trigger {
@@ -113,6 +124,18 @@ pub struct CheckRequested {
     pub cause: Option<Actor>,
 }
 
+impl CheckRequested {
+    /// Asks for a look at a resource.
+    #[must_use]
+    pub fn new(control: Control, resource: impl Into<String>, cause: Option<Actor>) -> Self {
+        Self {
+            control: control.name().to_owned(),
+            resource: resource.into(),
+            cause,
+        }
+    }
+}
+
 /// The detail of a `Remediation Recorded` event. It carries the entry's id and
 /// nothing else: whatever is told is read from the ledger, so that a forged
 /// event can say nothing.
@@ -130,7 +153,6 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
-    let sent_at: Option<Timestamp> = text(payload, &["time"]).and_then(|t| t.parse().ok());
     let trigger = |resource: String, actor: Actor| Trigger {
         resource,
         account: account.clone(),
@@ -150,30 +172,18 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                     )));
                 }
             }
-            let mut cause = request.cause.unwrap_or_default();
-            cause.event_id = cause.event_id.or(event.id);
-            cause.event_time = cause.event_time.or(sent_at);
+            let cause = request.cause.unwrap_or_default();
+            let cause = cause.of_event(event.id, payload);
             group_id("detail.resource", &request.resource)
                 .map(|id| Parsed::Check(trigger(id, cause)))
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let Some(call) = text(detail, &["eventName"]) else {
-                return broken("`detail.eventName` is missing: CloudTrail always sends it");
+            let call = match succeeded(detail, INGRESS_CALLS, "opens no security group")? {
+                Ok(call) => call,
+                Err(why) => return Ok(Parsed::Ignored(why)),
             };
-            if !INGRESS_CALLS.contains(&call.as_str()) {
-                return Ok(Parsed::Ignored(format!(
-                    "the call `{call}` opens no security group"
-                )));
-            }
-            if let Some(code) = text(detail, &["errorCode"]) {
-                return Ok(Parsed::Ignored(format!(
-                    "the call `{call}` failed with {code}"
-                )));
-            }
-            let mut actor = actor(detail);
-            actor.event_id = actor.event_id.or(event.id);
-            actor.event_time = actor.event_time.or(sent_at);
+            let actor = actor(detail).of_event(event.id, payload);
             let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
             if call.ends_with("PrefixList") || call.ends_with("PrefixListVersion") {
                 let found = text(request, &[&format!("{call}Request"), "PrefixListId"])
@@ -254,6 +264,25 @@ pub fn entry_id(text: &str) -> Option<String> {
 fn envelope(payload: &Value) -> Result<EventBridgeEvent<Value>, BrokenEvent> {
     serde_json::from_value(payload.clone()).map_err(|e| {
         BrokenEvent(format!("the payload is not an EventBridge event: {e}; invoke this function by its rules, or with a whole event"))
+    })
+}
+
+/// The call that CloudTrail recorded, if it is one of `calls` and succeeded; else
+/// why there is nothing to do (`others`: what other calls do not do).
+fn succeeded(
+    detail: &Value,
+    calls: &[&str],
+    others: &str,
+) -> Result<Result<String, String>, BrokenEvent> {
+    let Some(call) = text(detail, &["eventName"]) else {
+        return broken("`detail.eventName` is missing: CloudTrail always sends it");
+    };
+    if !calls.contains(&call.as_str()) {
+        return Ok(Err(format!("the call `{call}` {others}")));
+    }
+    Ok(match text(detail, &["errorCode"]) {
+        Some(code) => Err(format!("the call `{call}` failed with {code}")),
+        None => Ok(call),
     })
 }
 

@@ -3,10 +3,11 @@
 //! The call says whose tags to look at; what they say now is read live. Both of
 //! CloudTrail's styles are read.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Actor, BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, text};
+use super::{
+    Actor, BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text,
+};
 use crate::exemption::OPT_OUT_TAG;
 
 /// The EC2 calls that set or remove tags.
@@ -58,15 +59,10 @@ pub fn opt_out_tags(payload: &Value) -> Result<TagsParsed, BrokenEvent> {
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
     let detail = &event.detail;
-    let Some(call) = text(detail, &["eventName"]) else {
-        return broken("`detail.eventName` is missing: CloudTrail always sends it");
+    let call = match succeeded(detail, TAG_CALLS, "sets and removes no tag")? {
+        Ok(call) => call,
+        Err(why) => return ignored(why),
     };
-    if !TAG_CALLS.contains(&call.as_str()) {
-        return ignored(format!("the call `{call}` sets and removes no tag"));
-    }
-    if let Some(code) = text(detail, &["errorCode"]) {
-        return ignored(format!("the call `{call}` failed with {code}"));
-    }
     let parameters = &detail["requestParameters"];
     let request = parameters
         .get(format!("{call}Request"))
@@ -98,15 +94,11 @@ pub fn opt_out_tags(payload: &Value) -> Result<TagsParsed, BrokenEvent> {
             resources.len()
         ));
     }
-    let sent_at: Option<Timestamp> = text(payload, &["time"]).and_then(|t| t.parse().ok());
-    let mut actor = actor(detail);
-    actor.event_id = actor.event_id.or(event.id);
-    actor.event_time = actor.event_time.or(sent_at);
     Ok(TagsParsed::Changed(Box::new(TagChange {
         resources,
         account,
         region,
-        actor,
+        actor: actor(detail).of_event(event.id, payload),
         all,
     })))
 }
