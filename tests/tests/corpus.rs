@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use backstop_core::trigger::{self, Parsed, TagsParsed, Trigger};
+use backstop_core::trigger::{self, Actor, Parsed, TagsParsed, Trigger};
 use backstop_core::undo;
 use serde_json::{Value, json};
 
@@ -55,6 +55,15 @@ fn check(name: &str, verdict: impl Fn(&Value) -> Value) {
     println!("{name}: {} events", files.len());
 }
 
+fn actor(actor: &Actor) -> Value {
+    json!({
+        "principal": actor.principal,
+        "user_agent": actor.user_agent,
+        "source_address": actor.source_address,
+        "invoked_by": actor.invoked_by,
+    })
+}
+
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
     let nothing = |verdict: &str| json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null });
@@ -64,12 +73,7 @@ fn revoke_ingress_reads_every_event_as_expected() {
             "resource": trigger.resource,
             "account": trigger.account,
             "region": trigger.region,
-            "actor": {
-                "principal": trigger.actor.principal,
-                "user_agent": trigger.actor.user_agent,
-                "source_address": trigger.actor.source_address,
-                "invoked_by": trigger.actor.invoked_by,
-            },
+            "actor": actor(&trigger.actor),
             "event_id": trigger.actor.event_id,
         })
     };
@@ -117,12 +121,7 @@ fn watch_opt_outs_reads_every_event_as_expected() {
                 "all": change.all,
                 "account": change.account,
                 "region": change.region,
-                "actor": {
-                    "principal": change.actor.principal,
-                    "user_agent": change.actor.user_agent,
-                    "source_address": change.actor.source_address,
-                    "invoked_by": change.actor.invoked_by,
-                },
+                "actor": actor(&change.actor),
                 "event_id": change.actor.event_id,
             }),
             Ok(TagsParsed::Ignored(reason)) => {

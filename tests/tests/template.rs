@@ -278,13 +278,7 @@ fn the_queue_takes_dead_letters_of_exactly_these_rules() {
     assert_eq!(statements.len(), 2);
 
     let allow = &statements["RulesMaySend"];
-    assert_eq!(allow.effect, "Allow");
-    assert_eq!(
-        allow.principal,
-        json!({ "Service": "events.amazonaws.com" })
-    );
-    assert_eq!(allow.actions, ["sqs:SendMessage"]);
-    assert_eq!(allow.resources, [arn_of(QUEUE)]);
+    rules_may_send(allow, &arn_of(QUEUE));
     assert_eq!(entries(&allow.condition).count(), 1);
     let named: BTreeSet<String> = items(&allow.condition["ArnEquals"]["aws:SourceArn"])
         .iter()
@@ -344,13 +338,7 @@ fn messages_are_gathered_in_a_queue_that_loses_nothing() {
     let statements = by_sid(statements(&policy["PolicyDocument"]));
     assert_eq!(statements.len(), 2);
     let allow = &statements["RuleMaySend"];
-    assert_eq!(allow.effect, "Allow");
-    assert_eq!(
-        allow.principal,
-        json!({ "Service": "events.amazonaws.com" })
-    );
-    assert_eq!(allow.actions, ["sqs:SendMessage"]);
-    assert_eq!(allow.resources, [arn_of(RECORDED)]);
+    rules_may_send(allow, &arn_of(RECORDED));
     let senders: Vec<Value> = rules()
         .iter()
         .filter(|rule| rule.queue.as_deref() == Some(RECORDED))
@@ -1243,6 +1231,17 @@ fn by_sid(statements: Vec<Statement>) -> BTreeMap<String, Statement> {
         .into_iter()
         .map(|statement| (statement.sid.clone(), statement))
         .collect()
+}
+
+/// EventBridge may send to a queue, and do nothing else with it.
+fn rules_may_send(allow: &Statement, queue: &Value) {
+    assert_eq!(allow.effect, "Allow");
+    assert_eq!(
+        allow.principal,
+        json!({ "Service": "events.amazonaws.com" })
+    );
+    assert_eq!(allow.actions, ["sqs:SendMessage"]);
+    assert_eq!(&allow.resources, std::slice::from_ref(queue));
 }
 
 fn only_over_tls(statement: &Statement, resource: &Value) {

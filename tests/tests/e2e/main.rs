@@ -101,6 +101,17 @@ impl Group {
         Self { id, vpc }
     }
 
+    /// Revokes a rule, as a person would.
+    async fn revoke(&self, aws: &LocalAws, rule: &str) {
+        aws.ec2
+            .revoke_security_group_ingress()
+            .group_id(&self.id)
+            .security_group_rule_ids(rule)
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// Opens rules and gives the event that CloudTrail would send for it.
     async fn open(&self, aws: &LocalAws, rules: &[Open], tags: &[(&str, &str)]) -> Value {
         let asked: Vec<IpPermission> = rules.iter().copied().map(permission).collect();
@@ -760,13 +771,7 @@ fn in_mode_notify_nothing_is_changed_and_it_is_told_once_until_it_is_opened_anew
             .security_group_rule_id()
             .unwrap()
             .to_owned();
-        aws.ec2
-            .revoke_security_group_ingress()
-            .group_id(&group.id)
-            .security_group_rule_ids(rule)
-            .send()
-            .await
-            .unwrap();
+        group.revoke(aws, &rule).await;
         let event = group.open(aws, &[SSH], &[]).await;
         assert_eq!(check(aws, &event), "notified");
         group.messages(aws, 2).await;

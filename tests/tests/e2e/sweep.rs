@@ -133,13 +133,9 @@ fn what_of_the_baseline_was_closed_since_is_new_when_it_comes_back() {
             .unwrap();
         settle(aws).await;
         let old = &group.raw(aws).await[0];
-        aws.ec2
-            .revoke_security_group_ingress()
-            .group_id(&group.id)
-            .security_group_rule_ids(old.security_group_rule_id().unwrap())
-            .send()
-            .await
-            .unwrap();
+        group
+            .revoke(aws, old.security_group_rule_id().unwrap())
+            .await;
         settle(aws).await;
         let again = group.open(aws, &[SSH], &[]).await;
         assert_eq!(check(aws, &again), "remediated");

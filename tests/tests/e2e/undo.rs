@@ -169,13 +169,9 @@ fn what_somebody_changed_since_is_left_alone_and_all_three_states_are_shown() {
             .iter()
             .find(|rule| rule.description() == Some("low ports") && rule.from_port() == Some(80))
             .unwrap();
-        aws.ec2
-            .revoke_security_group_ingress()
-            .group_id(&group.id)
-            .security_group_rule_ids(low.security_group_rule_id().unwrap())
-            .send()
-            .await
-            .unwrap();
+        group
+            .revoke(aws, low.security_group_rule_id().unwrap())
+            .await;
         let before = in_full(aws, &group).await;
         let answer = undo(aws, &request(&entry));
         assert_eq!(answer["verdict"], "refused", "{answer}");
