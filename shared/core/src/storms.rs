@@ -167,8 +167,11 @@ impl More {
             since: ones.iter().map(|one| one.since).min(),
             teams: ones
                 .iter()
-                .map(|one| one.team.clone())
+                .map(|one| &one.team)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
                 .take(MOST_TEAMS)
+                .cloned()
                 .collect(),
         }
     }
@@ -226,4 +229,32 @@ pub fn tail(kind: &Kind, more: &More, now: Timestamp) -> About {
         after: true,
         fight: kind.fight,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_team_whose_first_comes_late_in_a_large_batch_is_remembered() {
+        let of = |team: &str| One {
+            id: "1".into(),
+            resource: "sg-1".into(),
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            severity: None,
+            team: team.into(),
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let mut ones = vec![of("team-web"); MOST_TEAMS];
+        ones.push(of("team-db"));
+        let more = More::of(&ones);
+        assert_eq!(more.count, MOST_TEAMS as u64 + 1);
+        assert_eq!(
+            more.teams,
+            BTreeSet::from(["team-db".into(), "team-web".into()])
+        );
+        let many: Vec<One> = (0..2 * MOST_TEAMS).map(|n| of(&n.to_string())).collect();
+        assert_eq!(More::of(&many).teams.len(), MOST_TEAMS);
+    }
 }
