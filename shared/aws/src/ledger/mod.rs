@@ -11,7 +11,10 @@
 //! | trip | `trip#<control>[#<resource>]` | a control that acts no more until a person re-arms it |
 //! | fights | `fights#<control>#<resource>` | how often each finding was put right of late |
 //! | storm | `storm#<control>#<outcome>[#fight]` | how many of a kind came after their storm was told |
+//! | pace | `pace#<control>#<outcome>[#fight]#<five minutes>` | how many of a kind came of late |
 //! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
+//! | walked | `baseline#<control>` | the baseline is complete |
+//! | digest | `digest` | what the last digest said |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
 //! takes the lock. Deliberately not here: what stands in an entry
