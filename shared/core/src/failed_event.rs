@@ -11,7 +11,7 @@
 
 use serde_json::Value;
 
-use crate::trigger::{OWN_SOURCE, REMEDIATION_RECORDED};
+use crate::trigger::{OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS};
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl FailedEvent {
         let function = match (source.as_str(), detail_type.as_str(), call.as_str()) {
             (OWN_SOURCE, REMEDIATION_RECORDED, _) => "NotifyFunction",
             ("aws.events", _, _) => "SweepFunction",
-            (_, _, "CreateTags" | "DeleteTags") => "WatchOptOutsFunction",
+            (_, _, call) if TAG_CALLS.contains(&call) => "WatchOptOutsFunction",
             _ => "RevokeIngressFunction",
         };
         Ok(Self {
