@@ -50,6 +50,14 @@ pub enum Status {
     Tripped,
     /// Not changed: the kill switch is on.
     Stopped,
+    /// Not changed yet: it waits for its time (a stop, a maintenance window).
+    Pending,
+    /// Not changed: it would break something, and what is said in the reasons.
+    Refused,
+    /// What was begun was taken back: everything is as it was before.
+    RolledBack,
+    /// It cannot go on without a person.
+    NeedsPerson,
 }
 
 impl Status {
@@ -67,6 +75,10 @@ impl Status {
             Self::Existing => "existing",
             Self::Tripped => "tripped",
             Self::Stopped => "stopped",
+            Self::Pending => "pending",
+            Self::Refused => "refused",
+            Self::RolledBack => "rolled-back",
+            Self::NeedsPerson => "needs-person",
         }
     }
 }

@@ -11,6 +11,7 @@
 pub mod address;
 pub mod controls;
 pub mod doctor;
+pub mod encryption;
 pub mod entry;
 pub mod exemption;
 pub mod failed_event;
@@ -26,3 +27,4 @@ pub mod storms;
 pub mod sweep;
 pub mod trigger;
 pub mod undo;
+pub mod volumes;

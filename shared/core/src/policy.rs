@@ -8,7 +8,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::open_ingress;
+use crate::controls::Control;
+use crate::controls::{encryption_by_default, open_ingress, unencrypted_volume};
 use crate::plan::Mode;
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
@@ -73,6 +74,10 @@ impl From<Version> for u32 {
 pub struct Controls {
     /// Security groups that admit too much of the internet.
     pub open_ingress: ControlPolicy<open_ingress::Settings>,
+    /// Volumes whose data lies on disk unencrypted.
+    pub unencrypted_volume: ControlPolicy<unencrypted_volume::Settings>,
+    /// The account setting that encrypts new volumes.
+    pub encryption_by_default: ControlPolicy<encryption_by_default::Settings>,
 }
 
 /// One control's part of the policy.
@@ -210,13 +215,39 @@ impl Policy {
     }
 
     fn check(&self) -> Result<(), String> {
-        let at = |path: &str, problem: String| format!("`controls.open-ingress.{path}`: {problem}");
-        let control = &self.controls.open_ingress;
-        if control.budget.changes_per_hour == 0 {
-            return Err(at(
-                "budget.changes_per_hour",
-                "0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)".to_owned(),
-            ));
+        let Controls {
+            open_ingress,
+            unencrypted_volume,
+            encryption_by_default,
+        } = &self.controls;
+        for (control, budget, settings) in [
+            (
+                Control::OpenIngress,
+                &open_ingress.budget,
+                open_ingress
+                    .settings
+                    .check()
+                    .map_err(|(field, problem)| (field.to_owned(), problem)),
+            ),
+            (
+                Control::UnencryptedVolume,
+                &unencrypted_volume.budget,
+                unencrypted_volume.settings.check(),
+            ),
+            (
+                Control::EncryptionByDefault,
+                &encryption_by_default.budget,
+                encryption_by_default.settings.check(),
+            ),
+        ] {
+            if budget.changes_per_hour == 0 {
+                return Err(format!(
+                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
+                ));
+            }
+            settings.map_err(|(field, problem)| {
+                format!("`controls.{control}.settings.{field}`: {problem}")
+            })?;
         }
         let Fights {
             escalate_after,
@@ -244,10 +275,7 @@ impl Policy {
                 "`undo.most_opt_out_days`: {days} is out of range; allowed is 1 to 365"
             ));
         }
-        control
-            .settings
-            .check()
-            .map_err(|(field, problem)| at(&format!("settings.{field}"), problem))
+        Ok(())
     }
 
     /// The JSON Schema of the policy document.

@@ -1,4 +1,4 @@
-//! What the ledger keeps: remediations, undos, and notices.
+//! What the ledger keeps: remediations, encryptions, undos, and notices.
 //!
 //! Everything that people are told is a record first: the event that says
 //! "tell" carries an id and nothing else. Deliberately not here: the table
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::encryption::Encryption;
 use crate::entry::Entry;
 use crate::notice::Notice;
 use crate::undo::Undo;
@@ -21,6 +22,8 @@ pub const VERSION: u32 = 1;
 pub enum Record {
     /// A control found something: what it was, and what came of it.
     Remediation(Box<Entry>),
+    /// A control found something unencrypted: what it was, and what came of it.
+    Encryption(Box<Encryption>),
     /// A remediation was taken back.
     Undo(Box<Undo>),
     /// Something people are told that is not about one finding.
@@ -59,6 +62,7 @@ impl Record {
     pub fn id(&self) -> &str {
         match self {
             Self::Remediation(entry) => &entry.id,
+            Self::Encryption(run) => &run.id,
             Self::Undo(undo) => &undo.id,
             Self::Notice(notice) => &notice.id,
         }
@@ -69,6 +73,7 @@ impl Record {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Remediation(_) => "remediation",
+            Self::Encryption(_) => "encryption",
             Self::Undo(_) => "undo",
             Self::Notice(_) => "notice",
         }
@@ -79,6 +84,7 @@ impl Record {
     pub fn control(&self) -> &str {
         match self {
             Self::Remediation(entry) => entry.control.name(),
+            Self::Encryption(run) => run.control.name(),
             Self::Undo(undo) => undo.control.name(),
             Self::Notice(notice) => notice.control(),
         }
@@ -89,6 +95,7 @@ impl Record {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Remediation(entry) => entry.status.name(),
+            Self::Encryption(run) => run.status.name(),
             Self::Undo(undo) => undo.status.name(),
             Self::Notice(notice) => notice.about.name(),
         }
@@ -99,6 +106,7 @@ impl Record {
     pub fn started_at(&self) -> Timestamp {
         match self {
             Self::Remediation(entry) => entry.started_at,
+            Self::Encryption(run) => run.started_at,
             Self::Undo(undo) => undo.started_at,
             Self::Notice(notice) => notice.at,
         }
@@ -109,6 +117,7 @@ impl Record {
     pub fn message_key(&self) -> String {
         match self {
             Self::Remediation(entry) => entry.message_key(),
+            Self::Encryption(run) => run.message_key(),
             Self::Undo(undo) => undo.message_key(),
             Self::Notice(notice) => notice.message_key(),
         }

@@ -42,7 +42,13 @@ impl Kind {
     pub fn of(record: &Record) -> Option<Self> {
         let fight = match record {
             Record::Remediation(entry) => entry.fight.is_some(),
-            Record::Undo(_) => false,
+            // What a person has to do is never summed up.
+            Record::Encryption(run)
+                if run.status == Status::NeedsPerson || run.progress.attention.is_some() =>
+            {
+                return None;
+            }
+            Record::Encryption(_) | Record::Undo(_) => false,
             Record::Notice(notice) => match notice.about {
                 About::OptOutChanged(_) => false,
                 _ => return None,
@@ -58,7 +64,12 @@ impl Kind {
     /// Whether each of them is told even while a storm is on.
     #[must_use]
     pub fn is_failure(&self) -> bool {
-        [Status::Failed.name(), UndoStatus::UndoFailed.name()].contains(&self.outcome.as_str())
+        [
+            Status::Failed.name(),
+            Status::RolledBack.name(),
+            UndoStatus::UndoFailed.name(),
+        ]
+        .contains(&self.outcome.as_str())
     }
 
     /// Every kind of which some may only be counted.
@@ -74,6 +85,9 @@ impl Kind {
             (Status::Existing.name(), false),
             (Status::Tripped.name(), false),
             (Status::Stopped.name(), false),
+            (Status::InProgress.name(), false),
+            (Status::Pending.name(), false),
+            (Status::Refused.name(), false),
             (UndoStatus::Undone.name(), false),
         ];
         let of = |control: &str, outcome: &str, fight| Self {
@@ -119,6 +133,13 @@ impl One {
                 &entry.region,
                 Some(entry.severity),
                 entry.team.as_deref(),
+            ),
+            Record::Encryption(run) => (
+                run.resource.clone(),
+                &run.account,
+                &run.region,
+                Some(run.severity),
+                run.team.as_deref(),
             ),
             Record::Undo(undo) => (
                 undo.resource.clone(),

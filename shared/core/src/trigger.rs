@@ -165,7 +165,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
                 .map_err(|e| BrokenEvent(format!("`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}")))?;
             match Control::from_name(&request.control) {
                 Some(Control::OpenIngress) => {}
-                None => {
+                _ => {
                     return Ok(Parsed::Ignored(format!(
                         "`{}` is not a control of this function",
                         request.control

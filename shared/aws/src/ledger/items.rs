@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use backstop_core::controls::Control;
+use backstop_core::encryption::Encryption;
 use backstop_core::entry::Entry;
 use backstop_core::notice::Notice;
 use backstop_core::record::Record;
@@ -127,6 +128,54 @@ impl Run for Undo {
     }
 }
 
+impl Run for Encryption {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn control(&self) -> Control {
+        self.control
+    }
+
+    fn resource_id(&self) -> &str {
+        Encryption::resource_id(self)
+    }
+
+    /// A volume that is replaced is one change, and so is a setting; what
+    /// a person asks for is not held against the control's budget.
+    fn changes(&self) -> usize {
+        match self.undoes {
+            Some(_) => 0,
+            None => self.volumes.len().max(1),
+        }
+    }
+
+    /// Snapshots, copies, detached and attached volumes, and the way back.
+    fn steps(&self) -> usize {
+        2 + 8 * self.volumes.len()
+    }
+
+    fn to_item(&self) -> Result<Item, LedgerError> {
+        let mut item = record_item(
+            &Head {
+                kind: "encryption",
+                id: &self.id,
+                control: self.control.name(),
+                resource: &self.resource,
+                status: self.status.name(),
+                at: self.started_at,
+            },
+            self,
+            None,
+        )?;
+        item.insert(
+            "revision".to_owned(),
+            n(i64::try_from(self.revision).unwrap_or(i64::MAX)),
+        );
+        Ok(item)
+    }
+}
+
 /// A notice as an item of the table.
 pub(super) fn notice_item(notice: &Notice) -> Result<Item, LedgerError> {
     record_item(
@@ -195,7 +244,8 @@ pub(super) fn stored(id: &str, item: &Item) -> Result<Stored, LedgerError> {
         match &mut record {
             Record::Remediation(entry) => entry.before = before,
             Record::Undo(undo) => undo.before = before,
-            Record::Notice(_) => {}
+            // Their `before` is part of the document.
+            Record::Encryption(_) | Record::Notice(_) => {}
         }
     }
     let told = item.get("told") == Some(&AttributeValue::Bool(true));

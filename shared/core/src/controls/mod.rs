@@ -5,7 +5,9 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod encryption_by_default;
 pub mod open_ingress;
+pub mod unencrypted_volume;
 
 /// A control, by what it finds. The name is the same in tags, policy, ledger,
 /// metrics and messages.
@@ -16,17 +18,27 @@ pub mod open_ingress;
 pub enum Control {
     /// A security group that admits too much of the internet to a port.
     OpenIngress,
+    /// A volume whose data lies on disk unencrypted.
+    UnencryptedVolume,
+    /// The account setting that encrypts new volumes is off.
+    EncryptionByDefault,
 }
 
 impl Control {
     /// Every control there is.
-    pub const ALL: &'static [Self] = &[Self::OpenIngress];
+    pub const ALL: &'static [Self] = &[
+        Self::OpenIngress,
+        Self::UnencryptedVolume,
+        Self::EncryptionByDefault,
+    ];
 
     /// The control's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenIngress => open_ingress::NAME,
+            Self::UnencryptedVolume => unencrypted_volume::NAME,
+            Self::EncryptionByDefault => encryption_by_default::NAME,
         }
     }
 
@@ -35,6 +47,8 @@ impl Control {
     pub fn title(self) -> &'static str {
         match self {
             Self::OpenIngress => "A security group that admits too much of the internet to a port",
+            Self::UnencryptedVolume => "A volume whose data lies on disk unencrypted",
+            Self::EncryptionByDefault => "The account setting that encrypts new volumes is off",
         }
     }
 

@@ -11,7 +11,7 @@
 //! | `subject` | the subject, which is also the first line of every body |
 //! | `story` | the sections a person reads first, for mail and chat alike |
 //! | `undo_commands` | the AWS CLI commands that take our changes back |
-//! | `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
+//! | `encryption`, `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
 //! | `chat` | the custom notification of Amazon Q Developer in chat applications |
 //! | `notification` | the JSON that programs read, and its schema |
@@ -25,6 +25,7 @@ use crate::entry::Entry;
 use crate::record::Record;
 
 mod chat;
+mod encryption;
 mod notice;
 mod notification;
 mod story;
@@ -34,6 +35,7 @@ mod undo;
 mod undo_commands;
 mod words;
 
+pub use encryption::{EncryptionKind, EncryptionNotification};
 pub use notice::{
     Kind, NoticeNotification, NotifiedAbout, NotifiedCheck, NotifiedDigest, NotifiedExample,
     NotifiedOpen, NotifiedOptOutSeen,
@@ -94,6 +96,7 @@ pub fn is_list(value: &str) -> bool {
 pub fn of(record: &Record) -> Message {
     match record {
         Record::Remediation(entry) => compose(entry),
+        Record::Encryption(run) => encryption::compose(run),
         Record::Undo(undo) => undo::compose(undo),
         Record::Notice(notice) => notice::compose(notice),
     }

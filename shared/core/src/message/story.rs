@@ -174,6 +174,10 @@ impl<'a> Story<'a> {
                     .to_owned(),
             ],
             Status::Failed if self.treated().is_empty() => self.reasons(),
+            // Of encryptions, which have a story of their own.
+            Status::Pending | Status::Refused | Status::RolledBack | Status::NeedsPerson => {
+                self.reasons()
+            }
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),

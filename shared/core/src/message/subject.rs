@@ -17,6 +17,13 @@ const MOST_EXPOSED: usize = 200;
 pub(super) fn verb(entry: &Entry) -> &'static str {
     match entry.status {
         Status::Remediated if entry.fight.is_some() => "FIXED AGAIN",
+        status => status_verb(status),
+    }
+}
+
+/// The word for a status by itself.
+pub(super) fn status_verb(status: Status) -> &'static str {
+    match status {
         Status::Failed => "FAILED",
         Status::Remediated => "FIXED",
         Status::Notified => "FOUND",
@@ -27,6 +34,10 @@ pub(super) fn verb(entry: &Entry) -> &'static str {
         Status::Tripped => "TRIPPED",
         Status::Stopped => "STOPPED",
         Status::InProgress => "IN PROGRESS",
+        Status::Pending => "PENDING",
+        Status::Refused => "REFUSED",
+        Status::RolledBack => "ROLLED BACK",
+        Status::NeedsPerson => "NEEDS A PERSON",
     }
 }
 
@@ -66,7 +77,15 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         Status::Tripped => ", the control has tripped: nothing was changed",
         Status::Stopped => ", the kill switch is on: nothing was changed",
         Status::Remediated if story.entry.fight.is_some() => ", it keeps coming back",
-        Status::InProgress | Status::Remediated | Status::Failed | Status::Exempt => "",
+        // The last four are of encryptions, which have a story of their own.
+        Status::InProgress
+        | Status::Remediated
+        | Status::Failed
+        | Status::Exempt
+        | Status::Pending
+        | Status::Refused
+        | Status::RolledBack
+        | Status::NeedsPerson => "",
     };
     headline(story, 5, 100) + why
 }

@@ -1,0 +1,744 @@
+//! `unencrypted-volume`: a volume whose data lies on disk unencrypted (Security
+//! Hub EC2.3 and EC2.7).
+//!
+//! What is treated is a unit: an instance with all its unencrypted volumes, so
+//! that one stop serves for all of them, or a volume that is attached nowhere.
+//! Scenarios, each with a test in `tests/unencrypted_volume_cases.rs`:
+//!
+//! 1. encrypted volumes, gone ones, and originals whose encrypted replacement
+//!    is there: compliant
+//! 2. a volume that was created a moment ago is looked at again later: tools
+//!    attach volumes seconds after they create them
+//! 3. attached: told (`notify`), at the next natural stop (`when-stopped`), or in
+//!    a maintenance window (`swap`)
+//! 4. what a stop or a swap would break is refused with the reason
+//! 5. opt-outs on the volume or its instance, the mode, the kill switch, a trip,
+//!    what was there before `enforce`: found, not changed
+//!
+//! Deliberately not here: the run itself (`encryption`).
+
+use std::collections::BTreeSet;
+
+use jiff::civil::{Time, Weekday};
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Control, Severity};
+use crate::encryption::{Encryption, Hold, Progress, Way};
+use crate::entry::{self, Status, digest};
+use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::guards::{self, Guards};
+use crate::plan::Mode;
+use crate::policy::{ControlPolicy, Existing, Policy};
+use crate::security_group::Tags;
+use crate::trigger::Trigger;
+use crate::volumes::{Instance, MOST_TAGS, REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
+
+/// The control's name.
+pub const NAME: &str = "unencrypted-volume";
+
+/// How many tags a copy carries beside those of its original.
+const OWN_TAGS: usize = 2;
+
+/// What is done about volumes that are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attached {
+    /// Told, and left.
+    #[default]
+    Notify,
+    /// Swapped at the instance's next natural stop: no downtime of Backstop's
+    /// making.
+    WhenStopped,
+    /// Also: inside a maintenance window the instance is stopped for it.
+    Swap,
+}
+
+/// A weekly time in which instances may be stopped (UTC).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// The days on which it begins; none: every day.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<Day>,
+    /// When it begins, as `02:00`.
+    #[schemars(regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub from: String,
+    /// When it ends, as `05:00`; at or before `from`: on the next day.
+    #[schemars(regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub to: String,
+}
+
+/// A day of the week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Day {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
+}
+
+impl Day {
+    fn weekday(self) -> Weekday {
+        match self {
+            Self::Mon => Weekday::Monday,
+            Self::Tue => Weekday::Tuesday,
+            Self::Wed => Weekday::Wednesday,
+            Self::Thu => Weekday::Thursday,
+            Self::Fri => Weekday::Friday,
+            Self::Sat => Weekday::Saturday,
+            Self::Sun => Weekday::Sunday,
+        }
+    }
+}
+
+fn time_of_day(text: &str) -> Option<Time> {
+    let (hour, minute) = text.split_once(':')?;
+    let two_digits = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+    if !two_digits(hour) || !two_digits(minute) {
+        return None;
+    }
+    Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
+}
+
+impl Window {
+    /// Whether it is open at a time.
+    #[must_use]
+    pub fn is_open(&self, at: Timestamp) -> bool {
+        let (Some(from), Some(to)) = (time_of_day(&self.from), time_of_day(&self.to)) else {
+            return false;
+        };
+        let now = Offset::UTC.to_datetime(at);
+        let begins = |day: Weekday| {
+            self.days.is_empty() || self.days.iter().any(|own| own.weekday() == day)
+        };
+        let today = begins(now.weekday());
+        if to > from {
+            return today && now.time() >= from && now.time() < to;
+        }
+        let yesterday = begins(now.weekday().previous());
+        (today && now.time() >= from) || (yesterday && now.time() < to)
+    }
+}
+
+/// What becomes of originals that were replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Originals {
+    /// After how many days the sweep deletes an original whose safety snapshot
+    /// is complete and whose encrypted copy is there; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3650))]
+    pub delete_after_days: Option<u32>,
+}
+
+/// The control's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What is done about volumes that are attached.
+    pub attached: Attached,
+    /// When instances may be stopped (UTC). `swap` needs at least one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+    /// How old a volume that is attached nowhere has to be, in minutes.
+    #[schemars(range(min = 0, max = 1440))]
+    pub settling_minutes: u32,
+    /// For how many minutes an instance may be down before it goes back to its
+    /// original volumes.
+    #[schemars(range(min = 5, max = 1440))]
+    pub max_downtime_minutes: u32,
+    /// Within how many minutes an instance has to pass its status checks.
+    #[schemars(range(min = 2, max = 120))]
+    pub health_minutes: u32,
+    /// Whether an instance with a public IPv4 address that a stop releases may
+    /// be stopped all the same.
+    pub release_public_ipv4: bool,
+    /// The KMS key of copies: an ARN, id or `alias/…`; absent: the account's
+    /// key for EBS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key: Option<String>,
+    /// What becomes of originals that were replaced.
+    pub originals: Originals,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            attached: Attached::Notify,
+            windows: Vec::new(),
+            settling_minutes: 10,
+            max_downtime_minutes: 30,
+            health_minutes: 10,
+            release_public_ipv4: false,
+            kms_key: None,
+            originals: Originals::default(),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
+        let problem = |field: &str, problem: String| Err((field.to_owned(), problem));
+        if self.attached == Attached::Swap && self.windows.is_empty() {
+            return problem(
+                "windows",
+                "`swap` stops instances, and only inside a maintenance window: name one, for example [{\"days\": [\"sat\"], \"from\": \"02:00\", \"to\": \"05:00\"}] (UTC)".to_owned(),
+            );
+        }
+        for (n, window) in self.windows.iter().enumerate() {
+            for (name, text) in [("from", &window.from), ("to", &window.to)] {
+                if time_of_day(text).is_none() {
+                    return problem(
+                        &format!("windows[{n}].{name}"),
+                        format!("`{text}` is not a time of day like `02:00` (UTC)"),
+                    );
+                }
+            }
+        }
+        for (field, value, least, most) in [
+            ("settling_minutes", self.settling_minutes, 0, 1440),
+            ("max_downtime_minutes", self.max_downtime_minutes, 5, 1440),
+            ("health_minutes", self.health_minutes, 2, 120),
+        ] {
+            if !(least..=most).contains(&value) {
+                return problem(
+                    field,
+                    format!("{value} is out of range; allowed is {least} to {most}"),
+                );
+            }
+        }
+        if let Some(days) = self.originals.delete_after_days
+            && !(1..=3650).contains(&days)
+        {
+            return problem(
+                "originals.delete_after_days",
+                format!("{days} is out of range; allowed is 1 to 3650 (absent: never)"),
+            );
+        }
+        if self.kms_key.as_deref().is_some_and(str::is_empty) {
+            return problem(
+                "kms_key",
+                "it is empty; leave it out for the account's key".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether instances may be stopped at a time.
+    #[must_use]
+    pub fn in_window(&self, at: Timestamp) -> bool {
+        self.windows.iter().any(|window| window.is_open(at))
+    }
+
+    /// When the next window opens, to the quarter of an hour; none: never.
+    #[must_use]
+    pub fn next_window(&self, after: Timestamp) -> Option<Timestamp> {
+        const STEP: i64 = 900;
+        let first = after.as_second() / STEP + 1;
+        (first..first + 8 * 96)
+            .filter_map(|quarter| Timestamp::from_second(quarter * STEP).ok())
+            .find(|at| self.in_window(*at))
+    }
+
+    /// How long an instance may be down.
+    #[must_use]
+    pub fn max_downtime(&self) -> SignedDuration {
+        SignedDuration::from_mins(i64::from(self.max_downtime_minutes))
+    }
+
+    /// Within what time an instance has to pass its status checks.
+    #[must_use]
+    pub fn health_time(&self) -> SignedDuration {
+        SignedDuration::from_mins(i64::from(self.health_minutes))
+    }
+}
+
+/// What the control says about a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is nothing to judge, and why.
+    NotApplicable(String),
+    /// Everything is encrypted, or was replaced by what is.
+    Compliant,
+    /// It was created a moment ago: look again.
+    Settling {
+        /// In so many seconds.
+        seconds: u32,
+    },
+    /// These volumes are not encrypted.
+    Violates(Vec<Volume>),
+}
+
+/// Under what circumstances it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The mode that holds where the policy names none.
+    pub mode: Mode,
+    /// The time.
+    pub now: Timestamp,
+    /// What keeps the control from acting.
+    pub guards: &'a Guards,
+}
+
+/// What is decided about a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What the control says.
+    pub verdict: Verdict,
+    /// What the opt-out tags of the unit say.
+    pub exemption: Exemption,
+    /// The volumes that are to be replaced; those opted out are not among them.
+    pub volumes: Vec<Volume>,
+    /// The status that it leads to: in progress where a run begins.
+    pub status: Status,
+    /// How it is treated.
+    pub way: Way,
+    /// Why, one sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// The part of the policy that is about this control.
+#[must_use]
+pub fn of(policy: &Policy) -> &ControlPolicy<Settings> {
+    &policy.controls.unencrypted_volume
+}
+
+/// Decides about a unit: judge, exempt, plan. The one way in for events, the
+/// sweep and previews.
+#[must_use]
+pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstances<'_>) -> Decision {
+    let control = of(policy);
+    let settings = &control.settings;
+    let verdict = judge(facts, settings, circumstances.now);
+    let way = match &facts.unit {
+        Unit::Instance(instance, _) if matches!(instance.state.as_str(), "stopped" | "stopping") => {
+            Way::WhenStopped
+        }
+        Unit::Instance(..) => Way::Swap,
+        Unit::Volume(_) | Unit::Gone => Way::Unattached,
+    };
+    let mut decision = Decision {
+        verdict,
+        exemption: Exemption::None,
+        volumes: Vec::new(),
+        status: Status::Notified,
+        way,
+        reasons: Vec::new(),
+    };
+    let Verdict::Violates(found) = &decision.verdict else {
+        return decision;
+    };
+    let instance = match &facts.unit {
+        Unit::Instance(instance, _) => Some(instance.as_ref()),
+        _ => None,
+    };
+
+    // exempt: the unit's own tag, then those of single volumes
+    let own = instance.map_or(Exemption::None, |i| exempt(&i.tags, policy, circumstances.now));
+    let baseline = |volume: &Volume| {
+        control.existing == Existing::Notify
+            && circumstances.guards.baseline.contains(&fingerprint(&volume.id))
+    };
+    let of_volumes: Vec<(&Volume, Exemption)> = found
+        .iter()
+        .map(|volume| {
+            let tag = exempt(&volume.tags, policy, circumstances.now);
+            let spared = !tag.holds() && baseline(volume);
+            (volume, if spared { Exemption::Existing } else { tag })
+        })
+        .collect();
+    decision.exemption = exemption::strongest(
+        std::iter::once(own.clone()).chain(of_volumes.iter().map(|(_, e)| e.clone())),
+    );
+    decision.volumes = of_volumes
+        .iter()
+        .filter(|(_, exemption)| !exemption.holds())
+        .map(|(volume, _)| (*volume).clone())
+        .collect();
+    let spared = found.len() - decision.volumes.len();
+    if own.holds() {
+        decision.volumes.clear();
+    }
+
+    let mode = control.mode.unwrap_or(circumstances.mode);
+    let (status, why) = if decision.volumes.is_empty() {
+        match &decision.exemption {
+            Exemption::Malformed { .. } => {
+                (Status::Held, format!("the tag {OPT_OUT_TAG} cannot be read"))
+            }
+            Exemption::Existing => (
+                Status::Existing,
+                "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`".to_owned(),
+            ),
+            _ => (Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out")),
+        }
+    } else if mode != Mode::Enforce {
+        (Status::Notified, "the mode is `notify`".to_owned())
+    } else if policy.kill_switch {
+        (Status::Stopped, "the kill switch is on".to_owned())
+    } else if let Some(trip) = &circumstances.guards.control_tripped {
+        (Status::Tripped, format!("the control has tripped: {}", trip.why))
+    } else if let Some(trip) = &circumstances.guards.resource_tripped {
+        (
+            Status::Tripped,
+            format!("the control has tripped for this resource: {}", trip.why),
+        )
+    } else {
+        plan(facts, &decision.volumes, settings, circumstances.now)
+    };
+    decision.status = status;
+    decision.reasons.push(why);
+    if spared > 0 && !decision.volumes.is_empty() {
+        decision
+            .reasons
+            .push(format!("{spared} of its volumes are opted out, or were there before, and stay as they are"));
+    }
+    decision.reasons.retain(|why| !why.is_empty());
+    decision
+}
+
+/// Judges a unit.
+#[must_use]
+pub fn judge(facts: &VolumeFacts, settings: &Settings, now: Timestamp) -> Verdict {
+    match &facts.unit {
+        Unit::Gone => Verdict::NotApplicable("it is gone".to_owned()),
+        Unit::Volume(volume) if !volume.exists() => {
+            Verdict::NotApplicable("the volume is being deleted".to_owned())
+        }
+        Unit::Volume(volume) if volume.encrypted || superseded_by(volume, facts).is_some() => {
+            Verdict::Compliant
+        }
+        Unit::Volume(volume) => {
+            let age = volume
+                .created_at
+                .map_or(i64::MAX, |at| now.duration_since(at).as_secs());
+            let left = i64::from(settings.settling_minutes) * 60 - age;
+            // What was created in the future was created just now: clocks differ.
+            match u32::try_from(left.min(i64::from(settings.settling_minutes) * 60)) {
+                Ok(seconds) if seconds > 0 => Verdict::Settling { seconds },
+                _ => Verdict::Violates(vec![volume.as_ref().clone()]),
+            }
+        }
+        Unit::Instance(instance, _) if instance.is_ended() => {
+            Verdict::NotApplicable("the instance is terminated".to_owned())
+        }
+        Unit::Instance(_, volumes) => {
+            let open: Vec<Volume> = volumes.iter().filter(|v| !v.encrypted).cloned().collect();
+            match open.is_empty() {
+                true => Verdict::Compliant,
+                false => Verdict::Violates(open),
+            }
+        }
+    }
+}
+
+/// What replaced a volume, if that is there and encrypted.
+#[must_use]
+pub fn superseded_by<'a>(volume: &Volume, facts: &'a VolumeFacts) -> Option<&'a Volume> {
+    let copy = facts.copies.get(volume.tags.get(REPLACED_BY_TAG)?)?;
+    (copy.exists() && copy.encrypted && copy.state != "error").then_some(copy)
+}
+
+/// A unit that may be changed: whether it is changed now, and why not.
+fn plan(
+    facts: &VolumeFacts,
+    volumes: &[Volume],
+    settings: &Settings,
+    now: Timestamp,
+) -> (Status, String) {
+    let instance = match &facts.unit {
+        Unit::Instance(instance, _) => Some(instance.as_ref()),
+        _ => None,
+    };
+    let stops = instance.is_some_and(Instance::is_up) && settings.attached == Attached::Swap;
+    let mut refused = refusals(
+        instance,
+        volumes,
+        stops,
+        facts.key_problem.as_deref(),
+        settings,
+    );
+    for volume in volumes {
+        if let Some(copy) = superseded_by(volume, facts) {
+            refused.push(format!(
+                "{} was replaced by {}, which is still there, and is in use again: detach it, or delete {} to have it copied anew",
+                volume.id, copy.id, copy.id
+            ));
+        } else if let Some(copy) = facts
+            .copies
+            .values()
+            .find(|c| c.exists() && c.tags.get(crate::volumes::COPY_OF_TAG) == Some(&volume.id))
+        {
+            refused.push(format!(
+                "{} is a copy of {} that an earlier run left: delete it, or take its tag {} away",
+                copy.id,
+                volume.id,
+                crate::volumes::COPY_OF_TAG
+            ));
+        }
+    }
+    if !refused.is_empty() {
+        return (Status::Refused, refused.join("; "));
+    }
+    let Some(instance) = instance else {
+        return (Status::InProgress, String::new());
+    };
+    match (settings.attached, instance.state.as_str()) {
+        (Attached::Notify, _) => (
+            Status::Notified,
+            "attached volumes are only told (the policy's `attached` is `notify`)".to_owned(),
+        ),
+        (_, "stopped") => (Status::InProgress, String::new()),
+        (Attached::Swap, "running") if settings.in_window(now) => {
+            (Status::InProgress, String::new())
+        }
+        (Attached::Swap, _) => (
+            Status::Pending,
+            match settings.next_window(now) {
+                Some(at) => format!("it waits for the instance to be stopped, or for the maintenance window that opens at {at}"),
+                None => "it waits for the instance to be stopped, or for a maintenance window".to_owned(),
+            },
+        ),
+        (Attached::WhenStopped, _) => (
+            Status::Pending,
+            "it waits for the instance to be stopped by somebody".to_owned(),
+        ),
+    }
+}
+
+/// Everything that forbids to replace these volumes, in words. `stops`: the
+/// instance would be stopped for it, so that what a stop costs counts.
+#[must_use]
+pub fn refusals<'a>(
+    instance: Option<&Instance>,
+    volumes: impl IntoIterator<Item = &'a Volume>,
+    stops: bool,
+    key_problem: Option<&str>,
+    settings: &Settings,
+) -> Vec<String> {
+    let mut why = Vec::new();
+    for volume in volumes {
+        let id = &volume.id;
+        if volume.multi_attach {
+            why.push(format!("{id} may be attached to several instances at once"));
+        }
+        if volume.marketplace {
+            why.push(format!(
+                "{id} carries a product code of the Marketplace, which a copy would lose"
+            ));
+        }
+        if let Some(operator) = &volume.operator {
+            why.push(format!("{id} is managed by {operator}"));
+        }
+        if let Some(tag) = orchestrated(&volume.tags) {
+            why.push(format!(
+                "{id} belongs to Kubernetes (tag {tag}), which knows it by its id"
+            ));
+        }
+        if volume.carried_tags().len() + OWN_TAGS > MOST_TAGS {
+            why.push(format!(
+                "{id} has so many tags that its copy would have no room for Backstop's {OWN_TAGS} (at most {MOST_TAGS})"
+            ));
+        }
+    }
+    if let Some(instance) = instance {
+        let id = &instance.id;
+        let tag = |key: &str| instance.tags.get(key);
+        if let Some(group) = tag("aws:autoscaling:groupName") {
+            why.push(format!(
+                "{id} is a member of the Auto Scaling group {group}, which would replace it when it is stopped: encrypt in the launch template"
+            ));
+        }
+        if let Some(fleet) = tag("aws:ec2:fleet-id").or_else(|| tag("aws:ec2spot:fleet-request-id")) {
+            why.push(format!("{id} is a member of the fleet {fleet}"));
+        }
+        if let Some(lifecycle) = &instance.lifecycle {
+            why.push(format!("{id} is a {lifecycle} instance"));
+        }
+        if let Some(operator) = &instance.operator {
+            why.push(format!("{id} is managed by {operator}"));
+        }
+        if let Some(tag) = orchestrated(&instance.tags) {
+            why.push(format!("{id} is a node of Kubernetes (tag {tag})"));
+        }
+        if instance.marketplace {
+            why.push(format!(
+                "{id} carries a product code of the Marketplace, which is lost with its root volume"
+            ));
+        }
+        if instance.hibernates {
+            why.push(format!(
+                "{id} is set up to hibernate: its memory may lie on the volume"
+            ));
+        }
+        if instance.is_ended() {
+            why.push(format!("{id} is being terminated"));
+        }
+        if stops {
+            if instance.instance_store {
+                why.push(format!("{id} has instance-store volumes, which a stop erases"));
+            }
+            if let Some(address) = &instance.auto_public_ipv4
+                && !settings.release_public_ipv4
+            {
+                why.push(format!(
+                    "a stop releases the public IPv4 address {address} of {id}: give it an Elastic IP address, or allow it (`release_public_ipv4`)"
+                ));
+            }
+            if instance.stop_protected {
+                why.push(format!("{id} is protected against being stopped"));
+            }
+        }
+    }
+    if let Some(problem) = key_problem {
+        why.push(problem.to_owned());
+    }
+    why
+}
+
+/// The tag by which an orchestrator marks what it manages.
+fn orchestrated(tags: &Tags) -> Option<&String> {
+    tags.keys().find(|key| {
+        key.starts_with("ebs.csi.aws.com/")
+            || key.starts_with("kubernetes.io/")
+            || key.as_str() == "CSIVolumeName"
+    })
+}
+
+/// What a resource's opt-out tag means to this control.
+#[must_use]
+pub fn exempt(tags: &Tags, policy: &Policy, now: Timestamp) -> Exemption {
+    exemption::read(
+        tags.get(OPT_OUT_TAG).map(String::as_str),
+        Control::UnencryptedVolume,
+        Offset::UTC.to_datetime(now).date(),
+        policy.opt_out.require_end,
+    )
+}
+
+/// What forbids a run under way to go on: the kill switch, a mode that is
+/// `enforce` no more, an opt-out that was set meanwhile.
+#[must_use]
+pub fn hold<'a>(
+    run: &Encryption,
+    policy: &Policy,
+    mode: Mode,
+    tags: impl IntoIterator<Item = &'a Tags>,
+    now: Timestamp,
+) -> Option<Hold> {
+    let control = of(policy);
+    let why = |why: String| Some(Hold { why });
+    if policy.kill_switch {
+        return why("the kill switch was turned on".to_owned());
+    }
+    if control.mode.unwrap_or(mode) != Mode::Enforce {
+        return why("the mode is `enforce` no more".to_owned());
+    }
+    let attached = control.settings.attached;
+    let allowed = match run.way {
+        Way::Unattached | Way::AccountSetting => true,
+        Way::WhenStopped => attached != Attached::Notify,
+        Way::Swap => attached == Attached::Swap,
+    };
+    if !allowed {
+        return why("the policy's `attached` does not allow it any more".to_owned());
+    }
+    let exemption = exemption::strongest(tags.into_iter().map(|tags| exempt(tags, policy, now)));
+    match exemption {
+        Exemption::Exempt(_) => why(format!("the tag {OPT_OUT_TAG} opts it out")),
+        Exemption::Malformed { .. } => why(format!("the tag {OPT_OUT_TAG} cannot be read")),
+        _ => None,
+    }
+}
+
+/// Digest of control and volume.
+#[must_use]
+pub fn fingerprint(volume: &str) -> String {
+    digest([NAME, volume])
+}
+
+/// What of a finding belongs to the baseline.
+#[must_use]
+pub fn baseline(decision: &Decision) -> BTreeSet<String> {
+    decision.volumes.iter().map(|v| fingerprint(&v.id)).collect()
+}
+
+/// What a record holds beside the decision.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// A new ULID.
+    pub id: &'a str,
+    /// What led to the look.
+    pub trigger: &'a Trigger,
+    /// The partition: `aws`, `aws-cn`, `aws-us-gov`.
+    pub partition: &'a str,
+    /// Key of the tag whose value is the owning team.
+    pub owner_tag: &'a str,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// The KMS key of copies, as the policy names it.
+    pub kms_key: Option<&'a str>,
+    /// When the run began.
+    pub now: Timestamp,
+}
+
+/// The ledger's record for a unit that violates the control; `None` where there
+/// is nothing to record.
+#[must_use]
+pub fn record(facts: &VolumeFacts, decision: &Decision, about: About<'_>) -> Option<Encryption> {
+    let Verdict::Violates(found) = &decision.verdict else {
+        return None;
+    };
+    let (kind, id, name, tags, instance) = match &facts.unit {
+        Unit::Gone => return None,
+        Unit::Volume(v) => ("volume", &v.id, v.name(), &v.tags, None),
+        Unit::Instance(i, _) => ("instance", &i.id, i.name(), &i.tags, Some(i.as_ref().clone())),
+    };
+    let Trigger {
+        account, region, ..
+    } = about.trigger;
+    let team = tags.get(about.owner_tag).or_else(|| {
+        let of_volumes = found.iter();
+        of_volumes.filter_map(|v| v.tags.get(about.owner_tag)).next()
+    });
+    let begins = decision.status == Status::InProgress;
+    Some(Encryption {
+        version: entry::VERSION,
+        id: about.id.to_owned(),
+        control: Control::UnencryptedVolume,
+        severity: Severity::High,
+        resource: format!("arn:{}:ec2:{region}:{account}:{kind}/{id}", about.partition),
+        resource_name: name.to_owned(),
+        account: account.clone(),
+        region: region.clone(),
+        team: team.cloned(),
+        status: decision.status,
+        way: decision.way,
+        instance,
+        volumes: if begins {
+            decision.volumes.clone()
+        } else {
+            found.clone()
+        },
+        kms_key: about.kms_key.map(str::to_owned),
+        progress: Progress::default(),
+        reasons: decision.reasons.clone(),
+        exemption: decision.exemption.clone(),
+        undoes: None,
+        actor: about.trigger.actor.clone(),
+        policy_version: about.policy_version,
+        attempts: 1,
+        started_at: about.now,
+        finished_at: (!begins).then_some(about.now),
+        managed_by: guards::managed_by(tags, &about.trigger.actor),
+        revision: 0,
+    })
+}

@@ -1,0 +1,1451 @@
+//! What a run does next, from what is there.
+//!
+//! One function, [`next_step`], without memory of its own: the record says what
+//! was tried, the world says what came of it. Whatever people, schedulers and
+//! AWS do between two looks, the next step follows from the second look.
+//!
+//! ```text
+//! attached:    safety snapshots ─► stop ─► copies ─► detach, attach, … ─► start ─► healthy ─► tag
+//!                                                └──────────► back ◄─────────────────┘
+//! unattached:  safety snapshot ─────────► copy ─► tag
+//! ```
+//!
+//! What always holds, and is tested over random worlds
+//! (`tests/encryption_simulation.rs`):
+//!
+//! - no step deletes an original, or a copy that was ever attached
+//! - no copy is made of a volume that may be written to, and none is swapped in
+//!   after the volume that it was made of may have been written to
+//! - a copy is seen encrypted, and of the same make, before anything is detached
+//! - an instance that the run stopped is started again, with its originals if
+//!   not with the copies
+//!
+//! Deliberately not here: reading the world, and taking the step.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Answer, Encryption, Tries, Way};
+use crate::controls::unencrypted_volume::{Settings, refusals};
+use crate::entry::Status;
+use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume};
+
+/// How long EC2's reads may lag behind its writes before a change that was
+/// accepted, or not answered, is tried again.
+const LAG: SignedDuration = SignedDuration::from_secs(120);
+/// The pause after a refusal, and how far it grows.
+const PAUSE: SignedDuration = SignedDuration::from_secs(15);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// How often a change that leads on is tried.
+const MOST_TRIES: u32 = 6;
+/// How long a first, full snapshot may take: 16 TiB at what EBS reads at its
+/// slowest were seen to take more than a day.
+const LONGEST_SNAPSHOT: SignedDuration = SignedDuration::from_hours(48);
+/// How long a copy may take until it is available.
+const LONGEST_COPY: SignedDuration = SignedDuration::from_hours(2);
+/// Seconds between two looks while an instance is down.
+const BRISK: u32 = 15;
+
+/// Everything that the next step follows from.
+#[derive(Clone, Debug)]
+pub struct World<'a> {
+    /// The run's record.
+    pub run: &'a Encryption,
+    /// The time.
+    pub now: Timestamp,
+    /// The instance as it is now; none: it is gone, or the way has none.
+    pub instance: Option<Instance>,
+    /// The originals, every copy of them, and whatever the record says was
+    /// made; by id.
+    pub volumes: BTreeMap<String, Volume>,
+    /// The snapshots that the run took, by id.
+    pub snapshots: BTreeMap<String, Snapshot>,
+    /// What forbids to go on: an opt-out, the kill switch, another mode.
+    pub hold: Option<Hold>,
+    /// What keeps the KMS key of copies from being used.
+    pub key_problem: Option<String>,
+    /// What the policy says.
+    pub settings: &'a Settings,
+}
+
+/// What forbids a run to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Why, one sentence.
+    pub why: String,
+}
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, for so long.
+    Wait {
+        /// Seconds until the next look.
+        seconds: u32,
+        /// What is waited for.
+        why: String,
+    },
+    /// One change.
+    Do(Change),
+    /// Something is written down, and the next look follows at once.
+    Note(Note),
+    /// The run has ended.
+    End(End),
+}
+
+/// What a snapshot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The way back should everything else fail.
+    Safety,
+    /// What a copy is made from.
+    Transfer,
+}
+
+impl Purpose {
+    /// The name, as in the tag.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safety => "safety",
+            Self::Transfer => "transfer",
+        }
+    }
+}
+
+/// One change of the world. Each is safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A snapshot is taken.
+    Snapshot {
+        /// Of this volume.
+        volume: String,
+        /// What for.
+        purpose: Purpose,
+    },
+    /// The instance is stopped: the one step that costs downtime.
+    Stop {
+        /// Whether it is to put the originals back.
+        back: bool,
+    },
+    /// The instance is started.
+    Start {
+        /// Whether it is with its originals back.
+        back: bool,
+    },
+    /// An encrypted copy is made of a volume.
+    Copy {
+        /// The volume.
+        volume: String,
+    },
+    /// An encrypted copy is made from a snapshot.
+    Create {
+        /// The volume that it is a copy of.
+        volume: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// A copy of ours, which was never attached, is deleted.
+    DeleteCopy {
+        /// The copy.
+        copy: String,
+    },
+    /// A volume is detached from the instance.
+    Detach {
+        /// The volume.
+        volume: String,
+    },
+    /// A volume is attached to the instance.
+    Attach {
+        /// The volume.
+        volume: String,
+        /// The device.
+        device: String,
+    },
+    /// What becomes of a volume when the instance is terminated is set.
+    KeepOrDelete {
+        /// The volume.
+        volume: String,
+        /// Its device.
+        device: String,
+        /// Whether it goes with the instance.
+        delete: bool,
+    },
+    /// An original is tagged with what replaced it.
+    TagReplaced {
+        /// The original.
+        volume: String,
+        /// Its encrypted copy.
+        copy: String,
+    },
+}
+
+impl Change {
+    /// What it is known by in the record.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let to_go_back = |back: bool| if back { " to go back" } else { "" };
+        match self {
+            Self::Snapshot { volume, purpose } => format!("snapshot {} {volume}", purpose.name()),
+            Self::Stop { back } => format!("stop{}", to_go_back(*back)),
+            Self::Start { back } => format!("start{}", to_go_back(*back)),
+            Self::Copy { volume } => format!("copy {volume}"),
+            Self::Create { volume, .. } => format!("create {volume}"),
+            Self::DeleteCopy { copy } => format!("delete {copy}"),
+            Self::Detach { volume } => format!("detach {volume}"),
+            Self::Attach { volume, .. } => format!("attach {volume}"),
+            Self::KeepOrDelete { volume, .. } => format!("termination {volume}"),
+            Self::TagReplaced { volume, .. } => format!("tag {volume}"),
+        }
+    }
+}
+
+/// What is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The run goes back.
+    GoBack {
+        /// Why, one sentence.
+        why: String,
+        /// What it ends with.
+        status: Status,
+        /// Whether the unit is left alone until a person re-arms it.
+        trip: bool,
+    },
+    /// A volume's copy is made from a snapshot.
+    FromSnapshot {
+        /// The volume.
+        volume: String,
+        /// Why.
+        why: String,
+    },
+    /// The instance was seen stopped.
+    Stopped {
+        /// When it had last been started.
+        launched_at: Option<Timestamp>,
+    },
+    /// A person is told at once; the run goes on.
+    Attention {
+        /// What is the matter.
+        text: String,
+    },
+}
+
+/// How a run ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The status: remediated, rolled back, refused, pending, or a person is
+    /// needed.
+    pub status: Status,
+    /// Why, one sentence each.
+    pub why: Vec<String>,
+    /// Whether the unit is left alone until a person re-arms it.
+    pub trip: bool,
+}
+
+/// What the next step of a run is.
+#[must_use]
+pub fn next_step(world: &World<'_>) -> Step {
+    let run = world.run;
+    let Some(before) = &run.instance else {
+        return unattached(world);
+    };
+    let Some(instance) = world.instance.as_ref().filter(|now| !now.is_ended()) else {
+        return instance_ended(world, &before.id);
+    };
+    if run.progress.back.is_some() {
+        back(world, instance)
+    } else if run.undoes.is_some() {
+        go_back("somebody asked for it to be taken back", Status::RolledBack, false)
+    } else {
+        forward(world, instance, before)
+    }
+}
+
+// -------------------------------------------------------------- an unattached
+
+fn unattached(world: &World<'_>) -> Step {
+    let run = world.run;
+    let Some(before) = run.volumes.first() else {
+        return end(Status::NeedsPerson, ["the record names no volume"]);
+    };
+    if let Some(back) = &run.progress.back {
+        return clear_up(world).unwrap_or_else(|| ended(back, Vec::new()));
+    }
+    if run.undoes.is_some() {
+        // Nothing is attached: `undo` itself sets the tags.
+        return end(Status::RolledBack, [] as [String; 0]);
+    }
+    let copy = world.copy_of(&before.id);
+    let Some(original) = world.live(&before.id) else {
+        return end(
+            Status::NeedsPerson,
+            [
+                format!("somebody deleted {} during the run", before.id),
+                "what the run made of it is kept: delete it if it is not needed".to_owned(),
+            ],
+        );
+    };
+    if let Some(copy) = copy
+        && original.tags.get(REPLACED_BY_TAG) == Some(&copy.id)
+        && copy.encrypted
+    {
+        return end(Status::Remediated, [] as [String; 0]);
+    }
+    if let Some(attachment) = original.attached().next() {
+        return go_back(
+            &format!(
+                "{} was attached to {} meanwhile; it is looked at again there",
+                original.id, attachment.instance
+            ),
+            Status::RolledBack,
+            false,
+        );
+    }
+    if let Some(hold) = &world.hold {
+        return go_back(&hold.why, Status::RolledBack, false);
+    }
+    let refused = refusals(None, [original], false, world.key_problem.as_deref(), world.settings);
+    if !refused.is_empty() {
+        return go_back(&refused.join("; "), Status::Refused, false);
+    }
+    if let Some(other) = world.foreign_copy_of(&original.id) {
+        return go_back(&another_copy(&original.id, other), Status::Refused, false);
+    }
+    let safety = match snapshot(world, &original.id, Purpose::Safety) {
+        Ok(snapshot) => snapshot,
+        Err(step) => return step,
+    };
+    match copied(world, original, Some(safety)) {
+        Ok(copy) => tag_replaced(world, [(&original.id, &copy.id)]),
+        Err(step) => step,
+    }
+}
+
+// ------------------------------------------------------------------- attached
+
+fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
+    let run = world.run;
+    let stop = Change::Stop { back: false };
+    let asked = run.progress.tries(&stop);
+    let swapped = run.volumes.iter().all(|v| world.is_swapped(v, &instance.id));
+    match instance.state.as_str() {
+        "running" | "pending" if swapped => healthy(world, instance),
+        "running" | "pending" if world.any_out_of_place(&instance.id) => {
+            half_swapped(world, instance)
+        }
+        "running" | "pending" => {
+            if run.progress.stopped.is_some() {
+                return go_back(
+                    "somebody started the instance before its volumes were swapped, so the copies lack what it has written since",
+                    Status::RolledBack,
+                    false,
+                );
+            }
+            if run.way == Way::WhenStopped {
+                return go_back(
+                    "somebody started the instance; it is taken up again at its next stop",
+                    Status::Pending,
+                    false,
+                );
+            }
+            if let Some(tries) = asked
+                && tries.may_have_happened()
+                && world.since(tries.last_at) < LAG
+            {
+                return wait(BRISK, "the instance to stop");
+            }
+            let may_stop = asked.is_some_and(Tries::may_have_happened);
+            if let Some(step) = unready(world, instance, before, !may_stop) {
+                return step;
+            }
+            if instance.state != "running" {
+                return wait(BRISK, "the instance to run before it is stopped");
+            }
+            attempt(world, stop).unwrap_or_else(|why| {
+                go_back(&why, Status::RolledBack, true)
+            })
+        }
+        "stopping" => stopping(world, instance),
+        "stopped" => stopped(world, instance),
+        other => wait(
+            world.patience(run.started_at),
+            &format!("the instance to leave the state {other}"),
+        ),
+    }
+}
+
+/// What is missing before a running instance is stopped; none: nothing.
+fn unready(
+    world: &World<'_>,
+    instance: &Instance,
+    before: &Instance,
+    first: bool,
+) -> Option<Step> {
+    let run = world.run;
+    if let Some(hold) = &world.hold {
+        return Some(go_back(&hold.why, Status::RolledBack, false));
+    }
+    let originals: Vec<&Volume> = run.volumes.iter().filter_map(|v| world.live(&v.id)).collect();
+    let stops = run.way == Way::Swap;
+    let refused = refusals(
+        Some(instance),
+        originals,
+        stops,
+        world.key_problem.as_deref(),
+        world.settings,
+    );
+    if !refused.is_empty() {
+        return Some(go_back(&refused.join("; "), Status::Refused, false));
+    }
+    for v in &run.volumes {
+        if world.attached_as_before(v, &before.id).is_none() {
+            return Some(go_back(
+                &format!("{} is not attached as it was when the run began", v.id),
+                Status::RolledBack,
+                false,
+            ));
+        }
+        if let Some(other) = world.foreign_copy_of(&v.id) {
+            return Some(go_back(&another_copy(&v.id, other), Status::Refused, false));
+        }
+    }
+    if let Some(step) = safety_snapshots(world) {
+        return Some(step);
+    }
+    if stops && first && !world.settings.in_window(world.now) {
+        return Some(go_back(
+            "the maintenance window closed before the instance could be stopped; it is taken up again in the next one",
+            Status::Pending,
+            false,
+        ));
+    }
+    None
+}
+
+/// A stop takes as long as the operating system does. It is never forced: that
+/// could lose writes.
+fn stopping(world: &World<'_>, instance: &Instance) -> Step {
+    let run = world.run;
+    if run.progress.attention.is_none() && run.stopped_it() && world.overdue() {
+        let id = &instance.id;
+        return Step::Note(Note::Attention {
+            text: format!(
+                "{id} has been stopping for more than {} minutes. Backstop waits, and starts it again once it is stopped. If its operating system hangs: aws ec2 stop-instances --force --instance-ids {id} (what it has not written is lost)",
+                world.settings.max_downtime_minutes
+            ),
+        });
+    }
+    wait(BRISK, "the instance to stop")
+}
+
+fn stopped(world: &World<'_>, instance: &Instance) -> Step {
+    let run = world.run;
+    let Some(seen) = &run.progress.stopped else {
+        return Step::Note(Note::Stopped {
+            launched_at: instance.launched_at,
+        });
+    };
+    let start = Change::Start { back: false };
+    let asked_to_start = run.progress.tries(&start);
+    let started_since = instance.launched_at != seen.launched_at;
+    let swapped = run.volumes.iter().all(|v| world.is_settled(v, &instance.id));
+    if started_since && asked_to_start.is_none() {
+        return go_back(
+            "the instance was started and stopped again before its volumes were swapped, so the copies lack what it has written",
+            Status::RolledBack,
+            false,
+        );
+    }
+    let ours = run.stopped_it();
+    if let Some(hold) = &world.hold
+        && asked_to_start.is_none()
+    {
+        return go_back(&hold.why, Status::RolledBack, false);
+    }
+    if swapped {
+        if !ours {
+            return tag_all(world);
+        }
+        if started_since && instance.state_reason.as_deref() == Some(USER_STOP) {
+            // It ran on the copies, and somebody wanted it stopped.
+            return tag_all(world);
+        }
+        if asked_to_start.is_some_and(|tries| tries.count > 2) && started_since {
+            let reason = instance.state_reason.as_deref().unwrap_or("no reason given");
+            return go_back(
+                &format!("the instance does not stay up with the copies ({reason})"),
+                Status::RolledBack,
+                true,
+            );
+        }
+        if world.overdue() {
+            return overdue(world);
+        }
+        return attempt(world, start).unwrap_or_else(|why| go_back(&why, Status::RolledBack, true));
+    }
+    if ours && world.overdue() {
+        return overdue(world);
+    }
+    let key_problem = world.key_problem.as_deref();
+    let originals: Vec<&Volume> = run.volumes.iter().filter_map(|v| world.live(&v.id)).collect();
+    let refused = refusals(Some(instance), originals, false, key_problem, world.settings);
+    if !refused.is_empty() {
+        return go_back(&refused.join("; "), Status::Refused, false);
+    }
+    if let Some(problem) = world.moved(&instance.id) {
+        return go_back(&problem, Status::RolledBack, false);
+    }
+    if let Some(step) = safety_snapshots(world) {
+        return step;
+    }
+    // Copies of all volumes first: nothing is detached before every one is
+    // there, encrypted and of the same make.
+    let mut steps = Vec::new();
+    for v in &run.volumes {
+        if world.is_on_copy(&v.id, &instance.id) {
+            continue;
+        }
+        if let Some(other) = world.foreign_copy_of(&v.id) {
+            return go_back(&another_copy(&v.id, other), Status::Refused, false);
+        }
+        let Some(original) = world.live(&v.id) else {
+            continue; // `moved` has seen to it
+        };
+        steps.extend(copied(world, original, None).err());
+    }
+    if let Some(step) = first(steps) {
+        return step;
+    }
+    for v in &run.volumes {
+        if let Some(step) = swap(world, v, &instance.id) {
+            return step;
+        }
+    }
+    // Every copy is in place: the next look finds them so.
+    wait(1, "the volumes to show as attached")
+}
+
+/// One volume's way from its original to its copy; none: it is there.
+fn swap(world: &World<'_>, before: &Volume, instance: &str) -> Option<Step> {
+    let copy = world.copy_of(&before.id)?;
+    let (device, delete) = device_of(before);
+    if copy.attachment_to(instance).is_some() {
+        return settle_attachment(world, copy, instance, device, delete)
+            .map(|tried| tried.unwrap_or_else(|why| go_back(&why, Status::RolledBack, true)));
+    }
+    let original = world.live(&before.id)?;
+    let step = if let Some(attachment) = original.attachment_to(instance) {
+        match attachment.state.as_str() {
+            "detaching" => return Some(wait(BRISK, &format!("{} to be detached", original.id))),
+            _ => attempt(
+                world,
+                Change::Detach {
+                    volume: original.id.clone(),
+                },
+            ),
+        }
+    } else if copy.is_free() {
+        attempt(
+            world,
+            Change::Attach {
+                volume: copy.id.clone(),
+                device: device.to_owned(),
+            },
+        )
+    } else {
+        Err(format!("the copy {} is in use elsewhere", copy.id))
+    };
+    Some(step.unwrap_or_else(|why| go_back(&why, Status::RolledBack, true)))
+}
+
+/// Waits for an attachment and sets what it was before; none: all is set.
+fn settle_attachment(
+    world: &World<'_>,
+    volume: &Volume,
+    instance: &str,
+    device: &str,
+    delete: bool,
+) -> Option<Result<Step, String>> {
+    let attachment = volume.attachment_to(instance)?;
+    if attachment.state != "attached" {
+        return Some(Ok(wait(BRISK, &format!("{} to be attached", volume.id))));
+    }
+    if attachment.delete_on_termination == delete {
+        return None;
+    }
+    Some(attempt(
+        world,
+        Change::KeepOrDelete {
+            volume: volume.id.clone(),
+            device: device.to_owned(),
+            delete,
+        },
+    ))
+}
+
+/// The instance runs on its copies: is it well?
+fn healthy(world: &World<'_>, instance: &Instance) -> Step {
+    let run = world.run;
+    if instance.state == "running" && instance.checks.as_ref().is_some_and(|c| c.passed()) {
+        return tag_all(world);
+    }
+    let since = match run.progress.tries(&Change::Start { back: false }) {
+        Some(start) => start.last_at,
+        None => instance.launched_at.unwrap_or(run.started_at),
+    };
+    if world.since(since) < world.settings.health_time() {
+        return wait(BRISK, "the instance to pass its status checks");
+    }
+    let why = format!(
+        "the instance did not pass its status checks within {} minutes",
+        world.settings.health_minutes
+    );
+    if run.stopped_it() {
+        return go_back(&why, Status::RolledBack, true);
+    }
+    // Somebody else started it: it is not ours to stop.
+    finish(
+        world,
+        End {
+            status: Status::NeedsPerson,
+            why: vec![format!("{why} after somebody started it on its encrypted copies")],
+            trip: true,
+        },
+    )
+}
+
+/// Somebody started the instance while some of its volumes were swapped and
+/// others not. What is in use stays in use; what is missing is put in.
+fn half_swapped(world: &World<'_>, instance: &Instance) -> Step {
+    let run = world.run;
+    if instance.state == "pending" {
+        return wait(BRISK, "the instance that somebody started to run");
+    }
+    let mut left = Vec::new();
+    for v in &run.volumes {
+        let (device, delete) = device_of(v);
+        let copy = world.copy_of(&v.id).filter(|copy| copy.encrypted);
+        let original = world.live(&v.id);
+        let untouched = !world.touched(v, &instance.id);
+        if untouched || original.is_some_and(|o| o.attachment_to(&instance.id).is_some()) {
+            left.push(v.id.clone());
+            continue;
+        }
+        // Detached since the stop, so the copy lacks nothing.
+        let volume = match (copy, original) {
+            (Some(copy), _) if copy.attachment_to(&instance.id).is_some() => {
+                match settle_attachment(world, copy, &instance.id, device, delete) {
+                    Some(Ok(step)) => return step,
+                    _ => continue,
+                }
+            }
+            (Some(copy), _) if copy.is_free() => copy,
+            (_, Some(original)) if original.is_free() => original,
+            _ => {
+                left.push(v.id.clone());
+                continue;
+            }
+        };
+        match attempt(
+            world,
+            Change::Attach {
+                volume: volume.id.clone(),
+                device: device.to_owned(),
+            },
+        ) {
+            Ok(step) => return step,
+            Err(_) => left.push(v.id.clone()),
+        }
+    }
+    let what = match left.is_empty() {
+        true => "every volume has been replaced all the same".to_owned(),
+        false => format!("not replaced: {}", left.join(", ")),
+    };
+    finish(
+        world,
+        End {
+            status: Status::NeedsPerson,
+            why: vec![format!(
+                "somebody started the instance while its volumes were being swapped: {what}"
+            )],
+            trip: true,
+        },
+    )
+}
+
+/// What was swapped is tagged, what cannot be used any more is cleared away,
+/// and the run ends.
+fn finish(world: &World<'_>, end: End) -> Step {
+    let pairs = world.swapped();
+    for (volume, copy) in pairs {
+        if let Ok(Some(step)) = tag_one(world, volume, copy) {
+            return step;
+        }
+    }
+    clear_up(world).unwrap_or(Step::End(end))
+}
+
+fn tag_all(world: &World<'_>) -> Step {
+    let pairs = world.swapped();
+    tag_replaced(world, pairs)
+}
+
+/// Tags the originals with what replaced them, and ends.
+fn tag_replaced<'a>(
+    world: &World<'_>,
+    pairs: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Step {
+    for (volume, copy) in pairs {
+        match tag_one(world, volume, copy) {
+            Ok(None) => {}
+            Ok(Some(step)) => return step,
+            Err(why) => {
+                return end(
+                    Status::NeedsPerson,
+                    [
+                        format!("{volume} is replaced by {copy}, and could not be tagged so: {why}"),
+                        format!(
+                            "tag it, or it is taken for one that was never encrypted: aws ec2 create-tags --resources {volume} --tags Key={REPLACED_BY_TAG},Value={copy}"
+                        ),
+                    ],
+                );
+            }
+        }
+    }
+    end(Status::Remediated, [] as [String; 0])
+}
+
+fn tag_one(world: &World<'_>, volume: &str, copy: &str) -> Result<Option<Step>, String> {
+    let Some(original) = world.live(volume) else {
+        return Ok(None);
+    };
+    if original.tags.get(REPLACED_BY_TAG).map(String::as_str) == Some(copy) {
+        return Ok(None);
+    }
+    attempt(
+        world,
+        Change::TagReplaced {
+            volume: volume.to_owned(),
+            copy: copy.to_owned(),
+        },
+    )
+    .map(Some)
+}
+
+// ----------------------------------------------------------------------- back
+
+/// Back to the originals, attached as they were, and the instance running if
+/// it was this run that stopped it.
+fn back(world: &World<'_>, instance: &Instance) -> Step {
+    let run = world.run;
+    let Some(back) = &run.progress.back else {
+        return wait(BRISK, "a reason to go back");
+    };
+    match instance.state.as_str() {
+        "running" => {
+            let on_copies = run
+                .volumes
+                .iter()
+                .any(|v| world.is_on_copy(&v.id, &instance.id) && world.wants_original(&v.id, &instance.id));
+            if on_copies {
+                let by_us = run.progress.tries(&Change::Start { back: false }).is_some();
+                if !by_us && run.undoes.is_none() {
+                    return half_swapped(world, instance);
+                }
+                return persist(world, Change::Stop { back: true }).unwrap_or_else(|why| {
+                    finish(
+                        world,
+                        End {
+                            status: Status::NeedsPerson,
+                            why: vec![
+                                back.why.clone(),
+                                format!("the instance runs on its encrypted copies and cannot be stopped to go back: {why}"),
+                            ],
+                            trip: true,
+                        },
+                    )
+                });
+            }
+            if let Some(step) = put_back(world, &instance.id) {
+                return step;
+            }
+            let mut notes = world.not_put_back(&instance.id);
+            if run.stopped_it() {
+                let passed = instance.checks.as_ref().is_some_and(|c| c.passed());
+                let since = instance.launched_at.unwrap_or(back.at).max(back.at);
+                if !passed && world.since(since) < world.settings.health_time() {
+                    return wait(BRISK, "the instance to pass its status checks");
+                }
+                if !passed {
+                    notes.push("it runs on its original volumes and does not pass its status checks: look at it".to_owned());
+                }
+            }
+            clear_up(world).unwrap_or_else(|| ended(back, notes))
+        }
+        "stopped" => {
+            if let Some(step) = put_back(world, &instance.id) {
+                return step;
+            }
+            let was_up = run.instance.as_ref().is_some_and(Instance::is_up);
+            let start = Change::Start { back: true };
+            let by_us = run.stopped_it();
+            if !by_us || !was_up {
+                let notes = world.not_put_back(&instance.id);
+                return clear_up(world).unwrap_or_else(|| ended(back, notes));
+            }
+            // Somebody stopped it after it was up again: that is theirs.
+            let was_started = run
+                .progress
+                .tries(&start)
+                .is_some_and(|tries| matches!(tries.answer, Some(Answer::Accepted)));
+            if was_started
+                && instance.state_reason.as_deref() == Some(USER_STOP)
+                && world.launched_after(instance, &start)
+            {
+                return clear_up(world).unwrap_or_else(|| {
+                    ended(back, vec!["somebody stopped it again after it was started".to_owned()])
+                });
+            }
+            persist(world, start).unwrap_or_else(|why| wait(LONGEST_PAUSE.as_secs() as u32, &why))
+        }
+        "stopping" => stopping(world, instance),
+        state => wait(BRISK, &format!("the instance to leave the state {state}")),
+    }
+}
+
+/// Puts every original back where it was, or its copy where there is no
+/// original to be had; none: all is in place.
+fn put_back(world: &World<'_>, instance: &str) -> Option<Step> {
+    let run = world.run;
+    for v in &run.volumes {
+        if !world.touched(v, instance) {
+            continue;
+        }
+        let (device, delete) = device_of(v);
+        let original = world
+            .live(&v.id)
+            .filter(|o| o.is_free() || o.attachment_to(instance).is_some());
+        let copy = world
+            .copy_of(&v.id)
+            .filter(|c| c.is_free() || c.attachment_to(instance).is_some());
+        let (target, other) = match (original, copy) {
+            (Some(original), copy) => (original, copy),
+            // The original is gone or in use elsewhere: the copy has what it
+            // had at the stop.
+            (None, Some(copy)) if copy.encrypted && copy.state != "error" => (copy, None),
+            _ => continue,
+        };
+        if let Some(attachment) = other.and_then(|other| other.attachment_to(instance))
+            && let Some(other) = other
+        {
+            if attachment.state == "detaching" {
+                return Some(wait(BRISK, &format!("{} to be detached", other.id)));
+            }
+            return Some(tell_if_stuck(
+                world,
+                Change::Detach {
+                    volume: other.id.clone(),
+                },
+            ));
+        }
+        match target.attachment_to(instance) {
+            None => {
+                return Some(tell_if_stuck(
+                    world,
+                    Change::Attach {
+                        volume: target.id.clone(),
+                        device: device.to_owned(),
+                    },
+                ));
+            }
+            Some(attachment) if attachment.state == "detaching" => {
+                return Some(wait(BRISK, &format!("{} to be detached", target.id)));
+            }
+            Some(_) => match settle_attachment(world, target, instance, device, delete) {
+                Some(Ok(step)) => return Some(step),
+                // Not worth keeping an instance down for.
+                Some(Err(_)) | None => {}
+            },
+        }
+    }
+    None
+}
+
+/// Tries without an end; a person is told once it does not work.
+fn tell_if_stuck(world: &World<'_>, change: Change) -> Step {
+    persist(world, change).unwrap_or_else(|why| wait(LONGEST_PAUSE.as_secs() as u32, &why))
+}
+
+/// As [`attempt`], but never gives up on the way back to safety: after the
+/// first refusal a person is told, and it goes on trying. Only a stop, which
+/// leads to safety no more than it leads away from it, is given up.
+fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
+    let Some(tries) = world.run.progress.tries(&change) else {
+        return Ok(Step::Do(change));
+    };
+    let over = tries.count >= MOST_TRIES && world.since(tries.last_at) >= LAG;
+    if matches!(change, Change::Stop { .. }) && over {
+        let shows_nothing = || "it was tried again and again".to_owned();
+        return Err(tries.refusal().unwrap_or_else(shows_nothing));
+    }
+    if let Some(Answer::Refused {
+        operation,
+        code,
+        unknown,
+        ..
+    }) = &tries.answer
+    {
+        // No answer, or "slower", once or twice says nothing yet.
+        let passing = *unknown || code == "RequestLimitExceeded";
+        // The code alone: messages vary from try to try, and each new text is
+        // told.
+        let text = stuck(world, &change, &format!("{operation}: {code}"));
+        let told = world.run.progress.attention.as_ref() == Some(&text);
+        if !told && (!passing || tries.count > 2) {
+            return Ok(Step::Note(Note::Attention { text }));
+        }
+    }
+    Ok(paced(world, change, tries))
+}
+
+/// What a person is told while the way back does not work.
+fn stuck(world: &World<'_>, change: &Change, code: &str) -> String {
+    let instance = world.run.instance_id().unwrap_or("the instance");
+    match change {
+        Change::Start { .. } => format!(
+            "{instance} is stopped with its original volumes attached, and AWS refuses to start it ({code}). Backstop keeps trying. By hand: aws ec2 start-instances --instance-ids {instance}"
+        ),
+        Change::Stop { .. } => format!(
+            "{instance} has to be stopped to put its original volumes back, and AWS refuses ({code}). Backstop tries again. By hand: aws ec2 stop-instances --instance-ids {instance}"
+        ),
+        Change::Attach { volume, device } => format!(
+            "{volume} cannot be attached to {instance} as {device} ({code}). Backstop keeps trying. By hand: aws ec2 attach-volume --volume-id {volume} --instance-id {instance} --device {device}"
+        ),
+        Change::Detach { volume } => format!(
+            "{volume} cannot be detached from {instance} ({code}). Backstop keeps trying. By hand: aws ec2 detach-volume --volume-id {volume} --instance-id {instance}"
+        ),
+        other => format!("{} does not work ({code})", other.key()),
+    }
+}
+
+// ---------------------------------------------------------------------- parts
+
+/// The safety snapshots of all volumes; none: they are complete.
+fn safety_snapshots(world: &World<'_>) -> Option<Step> {
+    let volumes = &world.run.volumes;
+    let steps = volumes
+        .iter()
+        .filter_map(|v| snapshot(world, &v.id, Purpose::Safety).err());
+    first(steps.collect())
+}
+
+/// Of several things to do, the first that changes or notes something; else
+/// the shortest wait.
+fn first(steps: Vec<Step>) -> Option<Step> {
+    let waits = |step: &Step| match step {
+        Step::Wait { seconds, .. } => *seconds,
+        _ => 0,
+    };
+    steps.into_iter().min_by_key(waits)
+}
+
+/// A completed snapshot, or the step that leads to one.
+fn snapshot<'a>(
+    world: &'a World<'_>,
+    volume: &str,
+    purpose: Purpose,
+) -> Result<&'a Snapshot, Step> {
+    let fails = |why: &str| Err(go_back(why, Status::RolledBack, true));
+    match world.snapshot_of(volume, purpose) {
+        None => {
+            let change = Change::Snapshot {
+                volume: volume.to_owned(),
+                purpose,
+            };
+            match attempt(world, change) {
+                Ok(step) => Err(step),
+                Err(why) => fails(&format!("no snapshot of {volume} could be taken: {why}")),
+            }
+        }
+        Some(snapshot) => match snapshot.state.as_str() {
+            "completed" => Ok(snapshot),
+            "error" => fails(&format!("the snapshot {} of {volume} failed", snapshot.id)),
+            _ => {
+                let since = snapshot.started_at.unwrap_or(world.run.started_at);
+                if world.since(since) > LONGEST_SNAPSHOT {
+                    return fails(&format!(
+                        "the snapshot {} of {volume} is not complete after {} hours",
+                        snapshot.id,
+                        LONGEST_SNAPSHOT.as_hours()
+                    ));
+                }
+                let seconds = if purpose == Purpose::Transfer {
+                    BRISK
+                } else {
+                    world.patience(since)
+                };
+                let what = format!("the snapshot {} to be complete", snapshot.id);
+                Err(wait(seconds, &what))
+            }
+        },
+    }
+}
+
+/// A volume's copy, seen encrypted and of the same make; or the step that leads
+/// to one. `source` is a snapshot that holds every write to the volume; none:
+/// one has to be taken for it.
+fn copied<'a>(
+    world: &'a World<'_>,
+    original: &Volume,
+    source: Option<&Snapshot>,
+) -> Result<&'a Volume, Step> {
+    let run = world.run;
+    let volume = &original.id;
+    let from_snapshot = run.progress.from_snapshot.contains_key(volume);
+    let create = Change::Create {
+        volume: volume.clone(),
+        snapshot: String::new(),
+    };
+    let tried_snapshot = run.progress.tries(&create);
+    let Some(copy) = world.copy_of(volume) else {
+        if !from_snapshot {
+            let change = Change::Copy {
+                volume: volume.clone(),
+            };
+            return Err(match attempt(world, change.clone()) {
+                Ok(step) => step,
+                Err(why) => match run.progress.tries(&change) {
+                    // It may be there all the same: a second one is not made.
+                    Some(tries) if tries.may_have_happened() => {
+                        go_back(&why, Status::RolledBack, true)
+                    }
+                    _ => Step::Note(Note::FromSnapshot {
+                        volume: volume.clone(),
+                        why: format!("a direct copy was refused: {why}"),
+                    }),
+                },
+            });
+        }
+        let snapshot = match source {
+            Some(source) => source,
+            None => snapshot(world, volume, Purpose::Transfer)?,
+        };
+        let change = Change::Create {
+            volume: volume.clone(),
+            snapshot: snapshot.id.clone(),
+        };
+        return Err(attempt(world, change).unwrap_or_else(|why| {
+            go_back(
+                &format!("no encrypted copy of {volume} could be made: {why}"),
+                Status::RolledBack,
+                true,
+            )
+        }));
+    };
+    let wrong = match copy.state.as_str() {
+        "creating" => {
+            let since = copy.created_at.unwrap_or(run.started_at);
+            if world.since(since) < LONGEST_COPY {
+                return Err(wait(BRISK, &format!("the copy {} to be available", copy.id)));
+            }
+            format!("the copy {} is not available after two hours", copy.id)
+        }
+        "error" => format!("the copy {} came out in error", copy.id),
+        _ if !copy.encrypted => format!("the copy {} is not encrypted", copy.id),
+        _ if !copy.same_make(original) => format!(
+            "the copy {} differs from {volume} in size, type, iops or throughput",
+            copy.id
+        ),
+        _ => return Ok(copy),
+    };
+    if !from_snapshot {
+        return Err(Step::Note(Note::FromSnapshot {
+            volume: volume.clone(),
+            why: wrong,
+        }));
+    }
+    // What came of the second way is no better: back.
+    if tried_snapshot.is_some() || !world.may_delete(copy) {
+        return Err(go_back(&wrong, Status::RolledBack, true));
+    }
+    Err(attempt(
+        world,
+        Change::DeleteCopy {
+            copy: copy.id.clone(),
+        },
+    )
+    .unwrap_or_else(|why| go_back(&why, Status::RolledBack, true)))
+}
+
+/// Deletes the copies of this run that nothing uses; none: there are none left.
+fn clear_up(world: &World<'_>) -> Option<Step> {
+    let unused = world
+        .volumes
+        .values()
+        .filter(|volume| world.is_own_copy(volume) && world.may_delete(volume));
+    for copy in unused {
+        let change = Change::DeleteCopy {
+            copy: copy.id.clone(),
+        };
+        // What cannot be deleted is named in the message.
+        if let Ok(step) = attempt(world, change) {
+            return Some(step);
+        }
+    }
+    None
+}
+
+/// A change, at its pace. An error once it has been tried often enough.
+fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
+    let Some(tries) = world.run.progress.tries(&change) else {
+        return Ok(Step::Do(change));
+    };
+    if let Some(refusal) = tries.refusal()
+        && (tries.count >= MOST_TRIES || is_final(tries))
+    {
+        return Err(refusal);
+    }
+    if tries.refusal().is_none() && tries.count >= MOST_TRIES && world.since(tries.last_at) >= LAG {
+        return Err(format!("{} was tried {} times and shows no effect", change.key(), tries.count));
+    }
+    Ok(paced(world, change, tries))
+}
+
+/// Tries again when it is time.
+fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
+    let pause = match &tries.answer {
+        Some(Answer::Refused { unknown: false, .. }) => {
+            (PAUSE * i32::try_from(tries.count).unwrap_or(i32::MAX).min(20)).min(LONGEST_PAUSE)
+        }
+        // Accepted, or not answered: its effect may not show yet.
+        _ => LAG,
+    };
+    let left = pause - world.since(tries.last_at);
+    if left <= SignedDuration::ZERO {
+        return Step::Do(change);
+    }
+    let seconds = u32::try_from(left.as_secs()).unwrap_or(BRISK).clamp(1, BRISK);
+    wait(seconds, &format!("{} to take effect", change.key()))
+}
+
+/// Whether trying again is of no use.
+fn is_final(tries: &Tries) -> bool {
+    const FINAL: &[&str] = &[
+        "UnauthorizedOperation",
+        "InvalidAction",
+        "UnsupportedOperation",
+        "OperationNotPermitted",
+        "InvalidParameterValue",
+        "InvalidParameterCombination",
+        "UnknownParameter",
+        "UnsupportedFeature",
+    ];
+    matches!(&tries.answer, Some(Answer::Refused { code, unknown: false, .. }) if FINAL.contains(&code.as_str()))
+}
+
+/// EC2's reason for an instance that somebody stopped.
+const USER_STOP: &str = "Client.UserInitiatedShutdown";
+
+fn wait(seconds: u32, why: &str) -> Step {
+    Step::Wait {
+        seconds,
+        why: why.to_owned(),
+    }
+}
+
+fn go_back(why: &str, status: Status, trip: bool) -> Step {
+    Step::Note(Note::GoBack {
+        why: why.to_owned(),
+        status,
+        trip,
+    })
+}
+
+fn overdue(world: &World<'_>) -> Step {
+    go_back(
+        &format!(
+            "the instance was down for more than {} minutes",
+            world.settings.max_downtime_minutes
+        ),
+        Status::RolledBack,
+        true,
+    )
+}
+
+fn end<T: Into<String>>(status: Status, why: impl IntoIterator<Item = T>) -> Step {
+    Step::End(End {
+        status,
+        why: why.into_iter().map(Into::into).collect(),
+        trip: status == Status::NeedsPerson,
+    })
+}
+
+fn ended(back: &super::Back, notes: Vec<String>) -> Step {
+    let mut why = vec![back.why.clone()];
+    let status = match notes.is_empty() {
+        true => back.status,
+        false => Status::NeedsPerson,
+    };
+    why.extend(notes);
+    Step::End(End {
+        status,
+        why,
+        trip: back.trip || status == Status::NeedsPerson,
+    })
+}
+
+/// The instance was terminated: what was attached went the way its owner set.
+fn instance_ended(world: &World<'_>, instance: &str) -> Step {
+    let run = world.run;
+    let kept: Vec<&str> = run
+        .volumes
+        .iter()
+        .filter_map(|v| world.live(&v.id))
+        .filter(|v| v.attached().next().is_none())
+        .map(|v| v.id.as_str())
+        .collect();
+    let mut why = vec![format!("somebody terminated {instance} during the run")];
+    let status = if kept.is_empty() {
+        Status::RolledBack
+    } else {
+        why.push(format!(
+            "still there, attached nowhere: {}; delete what is not needed",
+            kept.join(", ")
+        ));
+        Status::NeedsPerson
+    };
+    clear_up(world).unwrap_or(Step::End(End {
+        status,
+        why,
+        trip: false,
+    }))
+}
+
+fn another_copy(volume: &str, copy: &Volume) -> String {
+    format!(
+        "{} is a copy of {volume} that an earlier run left: delete it, or take its tag {COPY_OF_TAG} away",
+        copy.id
+    )
+}
+
+/// The device and what becomes of the volume at termination, as before.
+fn device_of(before: &Volume) -> (&str, bool) {
+    before
+        .attachments
+        .first()
+        .map_or(("", false), |a| (a.device.as_str(), a.delete_on_termination))
+}
+
+impl World<'_> {
+    fn since(&self, at: Timestamp) -> SignedDuration {
+        self.now.duration_since(at)
+    }
+
+    /// Seconds until the next look at something that may take long: an eighth
+    /// of how long it has taken, from 15 s to 5 minutes.
+    fn patience(&self, since: Timestamp) -> u32 {
+        let eighth = self.since(since).as_secs() / 8;
+        u32::try_from(eighth).unwrap_or(BRISK).clamp(BRISK, 300)
+    }
+
+    /// Whether the instance has been down for longer than the policy allows.
+    fn overdue(&self) -> bool {
+        self.run
+            .downtime(self.now)
+            .is_some_and(|down| down > self.settings.max_downtime())
+    }
+
+    /// A volume that is there.
+    fn live(&self, id: &str) -> Option<&Volume> {
+        self.volumes.get(id).filter(|volume| volume.exists())
+    }
+
+    /// This run's copy of a volume.
+    fn copy_of(&self, id: &str) -> Option<&Volume> {
+        let known = self.run.copies().get(id).copied();
+        let copies = || self.volumes.values().filter(|v| self.is_own_copy(v) && v.exists());
+        known
+            .and_then(|known| self.live(known))
+            .or_else(|| copies().find(|v| v.tags.get(COPY_OF_TAG).map(String::as_str) == Some(id)))
+    }
+
+    /// Another run's copy of a volume.
+    fn foreign_copy_of(&self, id: &str) -> Option<&Volume> {
+        self.volumes.values().find(|v| {
+            v.exists()
+                && v.tags.get(COPY_OF_TAG).map(String::as_str) == Some(id)
+                && !self.is_own_copy(v)
+        })
+    }
+
+    fn is_own_copy(&self, volume: &Volume) -> bool {
+        // An undo brings back what its remediation swapped out.
+        let ours = [Some(&self.run.id), self.run.undoes.as_ref()];
+        volume.tags.contains_key(COPY_OF_TAG)
+            && volume.tags.get(ENTRY_TAG).is_some_and(|entry| ours.contains(&Some(entry)))
+    }
+
+    /// Whether a copy may be deleted: ours by its tags, attached nowhere and
+    /// never attached, so that nothing was ever written to it; and not what
+    /// replaced its original.
+    fn may_delete(&self, copy: &Volume) -> bool {
+        let attach = Change::Attach {
+            volume: copy.id.clone(),
+            device: String::new(),
+        };
+        self.run.undoes.is_none()
+            && self.is_own_copy(copy)
+            && matches!(copy.state.as_str(), "available" | "error")
+            && copy.attached().next().is_none()
+            && self.run.progress.tries(&attach).is_none()
+            && !self
+                .volumes
+                .values()
+                .any(|v| v.tags.get(REPLACED_BY_TAG) == Some(&copy.id))
+    }
+
+    fn snapshot_of(&self, volume: &str, purpose: Purpose) -> Option<&Snapshot> {
+        let change = Change::Snapshot {
+            volume: volume.to_owned(),
+            purpose,
+        };
+        let known = self
+            .run
+            .progress
+            .tries(&change)
+            .and_then(|tries| tries.made.as_ref())
+            .and_then(|id| self.snapshots.get(id));
+        known.or_else(|| {
+            self.snapshots.values().find(|snapshot| {
+                snapshot.volume == volume
+                    && snapshot.tags.get(ENTRY_TAG) == Some(&self.run.id)
+                    && snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(purpose.name())
+            })
+        })
+    }
+
+    /// Whether the copy is attached where the original was.
+    fn is_swapped(&self, before: &Volume, instance: &str) -> bool {
+        let (device, _) = device_of(before);
+        let attachment = self.copy_of(&before.id).and_then(|c| c.attachment_to(instance));
+        attachment.is_some_and(|a| a.state == "attached" && a.device == device)
+    }
+
+    /// Whether the copy is attached as the original was, termination included.
+    fn is_settled(&self, before: &Volume, instance: &str) -> bool {
+        let (_, delete) = device_of(before);
+        let attachment = self.copy_of(&before.id).and_then(|c| c.attachment_to(instance));
+        self.is_swapped(before, instance)
+            && attachment.is_some_and(|a| a.delete_on_termination == delete)
+    }
+
+    /// Whether this run moved the volume, or its copy, on or off the instance.
+    /// What others moved stays as they left it.
+    fn touched(&self, before: &Volume, instance: &str) -> bool {
+        self.detach_tried(&before.id)
+            || self.is_on_copy(&before.id, instance)
+            || self.copy_of(&before.id).is_some_and(|copy| self.detach_tried(&copy.id))
+    }
+
+    /// Originals that this run moved and that are not back, in words.
+    fn not_put_back(&self, instance: &str) -> Vec<String> {
+        let volumes = self.run.volumes.iter().filter(|v| self.touched(v, instance));
+        volumes
+            .filter(|v| {
+                self.live(&v.id)
+                    .is_none_or(|o| o.attachment_to(instance).is_none())
+            })
+            .map(|v| match self.copy_of(&v.id) {
+                Some(copy) if copy.attachment_to(instance).is_some() => format!(
+                    "{} could not be put back; its copy {} is in its place",
+                    v.id, copy.id
+                ),
+                _ => format!("{} could not be put back", v.id),
+            })
+            .collect()
+    }
+
+    fn is_on_copy(&self, volume: &str, instance: &str) -> bool {
+        self.copy_of(volume)
+            .is_some_and(|copy| copy.attachment_to(instance).is_some())
+    }
+
+    /// Whether the original can be had, so that the copy has to make room.
+    fn wants_original(&self, volume: &str, instance: &str) -> bool {
+        self.live(volume)
+            .is_some_and(|o| o.is_free() || o.attachment_to(instance).is_some())
+    }
+
+    /// Whether any original is off the instance, or any copy on it.
+    fn any_out_of_place(&self, instance: &str) -> bool {
+        self.run.volumes.iter().any(|v| {
+            self.is_on_copy(&v.id, instance)
+                || (self.detach_tried(&v.id)
+                    && self
+                        .live(&v.id)
+                        .is_none_or(|o| o.attachment_to(instance).is_none()))
+        })
+    }
+
+    fn detach_tried(&self, volume: &str) -> bool {
+        let detach = Change::Detach {
+            volume: volume.to_owned(),
+        };
+        self.run.progress.tries(&detach).is_some()
+    }
+
+    /// The volume's attachment, if it is the one that it had at the beginning.
+    fn attached_as_before(&self, before: &Volume, instance: &str) -> Option<()> {
+        let was = before.attachments.first()?;
+        let now = self.live(&before.id)?.attachment_to(instance)?;
+        (now.attached_at == was.attached_at && now.device == was.device).then_some(())
+    }
+
+    /// What somebody did to an original that makes its copy worthless.
+    fn moved(&self, instance: &str) -> Option<String> {
+        self.run.volumes.iter().find_map(|v| {
+            if self.is_on_copy(&v.id, instance) {
+                return None;
+            }
+            let id = &v.id;
+            let Some(original) = self.live(id) else {
+                return Some(format!("somebody deleted {id}"));
+            };
+            if self.attached_as_before(v, instance).is_some() {
+                return None;
+            }
+            if original.is_free() && self.detach_tried(id) {
+                return None;
+            }
+            // Our own detachment, on its way.
+            if original.attachment_to(instance).is_none() && original.attached().next().is_none() {
+                return match self.detach_tried(id) {
+                    true => None,
+                    false => Some(format!("somebody detached {id}")),
+                };
+            }
+            Some(format!("somebody attached {id} elsewhere, or anew"))
+        })
+    }
+
+    /// Originals with the copy that is in their place.
+    fn swapped(&self) -> Vec<(&String, &String)> {
+        let Some(instance) = self.run.instance_id() else {
+            return Vec::new();
+        };
+        self.run
+            .volumes
+            .iter()
+            .filter(|v| self.is_on_copy(&v.id, instance))
+            .filter_map(|v| Some((&v.id, &self.copy_of(&v.id)?.id)))
+            .collect()
+    }
+
+    /// Whether the instance was started after a change was tried.
+    fn launched_after(&self, instance: &Instance, change: &Change) -> bool {
+        let tries = self.run.progress.tries(change);
+        tries.zip(instance.launched_at).is_some_and(|(tries, at)| at >= tries.first_at)
+    }
+}
