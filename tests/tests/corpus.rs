@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use backstop_core::trigger::{self, Actor, Parsed, TagsParsed, Trigger};
+use backstop_core::trigger::{self, Actor, Parsed, TagsParsed, Trigger, VolumesParsed};
 use backstop_core::undo;
 use serde_json::{Value, json};
 
@@ -64,23 +64,48 @@ fn actor(actor: &Actor) -> Value {
     })
 }
 
+/// A verdict that names no resource.
+fn nothing(verdict: &str) -> Value {
+    json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null })
+}
+
+/// A verdict about a resource.
+fn of(verdict: &str, trigger: &Trigger) -> Value {
+    json!({
+        "verdict": verdict,
+        "resource": trigger.resource,
+        "account": trigger.account,
+        "region": trigger.region,
+        "actor": actor(&trigger.actor),
+        "event_id": trigger.actor.event_id,
+    })
+}
+
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
-    let nothing = |verdict: &str| json!({ "verdict": verdict, "resource": null, "account": null, "region": null, "actor": null, "event_id": null });
-    let of = |verdict: &str, trigger: Trigger| {
-        json!({
-            "verdict": verdict,
-            "resource": trigger.resource,
-            "account": trigger.account,
-            "region": trigger.region,
-            "actor": actor(&trigger.actor),
-            "event_id": trigger.actor.event_id,
-        })
-    };
     check("revoke-ingress", |event| match trigger::ingress(event) {
-        Ok(Parsed::Check(trigger)) => of("check", trigger),
-        Ok(Parsed::Expand(trigger)) => of("expand", trigger),
+        Ok(Parsed::Check(trigger)) => of("check", &trigger),
+        Ok(Parsed::Expand(trigger)) => of("expand", &trigger),
         Ok(Parsed::Ignored(reason)) => {
+            assert!(!reason.is_empty());
+            nothing("ignored")
+        }
+        Err(error) => {
+            assert!(error.to_string().contains('`'), "names the field: {error}");
+            nothing("error")
+        }
+    });
+}
+
+#[test]
+fn encrypt_volume_reads_every_event_as_expected() {
+    check("encrypt-volume", |event| match trigger::volumes(event) {
+        Ok(VolumesParsed::Check(trigger)) => of("check", &trigger),
+        Ok(VolumesParsed::Setting(trigger)) => of("setting", &trigger),
+        Ok(VolumesParsed::Advance { entry, go_back }) => {
+            json!({ "verdict": "advance", "entry": entry, "go_back": go_back })
+        }
+        Ok(VolumesParsed::Ignored(reason)) => {
             assert!(!reason.is_empty());
             nothing("ignored")
         }

@@ -125,6 +125,7 @@ impl History {
 fn resource(record: &Record) -> &str {
     match record {
         Record::Remediation(entry) => entry.resource_id(),
+        Record::Encryption(run) => run.resource_id(),
         Record::Undo(undo) => undo.resource_id(),
         Record::Notice(_) => "-",
     }
@@ -142,6 +143,17 @@ fn what(record: &Record) -> String {
             exposed.dedup();
             let by = entry.actor.principal.as_deref().unwrap_or("unknown");
             format!("{} (by {by})", exposed.join("; "))
+        }
+        Record::Encryption(run) => {
+            let volumes: Vec<&str> = run.volumes.iter().map(|v| v.id.as_str()).collect();
+            let what = match &run.undoes {
+                Some(undone) => format!("takes {undone} back: {}", volumes.join(", ")),
+                None => volumes.join(", "),
+            };
+            match run.reasons.last() {
+                Some(why) => format!("{what}; {why}"),
+                None => what,
+            }
         }
         Record::Undo(undo) => format!(
             "takes {} back, for {}: {}",

@@ -46,7 +46,7 @@ impl Undo {
         if let Some(id) = text("undo") {
             println!("ledger entry of the undo: {id}");
         }
-        let done = matches!(verdict.as_str(), "undone" | "already-as-before");
+        let done = matches!(verdict.as_str(), "undone" | "begun" | "already-as-before");
         Ok(ExitCode::from(u8::from(!done)))
     }
 }

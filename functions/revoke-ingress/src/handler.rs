@@ -19,13 +19,13 @@ use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::security_groups::{self, ListUse};
 use backstop_aws::settings::RemediationSettings;
+use backstop_aws::trips::{self, TripError};
 use backstop_core::controls::Control;
 use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::entry::{Entry, Status};
 use backstop_core::guards::{Guards, Trip};
-use backstop_core::notice::{self, ControlTripped, Notice};
 use backstop_core::plan::{Disposition, Mode, RuleChange, Verification};
-use backstop_core::record::{self, Record};
+use backstop_core::record::Record;
 use backstop_core::security_group::{Facts, IngressRule};
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, Parsed, Trigger};
 use jiff::Timestamp;
@@ -57,6 +57,8 @@ pub(crate) enum Failure {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Aws(#[from] AwsError),
+    #[error(transparent)]
+    Trip(#[from] TripError),
     #[error("the prefix list {0} is still being modified ({1}): look again later")]
     ListBeingModified(String, String),
     #[error("{0}: the lock changed hands again and again: look again later")]
@@ -421,7 +423,6 @@ impl Handler {
     }
 
     /// The control trips: it changes nothing more until a person re-arms it.
-    /// That is told once, however many runs meet it.
     async fn trip_control(
         &self,
         entry: &Entry,
@@ -429,30 +430,13 @@ impl Handler {
         budget: u32,
         run: &Run<'_>,
     ) -> Result<(), Failure> {
-        let at = Timestamp::now();
-        let trip = Trip {
-            at,
-            why: format!("it would have made more than {budget} changes in an hour"),
+        let place = trips::Place {
+            account: &run.trigger.account,
+            region: &run.trigger.region,
+            resource: &entry.resource,
         };
-        let notice = Notice {
-            version: record::VERSION,
-            id: Ulid::generate().to_string(),
-            account: run.trigger.account.clone(),
-            region: run.trigger.region.clone(),
-            at,
-            about: notice::About::ControlTripped(ControlTripped {
-                control: CONTROL,
-                changes_per_hour: budget,
-                resource: entry.resource.clone(),
-                changes: u32::try_from(changes).unwrap_or(u32::MAX),
-                at,
-            }),
-        };
-        warn!(control = %CONTROL, budget, "the control has tripped");
-        if self.ledger.trip_control(CONTROL, &trip, &notice).await? {
-            bus::tell(&self.clients.eventbridge, &notice.id).await?;
-            self.ledger.mark_told(&notice.id).await?;
-        }
+        let bus = &self.clients.eventbridge;
+        trips::over_budget(&self.ledger, bus, entry, place, changes, budget).await?;
         Ok(())
     }
 

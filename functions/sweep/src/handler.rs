@@ -1,8 +1,9 @@
 //! The pipeline of `sweep`, top to bottom: walk, take up what was cut off, tell
 //! what was not told, look at opt-outs, examine Backstop itself, sum up.
 //!
-//! It changes nothing but the ledger: what is open is asked to be checked, so
-//! that all fixing happens in one place. A part that fails stops no other; what
+//! What is open is asked to be checked, so that all fixing happens in one place.
+//! The one change that it makes itself is to delete originals of volumes that
+//! the policy has kept for long enough (`volumes`). A part that fails stops no other; what
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
@@ -23,7 +24,7 @@ use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
 use backstop_core::controls::Control;
 use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::plan::Mode;
@@ -128,6 +129,8 @@ impl Handler {
         match self.policy.get(&place.deadline).await {
             Ok(policy) => {
                 self.walk(place, &policy, &mut digest).await;
+                self.walk_volumes(place, &policy, &mut digest).await;
+                self.see_setting(place, &policy, &mut digest).await;
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
@@ -162,7 +165,7 @@ impl Handler {
     async fn walk(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
         let control = &policy.policy.controls.open_ingress;
         let mode = control.mode.unwrap_or(self.settings.mode);
-        let mut baseline = match self.baseline(mode).await {
+        let mut baseline = match self.baseline(CONTROL, mode).await {
             Ok(baseline) => baseline,
             Err(problem) => {
                 digest
@@ -201,17 +204,17 @@ impl Handler {
         digest.unseen.extend(problems);
     }
 
-    /// Whether this walk makes the baseline.
-    async fn baseline(&self, mode: Mode) -> Result<Baseline, LedgerError> {
-        let stands = self.ledger.has_baseline(CONTROL).await?;
+    /// Whether this walk makes the control's baseline.
+    async fn baseline(&self, control: Control, mode: Mode) -> Result<Baseline, LedgerError> {
+        let stands = self.ledger.has_baseline(control).await?;
         Ok(match (mode, stands) {
             (Mode::Enforce, true) => {
-                Baseline::Stands(self.ledger.baseline_resources(CONTROL).await?)
+                Baseline::Stands(self.ledger.baseline_resources(control).await?)
             }
             (Mode::Enforce, false) => Baseline::Begins,
             (_, false) => Baseline::None,
             (_, true) => {
-                self.ledger.forget_baseline(CONTROL).await?;
+                self.ledger.forget_baseline(control).await?;
                 Baseline::None
             }
         })
@@ -276,7 +279,7 @@ impl Handler {
             }
             let told = known.filter(|known| known.told);
             if sweep::asks(&decision, told.and_then(|known| known.page_key).as_deref()) {
-                checks.push(check(&group.id, sweeping()));
+                checks.push(check(CONTROL, &group.id, sweeping()));
             }
         }
         // Said, and no reason to make the baseline once more.
@@ -359,24 +362,36 @@ impl Handler {
         else {
             return Ok(());
         };
-        if let Record::Remediation(entry) = &record
-            && matches!(entry.status, Status::InProgress | Status::Failed)
-            && let Some(goes_on) = self.goes_on(entry, place).await?
+        // What a run that may go on is about, and who is behind it.
+        let of_run = match &record {
+            Record::Remediation(entry) => Some((
+                entry.control,
+                entry.resource_id(),
+                &entry.actor,
+                matches!(entry.status, Status::InProgress | Status::Failed),
+            )),
+            Record::Encryption(run) => Some((
+                run.control,
+                run.resource_id(),
+                &run.actor,
+                matches!(run.status, Status::InProgress | Status::Failed),
+            )),
+            Record::Undo(_) | Record::Notice(_) => None,
+        };
+        if let Some((control, resource, actor, true)) = of_run
+            && let Some(goes_on) = self.goes_on(id, control, resource, place).await?
         {
             if goes_on {
-                let checks = [check(entry.resource_id(), entry.actor.clone())];
+                let checks = [check(control, resource, actor.clone())];
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;
-                info!(entry = %id, resource = %entry.resource, "to be taken up again");
+                info!(entry = %id, %control, resource, "to be taken up again");
                 digest.resumed += 1;
             }
             return Ok(());
         }
         bus::tell(&self.clients.eventbridge, id).await?;
-        if let Record::Remediation(entry) = &record {
-            let control = entry.control.name();
-            self.ledger
-                .known_told(control, entry.resource_id(), id)
-                .await?;
+        if let Some((control, resource, ..)) = of_run {
+            self.ledger.known_told(control.name(), resource, id).await?;
         }
         self.ledger.mark_told(id).await?;
         warn!(entry = %id, "told, because nobody had been");
@@ -387,14 +402,17 @@ impl Handler {
     /// Whether a check makes an entry's run go on: its lock is there and has
     /// lapsed. `Some(false)`: it is at work. `None`: nothing hangs on it any
     /// more, it can only be told as it is.
-    async fn goes_on(&self, entry: &Entry, place: &Place) -> Result<Option<bool>, Failure> {
-        let standing = self
-            .ledger
-            .standing(entry.control, entry.resource_id())
-            .await?;
+    async fn goes_on(
+        &self,
+        entry: &str,
+        control: Control,
+        resource: &str,
+        place: &Place,
+    ) -> Result<Option<bool>, Failure> {
+        let standing = self.ledger.standing(control, resource).await?;
         Ok(standing
             .lock
-            .filter(|lock| lock.entry == entry.id)
+            .filter(|lock| lock.entry == entry)
             .map(|lock| !lock.is_live(place.now)))
     }
 
@@ -509,8 +527,8 @@ impl Baseline {
     }
 }
 
-fn check(resource: &str, cause: Actor) -> CheckRequested {
-    CheckRequested::new(CONTROL, resource, Some(cause))
+fn check(control: Control, resource: &str, cause: Actor) -> CheckRequested {
+    CheckRequested::new(control, resource, Some(cause))
 }
 
 /// Who touched it last is not known.
@@ -532,6 +550,8 @@ fn new_notice(place: &Place, about: About) -> Notice {
         about,
     }
 }
+
+mod volumes;
 
 #[cfg(test)]
 mod tests;

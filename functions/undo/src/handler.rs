@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use backstop_aws::bus;
-use backstop_aws::clients::Clients;
+use backstop_aws::clients::{Clients, EncryptionClients};
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::invocation::{self, diagnostic};
@@ -76,16 +76,24 @@ struct Run<'a> {
 
 pub(crate) struct Handler {
     clients: Clients,
+    encryption: EncryptionClients,
     policy: PolicyStore,
     ledger: Ledger,
+    state_machine_arn: String,
 }
 
 impl Handler {
-    pub(crate) fn new(clients: Clients, settings: UndoSettings) -> Self {
+    pub(crate) fn new(
+        clients: Clients,
+        encryption: EncryptionClients,
+        settings: UndoSettings,
+    ) -> Self {
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter),
             ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table),
             clients,
+            encryption,
+            state_machine_arn: settings.state_machine_arn,
         }
     }
 
@@ -123,6 +131,13 @@ impl Handler {
                 record: Record::Remediation(entry),
                 ..
             }) => entry,
+            Some(Stored {
+                record: Record::Encryption(entry),
+                ..
+            }) => {
+                let days = request.days(self.most_days(deadline).await);
+                return self.undo_encryption(&request, &entry, days, deadline).await;
+            }
             Some(Stored { record, .. }) => {
                 return Ok(Answer::new(
                     Answered::NotARemediation,
@@ -137,15 +152,7 @@ impl Handler {
         if let Some(answer) = undo::cannot_be_undone(&entry) {
             return Ok(answer);
         }
-        // A policy that cannot be read keeps nobody from going back: then the
-        // default holds.
-        let most = match self.policy.get(deadline).await {
-            Ok(policy) => policy.policy.undo.most_opt_out_days,
-            Err(problem) => {
-                warn!(%problem, "the default number of opt-out days holds");
-                UndoRules::default().most_opt_out_days
-            }
-        };
+        let most = self.most_days(deadline).await;
         let run = Run {
             request: &request,
             entry: &entry,
@@ -159,6 +166,18 @@ impl Handler {
             }
         }
         Err(Failure::Contended(entry.resource.clone()))
+    }
+
+    /// For how many days at most what is put back is opted out. A policy that
+    /// cannot be read keeps nobody from going back: then the default holds.
+    async fn most_days(&self, deadline: &Deadline) -> u32 {
+        match self.policy.get(deadline).await {
+            Ok(policy) => policy.policy.undo.most_opt_out_days,
+            Err(problem) => {
+                warn!(%problem, "the default number of opt-out days holds");
+                UndoRules::default().most_opt_out_days
+            }
+        }
     }
 
     /// One look at the group; `None`: the lock changed hands, look again.
@@ -307,7 +326,7 @@ impl Handler {
 fn in_progress() -> Answer {
     Answer::new(
         Answered::InProgress,
-        "a run is at work on the security group; ask again in a minute",
+        "a run is at work on the resource; ask again in a minute",
     )
 }
 
@@ -342,6 +361,8 @@ fn new_undo(run: &Run<'_>, states: &[RuleStates], now: Timestamp) -> Undo {
         finished_at: None,
     }
 }
+
+mod encryption;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 mod handler;
 
-use backstop_aws::clients::Clients;
+use backstop_aws::clients::{Clients, EncryptionClients, environment_config};
 use backstop_aws::settings::UndoSettings;
 use backstop_aws::telemetry;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
@@ -15,7 +15,9 @@ use serde_json::Value;
 async fn main() -> Result<(), Error> {
     telemetry::init();
     let settings = UndoSettings::read(&|name| std::env::var(name).ok())?;
-    let handler = handler::Handler::new(Clients::from_environment().await, settings);
+    let config = environment_config().await;
+    let clients = Clients::patient_with_ec2(&config);
+    let handler = handler::Handler::new(clients, EncryptionClients::new(&config), settings);
     run(service_fn(async |event: LambdaEvent<Value>| {
         handler.handle(event).await
     }))

@@ -144,17 +144,25 @@ impl Handler {
         if resources.is_empty() {
             return Ok(());
         }
-        let groups: BTreeSet<String> = match control {
+        let concerned: BTreeSet<String> = match control {
             Control::OpenIngress => {
                 opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
             }
+            // The look itself finds the unit that a volume belongs to.
+            Control::UnencryptedVolume => {
+                let units = resources.iter();
+                let units = units.filter(|id| id.starts_with("vol-") || id.starts_with("i-"));
+                units.cloned().collect()
+            }
+            // An account has no tags.
+            Control::EncryptionByDefault => BTreeSet::new(),
         };
-        let checks: Vec<CheckRequested> = groups
+        let checks: Vec<CheckRequested> = concerned
             .into_iter()
             .map(|resource| CheckRequested::new(control, resource, Some(change.actor.clone())))
             .collect();
         bus::request_checks(&self.clients.eventbridge, &checks).await?;
-        info!(%control, groups = checks.len(), "checks requested");
+        info!(%control, resources = checks.len(), "checks requested");
         Ok(())
     }
 

@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsInput;
 use aws_sdk_ec2::operation::authorize_security_group_ingress::AuthorizeSecurityGroupIngressInput;
+use aws_sdk_ec2::operation::copy_volumes::CopyVolumesInput;
+use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotInput;
+use aws_sdk_ec2::operation::create_volume::CreateVolumeInput;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
@@ -84,6 +87,7 @@ impl Intercept for RecordCalls {
 fn prefix(service: &str) -> String {
     match service {
         "EventBridge" => "events".to_owned(),
+        "SFN" => "states".to_owned(),
         other => other.to_ascii_lowercase(),
     }
 }
@@ -113,11 +117,20 @@ fn actions(service: &str, operation: &str, input: &Input) -> Vec<String> {
         return actions;
     }
     let mut actions = vec![format!("{prefix}:{operation}")];
-    if input
-        .downcast_ref::<AuthorizeSecurityGroupIngressInput>()
-        .is_some_and(|input| !input.tag_specifications().is_empty())
-    {
+    if creates_with_tags(input) {
         actions.push("ec2:CreateTags".to_owned());
     }
     actions
+}
+
+/// Whether a call creates something with tags.
+fn creates_with_tags(input: &Input) -> bool {
+    let rule = input.downcast_ref::<AuthorizeSecurityGroupIngressInput>();
+    let copy = input.downcast_ref::<CopyVolumesInput>();
+    let volume = input.downcast_ref::<CreateVolumeInput>();
+    let snapshot = input.downcast_ref::<CreateSnapshotInput>();
+    rule.is_some_and(|input| !input.tag_specifications().is_empty())
+        || copy.is_some_and(|input| !input.tag_specifications().is_empty())
+        || volume.is_some_and(|input| !input.tag_specifications().is_empty())
+        || snapshot.is_some_and(|input| !input.tag_specifications().is_empty())
 }

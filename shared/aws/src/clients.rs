@@ -76,6 +76,35 @@ impl OperationsClients {
     }
 }
 
+/// The clients of services that only encryption calls.
+#[derive(Clone, Debug)]
+pub struct EncryptionClients {
+    /// KMS: whether the key of copies can be used.
+    pub kms: aws_sdk_kms::Client,
+    /// Step Functions: to start the execution that carries out a run.
+    pub sfn: aws_sdk_sfn::Client,
+}
+
+impl EncryptionClients {
+    /// The clients of a Lambda function, from its environment.
+    pub async fn from_environment() -> Self {
+        Self::new(&environment_config().await)
+    }
+
+    /// The clients of a configuration.
+    #[must_use]
+    pub fn new(config: &SdkConfig) -> Self {
+        use aws_sdk_kms::config::Builder as Kms;
+        use aws_sdk_sfn::config::Builder as Sfn;
+        let kms = Kms::from(config).interceptor(RecordCalls).build();
+        let sfn = Sfn::from(config).interceptor(RecordCalls).build();
+        Self {
+            kms: aws_sdk_kms::Client::from_conf(kms),
+            sfn: aws_sdk_sfn::Client::from_conf(sfn),
+        }
+    }
+}
+
 /// Retries of an EC2 call: enough to wait out a minute's worth of throttling;
 /// the invocation's deadline cuts them off.
 fn patient_retries() -> RetryConfig {

@@ -31,6 +31,13 @@ const THROTTLES: &[&str] = &[
     "ThrottledException",
 ];
 
+/// Codes of KMS that mean a fault on AWS's side.
+const SERVER_SIDE: &[&str] = &[
+    "DependencyTimeoutException",
+    "KMSInternalException",
+    "KeyUnavailableException",
+];
+
 impl AwsError {
     /// From what an SDK client returned for `operation`.
     pub fn new<E, R>(operation: &'static str, error: &SdkError<E, R>) -> Self
@@ -45,6 +52,7 @@ impl AwsError {
                 let server_side = code.starts_with("Internal")
                     || code.starts_with("Unavailable")
                     || code.starts_with("ServiceUnavailable")
+                    || SERVER_SIDE.contains(&code.as_str())
                     || code == "Unknown";
                 let retryable = server_side || THROTTLES.contains(&code.as_str());
                 (code, message, retryable)
@@ -112,6 +120,32 @@ impl AwsError {
                 | "InvalidPrefixListID.NotFound"
                 | "InvalidPrefixListId.NotFound"
         )
+    }
+
+    /// Whether there is no such volume, snapshot or instance (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "InvalidVolume.NotFound"
+                | "InvalidVolumeID.Malformed"
+                | "InvalidSnapshot.NotFound"
+                | "InvalidInstanceID.NotFound"
+                | "InvalidInstanceID.Malformed"
+        )
+    }
+
+    /// Whether AWS refused for now: nothing has happened, later it may.
+    #[must_use]
+    pub fn is_throttled(&self) -> bool {
+        self.code == "Throttled" || THROTTLES.contains(&self.code.as_str())
+    }
+
+    /// Whether AWS may have acted all the same: no answer came, or one that
+    /// says nothing about what happened.
+    #[must_use]
+    pub fn may_have_acted(&self) -> bool {
+        self.retryable && !self.is_throttled()
     }
 
     /// Whether the same rule is there already.

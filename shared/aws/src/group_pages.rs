@@ -98,23 +98,34 @@ pub async fn walk(
     }
 }
 
-/// One page. In an account that keeps EC2 busy the SDK's own retries are used
-/// up in the course of a long walk (it allows a client some hundred of them);
-/// after a pause the page is asked for again, as long as there is time.
+/// One page.
 async fn page(
     ec2: &aws_sdk_ec2::Client,
     token: Option<String>,
     deadline: &Deadline,
 ) -> Result<DescribeSecurityGroupsOutput, AwsError> {
-    loop {
+    patiently(deadline, async || {
         let request = ec2
             .describe_security_groups()
             .max_results(GROUPS_PAGE)
             .set_next_token(token.clone());
-        match deadline
+        deadline
             .call("DescribeSecurityGroups", request.send())
             .await
-        {
+    })
+    .await
+}
+
+/// Asks for a page of a walk. In an account that keeps EC2 busy the SDK's own
+/// retries are used up in the course of a long walk (it allows a client some
+/// hundred of them); after a pause the page is asked for again, as long as
+/// there is time.
+pub(crate) async fn patiently<T>(
+    deadline: &Deadline,
+    ask: impl AsyncFn() -> Result<T, AwsError>,
+) -> Result<T, AwsError> {
+    loop {
+        match ask().await {
             Err(error) if error.retryable && deadline.left() > PAUSE => {
                 tracing::info!(%error, "the walk pauses");
                 tokio::time::sleep(PAUSE).await;

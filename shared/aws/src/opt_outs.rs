@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::Filter;
+use aws_sdk_ec2::types::{Filter, Tag};
 use backstop_core::exemption::OPT_OUT_TAG;
 
 use crate::deadline::Deadline;
@@ -10,7 +10,7 @@ use crate::error::AwsError;
 use crate::security_groups::{filter, group_ids, within};
 
 /// Most values of one filter (EC2's quota).
-const VALUES: usize = 200;
+pub(crate) const VALUES: usize = 200;
 
 /// The opt-out tag's value of each of these resources that has one.
 ///
@@ -74,6 +74,21 @@ pub(crate) async fn of_vpcs(
     tagged(ec2, Some(filter("resource-type", "vpc")), deadline).await
 }
 
+/// Sets a resource's opt-out tag.
+///
+/// # Errors
+/// The call failed.
+pub async fn set(
+    ec2: &aws_sdk_ec2::Client,
+    resource: &str,
+    value: &str,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    let tag = Tag::builder().key(OPT_OUT_TAG).value(value).build();
+    let request = ec2.create_tags().resources(resource).tags(tag).send();
+    deadline.call("CreateTags", request).await.map(|_| ())
+}
+
 /// The security groups that tags of these resources concern: a group itself,
 /// the group of a rule, every group of a VPC. What is gone concerns none.
 ///
@@ -109,7 +124,8 @@ pub async fn groups_concerned(
     Ok(groups)
 }
 
-fn any_of(name: &str, values: &[String]) -> Filter {
+/// A filter that lets through what has one of these values.
+pub(crate) fn any_of(name: &str, values: &[String]) -> Filter {
     Filter::builder()
         .name(name)
         .set_values(Some(values.to_vec()))

@@ -21,6 +21,18 @@ pub const QUEUE_URL: &str = "FAILED_EVENTS_QUEUE_URL";
 /// Names of the stack's rules, joined by commas.
 pub const RULE_NAMES: &str = "RULE_NAMES";
 
+/// ARN of the state machine that carries encryptions out.
+pub const STATE_MACHINE_ARN: &str = "STATE_MACHINE_ARN";
+
+/// Settings of `encrypt-volume`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptSettings {
+    /// What every remediation function is told.
+    pub remediation: RemediationSettings,
+    /// ARN of the state machine that carries encryptions out.
+    pub state_machine_arn: String,
+}
+
 /// Settings of a remediation function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemediationSettings {
@@ -59,6 +71,8 @@ pub struct UndoSettings {
     pub ledger_table: String,
     /// Name of the SSM parameter that holds the policy.
     pub policy_parameter: String,
+    /// ARN of the state machine that carries encryptions out, and back.
+    pub state_machine_arn: String,
 }
 
 /// Settings of `sweep`.
@@ -146,18 +160,35 @@ fn read_all<T>(
     }
 }
 
-impl RemediationSettings {
+impl EncryptSettings {
     /// From a lookup by name, as `|name| std::env::var(name).ok()`.
     ///
     /// # Errors
     /// Everything that is missing or wrong.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
         read_all(get, |reader| Self {
+            remediation: RemediationSettings::from(reader),
+            state_machine_arn: reader.text(STATE_MACHINE_ARN),
+        })
+    }
+}
+
+impl RemediationSettings {
+    fn from(reader: &mut Reader<'_>) -> Self {
+        Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
             mode: reader.mode(DEFAULT_MODE),
             owner_tag_key: reader.text(OWNER_TAG_KEY),
-        })
+        }
+    }
+
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        read_all(get, Self::from)
     }
 }
 
@@ -196,6 +227,7 @@ impl UndoSettings {
         read_all(get, |reader| Self {
             ledger_table: reader.text(LEDGER_TABLE),
             policy_parameter: reader.text(POLICY_PARAMETER),
+            state_machine_arn: reader.text(STATE_MACHINE_ARN),
         })
     }
 }

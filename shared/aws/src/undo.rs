@@ -7,7 +7,6 @@
 //!
 //! Deliberately not here: what is done about which rule (`backstop_core::undo`).
 
-use aws_sdk_ec2::types::Tag;
 use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::plan::{Ending, Outcome, Step};
 use backstop_core::ports::Permission;
@@ -15,6 +14,7 @@ use backstop_core::security_group::IngressRule;
 use backstop_core::undo::{Act, RuleStates};
 
 use crate::deadline::Deadline;
+use crate::opt_outs;
 use crate::security_groups::{authorise_rule, modify_rule, revoke_rule};
 
 /// Carries out what was decided about each rule. `opt_out` gives the value of
@@ -111,9 +111,7 @@ async fn widen(
     let rule = &state.before;
     // Not of the rule as it was before: somebody may have opted it out since.
     let value = opt_out(state.now.as_ref().unwrap_or(rule));
-    let tag = Tag::builder().key(OPT_OUT_TAG).value(value).build();
-    let request = ec2.create_tags().resources(&rule.id).tags(tag).send();
-    if let Err(error) = deadline.call("CreateTags", request).await {
+    if let Err(error) = opt_outs::set(ec2, &rule.id, &value, deadline).await {
         let why = "its opt-out could not be put on it before".to_owned();
         return vec![
             outcome(state, Step::Tag, None, error.ending()),

@@ -481,7 +481,8 @@ async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
 async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
     let found = entry(1, "x");
     let known = |told| Known {
-        page_key: None,
+        page_key: Some(found.page_key()),
+        status: Some("notified".into()),
         state_key: found.state_key(),
         entry: "01JDOLD".into(),
         told,

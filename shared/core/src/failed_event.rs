@@ -11,7 +11,11 @@
 
 use serde_json::Value;
 
-use crate::trigger::{OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS};
+use crate::controls::Control;
+use crate::trigger::{
+    CHECK_REQUESTED, INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
+    VOLUME_CALLS, VOLUME_NOTIFICATION,
+};
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +70,19 @@ impl FailedEvent {
         let call = at("/detail/eventName").unwrap_or_default();
         let function = match (source.as_str(), detail_type.as_str(), call.as_str()) {
             (OWN_SOURCE, REMEDIATION_RECORDED, _) => "NotifyFunction",
+            (OWN_SOURCE, CHECK_REQUESTED, _) => {
+                let control = at("/detail/control").unwrap_or_default();
+                match Control::from_name(&control) {
+                    Some(Control::UnencryptedVolume | Control::EncryptionByDefault) => {
+                        "EncryptVolumeFunction"
+                    }
+                    Some(Control::OpenIngress) | None => "RevokeIngressFunction",
+                }
+            }
             ("aws.events", _, _) => "SweepFunction",
+            (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => "EncryptVolumeFunction",
             (_, _, call) if TAG_CALLS.contains(&call) => "WatchOptOutsFunction",
+            (_, _, call) if VOLUME_CALLS.contains(&call) => "EncryptVolumeFunction",
             _ => "RevokeIngressFunction",
         };
         Ok(Self {
@@ -89,9 +104,13 @@ impl FailedEvent {
             "/detail/resource",
             "/detail/entry",
             "/detail/requestParameters/groupId",
+            "/detail/responseElements/volumeId",
+            "/detail/instance-id",
             "/remediation",
         ];
-        let about = about.into_iter().find_map(at);
+        // EBS names a volume by its ARN, and nowhere else.
+        let by_arn = || Some(at("/resources/0")?.rsplit('/').next()?.to_owned());
+        let about = about.into_iter().find_map(at).or_else(by_arn);
         match (what.as_str(), about) {
             ("", None) => "a payload".to_owned(),
             ("", Some(about)) => about,
@@ -111,6 +130,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::trigger::CLOUDTRAIL_CALL;
 
     fn event(source: &str, detail_type: &str, detail: Value) -> Value {
         json!({ "source": source, "detail-type": detail_type, "time": "2026-11-24T10:00:00Z", "detail": detail })
@@ -182,6 +202,78 @@ mod tests {
             let failed = FailedEvent::read(&event.to_string()).unwrap();
             assert_eq!(failed.function, Function::Logical(function));
             assert_eq!(failed.event, event);
+        }
+    }
+
+    #[test]
+    fn what_encrypt_volume_listens_to_is_for_it() {
+        let call = |name: &&str| {
+            event(
+                "aws.ec2",
+                CLOUDTRAIL_CALL,
+                json!({ "eventName": name, "responseElements": { "volumeId": "vol-1" } }),
+            )
+        };
+        let check = |control: Control, resource: &str| {
+            event(
+                OWN_SOURCE,
+                CHECK_REQUESTED,
+                json!({ "control": control.name(), "resource": resource }),
+            )
+        };
+        let mut of_ebs = event(
+            "aws.ec2",
+            VOLUME_NOTIFICATION,
+            json!({ "event": "createVolume", "result": "available" }),
+        );
+        of_ebs["resources"] = json!(["arn:aws:ec2:eu-central-1:111122223333:volume/vol-1"]);
+        let of_ec2 = event(
+            "aws.ec2",
+            INSTANCE_NOTIFICATION,
+            json!({ "instance-id": "i-1", "state": "stopped" }),
+        );
+        let calls = VOLUME_CALLS
+            .iter()
+            .map(|name| (call(name), format!("{name} vol-1")));
+        let others = [
+            (
+                check(Control::UnencryptedVolume, "i-1"),
+                "Check Requested i-1".to_owned(),
+            ),
+            (
+                check(Control::EncryptionByDefault, "eu-central-1"),
+                "Check Requested eu-central-1".to_owned(),
+            ),
+            (of_ebs, "EBS Volume Notification vol-1".to_owned()),
+            (
+                of_ec2,
+                "EC2 Instance State-change Notification i-1".to_owned(),
+            ),
+        ];
+        for (event, title) in calls.chain(others) {
+            let failed = FailedEvent::read(&event.to_string()).unwrap();
+            assert_eq!(
+                failed.function,
+                Function::Logical("EncryptVolumeFunction"),
+                "{event}"
+            );
+            assert_eq!(failed.title(), title);
+        }
+    }
+
+    #[test]
+    fn a_check_is_for_the_function_that_serves_its_control() {
+        for control in Control::ALL {
+            let detail = json!({ "control": control.name(), "resource": "x" });
+            let event = event(OWN_SOURCE, CHECK_REQUESTED, detail);
+            let expected = match control {
+                Control::OpenIngress => "RevokeIngressFunction",
+                Control::UnencryptedVolume | Control::EncryptionByDefault => {
+                    "EncryptVolumeFunction"
+                }
+            };
+            let failed = FailedEvent::read(&event.to_string()).unwrap();
+            assert_eq!(failed.function, Function::Logical(expected));
         }
     }
 

@@ -107,6 +107,12 @@ pub struct Digest {
     pub open: BTreeMap<Control, BTreeMap<String, Open>>,
     /// What the sweep met before the event path did: how many, the first few.
     pub met_first: Open,
+    /// Unencrypted data that is kept on purpose, by kind: originals that were
+    /// replaced, and the snapshots of runs.
+    pub kept: BTreeMap<String, Open>,
+    /// Originals that the policy had kept for long enough, and that were
+    /// deleted.
+    pub deleted: Open,
     /// Opt-outs that ended, end within a week, or cannot be read.
     pub opt_outs: Vec<OptOutSeen>,
     /// Opt-outs beyond those listed.

@@ -377,6 +377,222 @@ mod tests {
                 r#"{"version":1,"undo":{"most_opt_out_days":0}}"#,
                 &["`undo.most_opt_out_days`", "1 to 365"],
             ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"on"}}}"#,
+                &["`controls.unencrypted-volume.mode`", "`enforce`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"attached":"always"}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.attached`",
+                    "`notify`",
+                    "`when-stopped`",
+                    "`swap`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"attached":"swap"}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows`",
+                    "maintenance window",
+                    "\"from\": \"02:00\"",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"attached":"swap","windows":[]}}}}"#,
+                &["`controls.unencrypted-volume.settings.windows`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0]`",
+                    "missing field `to`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:00","to":"05:00"},{"from":"2:00","to":"05:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[1].from`",
+                    "`2:00`",
+                    "`02:00`",
+                    "UTC",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:00","to":"24:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].to`",
+                    "`24:00`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:60","to":"05:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].from`",
+                    "`02:60`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:00:00","to":"05:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].from`",
+                    "`02:00:00`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"+2:00","to":"05:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].from`",
+                    "`+2:00`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"days":["saturday"],"from":"02:00","to":"05:00"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].days[0]`",
+                    "saturday",
+                    "`sat`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"windows":[{"from":"02:00","to":"05:00","zone":"CET"}]}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.windows[0].zone`",
+                    "`days`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"settling_minutes":1441}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.settling_minutes`",
+                    "1441",
+                    "0 to 1440",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"settling_minutes":-1}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.settling_minutes`",
+                    "-1",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"max_downtime_minutes":4}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.max_downtime_minutes`",
+                    "5 to 1440",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"health_minutes":1}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.health_minutes`",
+                    "2 to 120",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"release_public_ipv4":"yes"}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.release_public_ipv4`",
+                    "boolean",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"kms_key":""}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.kms_key`",
+                    "leave it out",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"kms_key":" "}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.kms_key`",
+                    "leave it out",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"originals":{"delete_after_days":0}}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.originals.delete_after_days`",
+                    "1 to 3650",
+                    "never",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"originals":{"delete_after_days":3651}}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.originals.delete_after_days`",
+                    "1 to 3650",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"originals":{"delete":30}}}}}"#,
+                &[
+                    "`controls.unencrypted-volume.settings.originals.delete`",
+                    "`delete_after_days`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"window":[]}}}}"#,
+                &["`controls.unencrypted-volume.settings.window`", "`windows`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.encryption-by-default.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"owner":"platform"}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption`",
+                    "missing field `until`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"2027-01-31"}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption`",
+                    "missing field `owner`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"2027-01-31","owner":" "}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption.owner`",
+                    "who answers for it",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"31.01.2027","owner":"platform"}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption.until`",
+                    "31.01.2027",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"2027-01-31","owner":"platform","because":"x"}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption.because`",
+                    "`reason`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exempt":true}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exempt`",
+                    "`exemption`",
+                ],
+            ),
             (r#"{"version":1} trailing"#, &["trailing"]),
             ("", &["EOF"]),
         ] {
@@ -385,6 +601,40 @@ mod tests {
                 assert!(error.contains(part), "{document}: {error} lacks {part}");
             }
         }
+    }
+
+    #[test]
+    fn a_policy_that_names_every_setting_of_encryption_is_taken() {
+        let document = r#"{
+            "version": 1,
+            "controls": {
+                "unencrypted-volume": {
+                    "mode": "enforce",
+                    "budget": { "changes_per_hour": 5 },
+                    "existing": "enforce",
+                    "settings": {
+                        "attached": "swap",
+                        "windows": [
+                            { "days": ["sat", "sun"], "from": "22:00", "to": "02:00" },
+                            { "from": "00:00", "to": "23:59" }
+                        ],
+                        "settling_minutes": 0,
+                        "max_downtime_minutes": 45,
+                        "health_minutes": 5,
+                        "release_public_ipv4": true,
+                        "kms_key": "alias/volumes",
+                        "originals": { "delete_after_days": 30 }
+                    }
+                },
+                "encryption-by-default": {
+                    "settings": { "exemption": { "until": "2027-01-31", "owner": "platform", "reason": "migration" } }
+                }
+            }
+        }"#;
+        let policy = Policy::parse(document).unwrap();
+        let read = serde_json::to_string(&policy).unwrap();
+        assert_eq!(Policy::parse(&read).unwrap(), policy);
+        assert_eq!(policy.controls.unencrypted_volume.settings.windows.len(), 2);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::plan::Disposition;
 
+pub mod volumes;
+
 /// How many resources are named where a number is told.
 pub const EXAMPLES: usize = 10;
 
@@ -185,8 +187,8 @@ pub fn says(of: &Digest) -> String {
         .filter(|c| !c.is_ascii_digit())
         .collect();
     let how_things_are = format!(
-        "{:?} {:?} {} {unseen}",
-        of.open, of.opt_outs, of.more_opt_outs
+        "{:?} {:?} {} {:?} {unseen}",
+        of.open, of.opt_outs, of.more_opt_outs, of.kept
     );
     digest([how_things_are.as_str()])
 }
@@ -196,7 +198,7 @@ pub fn says(of: &Digest) -> String {
 /// passed. A first sweep that finds nothing has nothing to tell.
 #[must_use]
 pub fn is_news(of: &Digest, last: Option<&LastDigest>, now: Timestamp) -> bool {
-    let met = of.met_first.count > 0 || of.resumed > 0 || of.told > 0;
+    let met = of.met_first.count > 0 || of.resumed > 0 || of.told > 0 || of.deleted.count > 0;
     let done = !of.outcomes.is_empty();
     match last {
         _ if met => true,

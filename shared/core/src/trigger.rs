@@ -19,9 +19,13 @@ use crate::controls::Control;
 
 mod opt_out_tags;
 mod queue;
+mod volumes;
 
 pub use opt_out_tags::{MOST_RESOURCES, TAG_CALLS, TagChange, TagsParsed, opt_out_tags};
 pub use queue::{Queued, queued};
+pub use volumes::{
+    INSTANCE_NOTIFICATION, VOLUME_CALLS, VOLUME_NOTIFICATION, VolumesParsed, volumes,
+};
 
 /// The `source` of Backstop's own events.
 pub const OWN_SOURCE: &str = "backstop";
@@ -82,7 +86,8 @@ impl Actor {
 /// A resource to look at, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trigger {
-    /// Id of the resource: a security group, or a prefix list.
+    /// Id of the resource: a security group, a prefix list, a volume, an
+    /// instance.
     pub resource: String,
     /// Account of the envelope.
     pub account: String,

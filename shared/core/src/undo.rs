@@ -23,6 +23,8 @@ use crate::plan::{Ending, Outcome, Step};
 use crate::security_group::{Facts, IngressRule, Tags};
 use crate::trigger::entry_id;
 
+pub mod encryptions;
+
 /// For how many days what is put back is opted out, unless the request says.
 pub const OPT_OUT_DAYS: u32 = 7;
 
@@ -405,6 +407,8 @@ pub struct Answer {
 pub enum Answered {
     /// Everything is as it was before the remediation, verified.
     Undone,
+    /// A run that takes minutes has been begun; its end is told.
+    Begun,
     /// It was so already; nothing was changed.
     AlreadyAsBefore,
     /// Something is neither as before nor as it was left; nothing was changed.

@@ -51,6 +51,9 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeRule" => Reply::ok(r#"{"Name":"r","State":"ENABLED"}"#),
         "GetTopicAttributes" => Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>"),
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
+        "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
+        "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
+        "GetEbsEncryptionByDefault" => xml("GetEbsEncryptionByDefault", "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>"),
         other => panic!("{other}"),
     }
 }

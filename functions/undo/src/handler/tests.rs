@@ -212,14 +212,20 @@ async fn run(wire: &Wire, payload: Value) -> Result<Value, String> {
     let settings = UndoSettings {
         ledger_table: "ledger".into(),
         policy_parameter: "/p".into(),
+        state_machine_arn: "arn:aws:states:eu-central-1:111122223333:stateMachine:b".into(),
     };
     let mut context = Context::default();
     context.request_id = "request-1".into();
     context.deadline = (Timestamp::now() + Duration::from_secs(60)).as_millisecond() as u64;
-    Handler::new(Clients::new(&wire.config(1)), settings)
-        .handle(LambdaEvent::new(payload, context))
-        .await
-        .map_err(|failure| Diagnostic::from(failure).error_message)
+    let config = wire.config(1);
+    Handler::new(
+        Clients::new(&config),
+        EncryptionClients::new(&config),
+        settings,
+    )
+    .handle(LambdaEvent::new(payload, context))
+    .await
+    .map_err(|failure| Diagnostic::from(failure).error_message)
 }
 
 fn request() -> Value {

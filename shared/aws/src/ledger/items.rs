@@ -45,6 +45,54 @@ pub trait Run {
     fn to_item(&self) -> Result<HashMap<String, AttributeValue>, LedgerError>;
 }
 
+/// A record of something that was found and not changed.
+pub trait Finding: Run {
+    /// While it stays the same there is nothing new to record or to tell.
+    fn state_key(&self) -> String;
+    /// What of it a page of the sweep would show.
+    fn page_key(&self) -> String;
+    /// When it was found.
+    fn started_at(&self) -> Timestamp;
+    /// The status that it leads to.
+    fn status(&self) -> &'static str;
+}
+
+impl Finding for Entry {
+    fn state_key(&self) -> String {
+        Entry::state_key(self)
+    }
+
+    fn page_key(&self) -> String {
+        Entry::page_key(self)
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    fn status(&self) -> &'static str {
+        self.status.name()
+    }
+}
+
+impl Finding for Encryption {
+    fn state_key(&self) -> String {
+        Encryption::state_key(self)
+    }
+
+    fn page_key(&self) -> String {
+        self.page_key.clone().unwrap_or_default()
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    fn status(&self) -> &'static str {
+        self.status.name()
+    }
+}
+
 impl Run for Entry {
     fn id(&self) -> &str {
         &self.id

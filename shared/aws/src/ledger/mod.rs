@@ -27,7 +27,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem, Update,
 };
-use backstop_core::entry::{Entry, KEPT_DAYS};
+use backstop_core::entry::KEPT_DAYS;
 use backstop_core::guards::{Fights, Guards};
 use backstop_core::notice::Notice;
 use backstop_core::record::Record;
@@ -35,6 +35,7 @@ use jiff::Timestamp;
 
 use crate::error::AwsError;
 
+mod encryptions;
 mod guards;
 mod history;
 mod items;
@@ -42,7 +43,8 @@ mod storms;
 mod sweep;
 mod undo;
 
-pub use items::{Run, oversize};
+pub use encryptions::run_holder;
+pub use items::{Finding, Run, oversize};
 pub use storms::Surge;
 pub use sweep::Untold;
 
@@ -194,14 +196,16 @@ pub struct Standing {
 /// What a resource's last run found and did not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// What was found: [`Entry::state_key`].
+    /// What was found: [`Finding::state_key`].
     pub state_key: String,
     /// The entry that it was recorded in.
     pub entry: String,
     /// Whether that entry has been told.
     pub told: bool,
-    /// What a page of the sweep would show of it: [`Entry::page_key`].
+    /// What a page of the sweep would show of it: [`Finding::page_key`].
     pub page_key: Option<String>,
+    /// The status that it was recorded with; none: before that was kept.
+    pub status: Option<String>,
 }
 
 impl Known {
@@ -211,6 +215,7 @@ impl Known {
             entry: text(item, "entry")?,
             told: item.get("told") == Some(&AttributeValue::Bool(true)),
             page_key: text(item, "page_key"),
+            status: text(item, "status"),
         })
     }
 
@@ -566,20 +571,24 @@ impl Ledger {
     /// It could not be stored.
     pub async fn record(
         &self,
-        entry: &Entry,
+        entry: &impl Finding,
         known: Option<&Known>,
         quiet: bool,
     ) -> Result<Recorded, LedgerError> {
         let state_key = entry.state_key();
-        if let Some(recorded) = known.and_then(|known| known.of(&state_key)) {
+        if let Some(known) = known
+            && let Some(recorded) = known.of(&state_key)
+        {
+            self.show_on_page(entry, known).await?;
             return Ok(recorded);
         }
-        let mut item = key(&known_key(entry.control.name(), entry.resource_id()));
+        let mut item = key(&known_key(entry.control().name(), entry.resource_id()));
         item.insert("state_key".to_owned(), s(&state_key));
-        item.insert("entry".to_owned(), s(&entry.id));
+        item.insert("entry".to_owned(), s(entry.id()));
         item.insert("page_key".to_owned(), s(&entry.page_key()));
+        item.insert("status".to_owned(), s(entry.status()));
         item.insert("told".to_owned(), AttributeValue::Bool(quiet));
-        let expires = n(entry.started_at.as_second() + REMEMBERED_DAYS * 86_400);
+        let expires = n(entry.started_at().as_second() + REMEMBERED_DAYS * 86_400);
         item.insert("expires_at".to_owned(), expires.clone());
         let mut record = entry.to_item()?;
         if quiet {
@@ -602,6 +611,28 @@ impl Ledger {
                 Ok(recorded.unwrap_or(Recorded::Moved))
             }
         }
+    }
+
+    /// What is known stays, but a page of the sweep shows it in another way now:
+    /// or the sweep would ask for this look again and again.
+    async fn show_on_page(&self, entry: &impl Finding, known: &Known) -> Result<(), LedgerError> {
+        let page_key = entry.page_key();
+        if known.page_key.as_ref() == Some(&page_key) {
+            return Ok(());
+        }
+        let update = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&known_key(
+                entry.control().name(),
+                entry.resource_id(),
+            ))))
+            .update_expression("SET page_key = :page_key")
+            .condition_expression("entry = :entry")
+            .expression_attribute_values(":page_key", s(&page_key))
+            .expression_attribute_values(":entry", s(&known.entry));
+        self.transact(vec![transact_update(update)])
+            .await
+            .map(|_| ())
     }
 
     /// Puts what is known of a resource, on condition that it is still as it was

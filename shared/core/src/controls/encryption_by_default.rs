@@ -31,6 +31,7 @@ pub struct AccountExemption {
     #[schemars(with = "String", extend("format" = "date"))]
     pub until: Date,
     /// Who answers for it.
+    #[schemars(length(min = 1))]
     pub owner: String,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,8 +94,15 @@ pub fn decide(
         (Status::Notified, "the mode is `notify`".to_owned())
     } else if policy.kill_switch {
         (Status::Stopped, "the kill switch is on".to_owned())
-    } else if let Some(trip) = guards.control_tripped.as_ref().or(guards.resource_tripped.as_ref()) {
-        (Status::Tripped, format!("the control has tripped: {}", trip.why))
+    } else if let Some(trip) = guards
+        .control_tripped
+        .as_ref()
+        .or(guards.resource_tripped.as_ref())
+    {
+        (
+            Status::Tripped,
+            format!("the control has tripped: {}", trip.why),
+        )
     } else if existing {
         (
             Status::Existing,
@@ -138,7 +146,10 @@ pub fn record(
         volumes: Vec::new(),
         kms_key: None,
         progress: Progress::default(),
-        reasons: Some(why).filter(|why| !why.is_empty()).into_iter().collect(),
+        reasons: Some(why)
+            .filter(|why| !why.is_empty())
+            .into_iter()
+            .collect(),
         exemption,
         undoes: None,
         actor: trigger.actor.clone(),
@@ -147,6 +158,7 @@ pub fn record(
         started_at: now,
         finished_at: (status != Status::InProgress).then_some(now),
         managed_by: None,
+        page_key: None,
         revision: 0,
     }
 }

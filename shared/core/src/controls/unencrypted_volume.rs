@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 
 use jiff::civil::{Time, Weekday};
 use jiff::tz::Offset;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -116,15 +116,28 @@ impl Window {
             return false;
         };
         let now = Offset::UTC.to_datetime(at);
-        let begins = |day: Weekday| {
-            self.days.is_empty() || self.days.iter().any(|own| own.weekday() == day)
-        };
-        let today = begins(now.weekday());
+        let today = self.begins_on(now.weekday());
         if to > from {
             return today && now.time() >= from && now.time() < to;
         }
-        let yesterday = begins(now.weekday().previous());
+        let yesterday = self.begins_on(now.weekday().previous());
         (today && now.time() >= from) || (yesterday && now.time() < to)
+    }
+
+    /// When it opens next after a time.
+    fn opens(&self, after: Timestamp) -> Option<Timestamp> {
+        let from = time_of_day(&self.from)?;
+        let today = Offset::UTC.to_datetime(after).date();
+        // Today's may be past: a week and a day.
+        (0..=7)
+            .filter_map(|days| today.checked_add(days.days()).ok())
+            .filter(|day| self.begins_on(day.weekday()))
+            .filter_map(|day| Offset::UTC.to_timestamp(day.to_datetime(from)).ok())
+            .find(|opens| *opens > after)
+    }
+
+    fn begins_on(&self, day: Weekday) -> bool {
+        self.days.is_empty() || self.days.iter().any(|own| own.weekday() == day)
     }
 }
 
@@ -164,6 +177,7 @@ pub struct Settings {
     /// The KMS key of copies: an ARN, id or `alias/…`; absent: the account's
     /// key for EBS.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub kms_key: Option<String>,
     /// What becomes of originals that were replaced.
     pub originals: Originals,
@@ -223,7 +237,11 @@ impl Settings {
                 format!("{days} is out of range; allowed is 1 to 3650 (absent: never)"),
             );
         }
-        if self.kms_key.as_deref().is_some_and(str::is_empty) {
+        if self
+            .kms_key
+            .as_deref()
+            .is_some_and(|key| key.trim().is_empty())
+        {
             return problem(
                 "kms_key",
                 "it is empty; leave it out for the account's key".to_owned(),
@@ -238,14 +256,11 @@ impl Settings {
         self.windows.iter().any(|window| window.is_open(at))
     }
 
-    /// When the next window opens, to the quarter of an hour; none: never.
+    /// When a window opens next; none: there is none.
     #[must_use]
     pub fn next_window(&self, after: Timestamp) -> Option<Timestamp> {
-        const STEP: i64 = 900;
-        let first = after.as_second() / STEP + 1;
-        (first..first + 8 * 96)
-            .filter_map(|quarter| Timestamp::from_second(quarter * STEP).ok())
-            .find(|at| self.in_window(*at))
+        let opens = self.windows.iter().filter_map(|window| window.opens(after));
+        opens.min()
     }
 
     /// How long an instance may be down.
@@ -318,11 +333,11 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
     let control = of(policy);
     let settings = &control.settings;
     let verdict = judge(facts, settings, circumstances.now);
+    // Of what is not begun, the way follows from the policy alone: an instance
+    // that comes and goes is no news.
     let way = match &facts.unit {
-        Unit::Instance(instance, _) if matches!(instance.state.as_str(), "stopped" | "stopping") => {
-            Way::WhenStopped
-        }
-        Unit::Instance(..) => Way::Swap,
+        Unit::Instance(..) if settings.attached == Attached::Swap => Way::Swap,
+        Unit::Instance(..) => Way::WhenStopped,
         Unit::Volume(_) | Unit::Gone => Way::Unattached,
     };
     let mut decision = Decision {
@@ -342,10 +357,15 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
     };
 
     // exempt: the unit's own tag, then those of single volumes
-    let own = instance.map_or(Exemption::None, |i| exempt(&i.tags, policy, circumstances.now));
+    let own = instance.map_or(Exemption::None, |i| {
+        exempt(&i.tags, policy, circumstances.now)
+    });
     let baseline = |volume: &Volume| {
         control.existing == Existing::Notify
-            && circumstances.guards.baseline.contains(&fingerprint(&volume.id))
+            && circumstances
+                .guards
+                .baseline
+                .contains(&fingerprint(&volume.id))
     };
     let of_volumes: Vec<(&Volume, Exemption)> = found
         .iter()
@@ -355,54 +375,93 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
             (volume, if spared { Exemption::Existing } else { tag })
         })
         .collect();
-    decision.exemption = exemption::strongest(
-        std::iter::once(own.clone()).chain(of_volumes.iter().map(|(_, e)| e.clone())),
-    );
-    decision.volumes = of_volumes
-        .iter()
-        .filter(|(_, exemption)| !exemption.holds())
-        .map(|(volume, _)| (*volume).clone())
-        .collect();
-    let spared = found.len() - decision.volumes.len();
-    if own.holds() {
-        decision.volumes.clear();
+    decision.exemption = match &own {
+        Exemption::Exempt(_) => own.clone(),
+        _ => foremost(std::iter::once(&own).chain(of_volumes.iter().map(|(_, tag)| tag))),
+    };
+    if !own.holds() {
+        let open = of_volumes
+            .iter()
+            .filter(|(_, exemption)| !exemption.holds());
+        decision.volumes = open.map(|(volume, _)| (*volume).clone()).collect();
     }
 
     let mode = control.mode.unwrap_or(circumstances.mode);
+    let one = |status: Status, why: String| (status, vec![why]);
     let (status, why) = if decision.volumes.is_empty() {
         match &decision.exemption {
             Exemption::Malformed { .. } => {
-                (Status::Held, format!("the tag {OPT_OUT_TAG} cannot be read"))
+                one(Status::Held, format!("the tag {OPT_OUT_TAG} cannot be read"))
             }
-            Exemption::Existing => (
+            Exemption::Existing => one(
                 Status::Existing,
                 "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`".to_owned(),
             ),
-            _ => (Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out")),
+            _ => one(Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out")),
         }
     } else if mode != Mode::Enforce {
-        (Status::Notified, "the mode is `notify`".to_owned())
+        one(Status::Notified, "the mode is `notify`".to_owned())
     } else if policy.kill_switch {
-        (Status::Stopped, "the kill switch is on".to_owned())
+        one(Status::Stopped, "the kill switch is on".to_owned())
     } else if let Some(trip) = &circumstances.guards.control_tripped {
-        (Status::Tripped, format!("the control has tripped: {}", trip.why))
+        one(
+            Status::Tripped,
+            format!("the control has tripped: {}", trip.why),
+        )
     } else if let Some(trip) = &circumstances.guards.resource_tripped {
-        (
+        one(
             Status::Tripped,
             format!("the control has tripped for this resource: {}", trip.why),
         )
     } else {
         plan(facts, &decision.volumes, settings, circumstances.now)
     };
-    decision.status = status;
-    decision.reasons.push(why);
-    if spared > 0 && !decision.volumes.is_empty() {
-        decision
-            .reasons
-            .push(format!("{spared} of its volumes are opted out, or were there before, and stay as they are"));
+    if status == Status::InProgress
+        && let Some(instance) = instance
+    {
+        decision.way = match instance.state.as_str() {
+            "stopped" => Way::WhenStopped,
+            _ => Way::Swap,
+        };
     }
-    decision.reasons.retain(|why| !why.is_empty());
+    let stay = of_volumes
+        .iter()
+        .filter_map(|(volume, tag)| stays(volume, tag));
+    let of_single_ones: Vec<String> = match decision.volumes.is_empty() {
+        true => Vec::new(),
+        false => stay.collect(),
+    };
+    decision.status = status;
+    decision.reasons = why;
+    decision.reasons.extend(of_single_ones);
     decision
+}
+
+/// Of the tags of a unit that is not opted out as a whole, the one that is
+/// told: first what cannot be read, for somebody has to mend it.
+fn foremost<'a>(tags: impl Iterator<Item = &'a Exemption>) -> Exemption {
+    let rank = |tag: &Exemption| match tag {
+        Exemption::None => 0,
+        Exemption::Ended(_) => 1,
+        Exemption::Exempt(_) => 2,
+        Exemption::Existing => 3,
+        Exemption::Malformed { .. } => 4,
+    };
+    let first = tags.reduce(|best, next| if rank(next) > rank(best) { next } else { best });
+    first.cloned().unwrap_or_default()
+}
+
+/// Why one volume of several stays as it is.
+fn stays(volume: &Volume, tag: &Exemption) -> Option<String> {
+    let why = match tag {
+        Exemption::None | Exemption::Ended(_) => return None,
+        Exemption::Exempt(_) => format!("the tag {OPT_OUT_TAG} opts it out"),
+        Exemption::Malformed { .. } => format!("its tag {OPT_OUT_TAG} cannot be read"),
+        Exemption::Existing => {
+            "it was there before the control was switched to `enforce`".to_owned()
+        }
+    };
+    Some(format!("{} stays as it is: {why}", volume.id))
 }
 
 /// Judges a unit.
@@ -453,7 +512,7 @@ fn plan(
     volumes: &[Volume],
     settings: &Settings,
     now: Timestamp,
-) -> (Status, String) {
+) -> (Status, Vec<String>) {
     let instance = match &facts.unit {
         Unit::Instance(instance, _) => Some(instance.as_ref()),
         _ => None,
@@ -467,6 +526,12 @@ fn plan(
         settings,
     );
     for volume in volumes {
+        if volume.state == "error" {
+            refused.push(format!(
+                "{} is in the state `error`: EBS can read nothing from it",
+                volume.id
+            ));
+        }
         if let Some(copy) = superseded_by(volume, facts) {
             refused.push(format!(
                 "{} was replaced by {}, which is still there, and is in use again: detach it, or delete {} to have it copied anew",
@@ -486,31 +551,33 @@ fn plan(
         }
     }
     if !refused.is_empty() {
-        return (Status::Refused, refused.join("; "));
+        return (Status::Refused, refused);
     }
+    let waits = |why: String| (Status::Pending, vec![why]);
     let Some(instance) = instance else {
-        return (Status::InProgress, String::new());
+        return (Status::InProgress, Vec::new());
     };
     match (settings.attached, instance.state.as_str()) {
         (Attached::Notify, _) => (
             Status::Notified,
-            "attached volumes are only told (the policy's `attached` is `notify`)".to_owned(),
+            vec!["attached volumes are only told (the policy's `attached` is `notify`)".to_owned()],
         ),
-        (_, "stopped") => (Status::InProgress, String::new()),
-        (Attached::Swap, "running") if settings.in_window(now) => {
-            (Status::InProgress, String::new())
+        (_, "stopped") => (Status::InProgress, Vec::new()),
+        (Attached::Swap, "running") if settings.in_window(now) => (Status::InProgress, Vec::new()),
+        (Attached::Swap, "pending") if settings.in_window(now) => {
+            waits("it waits for the instance to run".to_owned())
         }
-        (Attached::Swap, _) => (
-            Status::Pending,
-            match settings.next_window(now) {
-                Some(at) => format!("it waits for the instance to be stopped, or for the maintenance window that opens at {at}"),
-                None => "it waits for the instance to be stopped, or for a maintenance window".to_owned(),
-            },
-        ),
-        (Attached::WhenStopped, _) => (
-            Status::Pending,
-            "it waits for the instance to be stopped by somebody".to_owned(),
-        ),
+        (Attached::Swap, _) => waits(match settings.next_window(now) {
+            Some(at) => format!(
+                "it waits for the instance to be stopped, or for the maintenance window that opens at {at}"
+            ),
+            None => {
+                "it waits for the instance to be stopped, or for a maintenance window".to_owned()
+            }
+        }),
+        (Attached::WhenStopped, _) => {
+            waits("it waits for the instance to be stopped by somebody".to_owned())
+        }
     }
 }
 
@@ -557,7 +624,8 @@ pub fn refusals<'a>(
                 "{id} is a member of the Auto Scaling group {group}, which would replace it when it is stopped: encrypt in the launch template"
             ));
         }
-        if let Some(fleet) = tag("aws:ec2:fleet-id").or_else(|| tag("aws:ec2spot:fleet-request-id")) {
+        if let Some(fleet) = tag("aws:ec2:fleet-id").or_else(|| tag("aws:ec2spot:fleet-request-id"))
+        {
             why.push(format!("{id} is a member of the fleet {fleet}"));
         }
         if let Some(lifecycle) = &instance.lifecycle {
@@ -584,7 +652,9 @@ pub fn refusals<'a>(
         }
         if stops {
             if instance.instance_store {
-                why.push(format!("{id} has instance-store volumes, which a stop erases"));
+                why.push(format!(
+                    "{id} has instance-store volumes, which a stop erases"
+                ));
             }
             if let Some(address) = &instance.auto_public_ipv4
                 && !settings.release_public_ipv4
@@ -665,10 +735,15 @@ pub fn fingerprint(volume: &str) -> String {
     digest([NAME, volume])
 }
 
-/// What of a finding belongs to the baseline.
+/// What of a finding belongs to the baseline, beside what it spares already:
+/// what is to be replaced. What a tag opts out does not.
 #[must_use]
 pub fn baseline(decision: &Decision) -> BTreeSet<String> {
-    decision.volumes.iter().map(|v| fingerprint(&v.id)).collect()
+    decision
+        .volumes
+        .iter()
+        .map(|v| fingerprint(&v.id))
+        .collect()
 }
 
 /// What a record holds beside the decision.
@@ -700,14 +775,22 @@ pub fn record(facts: &VolumeFacts, decision: &Decision, about: About<'_>) -> Opt
     let (kind, id, name, tags, instance) = match &facts.unit {
         Unit::Gone => return None,
         Unit::Volume(v) => ("volume", &v.id, v.name(), &v.tags, None),
-        Unit::Instance(i, _) => ("instance", &i.id, i.name(), &i.tags, Some(i.as_ref().clone())),
+        Unit::Instance(i, _) => (
+            "instance",
+            &i.id,
+            i.name(),
+            &i.tags,
+            Some(i.as_ref().clone()),
+        ),
     };
     let Trigger {
         account, region, ..
     } = about.trigger;
     let team = tags.get(about.owner_tag).or_else(|| {
         let of_volumes = found.iter();
-        of_volumes.filter_map(|v| v.tags.get(about.owner_tag)).next()
+        of_volumes
+            .filter_map(|v| v.tags.get(about.owner_tag))
+            .next()
     });
     let begins = decision.status == Status::InProgress;
     Some(Encryption {
@@ -739,6 +822,7 @@ pub fn record(facts: &VolumeFacts, decision: &Decision, about: About<'_>) -> Opt
         started_at: about.now,
         finished_at: (!begins).then_some(about.now),
         managed_by: guards::managed_by(tags, &about.trigger.actor),
+        page_key: None,
         revision: 0,
     })
 }

@@ -102,6 +102,10 @@ pub struct Encryption {
     /// What manages the unit, where tags, caller or agent show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed_by: Option<String>,
+    /// What a page of the sweep showed of it when it was found
+    /// (`sweep::volumes::page_key`); kept beside the document.
+    #[serde(skip)]
+    pub page_key: Option<String>,
     /// Rises with every write: of two steps at once only one is taken.
     #[serde(default)]
     pub revision: u64,
@@ -377,7 +381,10 @@ impl Encryption {
         parts.insert(format!("status {}", self.status.name()));
         parts.insert(format!("exemption {:?}", self.exemption));
         parts.insert(format!("way {:?}", self.way));
-        parts.extend(self.reasons.iter().map(|why| format!("why {why}")));
+        // When the next window opens is no news.
+        if self.status == Status::Refused {
+            parts.extend(self.reasons.iter().map(|why| format!("why {why}")));
+        }
         parts.extend(self.volumes.iter().map(|v| format!("volume {}", v.id)));
         digest(parts.iter().map(String::as_str))
     }

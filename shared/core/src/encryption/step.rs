@@ -29,7 +29,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Answer, Encryption, Tries, Way};
 use crate::controls::unencrypted_volume::{Settings, refusals};
 use crate::entry::Status;
-use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume};
+use crate::volumes::{
+    COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume,
+};
 
 /// How long EC2's reads may lag behind its writes before a change that was
 /// accepted, or not answered, is tried again.
@@ -257,7 +259,11 @@ pub fn next_step(world: &World<'_>) -> Step {
     if run.progress.back.is_some() {
         back(world, instance)
     } else if run.undoes.is_some() {
-        go_back("somebody asked for it to be taken back", Status::RolledBack, false)
+        go_back(
+            "somebody asked for it to be taken back",
+            Status::RolledBack,
+            false,
+        )
     } else {
         forward(world, instance, before)
     }
@@ -306,7 +312,13 @@ fn unattached(world: &World<'_>) -> Step {
     if let Some(hold) = &world.hold {
         return go_back(&hold.why, Status::RolledBack, false);
     }
-    let refused = refusals(None, [original], false, world.key_problem.as_deref(), world.settings);
+    let refused = refusals(
+        None,
+        [original],
+        false,
+        world.key_problem.as_deref(),
+        world.settings,
+    );
     if !refused.is_empty() {
         return go_back(&refused.join("; "), Status::Refused, false);
     }
@@ -329,7 +341,10 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
     let run = world.run;
     let stop = Change::Stop { back: false };
     let asked = run.progress.tries(&stop);
-    let swapped = run.volumes.iter().all(|v| world.is_swapped(v, &instance.id));
+    let swapped = run
+        .volumes
+        .iter()
+        .all(|v| world.is_swapped(v, &instance.id));
     match instance.state.as_str() {
         "running" | "pending" if swapped => healthy(world, instance),
         "running" | "pending" if world.any_out_of_place(&instance.id) => {
@@ -363,9 +378,7 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
             if instance.state != "running" {
                 return wait(BRISK, "the instance to run before it is stopped");
             }
-            attempt(world, stop).unwrap_or_else(|why| {
-                go_back(&why, Status::RolledBack, true)
-            })
+            attempt(world, stop).unwrap_or_else(|why| go_back(&why, Status::RolledBack, true))
         }
         "stopping" => stopping(world, instance),
         "stopped" => stopped(world, instance),
@@ -377,17 +390,16 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
 }
 
 /// What is missing before a running instance is stopped; none: nothing.
-fn unready(
-    world: &World<'_>,
-    instance: &Instance,
-    before: &Instance,
-    first: bool,
-) -> Option<Step> {
+fn unready(world: &World<'_>, instance: &Instance, before: &Instance, first: bool) -> Option<Step> {
     let run = world.run;
     if let Some(hold) = &world.hold {
         return Some(go_back(&hold.why, Status::RolledBack, false));
     }
-    let originals: Vec<&Volume> = run.volumes.iter().filter_map(|v| world.live(&v.id)).collect();
+    let originals: Vec<&Volume> = run
+        .volumes
+        .iter()
+        .filter_map(|v| world.live(&v.id))
+        .collect();
     let stops = run.way == Way::Swap;
     let refused = refusals(
         Some(instance),
@@ -450,7 +462,10 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     let start = Change::Start { back: false };
     let asked_to_start = run.progress.tries(&start);
     let started_since = instance.launched_at != seen.launched_at;
-    let swapped = run.volumes.iter().all(|v| world.is_settled(v, &instance.id));
+    let swapped = run
+        .volumes
+        .iter()
+        .all(|v| world.is_settled(v, &instance.id));
     if started_since && asked_to_start.is_none() {
         return go_back(
             "the instance was started and stopped again before its volumes were swapped, so the copies lack what it has written",
@@ -473,7 +488,10 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
             return tag_all(world);
         }
         if asked_to_start.is_some_and(|tries| tries.count > 2) && started_since {
-            let reason = instance.state_reason.as_deref().unwrap_or("no reason given");
+            let reason = instance
+                .state_reason
+                .as_deref()
+                .unwrap_or("no reason given");
             return go_back(
                 &format!("the instance does not stay up with the copies ({reason})"),
                 Status::RolledBack,
@@ -489,8 +507,18 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
         return overdue(world);
     }
     let key_problem = world.key_problem.as_deref();
-    let originals: Vec<&Volume> = run.volumes.iter().filter_map(|v| world.live(&v.id)).collect();
-    let refused = refusals(Some(instance), originals, false, key_problem, world.settings);
+    let originals: Vec<&Volume> = run
+        .volumes
+        .iter()
+        .filter_map(|v| world.live(&v.id))
+        .collect();
+    let refused = refusals(
+        Some(instance),
+        originals,
+        false,
+        key_problem,
+        world.settings,
+    );
     if !refused.is_empty() {
         return go_back(&refused.join("; "), Status::Refused, false);
     }
@@ -610,7 +638,9 @@ fn healthy(world: &World<'_>, instance: &Instance) -> Step {
         world,
         End {
             status: Status::NeedsPerson,
-            why: vec![format!("{why} after somebody started it on its encrypted copies")],
+            why: vec![format!(
+                "{why} after somebody started it on its encrypted copies"
+            )],
             trip: true,
         },
     )
@@ -705,7 +735,9 @@ fn tag_replaced<'a>(
                 return end(
                     Status::NeedsPerson,
                     [
-                        format!("{volume} is replaced by {copy}, and could not be tagged so: {why}"),
+                        format!(
+                            "{volume} is replaced by {copy}, and could not be tagged so: {why}"
+                        ),
                         format!(
                             "tag it, or it is taken for one that was never encrypted: aws ec2 create-tags --resources {volume} --tags Key={REPLACED_BY_TAG},Value={copy}"
                         ),
@@ -745,10 +777,9 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
     };
     match instance.state.as_str() {
         "running" => {
-            let on_copies = run
-                .volumes
-                .iter()
-                .any(|v| world.is_on_copy(&v.id, &instance.id) && world.wants_original(&v.id, &instance.id));
+            let on_copies = run.volumes.iter().any(|v| {
+                world.is_on_copy(&v.id, &instance.id) && world.wants_original(&v.id, &instance.id)
+            });
             if on_copies {
                 let by_us = run.progress.tries(&Change::Start { back: false }).is_some();
                 if !by_us && run.undoes.is_none() {
@@ -805,7 +836,10 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
                 && world.launched_after(instance, &start)
             {
                 return clear_up(world).unwrap_or_else(|| {
-                    ended(back, vec!["somebody stopped it again after it was started".to_owned()])
+                    ended(
+                        back,
+                        vec!["somebody stopped it again after it was started".to_owned()],
+                    )
                 });
             }
             persist(world, start).unwrap_or_else(|why| wait(LONGEST_PAUSE.as_secs() as u32, &why))
@@ -1048,7 +1082,10 @@ fn copied<'a>(
         "creating" => {
             let since = copy.created_at.unwrap_or(run.started_at);
             if world.since(since) < LONGEST_COPY {
-                return Err(wait(BRISK, &format!("the copy {} to be available", copy.id)));
+                return Err(wait(
+                    BRISK,
+                    &format!("the copy {} to be available", copy.id),
+                ));
             }
             format!("the copy {} is not available after two hours", copy.id)
         }
@@ -1108,7 +1145,11 @@ fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
         return Err(refusal);
     }
     if tries.refusal().is_none() && tries.count >= MOST_TRIES && world.since(tries.last_at) >= LAG {
-        return Err(format!("{} was tried {} times and shows no effect", change.key(), tries.count));
+        return Err(format!(
+            "{} was tried {} times and shows no effect",
+            change.key(),
+            tries.count
+        ));
     }
     Ok(paced(world, change, tries))
 }
@@ -1126,7 +1167,9 @@ fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
     if left <= SignedDuration::ZERO {
         return Step::Do(change);
     }
-    let seconds = u32::try_from(left.as_secs()).unwrap_or(BRISK).clamp(1, BRISK);
+    let seconds = u32::try_from(left.as_secs())
+        .unwrap_or(BRISK)
+        .clamp(1, BRISK);
     wait(seconds, &format!("{} to take effect", change.key()))
 }
 
@@ -1232,10 +1275,9 @@ fn another_copy(volume: &str, copy: &Volume) -> String {
 
 /// The device and what becomes of the volume at termination, as before.
 fn device_of(before: &Volume) -> (&str, bool) {
-    before
-        .attachments
-        .first()
-        .map_or(("", false), |a| (a.device.as_str(), a.delete_on_termination))
+    before.attachments.first().map_or(("", false), |a| {
+        (a.device.as_str(), a.delete_on_termination)
+    })
 }
 
 impl World<'_> {
@@ -1265,7 +1307,11 @@ impl World<'_> {
     /// This run's copy of a volume.
     fn copy_of(&self, id: &str) -> Option<&Volume> {
         let known = self.run.copies().get(id).copied();
-        let copies = || self.volumes.values().filter(|v| self.is_own_copy(v) && v.exists());
+        let copies = || {
+            self.volumes
+                .values()
+                .filter(|v| self.is_own_copy(v) && v.exists())
+        };
         known
             .and_then(|known| self.live(known))
             .or_else(|| copies().find(|v| v.tags.get(COPY_OF_TAG).map(String::as_str) == Some(id)))
@@ -1284,7 +1330,10 @@ impl World<'_> {
         // An undo brings back what its remediation swapped out.
         let ours = [Some(&self.run.id), self.run.undoes.as_ref()];
         volume.tags.contains_key(COPY_OF_TAG)
-            && volume.tags.get(ENTRY_TAG).is_some_and(|entry| ours.contains(&Some(entry)))
+            && volume
+                .tags
+                .get(ENTRY_TAG)
+                .is_some_and(|entry| ours.contains(&Some(entry)))
     }
 
     /// Whether a copy may be deleted: ours by its tags, attached nowhere and
@@ -1329,14 +1378,18 @@ impl World<'_> {
     /// Whether the copy is attached where the original was.
     fn is_swapped(&self, before: &Volume, instance: &str) -> bool {
         let (device, _) = device_of(before);
-        let attachment = self.copy_of(&before.id).and_then(|c| c.attachment_to(instance));
+        let attachment = self
+            .copy_of(&before.id)
+            .and_then(|c| c.attachment_to(instance));
         attachment.is_some_and(|a| a.state == "attached" && a.device == device)
     }
 
     /// Whether the copy is attached as the original was, termination included.
     fn is_settled(&self, before: &Volume, instance: &str) -> bool {
         let (_, delete) = device_of(before);
-        let attachment = self.copy_of(&before.id).and_then(|c| c.attachment_to(instance));
+        let attachment = self
+            .copy_of(&before.id)
+            .and_then(|c| c.attachment_to(instance));
         self.is_swapped(before, instance)
             && attachment.is_some_and(|a| a.delete_on_termination == delete)
     }
@@ -1346,12 +1399,18 @@ impl World<'_> {
     fn touched(&self, before: &Volume, instance: &str) -> bool {
         self.detach_tried(&before.id)
             || self.is_on_copy(&before.id, instance)
-            || self.copy_of(&before.id).is_some_and(|copy| self.detach_tried(&copy.id))
+            || self
+                .copy_of(&before.id)
+                .is_some_and(|copy| self.detach_tried(&copy.id))
     }
 
     /// Originals that this run moved and that are not back, in words.
     fn not_put_back(&self, instance: &str) -> Vec<String> {
-        let volumes = self.run.volumes.iter().filter(|v| self.touched(v, instance));
+        let volumes = self
+            .run
+            .volumes
+            .iter()
+            .filter(|v| self.touched(v, instance));
         volumes
             .filter(|v| {
                 self.live(&v.id)
@@ -1446,6 +1505,8 @@ impl World<'_> {
     /// Whether the instance was started after a change was tried.
     fn launched_after(&self, instance: &Instance, change: &Change) -> bool {
         let tries = self.run.progress.tries(change);
-        tries.zip(instance.launched_at).is_some_and(|(tries, at)| at >= tries.first_at)
+        tries
+            .zip(instance.launched_at)
+            .is_some_and(|(tries, at)| at >= tries.first_at)
     }
 }

@@ -1,74 +1,233 @@
-//! Messages about encryptions: what begins, what came of it, what stays behind
-//! and costs money, what a person has to do.
+//! Messages about encryptions: what begins and what it costs, what came of it,
+//! what stays behind, what a person has to do.
 //!
-//! Programs get an [`EncryptionNotification`] of their own format, whose schema
-//! is `schemas/encryption.schema.json`; it keeps the same promises as the
+//! Three questions come before all others: is something down, is data still
+//! unencrypted, and what has to be typed. Programs get an
+//! [`EncryptionNotification`] of their own format, whose schema is
+//! `schemas/encryption.schema.json`; it keeps the same promises as the
 //! notification about an entry (`notification`).
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+//!
+//! Here are the subject and the first line. Deliberately not here: the sections
+//! that people read (`sections`), what the record says was made and moved
+//! (`made`), and the format for programs (`encryption::notification`).
 
 use super::chat::{self, Card};
-use super::notification::{LedgerKey, name};
-use super::story::Section;
-use super::subject::{shortened_subject, status_verb};
+use super::subject::{MOST, ascii, shortened_subject, status_verb};
 use super::words::one_line;
-use super::{Message, attributes, bodies, text, to_json};
-use crate::encryption::Encryption;
+use super::{MOST_BYTES, Message, RULES_SHOWN, attributes, bodies, text, to_json};
+use crate::controls::Severity;
+use crate::encryption::{Encryption, Way};
+use crate::entry::Status;
+use crate::volumes::Instance;
 
-/// An encryption, as programs read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct EncryptionNotification {
-    /// The format's version.
-    #[schemars(range(min = 1, max = 1))]
-    pub version: u32,
-    /// Always `encryption`: notifications about entries have no such field.
-    pub kind: EncryptionKind,
-    /// The id of the ledger entry, a ULID.
-    pub entry: String,
-    /// Where the ledger has the entry.
-    pub ledger_key: LedgerKey,
-}
+mod made;
+mod notification;
+mod sections;
 
-/// The kind of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum EncryptionKind {
-    /// An encryption.
-    Encryption,
-}
+pub use notification::{
+    EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
+    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption,
+};
+
+use made::{Part, parts};
 
 /// Composes the message about an encryption.
 pub(super) fn compose(run: &Encryption) -> Message {
-    let headline = format!(
-        "{} {}: {}",
-        status_verb(run.status),
-        run.severity,
-        one_line(run.resource_id(), 100)
-    );
-    let sections: Vec<Section> = Vec::new();
+    let story = Story {
+        run,
+        parts: parts(run),
+    };
+    let title = story.headline(100) + story.why_not();
     let card = Card {
         key: run.message_key(),
         record: &run.id,
-        title: &headline,
-        sections: &sections,
+        title: &title,
+        sections: &story.sections(),
         control: run.control.name(),
-        severity: run.severity,
+        severity: severity(run),
         outcome: run.status.name(),
         account: &run.account,
         region: &run.region,
         team: run.team_or_unowned(),
         resources: vec![run.resource.clone()],
     };
-    let data = to_json(&EncryptionNotification {
-        version: 1,
-        kind: EncryptionKind::Encryption,
-        entry: name(&run.id),
-        ledger_key: LedgerKey::of(&run.id),
-    });
-    Message {
-        subject: shortened_subject(&headline),
-        body: bodies(&text::of_card(&card), &chat::card(&card).to_string(), &data),
+    let (mail, chat) = (text::of_card(&card), chat::card(&card).to_string());
+    let mut message = Message {
+        subject: story.subject(),
+        body: String::new(),
         attributes: attributes(&card),
+    };
+    for most in RULES_SHOWN {
+        let data = to_json(&EncryptionNotification::of(&story, &title, *most));
+        message.body = bodies(&mail, &chat, &data);
+        if message.bytes() <= MOST_BYTES {
+            break;
+        }
+    }
+    message
+}
+
+/// How bad it is: where a person is needed, an instance may be down.
+fn severity(run: &Encryption) -> Severity {
+    match run.status == Status::NeedsPerson || asks_for_a_person(run) {
+        true => Severity::Critical,
+        false => run.severity,
+    }
+}
+
+/// Whether a run that goes on needs a person meanwhile.
+fn asks_for_a_person(run: &Encryption) -> bool {
+    run.is_open() && run.progress.attention.is_some()
+}
+
+/// An encryption with what was made of its volumes.
+struct Story<'a> {
+    run: &'a Encryption,
+    parts: Vec<Part<'a>>,
+}
+
+// ------------------------------------------------------------------- headline
+
+impl Story<'_> {
+    /// The subject: the name of the unit goes before anything else does.
+    fn subject(&self) -> String {
+        [60, 24, 12, 7, 0]
+            .into_iter()
+            .map(|name| ascii(&format!("[Backstop] {}", self.headline(name))))
+            .find(|subject| subject.len() <= MOST)
+            .unwrap_or_else(|| shortened_subject(&self.headline(0)))
+    }
+
+    fn headline(&self, name: usize) -> String {
+        let verb = match (self.run.status, &self.run.undoes) {
+            _ if asks_for_a_person(self.run) => "NEEDS A PERSON NOW".to_owned(),
+            (Status::RolledBack, Some(_)) => "UNDONE".to_owned(),
+            (status, Some(_)) => format!("UNDO {}", status_verb(status)),
+            (status, None) => status_verb(status).to_owned(),
+        };
+        format!(
+            "{verb} {}: {}{}",
+            severity(self.run),
+            self.unit(name),
+            self.what()
+        )
+    }
+
+    /// The unit: its id, and its name where it has one.
+    fn unit(&self, name: usize) -> String {
+        if self.is_setting() {
+            return format!(
+                "encryption by default in {}",
+                one_line(&self.run.region, 50)
+            );
+        }
+        let id = one_line(self.run.resource_id(), 100);
+        match one_line(&self.run.resource_name, name) {
+            name if name.chars().count() < 2 || name == id => id,
+            name => format!("{id} ({name})"),
+        }
+    }
+
+    /// What is the matter with it.
+    fn what(&self) -> String {
+        let run = self.run;
+        if self.is_setting() {
+            return match run.status {
+                Status::InProgress => " is off and is being turned on",
+                Status::Remediated => " was off and is on again",
+                Status::Failed => " may still be off",
+                _ => " is off",
+            }
+            .to_owned();
+        }
+        if asks_for_a_person(run) {
+            return match run.undoes.is_some() {
+                true => ": its way back to the original volumes is stuck",
+                false => ": the replacement of its volumes is stuck",
+            }
+            .to_owned();
+        }
+        let (alone, of_it) = (self.alone(), self.volumes());
+        let stops = self.stops();
+        match (run.status, run.undoes.is_some()) {
+            (Status::InProgress, true) if stops => {
+                format!(" is stopped to go back to its {of_it}")
+            }
+            (Status::InProgress, true) => " goes back to what was unencrypted".to_owned(),
+            (Status::RolledBack, true) if alone => {
+                " counts again, unencrypted, in place of its copy".to_owned()
+            }
+            (Status::RolledBack, true) => format!(" is back on its {of_it}"),
+            (_, true) => ": the way back to its original volumes cannot go on".to_owned(),
+            (Status::InProgress, _) if alone => " gets an encrypted copy".to_owned(),
+            (Status::InProgress, _) if stops => format!(" will be stopped to replace its {of_it}"),
+            (Status::InProgress, _) => {
+                let are = if run.volumes.len() == 1 { "is" } else { "are" };
+                format!(" is stopped: its {of_it} {are} replaced")
+            }
+            (Status::Remediated, _) if alone => " has an encrypted copy now".to_owned(),
+            (Status::Remediated, _) => match run.volumes.len() {
+                1 => " has an encrypted volume in place of 1".to_owned(),
+                many => format!(" has encrypted volumes in place of {many}"),
+            },
+            (Status::RolledBack, _) if alone => " is unencrypted as before".to_owned(),
+            (Status::RolledBack, _) => format!(" keeps its {of_it}"),
+            (Status::NeedsPerson | Status::Failed, _) => {
+                ": the replacement of its volumes cannot go on".to_owned()
+            }
+            (_, _) if alone => " is not encrypted".to_owned(),
+            (_, _) => format!(" has {}", self.some_volumes()),
+        }
+    }
+
+    /// Why nothing is changed, for the first line of bodies.
+    fn why_not(&self) -> &'static str {
+        match self.run.status {
+            Status::Notified => ", nothing was changed",
+            Status::Exempt => ", and is exempt",
+            Status::Held => ", its opt-out tag cannot be read",
+            Status::Existing => ", it was there before enforce and was left",
+            Status::Tripped => ", the control has tripped: nothing was changed",
+            Status::Stopped => ", the kill switch is on: nothing was changed",
+            Status::Pending => ", it waits",
+            Status::Refused => ", and stays so: see why",
+            Status::InProgress
+            | Status::Remediated
+            | Status::Failed
+            | Status::NotOwned
+            | Status::RolledBack
+            | Status::NeedsPerson => "",
+        }
+    }
+
+    /// `2 unencrypted volumes`, as something has them.
+    fn some_volumes(&self) -> String {
+        match self.run.volumes.len() {
+            1 => "an unencrypted volume".to_owned(),
+            many => format!("{many} unencrypted volumes"),
+        }
+    }
+
+    /// The same after `its`.
+    fn volumes(&self) -> String {
+        match self.run.volumes.len() {
+            1 => "unencrypted volume".to_owned(),
+            many => format!("{many} unencrypted volumes"),
+        }
+    }
+
+    fn is_setting(&self) -> bool {
+        self.run.way == Way::AccountSetting
+    }
+
+    /// Whether it is a volume that is attached nowhere.
+    fn alone(&self) -> bool {
+        self.run.instance.is_none()
+    }
+
+    /// Whether the run stops the instance, if it is not stopped already.
+    fn stops(&self) -> bool {
+        let was_up = self.run.instance.as_ref().is_some_and(Instance::is_up);
+        was_up && (self.run.way == Way::Swap || self.run.undoes.is_some())
     }
 }

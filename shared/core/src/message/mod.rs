@@ -35,7 +35,10 @@ mod undo;
 mod undo_commands;
 mod words;
 
-pub use encryption::{EncryptionKind, EncryptionNotification};
+pub use encryption::{
+    EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
+    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption,
+};
 pub use notice::{
     Kind, NoticeNotification, NotifiedAbout, NotifiedCheck, NotifiedDigest, NotifiedExample,
     NotifiedOpen, NotifiedOptOutSeen,

@@ -150,6 +150,14 @@ pub struct NotifiedDigest {
     pub open: BTreeMap<Control, BTreeMap<String, NotifiedOpen>>,
     /// What the sweep met before the event path did.
     pub met_first: NotifiedOpen,
+    /// Unencrypted data that is kept on purpose, by kind: originals that were
+    /// replaced, and the snapshots of runs.
+    #[serde(default)]
+    pub kept: BTreeMap<String, NotifiedOpen>,
+    /// Originals that the policy had kept for long enough, and that were
+    /// deleted.
+    #[serde(default)]
+    pub deleted: NotifiedOpen,
     /// Opt-outs that want somebody's attention.
     pub opt_outs: Vec<NotifiedOptOutSeen>,
     /// Entries taken up again because their lease had lapsed.
@@ -161,7 +169,7 @@ pub struct NotifiedDigest {
 }
 
 /// A number of resources, and the first few of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NotifiedOpen {
     /// How many.
     pub count: u64,
@@ -302,6 +310,9 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
         })
         .collect();
     let met_first = some(&digest.met_first);
+    let kept = digest.kept.iter();
+    let kept = kept.map(|(kind, of)| (name(kind), some(of))).collect();
+    let deleted = some(&digest.deleted);
     let outcomes = digest.outcomes.iter().map(|(control, outcomes)| {
         let outcomes = outcomes.iter().take(most);
         (*control, outcomes.map(|(o, n)| (name(o), *n)).collect())
@@ -313,6 +324,8 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
         outcomes: outcomes.collect(),
         open,
         met_first,
+        kept,
+        deleted,
         opt_outs: first(&digest.opt_outs, most, omitted, |seen| NotifiedOptOutSeen {
             resource: name(&seen.resource),
             value: cut(&seen.value),
@@ -631,6 +644,24 @@ fn say_digest(digest: &Digest, told: &mut Told) {
             some(&digest.met_first)
         ));
     }
+    let mut kept: Vec<String> = digest
+        .kept
+        .iter()
+        .map(|(kind, of)| format!("{}: {}", one_line(kind, MOST_TEXT), some(of)))
+        .collect();
+    if !kept.is_empty() {
+        kept.push(
+            "They cost money and are unencrypted. Delete what is not needed, or let the policy do it (`originals.delete_after_days`)."
+                .to_owned(),
+        );
+    }
+    if digest.deleted.count > 0 {
+        done.push(format!(
+            "{} deleted, as the policy says (`originals.delete_after_days`): {}; what was in them is in their copies and snapshots",
+            counted(digest.deleted.count, "replaced original"),
+            some(&digest.deleted)
+        ));
+    }
     let mut opt_outs = shortened(&digest.opt_outs, MOST_LINES, say_opt_out);
     if digest.more_opt_outs > 0 {
         opt_outs.push(format!(
@@ -659,6 +690,7 @@ fn say_digest(digest: &Digest, told: &mut Told) {
         ("What is open, and why", open),
         ("What could not be seen", unseen),
         ("Met by the sweep before any event", met_first),
+        ("Unencrypted data that is kept", kept),
         ("Opt-outs that ended, end soon or cannot be read", opt_outs),
         ("What was done", done),
         ("How to go on", steps),

@@ -41,7 +41,7 @@ fn check(message: &Message) {
     check_against(message, &NOTIFICATION);
 }
 
-fn check_against(message: &Message, schema: &Validator) {
+pub(crate) fn check_against(message: &Message, schema: &Validator) {
     let subject = &message.subject;
     assert!(!subject.is_empty() && subject.len() <= 99, "{subject}");
     assert!(

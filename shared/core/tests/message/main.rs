@@ -1,7 +1,8 @@
 //! The message about an entry, as its readers get it.
 //!
 //! `mails` shows whole mails, `guarded` those of runs that a guard held back and
-//! of fights, `notices` those about notices, `bodies` what the other protocols get, `hostile`
+//! of fights, `encryptions`, `notices` and `undos` those about other records,
+//! `bodies` what the other protocols get, `hostile`
 //! what other people's texts cannot do to a message, `commands` that a shell
 //! reads the commands as they are meant, `schemas` that the published schemas
 //! are those of the types.
@@ -15,6 +16,7 @@
 
 mod bodies;
 mod commands;
+mod encryptions;
 mod fixtures;
 mod guarded;
 mod hostile;

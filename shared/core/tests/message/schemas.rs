@@ -9,7 +9,9 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use backstop_core::message::{NoticeNotification, Notification, UndoNotification, compose};
+use backstop_core::message::{
+    EncryptionNotification, NoticeNotification, Notification, UndoNotification, compose,
+};
 use backstop_core::policy::Policy;
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -40,10 +42,15 @@ pub(crate) static NOTIFICATION: LazyLock<Validator> =
 pub(crate) static NOTICE: LazyLock<Validator> =
     LazyLock::new(|| jsonschema::validator_for(&NoticeNotification::schema()).unwrap());
 
+/// The same for encryptions.
+pub(crate) static ENCRYPTION: LazyLock<Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&EncryptionNotification::schema()).unwrap());
+
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
     check("notification.schema.json", &Notification::schema());
     check("notice.schema.json", &NoticeNotification::schema());
+    check("encryption.schema.json", &EncryptionNotification::schema());
     check("policy.schema.json", &Policy::schema());
     check("undo.schema.json", &UndoNotification::schema());
 }
@@ -90,6 +97,68 @@ fn the_policy_schema_takes_what_the_policy_takes() {
         (
             json!({ "version": 1, "opt_out": { "require_end": true } }),
             true,
+        ),
+        (
+            json!({ "version": 1, "controls": {
+                "unencrypted-volume": { "settings": {
+                    "attached": "swap",
+                    "windows": [{ "days": ["sat"], "from": "22:00", "to": "02:00" }],
+                    "settling_minutes": 0,
+                    "max_downtime_minutes": 1440,
+                    "health_minutes": 2,
+                    "release_public_ipv4": true,
+                    "kms_key": "alias/volumes",
+                    "originals": { "delete_after_days": 30 },
+                } },
+                "encryption-by-default": { "settings": {
+                    "exemption": { "until": "2027-01-31", "owner": "platform" },
+                } },
+            } }),
+            true,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "attached": "always" } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "windows": [{ "from": "2:00", "to": "05:00" }] } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "windows": [{ "from": "02:00", "to": "24:00" }] } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "windows": [{ "days": ["saturday"], "from": "02:00", "to": "05:00" }] } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "settling_minutes": 1441 } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "max_downtime_minutes": 4 } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "health_minutes": 121 } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "kms_key": "" } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "unencrypted-volume": { "settings": { "originals": { "delete_after_days": 0 } } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "encryption-by-default": { "settings": { "exemption": { "until": "2027-01-31", "owner": "" } } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "encryption-by-default": { "settings": { "exemption": { "owner": "platform" } } } } }),
+            false,
         ),
         (json!({}), false),
         (json!({ "version": 2 }), false),

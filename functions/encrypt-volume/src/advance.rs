@@ -1,0 +1,263 @@
+//! One step of a run, as the state machine asks for it: read the record, look
+//! at the world, take the step that follows, write down what came of it.
+//!
+//! At most one change is made in an invocation, and it is in the ledger before
+//! it is made. Killed anywhere, the next invocation goes on from what is there.
+
+use std::sync::Arc;
+
+use backstop_aws::ledger::{Closed, Stored, run_holder};
+use backstop_aws::volumes::{self, Seen};
+use backstop_aws::{bus, metrics};
+use backstop_core::controls::unencrypted_volume;
+use backstop_core::encryption::{Change, Encryption, End, Note, Step, World, next_step};
+use backstop_core::entry::Status;
+use backstop_core::guards::Trip;
+use backstop_core::policy::Policy;
+use backstop_core::record::Record;
+use backstop_core::trigger::CheckRequested;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::handler::{Failure, Handler, Invocation, elapsed};
+
+/// Most notes that are taken before a step is.
+const MOST_NOTES: usize = 8;
+
+/// What the state machine does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Again,
+    Wait(u32),
+    Done(Status),
+}
+
+impl Next {
+    fn answer(self) -> Value {
+        match self {
+            Self::Again => json!({ "next": "again", "wait_seconds": 0 }),
+            Self::Wait(seconds) => json!({ "next": "wait", "wait_seconds": seconds }),
+            Self::Done(status) => {
+                json!({ "next": "done", "wait_seconds": 0, "status": status.name() })
+            }
+        }
+    }
+}
+
+impl Handler {
+    /// Takes the next step of a run. `go_back`: the state machine could not get
+    /// one done, and says why.
+    pub(crate) async fn advance(
+        &self,
+        entry: &str,
+        go_back: Option<String>,
+        invocation: &Invocation,
+    ) -> Result<Value, Failure> {
+        let mut run = match self.ledger.read(entry).await? {
+            Some(Stored {
+                record: Record::Encryption(run),
+                ..
+            }) => *run,
+            _ => return Err(Failure::NoEntry(entry.to_owned())),
+        };
+        if !run.is_open() {
+            // Stored by an invocation that was cut off before it told or closed.
+            self.close(&run).await?;
+            return Ok(Next::Done(run.status).answer());
+        }
+        // The first message; any further one of the same kind is dropped.
+        if run.progress.tries.is_empty() && run.progress.back.is_none() {
+            bus::tell(&self.clients.eventbridge, &run.id).await?;
+        }
+        if let Some(why) = go_back
+            && run.progress.back.is_none()
+        {
+            let note = Note::GoBack {
+                why: format!("a step failed again and again: {}", shortened(&why)),
+                status: Status::RolledBack,
+                trip: true,
+            };
+            self.take_note(&mut run, &note).await?;
+        }
+        for _ in 0..MOST_NOTES {
+            let seen = volumes::seen(
+                &self.clients.ec2,
+                &self.encryption.kms,
+                &run,
+                &invocation.deadline,
+            )
+            .await?;
+            let step = self.next_step(&run, &seen, invocation).await?;
+            match step {
+                Step::Note(note) => self.take_note(&mut run, &note).await?,
+                Step::Wait { seconds, why } => {
+                    info!(entry = %run.id, resource = %run.resource, seconds, %why, "waiting");
+                    self.keep_lock(&run).await?;
+                    return Ok(Next::Wait(seconds).answer());
+                }
+                Step::Do(change) => {
+                    self.make(&mut run, &seen, &change, invocation).await?;
+                    return Ok(Next::Again.answer());
+                }
+                Step::End(end) => {
+                    self.end(&mut run, &end).await?;
+                    return Ok(Next::Done(run.status).answer());
+                }
+            }
+        }
+        Ok(Next::Again.answer())
+    }
+
+    async fn next_step(
+        &self,
+        run: &Encryption,
+        seen: &Seen,
+        invocation: &Invocation,
+    ) -> Result<Step, Failure> {
+        let now = Timestamp::now();
+        // Without a readable policy nothing new is begun; the way back needs
+        // none, and goes on by the defaults.
+        let policy = match self.policy.get(&invocation.deadline).await {
+            Ok(policy) => policy.policy,
+            Err(problem) if run.progress.back.is_some() || run.undoes.is_some() => {
+                warn!(%problem, "going back without the policy");
+                Arc::new(Policy::default())
+            }
+            Err(problem) => return Err(problem.into()),
+        };
+        let tags = seen.instance.iter().map(|instance| &instance.tags).chain(
+            run.volumes
+                .iter()
+                .filter_map(|v| Some(&seen.volumes.get(&v.id)?.tags)),
+        );
+        let world = World {
+            run,
+            now,
+            instance: seen.instance.clone(),
+            volumes: seen.volumes.clone(),
+            snapshots: seen.snapshots.clone(),
+            hold: unencrypted_volume::hold(run, &policy, self.settings.remediation.mode, tags, now),
+            key_problem: seen.key_problem.clone(),
+            settings: &unencrypted_volume::of(&policy).settings,
+        };
+        Ok(next_step(&world))
+    }
+
+    async fn take_note(&self, run: &mut Encryption, note: &Note) -> Result<(), Failure> {
+        run.note(note, Timestamp::now());
+        self.store(run).await?;
+        info!(entry = %run.id, resource = %run.resource, ?note, "noted");
+        if matches!(note, Note::Attention { .. }) {
+            bus::tell(&self.clients.eventbridge, &run.id).await?;
+        }
+        Ok(())
+    }
+
+    /// One change: written down, made, and what came of it written down.
+    async fn make(
+        &self,
+        run: &mut Encryption,
+        seen: &Seen,
+        change: &Change,
+        invocation: &Invocation,
+    ) -> Result<(), Failure> {
+        run.trying(change, Timestamp::now());
+        self.store(run).await?;
+        let (answer, made) =
+            volumes::change(&self.clients.ec2, run, seen, change, &invocation.deadline).await;
+        info!(entry = %run.id, resource = %run.resource, change = %change.key(), ?answer, ?made, "step");
+        run.tried(change, answer, made);
+        self.store(run).await
+    }
+
+    /// Ends the run: stored, told, the lock released.
+    async fn end(&self, run: &mut Encryption, end: &End) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        run.conclude(end, now);
+        let mut counted = metrics::run(run.control.name());
+        match run.status {
+            Status::Remediated => {
+                counted.remediations = 1;
+                counted.time_to_closed = elapsed(run.actor.event_time, now);
+            }
+            Status::NeedsPerson => counted.failures = 1,
+            _ => {}
+        }
+        if end.trip {
+            let trip = Trip {
+                at: now,
+                why: format!("its encryption came to a bad end (entry {})", run.id),
+            };
+            self.ledger
+                .trip_resource(run.control, run.resource_id(), &trip)
+                .await?;
+        }
+        self.store(run).await?;
+        info!(
+            entry = %run.id, resource = %run.resource, control = %run.control,
+            outcome = run.status.name(), why = ?end.why, "run ended"
+        );
+        self.close(run).await
+    }
+
+    /// Tells, releases the lock, and has the unit looked at once more where
+    /// something came up meanwhile.
+    async fn close(&self, run: &Encryption) -> Result<(), Failure> {
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        if let Some(undone) = &run.undoes
+            && run.status == Status::RolledBack
+        {
+            self.ledger.note_undone(undone, &run.id).await?;
+        }
+        let holder = run_holder(&run.id);
+        let closed = self.ledger.close(run, &holder, false, None).await?;
+        // What went back goes another way now, if any: a volume that was
+        // attached meanwhile is looked at with its instance.
+        let left_alone = run.progress.back.as_ref().is_some_and(|back| back.trip);
+        let moved_on = run.status == Status::RolledBack && run.undoes.is_none() && !left_alone;
+        if closed == Closed::LookAgain || moved_on {
+            let resource = match run.volumes.first() {
+                Some(volume) if run.instance.is_none() => volume.id.clone(),
+                _ => run.resource_id().to_owned(),
+            };
+            let check = CheckRequested::new(run.control, resource, Some(run.actor.clone()));
+            bus::request_checks(&self.clients.eventbridge, &[check]).await?;
+        }
+        Ok(())
+    }
+
+    async fn store(&self, run: &mut Encryption) -> Result<(), Failure> {
+        match self.ledger.advance(run).await? {
+            true => Ok(()),
+            false => Err(overtaken(run)),
+        }
+    }
+
+    async fn keep_lock(&self, run: &Encryption) -> Result<(), Failure> {
+        match self.ledger.keep_lock(run).await? {
+            true => Ok(()),
+            false => Err(overtaken(run)),
+        }
+    }
+}
+
+fn overtaken(run: &Encryption) -> Failure {
+    Failure::Overtaken {
+        resource: run.resource.clone(),
+        entry: run.id.clone(),
+    }
+}
+
+/// The state machine hands over Lambda's whole error record.
+fn shortened(why: &str) -> String {
+    const MOST: usize = 300;
+    let message = serde_json::from_str::<Value>(why)
+        .ok()
+        .and_then(|error| Some(error.get("errorMessage")?.as_str()?.to_owned()))
+        .unwrap_or_else(|| why.to_owned());
+    match message.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message,
+    }
+}

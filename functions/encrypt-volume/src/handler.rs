@@ -1,0 +1,524 @@
+//! The pipeline of `encrypt-volume` up to the beginning of a run, top to
+//! bottom: parse, gather, decide, record what is not changed, or begin a run and
+//! hand it to the state machine.
+//!
+//! The state machine then calls this same function for each step (`advance`).
+//! Deliberately not here: what is decided (core) and how a call is made (aws).
+
+use std::time::Duration;
+
+use backstop_aws::clients::{Clients, EncryptionClients};
+use backstop_aws::deadline::Deadline;
+use backstop_aws::error::AwsError;
+use backstop_aws::invocation::{self, diagnostic};
+use backstop_aws::ledger::{
+    self, Begun, Holder, Known, Ledger, LedgerError, Lock, Recorded, Standing, Stored, run_holder,
+};
+use backstop_aws::metrics::{self, RunMetricsOnDrop};
+use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
+use backstop_aws::settings::EncryptSettings;
+use backstop_aws::trips::{self, TripError};
+use backstop_aws::{bus, executions, volumes};
+use backstop_core::controls::Control;
+use backstop_core::controls::unencrypted_volume::{self, About, Circumstances, Decision, Verdict};
+use backstop_core::encryption::Encryption;
+use backstop_core::entry::Status;
+use backstop_core::guards::Guards;
+use backstop_core::plan::Mode;
+use backstop_core::record::Record;
+use backstop_core::sweep::volumes::page_key;
+use backstop_core::trigger::{
+    self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
+};
+use backstop_core::volumes::{Unit, Volume, VolumeFacts};
+use jiff::Timestamp;
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+const CONTROL: Control = Control::UnencryptedVolume;
+
+/// How often a lock that changes hands is looked at again.
+const MOST_LOOKS: usize = 4;
+
+/// Everything that makes a run fail, so that Lambda, or the state machine,
+/// tries again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Event(#[from] BrokenEvent),
+    #[error(transparent)]
+    Policy(#[from] NoPolicy),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    #[error(transparent)]
+    Trip(#[from] TripError),
+    #[error("{0}: the lock changed hands again and again: look again later")]
+    Contended(String),
+    #[error("the ledger has no encryption `{0}`: nothing can be carried on")]
+    NoEntry(String),
+    #[error("{resource}: another invocation took a step of entry {entry} meanwhile")]
+    Overtaken { resource: String, entry: String },
+    #[error("encryption by default could not be turned on (entry {entry}): {what}")]
+    NotTurnedOn { entry: String, what: String },
+}
+
+impl From<Failure> for Diagnostic {
+    fn from(failure: Failure) -> Self {
+        let retryable = !matches!(failure, Failure::Event(_) | Failure::NoEntry(_));
+        diagnostic(&failure, retryable)
+    }
+}
+
+/// One invocation.
+pub(crate) struct Invocation {
+    pub(crate) holder: Holder,
+    pub(crate) deadline: Deadline,
+    /// `aws`, `aws-cn`, …: of the function's own ARN.
+    pub(crate) partition: String,
+}
+
+impl Invocation {
+    fn of(context: &Context) -> Self {
+        let partition = context.invoked_function_arn.split(':').nth(1);
+        Self {
+            holder: invocation::holder(context),
+            deadline: invocation::deadline(context),
+            partition: partition
+                .filter(|partition| !partition.is_empty())
+                .unwrap_or("aws")
+                .to_owned(),
+        }
+    }
+}
+
+/// How a look at a unit ended.
+enum Looked {
+    Done(&'static str),
+    Again,
+}
+
+pub(crate) struct Handler {
+    pub(crate) clients: Clients,
+    pub(crate) encryption: EncryptionClients,
+    pub(crate) policy: PolicyStore,
+    pub(crate) ledger: Ledger,
+    pub(crate) settings: EncryptSettings,
+}
+
+impl Handler {
+    pub(crate) fn new(
+        clients: Clients,
+        encryption: EncryptionClients,
+        settings: EncryptSettings,
+    ) -> Self {
+        let of = &settings.remediation;
+        Self {
+            policy: PolicyStore::new(clients.ssm.clone(), of.policy_parameter.clone()),
+            ledger: Ledger::new(clients.dynamodb.clone(), of.ledger_table.clone()),
+            clients,
+            encryption,
+            settings,
+        }
+    }
+
+    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
+        let now = Invocation::of(&event.context);
+        let answer = match trigger::volumes(&event.payload) {
+            Ok(VolumesParsed::Ignored(reason)) => {
+                info!(verdict = "ignored", %reason, "event ignored");
+                Ok(json!({ "verdict": "ignored" }))
+            }
+            Ok(VolumesParsed::Advance { entry, go_back }) => {
+                self.advance(&entry, go_back, &now).await
+            }
+            Ok(VolumesParsed::Setting(trigger)) => self.setting(&trigger, &now).await.map(verdict),
+            Ok(VolumesParsed::Check(trigger)) => self.check(&trigger, &now).await.map(verdict),
+            Err(broken) => Err(broken.into()),
+        };
+        if let Err(failure) = &answer {
+            error!(%failure, "run failed");
+        }
+        answer
+    }
+
+    /// The mode that holds for a control of this function.
+    pub(crate) fn mode(&self, of_policy: Option<Mode>) -> Mode {
+        of_policy.unwrap_or(self.settings.remediation.mode)
+    }
+
+    async fn check(&self, trigger: &Trigger, now: &Invocation) -> Result<&'static str, Failure> {
+        for _ in 0..MOST_LOOKS {
+            match self.look(trigger, now).await? {
+                Looked::Done(verdict) => return Ok(verdict),
+                Looked::Again => info!(resource = %trigger.resource, "looking again"),
+            }
+        }
+        Err(Failure::Contended(trigger.resource.clone()))
+    }
+
+    async fn look(&self, trigger: &Trigger, now: &Invocation) -> Result<Looked, Failure> {
+        let mut counted = metrics::run(CONTROL.name());
+        let looked = self.look_counted(trigger, now, &mut counted).await;
+        if looked.is_err() {
+            counted.failures = 1;
+        }
+        looked
+    }
+
+    async fn look_counted(
+        &self,
+        trigger: &Trigger,
+        invocation: &Invocation,
+        counted: &mut RunMetricsOnDrop,
+    ) -> Result<Looked, Failure> {
+        // gather: the policy says which key, the unit says whose lock
+        let deadline = &invocation.deadline;
+        let policy = self.policy.get(deadline).await?;
+        let control = unencrypted_volume::of(&policy.policy);
+        let facts = volumes::facts(
+            &self.clients.ec2,
+            &self.encryption.kms,
+            &trigger.resource,
+            control.settings.kms_key.as_deref(),
+            deadline,
+        )
+        .await?;
+        let unit = unit_id(&facts, trigger);
+        let Standing {
+            lock,
+            known,
+            guards,
+        } = self.standing(&unit, &facts).await?;
+
+        // a run that was cut off goes on, whatever is found
+        if let Some(lock) = lock.as_ref().filter(|lock| !lock.is_live(Timestamp::now()))
+            && let Some(run) = self.open_run(lock).await?
+        {
+            return self.resume(run, lock, &policy).await;
+        }
+
+        // decide: judge, exempt, plan
+        let now = Timestamp::now();
+        let decision = self.decide(&facts, &policy, &guards, now);
+        let mode = self.mode(control.mode);
+        log_decision(trigger, &unit, &decision, mode);
+        if mode == Mode::Off {
+            return Ok(Looked::Done("off"));
+        }
+        if let Verdict::Settling { seconds } = decision.verdict {
+            self.look_later(trigger, &facts, seconds).await?;
+            return Ok(Looked::Done("settling"));
+        }
+        let about = About {
+            id: &Ulid::generate().to_string(),
+            trigger,
+            partition: &invocation.partition,
+            owner_tag: &self.settings.remediation.owner_tag_key,
+            policy_version: policy.version,
+            kms_key: control.settings.kms_key.as_deref(),
+            now,
+        };
+        let Some(mut run) = unencrypted_volume::record(&facts, &decision, about) else {
+            if let Some(known) = known {
+                self.forget(&known, &unit).await?;
+            }
+            return Ok(Looked::Done("nothing to do"));
+        };
+        counted.findings = 1;
+        run.page_key = Some(page_key(
+            unencrypted(&facts),
+            &policy.policy,
+            self.settings.remediation.mode,
+            &guards,
+            now,
+        ));
+        if run.status != Status::InProgress {
+            return self.record(run, known.as_ref(), &guards).await;
+        }
+        if let Some(bytes) = ledger::oversize(&run)? {
+            run.status = Status::Refused;
+            run.finished_at = Some(now);
+            run.reasons.push(format!(
+                "the ledger cannot hold what was there before ({bytes} bytes): encrypt it by hand"
+            ));
+            run.volumes.truncate(20);
+            return self.record(run, known.as_ref(), &guards).await;
+        }
+        let looked = self.begin(run, lock.as_ref(), &policy).await?;
+        if let (Some(known), Looked::Done("begun")) = (&known, &looked) {
+            self.forget(known, &unit).await?;
+        }
+        Ok(looked)
+    }
+
+    /// What the ledger holds about a unit, with the baseline of its volumes:
+    /// that hangs on them and not on what they are attached to.
+    async fn standing(&self, unit: &str, facts: &VolumeFacts) -> Result<Standing, Failure> {
+        let mut ids = vec![unit.to_owned()];
+        if let Unit::Instance(_, volumes) = &facts.unit {
+            let unencrypted = volumes.iter().filter(|volume| !volume.encrypted);
+            ids.extend(unencrypted.map(|volume| volume.id.clone()));
+        }
+        let mut standings = self.ledger.standings(CONTROL, &ids).await?.into_iter();
+        let mut standing = standings.next().unwrap_or_default();
+        for of_volume in standings {
+            standing.guards.baseline.extend(of_volume.guards.baseline);
+        }
+        Ok(standing)
+    }
+
+    fn decide(
+        &self,
+        facts: &VolumeFacts,
+        policy: &Versioned,
+        guards: &Guards,
+        now: Timestamp,
+    ) -> Decision {
+        let circumstances = Circumstances {
+            mode: self.settings.remediation.mode,
+            now,
+            guards,
+        };
+        unencrypted_volume::decide(facts, &policy.policy, &circumstances)
+    }
+
+    /// The run of a lapsed lock, if it has not ended.
+    async fn open_run(&self, lock: &Lock) -> Result<Option<Encryption>, Failure> {
+        Ok(match self.ledger.read(&lock.entry).await? {
+            Some(Stored {
+                record: Record::Encryption(run),
+                ..
+            }) if run.is_open() => Some(*run),
+            _ => None,
+        })
+    }
+
+    // --- begin
+
+    /// The lock, the record and the budget in one transaction; then the state
+    /// machine has it.
+    async fn begin(
+        &self,
+        run: Encryption,
+        lapsed: Option<&Lock>,
+        policy: &Versioned,
+    ) -> Result<Looked, Failure> {
+        let budget = unencrypted_volume::of(&policy.policy)
+            .budget
+            .changes_per_hour;
+        let holder = run_holder(&run.id);
+        match self.ledger.begin(&run, &holder, lapsed, budget).await? {
+            Begun::Started => {}
+            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Moved => return Ok(Looked::Again),
+            Begun::OverBudget => {
+                let place = trips::Place {
+                    account: &run.account,
+                    region: &run.region,
+                    resource: &run.resource,
+                };
+                let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
+                let changes = run.volumes.len();
+                trips::over_budget(ledger, bus, &run, place, changes, budget).await?;
+                return Ok(Looked::Again);
+            }
+        }
+        self.start(&run).await?;
+        Ok(Looked::Done("begun"))
+    }
+
+    /// Takes a run up again whose state machine has ended, or never began.
+    async fn resume(
+        &self,
+        mut run: Encryption,
+        lapsed: &Lock,
+        policy: &Versioned,
+    ) -> Result<Looked, Failure> {
+        let budget = unencrypted_volume::of(&policy.policy)
+            .budget
+            .changes_per_hour;
+        run.attempts += 1;
+        run.revision += 1;
+        let holder = run_holder(&run.id);
+        match self
+            .ledger
+            .go_on(&run, &holder, Some(lapsed), 0, budget)
+            .await?
+        {
+            Begun::Started => {}
+            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Moved | Begun::OverBudget => return Ok(Looked::Again),
+        }
+        self.start(&run).await?;
+        warn!(entry = %run.id, resource = %run.resource, attempts = run.attempts, "taken up again");
+        Ok(Looked::Done("taken up again"))
+    }
+
+    /// Hands a run to the state machine. Should that fail, the lock is released,
+    /// so that the retry of this invocation takes the run up.
+    async fn start(&self, run: &Encryption) -> Result<(), Failure> {
+        // A name is barred for 90 days once its execution has ended.
+        let name = match run.attempts {
+            1 => run.id.clone(),
+            attempt => format!("{}-{attempt}", run.id),
+        };
+        let started = executions::start(
+            &self.encryption.sfn,
+            &self.settings.state_machine_arn,
+            &name,
+            &json!({ "entry": run.id }),
+        )
+        .await;
+        if let Err(error) = started {
+            let released = self
+                .ledger
+                .release(CONTROL.name(), run.resource_id(), &run_holder(&run.id))
+                .await;
+            if let Err(error) = released {
+                warn!(%error, "the lock could not be released; its lease lapses by itself");
+            }
+            return Err(error.into());
+        }
+        info!(entry = %run.id, resource = %run.resource, way = ?run.way, volumes = run.volumes.len(), "run begun");
+        Ok(())
+    }
+
+    /// A volume that was created a moment ago: the state machine waits, and has
+    /// it looked at again.
+    async fn look_later(
+        &self,
+        trigger: &Trigger,
+        facts: &VolumeFacts,
+        seconds: u32,
+    ) -> Result<(), Failure> {
+        let Unit::Volume(volume) = &facts.unit else {
+            return Ok(());
+        };
+        let created = volume.created_at.map_or(0, |at| at.as_second());
+        // However many events there are, one look is enough.
+        let name = format!("settle-{}-{created}", volume.id);
+        let again = CheckRequested::new(CONTROL, &volume.id, Some(trigger.actor.clone()));
+        let input = json!({ "settle": { "seconds": seconds + 5, "event": {
+            "id": trigger.actor.event_id,
+            "source": OWN_SOURCE,
+            "detail-type": CHECK_REQUESTED,
+            "account": trigger.account,
+            "region": trigger.region,
+            "time": Timestamp::now(),
+            "resources": [],
+            "detail": again,
+        }}});
+        let machine = &self.settings.state_machine_arn;
+        executions::start(&self.encryption.sfn, machine, &name, &input).await?;
+        info!(resource = %volume.id, seconds, "looked at again once it has settled");
+        Ok(())
+    }
+
+    // --- what is not changed
+
+    /// Records and tells what was found and not changed, once. While the
+    /// control has tripped everywhere, that was told as a group.
+    pub(crate) async fn record_unchanged(
+        &self,
+        run: &Encryption,
+        known: Option<&Known>,
+        quiet: bool,
+    ) -> Result<Option<&'static str>, Failure> {
+        let outcome = run.status.name();
+        let id = match self.ledger.record(run, known, quiet).await? {
+            Recorded::New => run.id.clone(),
+            Recorded::Untold(id) => id,
+            Recorded::Told => {
+                info!(resource = %run.resource, outcome, "known and told");
+                return Ok(Some("known"));
+            }
+            Recorded::Moved => return Ok(None),
+        };
+        bus::tell(&self.clients.eventbridge, &id).await?;
+        self.ledger
+            .known_told(run.control.name(), run.resource_id(), &id)
+            .await?;
+        info!(entry = %id, resource = %run.resource, control = %run.control, outcome, "recorded");
+        Ok(Some(outcome))
+    }
+
+    async fn record(
+        &self,
+        run: Encryption,
+        known: Option<&Known>,
+        guards: &Guards,
+    ) -> Result<Looked, Failure> {
+        let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
+        let told = self.record_unchanged(&run, known, quiet).await?;
+        Ok(told.map_or(Looked::Again, Looked::Done))
+    }
+
+    /// What was recorded before holds no more: should it come back, it is told
+    /// again. Told it has to be, all the same.
+    async fn forget(&self, known: &Known, unit: &str) -> Result<(), Failure> {
+        if !known.told {
+            bus::tell(&self.clients.eventbridge, &known.entry).await?;
+            self.ledger
+                .known_told(CONTROL.name(), unit, &known.entry)
+                .await?;
+        }
+        self.ledger.forget(CONTROL.name(), unit, known).await?;
+        Ok(())
+    }
+}
+
+/// The volumes of a unit that a page of the sweep shows.
+fn unencrypted(facts: &VolumeFacts) -> Vec<&Volume> {
+    let volumes: Vec<&Volume> = match &facts.unit {
+        Unit::Gone => Vec::new(),
+        Unit::Volume(volume) => vec![volume],
+        Unit::Instance(_, volumes) => volumes.iter().collect(),
+    };
+    volumes.into_iter().filter(|v| !v.encrypted).collect()
+}
+
+fn verdict(verdict: &'static str) -> Value {
+    json!({ "verdict": verdict })
+}
+
+/// The id that the unit's lock hangs on.
+fn unit_id(facts: &VolumeFacts, trigger: &Trigger) -> String {
+    match &facts.unit {
+        Unit::Gone => trigger.resource.clone(),
+        Unit::Volume(volume) => volume.id.clone(),
+        Unit::Instance(instance, _) => instance.id.clone(),
+    }
+}
+
+fn log_decision(trigger: &Trigger, unit: &str, decision: &Decision, mode: Mode) {
+    let (verdict, volumes) = match &decision.verdict {
+        Verdict::NotApplicable(_) => ("not-applicable", 0),
+        Verdict::Compliant => ("compliant", 0),
+        Verdict::Settling { .. } => ("settling", 1),
+        Verdict::Violates(volumes) => ("violates", volumes.len()),
+    };
+    info!(
+        resource = %unit,
+        looked_for = %trigger.resource,
+        event = trigger.actor.event_id.as_deref().unwrap_or("-"),
+        control = %CONTROL,
+        verdict,
+        volumes,
+        status = decision.status.name(),
+        way = ?decision.way,
+        ?mode,
+        "decided"
+    );
+}
+
+/// Milliseconds since a time, for the metric.
+pub(crate) fn elapsed(since: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    since.and_then(|since| Duration::try_from(now.duration_since(since)).ok())
+}
+
+#[cfg(test)]
+mod tests;

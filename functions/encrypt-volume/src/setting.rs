@@ -1,0 +1,169 @@
+//! The account's setting `encryption by default`: looked at, turned on again,
+//! looked at once more, told. One call, so it needs no state machine.
+
+use backstop_aws::ledger::{Begun, Standing, Stored};
+use backstop_aws::metrics;
+use backstop_aws::trips;
+use backstop_aws::{bus, volumes};
+use backstop_core::controls::{Control, encryption_by_default};
+use backstop_core::encryption::Encryption;
+use backstop_core::entry::Status;
+use backstop_core::plan::Mode;
+use backstop_core::record::Record;
+use backstop_core::trigger::Trigger;
+use jiff::Timestamp;
+use tracing::{info, warn};
+use ulid::Ulid;
+
+use crate::handler::{Failure, Handler, Invocation, elapsed};
+
+const CONTROL: Control = Control::EncryptionByDefault;
+
+impl Handler {
+    pub(crate) async fn setting(
+        &self,
+        trigger: &Trigger,
+        invocation: &Invocation,
+    ) -> Result<&'static str, Failure> {
+        // gather
+        let deadline = &invocation.deadline;
+        let (policy, standing, is_on) = tokio::join!(
+            self.policy.get(deadline),
+            self.ledger.standing(CONTROL, &trigger.region),
+            volumes::encryption_by_default(&self.clients.ec2, deadline),
+        );
+        let (policy, standing, is_on) = (policy?, standing?, is_on?);
+        let Standing {
+            lock,
+            known,
+            guards,
+        } = standing;
+        // decide
+        let now = Timestamp::now();
+        let control = &policy.policy.controls.encryption_by_default;
+        let mode = self.mode(control.mode);
+        if mode == Mode::Off {
+            return Ok("off");
+        }
+        let decided = encryption_by_default::decide(is_on, &policy.policy, mode, &guards, now);
+        let Some(decided) = decided else {
+            if let Some(known) = known {
+                self.ledger
+                    .forget(CONTROL.name(), &trigger.region, &known)
+                    .await?;
+            }
+            return Ok("nothing to do");
+        };
+        let mut run = encryption_by_default::record(
+            decided,
+            trigger,
+            &invocation.partition,
+            &Ulid::generate().to_string(),
+            policy.version,
+            now,
+        );
+        info!(control = %CONTROL, outcome = run.status.name(), ?mode, "decided");
+        if run.status != Status::InProgress {
+            let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
+            let told = self.record_unchanged(&run, known.as_ref(), quiet).await?;
+            return told.ok_or_else(|| Failure::Contended(run.resource.clone()));
+        }
+        // begin
+        let budget = control.budget.changes_per_hour;
+        let lapsed = lock
+            .as_ref()
+            .filter(|lock| !lock.is_live_for_others(&invocation.holder.id, now));
+        // A retry goes on with the entry of the attempt before: a failure is
+        // told once, and once more when it is mended.
+        if let Some(lock) = lapsed
+            && let Some(Stored {
+                record: Record::Encryption(before),
+                ..
+            }) = self.ledger.read(&lock.entry).await?
+        {
+            run.id.clone_from(&before.id);
+            run.started_at = before.started_at;
+            run.attempts = before.attempts + 1;
+        }
+        let (ledger, holder) = (&self.ledger, &invocation.holder);
+        let begun = match run.attempts {
+            1 => ledger.begin(&run, holder, lapsed, budget).await,
+            _ => ledger.go_on(&run, holder, lapsed, 0, budget).await,
+        };
+        match begun? {
+            Begun::Started => {}
+            Begun::Busy => return Ok("another run will look again"),
+            Begun::Moved => return Err(Failure::Contended(run.resource)),
+            Begun::OverBudget => {
+                let place = trips::Place {
+                    account: &run.account,
+                    region: &run.region,
+                    resource: &run.resource,
+                };
+                let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
+                trips::over_budget(ledger, bus, &run, place, 1, budget).await?;
+                return Ok("tripped");
+            }
+        }
+        let turned_on = self.turn_on(run, trigger, invocation).await;
+        if let Err(failure) = &turned_on {
+            warn!(%failure, "the lock is released for the retry");
+            let (control, region) = (CONTROL.name(), &trigger.region);
+            let released = self
+                .ledger
+                .release(control, region, &invocation.holder)
+                .await;
+            if let Err(error) = released {
+                warn!(%error, "the lock could not be released; its lease lapses by itself");
+            }
+        }
+        turned_on
+    }
+
+    /// apply, verify, finish, tell, close, answer.
+    async fn turn_on(
+        &self,
+        mut run: Encryption,
+        trigger: &Trigger,
+        invocation: &Invocation,
+    ) -> Result<&'static str, Failure> {
+        let mut counted = metrics::run(CONTROL.name());
+        counted.findings = 1;
+        let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+        let answer = volumes::enable_encryption_by_default(ec2, deadline).await;
+        let is_on = volumes::encryption_by_default(ec2, deadline).await;
+        let now = Timestamp::now();
+        run.finished_at = Some(now);
+        run.status = match is_on {
+            Ok(true) => Status::Remediated,
+            _ => Status::Failed,
+        };
+        let problem = match (answer, is_on) {
+            (_, Ok(true)) => None,
+            (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
+            (Ok(_), Ok(false)) => Some("it is still off".to_owned()),
+        };
+        run.reasons.extend(problem.clone());
+        self.ledger.finish(&run).await?;
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        let failed = problem.is_some();
+        self.ledger
+            .close(&run, &invocation.holder, failed, None)
+            .await?;
+        info!(entry = %run.id, control = %CONTROL, outcome = run.status.name(), "run closed");
+        match problem {
+            Some(what) => {
+                counted.failures = 1;
+                Err(Failure::NotTurnedOn {
+                    entry: run.id,
+                    what,
+                })
+            }
+            None => {
+                counted.remediations = 1;
+                counted.time_to_closed = elapsed(trigger.actor.event_time, now);
+                Ok(run.status.name())
+            }
+        }
+    }
+}

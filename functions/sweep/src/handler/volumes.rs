@@ -1,0 +1,310 @@
+//! The sweep over volumes: which units want a look, what is kept unencrypted on
+//! purpose, which originals have been kept for long enough; and the account's
+//! setting.
+//!
+//! A page shows volumes, not instances: units are told apart by what the last
+//! record of each depended on (`page_key`), and looked at by the remediation
+//! function.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backstop_aws::ledger::Standing;
+use backstop_aws::policy_store::Versioned;
+use backstop_aws::{bus, kept_volumes, volume_pages, volumes as aws};
+use backstop_core::controls::{Control, encryption_by_default, unencrypted_volume};
+use backstop_core::guards::Guards;
+use backstop_core::notice::Digest;
+use backstop_core::plan::Mode;
+use backstop_core::sweep;
+use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, replacement, unit_of};
+use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume};
+use tracing::{info, warn};
+
+use super::{Baseline, Failure, Handler, Place, check, sweeping};
+
+const CONTROL: Control = Control::UnencryptedVolume;
+
+/// The originals that were replaced, in the digest.
+const ORIGINALS: &str = "original volumes that were replaced by encrypted copies";
+/// The snapshots of runs, in the digest.
+const SNAPSHOTS: &str = "snapshots taken before volumes were replaced";
+
+impl Handler {
+    /// Looks at every unencrypted volume.
+    pub(super) async fn walk_volumes(
+        &self,
+        place: &Place,
+        policy: &Versioned,
+        digest: &mut Digest,
+    ) {
+        let control = unencrypted_volume::of(&policy.policy);
+        let mode = control.mode.unwrap_or(self.settings.mode);
+        let baseline = match self.baseline(CONTROL, mode).await {
+            Ok(baseline) => baseline,
+            Err(problem) => {
+                digest
+                    .unseen
+                    .push(format!("the baseline of {CONTROL}: {problem}"));
+                return;
+            }
+        };
+        if mode == Mode::Off {
+            return;
+        }
+        // A unit's volumes may be on different pages: all of them first. What is
+        // encrypted is on none.
+        let mut found: Vec<Volume> = Vec::new();
+        let walked = volume_pages::walk(&self.clients.ec2, &place.deadline, async |page| {
+            found.extend(page);
+        })
+        .await;
+        let complete = walked.is_ok();
+        digest
+            .unseen
+            .extend(walked.err().map(|stopped| stopped.to_string()));
+        *digest.looked_at.entry(CONTROL).or_default() += found.len() as u64;
+        match self
+            .look_at_volumes(found, complete, &baseline, place, policy, digest)
+            .await
+        {
+            Ok(()) if complete && baseline == Baseline::Begins => {
+                let noted = self.ledger.baseline_is_complete(CONTROL).await;
+                digest
+                    .unseen
+                    .extend(noted.err().map(|problem| problem.to_string()));
+            }
+            Ok(()) => {}
+            Err(problem) => digest
+                .unseen
+                .push(format!("unencrypted volumes: {problem}")),
+        }
+    }
+
+    async fn look_at_volumes(
+        &self,
+        found: Vec<Volume>,
+        complete: bool,
+        baseline: &Baseline,
+        place: &Place,
+        policy: &Versioned,
+        digest: &mut Digest,
+    ) -> Result<(), Failure> {
+        let named: BTreeSet<String> = found
+            .iter()
+            .filter_map(|volume| volume.tags.get(REPLACED_BY_TAG).cloned())
+            .collect();
+        let named: Vec<String> = named.into_iter().collect();
+        let copies = kept_volumes::by_id(&self.clients.ec2, &named, &place.deadline).await?;
+        // Replaced, and attached nowhere: kept, and no finding.
+        let is_kept = |volume: &Volume| {
+            volume.attached().next().is_none() && replacement(volume, &copies).is_some()
+        };
+        let (kept, open): (Vec<Volume>, Vec<Volume>) = found.into_iter().partition(is_kept);
+        self.see_kept(&kept, &copies, place, policy, digest).await?;
+
+        let mut units: BTreeMap<String, Vec<Volume>> = BTreeMap::new();
+        for volume in open {
+            units
+                .entry(unit_of(&volume).to_owned())
+                .or_default()
+                .push(volume);
+        }
+        let ids: Vec<String> = units.keys().cloned().collect();
+        let standings = self.ledger.standings(CONTROL, &ids).await?;
+        if *baseline == Baseline::Begins {
+            // Before any is asked for: else it would be put right.
+            let at_rest = units.values().zip(&standings).filter(|(_, standing)| {
+                let lock = standing.lock.as_ref();
+                lock.is_none_or(|lock| !lock.is_live(place.now))
+            });
+            self.note_volumes(at_rest.flat_map(|(volumes, _)| volumes), place, policy)
+                .await?;
+        }
+        let mut checks = Vec::new();
+        for ((unit, volumes), standing) in units.iter().zip(standings) {
+            let guards = self.guards_of(standing.guards, volumes, baseline).await?;
+            let Standing { lock, known, .. } = standing;
+            let status = known.as_ref().and_then(|known| known.status.as_deref());
+            let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(place.now));
+            let why = match at_work {
+                true => "being put right",
+                false => reason(status),
+            };
+            let by_reason = digest.open.entry(CONTROL).or_default();
+            sweep::count(by_reason.entry(why.to_owned()).or_default(), unit);
+            // Only when every volume was seen is it known what is new.
+            if complete && lock.is_none() && known.is_none() {
+                sweep::count(&mut digest.met_first, unit);
+            }
+            let now = page_key(
+                volumes,
+                &policy.policy,
+                self.settings.mode,
+                &guards,
+                place.now,
+            );
+            let told = known
+                .filter(|known| known.told)
+                .and_then(|known| known.page_key);
+            if told.as_deref() != Some(&now) {
+                checks.push(check(CONTROL, unit, sweeping()));
+            }
+        }
+        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        Ok(())
+    }
+
+    /// A unit's guards, with the baseline of its volumes: that hangs on them and
+    /// not on what they are attached to.
+    async fn guards_of(
+        &self,
+        mut guards: Guards,
+        volumes: &[Volume],
+        baseline: &Baseline,
+    ) -> Result<Guards, Failure> {
+        let ids: Vec<String> = volumes
+            .iter()
+            .filter(|volume| *baseline == Baseline::Begins || baseline.spares(&volume.id))
+            .map(|volume| volume.id.clone())
+            .collect();
+        for standing in self.ledger.standings(CONTROL, &ids).await? {
+            guards.baseline.extend(standing.guards.baseline);
+        }
+        Ok(guards)
+    }
+
+    /// Notes volumes that no run is at work on as part of the baseline, but for
+    /// those that a tag opts out.
+    async fn note_volumes(
+        &self,
+        volumes: impl Iterator<Item = &Volume>,
+        place: &Place,
+        policy: &Versioned,
+    ) -> Result<(), Failure> {
+        for volume in volumes {
+            let exempt = unencrypted_volume::exempt(&volume.tags, &policy.policy, place.now);
+            if !exempt.holds() {
+                let fingerprint = unencrypted_volume::fingerprint(&volume.id);
+                self.ledger
+                    .set_baseline(CONTROL, &volume.id, vec![fingerprint])
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept unencrypted on purpose, for the digest; and what the policy
+    /// has kept for long enough is deleted.
+    async fn see_kept(
+        &self,
+        kept: &[Volume],
+        copies: &BTreeMap<String, Volume>,
+        place: &Place,
+        policy: &Versioned,
+        digest: &mut Digest,
+    ) -> Result<(), Failure> {
+        let ec2 = &self.clients.ec2;
+        let snapshots = kept_volumes::snapshots(ec2, &place.deadline).await?;
+        for volume in kept {
+            let entry = may_be_deleted(
+                volume,
+                copies,
+                &snapshots,
+                &policy.policy,
+                self.settings.mode,
+                place.now,
+            );
+            if let Some(entry) = entry {
+                match self.delete_original(volume, &entry, place).await {
+                    Ok(()) => {
+                        sweep::count(&mut digest.deleted, &volume.id);
+                        continue;
+                    }
+                    Err(problem) => digest
+                        .unseen
+                        .push(format!("{} could not be deleted: {problem}", volume.id)),
+                }
+            }
+            let originals = digest.kept.entry(ORIGINALS.to_owned()).or_default();
+            sweep::count(originals, &volume.id);
+        }
+        for Snapshot { id, .. } in &snapshots {
+            let of_runs = digest.kept.entry(SNAPSHOTS.to_owned()).or_default();
+            sweep::count(of_runs, id);
+        }
+        Ok(())
+    }
+
+    async fn delete_original(
+        &self,
+        original: &Volume,
+        entry: &str,
+        place: &Place,
+    ) -> Result<(), Failure> {
+        // Written ahead: who looks for it finds what became of it.
+        self.ledger.note_deleted(entry, &original.id).await?;
+        kept_volumes::delete_original(&self.clients.ec2, original, &place.deadline).await?;
+        warn!(volume = %original.id, entry, "original deleted, as the policy says");
+        Ok(())
+    }
+
+    /// Looks at the account's setting.
+    pub(super) async fn see_setting(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
+        if let Err(problem) = self.look_at_setting(place, policy, digest).await {
+            digest.unseen.push(format!(
+                "the setting {}: {problem}",
+                Control::EncryptionByDefault
+            ));
+        }
+    }
+
+    async fn look_at_setting(
+        &self,
+        place: &Place,
+        policy: &Versioned,
+        digest: &mut Digest,
+    ) -> Result<(), Failure> {
+        const CONTROL: Control = Control::EncryptionByDefault;
+        let control = &policy.policy.controls.encryption_by_default;
+        let mode = control.mode.unwrap_or(self.settings.mode);
+        let baseline = self.baseline(CONTROL, mode).await?;
+        if mode == Mode::Off {
+            return Ok(());
+        }
+        let is_on = aws::encryption_by_default(&self.clients.ec2, &place.deadline).await?;
+        *digest.looked_at.entry(CONTROL).or_default() += 1;
+        let region = &place.region;
+        if baseline == Baseline::Begins {
+            let spared = match is_on {
+                true => Vec::new(),
+                false => vec![encryption_by_default::NAME.to_owned()],
+            };
+            self.ledger.set_baseline(CONTROL, region, spared).await?;
+            self.ledger.baseline_is_complete(CONTROL).await?;
+        }
+        let Standing { known, guards, .. } = self.ledger.standing(CONTROL, region).await?;
+        if is_on {
+            // Should it be turned off again, that is new.
+            if !guards.baseline.is_empty() {
+                self.ledger
+                    .set_baseline(CONTROL, region, Vec::new())
+                    .await?;
+            }
+            return Ok(());
+        }
+        let decided =
+            encryption_by_default::decide(is_on, &policy.policy, mode, &guards, place.now);
+        let status = decided.as_ref().map(|(status, ..)| status.name());
+        let by_reason = digest.open.entry(CONTROL).or_default();
+        sweep::count(
+            by_reason.entry(reason(status).to_owned()).or_default(),
+            region,
+        );
+        if known.as_ref().and_then(|known| known.status.as_deref()) != status {
+            let checks = [check(CONTROL, region, sweeping())];
+            bus::request_checks(&self.clients.eventbridge, &checks).await?;
+            info!(control = %CONTROL, "check requested");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! Undo of an encryption: opted out, then handed to the state machine, which
+//! swaps the originals back. It takes minutes, so the answer says that it has
+//! begun; its end is told like any other.
+
+use backstop_aws::deadline::Deadline;
+use backstop_aws::ledger::{Begun, run_holder};
+use backstop_aws::{bus, executions, opt_outs, volumes};
+use backstop_core::encryption::Encryption;
+use backstop_core::undo::encryptions::{Decision, plan, swap_back};
+use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
+use backstop_core::volumes::Volume;
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use serde_json::json;
+use tracing::{info, warn};
+use ulid::Ulid;
+
+use super::{Failure, Handler, in_progress};
+
+impl Handler {
+    pub(super) async fn undo_encryption(
+        &self,
+        request: &Request,
+        entry: &Encryption,
+        (days, capped): (u32, bool),
+        deadline: &Deadline,
+    ) -> Result<Answer, Failure> {
+        // gather
+        let (ec2, kms) = (&self.clients.ec2, &self.encryption.kms);
+        let (seen, standing) = tokio::join!(
+            volumes::seen(ec2, kms, entry, deadline),
+            self.ledger.standing(entry.control, entry.resource_id()),
+        );
+        let (seen, standing) = (seen?, standing?);
+        let now = Timestamp::now();
+        if standing.lock.as_ref().is_some_and(|lock| lock.is_live(now)) {
+            return Ok(in_progress());
+        }
+        // plan
+        let until = opt_out_until(now, days);
+        let held = match capped {
+            true => format!("{until} (the policy allows at most {days} days)"),
+            false => until.to_string(),
+        };
+        match plan(entry, seen.instance.as_ref(), &seen.volumes) {
+            Decision::Nothing(why) => Ok(Answer::new(
+                Answered::NothingToUndo,
+                format!("nothing was changed: {why}"),
+            )),
+            Decision::Refused(why) => Ok(Answer::new(
+                Answered::Refused,
+                format!("it cannot be taken back, so nothing was changed: {why}"),
+            )),
+            Decision::AsBefore => {
+                let by = self.ledger.undone_by(&entry.id).await?;
+                let by = by.map_or_else(String::new, |id| format!(" The undo {id} put them back."));
+                Ok(Answer::new(
+                    Answered::AlreadyAsBefore,
+                    format!("the original volumes are attached already; nothing was changed.{by}"),
+                ))
+            }
+            Decision::OptOut(originals) => {
+                self.opt_out(request, entry, &originals, until, deadline)
+                    .await?;
+                let originals: Vec<&str> = originals.iter().map(|v| v.id.as_str()).collect();
+                let copies: Vec<&str> = entry.copies().into_values().collect();
+                Ok(Answer::new(
+                    Answered::Undone,
+                    format!(
+                        "{} was never changed, and is opted out until {held}. Its copy {} is left: delete it if it is not needed.",
+                        originals.join(", "),
+                        copies.join(", ")
+                    ),
+                ))
+            }
+            Decision::SwapBack(originals) => {
+                // Before the run begins: or what it puts back would be found
+                // and encrypted again.
+                self.opt_out(request, entry, &originals, until, deadline)
+                    .await?;
+                let Some(instance) = &seen.instance else {
+                    return Ok(in_progress());
+                };
+                let id = Ulid::generate().to_string();
+                let run = swap_back(entry, &id, request, instance, originals, now);
+                let holder = run_holder(&run.id);
+                let begun = self
+                    .ledger
+                    .begin(&run, &holder, standing.lock.as_ref(), 0)
+                    .await?;
+                match begun {
+                    Begun::Started => {}
+                    // No budget is spent, so it cannot be exceeded.
+                    Begun::Busy | Begun::Moved | Begun::OverBudget => {
+                        return Ok(in_progress());
+                    }
+                }
+                self.start(&run).await?;
+                Ok(Answer {
+                    undo: Some(run.id.clone()),
+                    ..Answer::new(
+                        Answered::Begun,
+                        format!(
+                            "{} is stopped (if it runs), gets its original volumes back and is started again; a message tells how that ends. The volumes are as they were when they were replaced; what was written since is on their copies, which are kept. The originals are opted out until {held}; after that they are encrypted again.",
+                            run.resource_id()
+                        ),
+                    )
+                })
+            }
+        }
+    }
+
+    async fn opt_out(
+        &self,
+        request: &Request,
+        entry: &Encryption,
+        originals: &[Volume],
+        until: jiff::civil::Date,
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        let today = Offset::UTC.to_datetime(Timestamp::now()).date();
+        for volume in originals {
+            let by = request.by.as_deref();
+            let value = opt_out(entry.control, today, until, by, &volume.tags);
+            opt_outs::set(&self.clients.ec2, &volume.id, &value, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// As `encrypt-volume` does it: should it fail, the sweep takes it up.
+    async fn start(&self, run: &Encryption) -> Result<(), Failure> {
+        let started = executions::start(
+            &self.encryption.sfn,
+            &self.state_machine_arn,
+            &run.id,
+            &json!({ "entry": run.id }),
+        )
+        .await;
+        if let Err(error) = started {
+            let (control, resource) = (run.control.name(), run.resource_id());
+            let released = self
+                .ledger
+                .release(control, resource, &run_holder(&run.id))
+                .await;
+            if let Err(error) = released {
+                warn!(%error, "the lock could not be released; its lease lapses by itself");
+            }
+            return Err(error.into());
+        }
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        info!(undo = %run.id, resource = %run.resource, "swap back begun");
+        Ok(())
+    }
+}

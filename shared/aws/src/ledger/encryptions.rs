@@ -1,0 +1,72 @@
+//! What a run of many invocations needs of the ledger: its record is written
+//! step by step, each write on condition that nobody wrote in between, and its
+//! lock is kept all the while.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
+use backstop_core::encryption::Encryption;
+use jiff::Timestamp;
+
+use super::items::{Run, key, lock_key, n, s, transact_put, transact_update};
+use super::{Holder, Ledger, LedgerError, Transacted};
+
+/// For how long a run keeps its lock after a step: more than the longest pause
+/// between two steps and all the tries of a step that fails. A run that is
+/// silent for longer was cut off, and is taken up again by whoever looks next.
+const LEASE: Duration = Duration::from_secs(3600);
+
+/// Who holds the lock of a run: the run itself, whichever invocation is at
+/// work for it.
+#[must_use]
+pub fn run_holder(entry: &str) -> Holder {
+    Holder {
+        id: format!("run {entry}"),
+        lease_until: Timestamp::now() + LEASE,
+    }
+}
+
+impl Ledger {
+    /// Stores a run's next state and keeps its lock, on condition that the
+    /// record is as it was read. `false`: another invocation was quicker, or
+    /// the lock is held no more; nothing may be changed then.
+    ///
+    /// # Errors
+    /// It could not be stored, so nothing may be changed.
+    pub async fn advance(&self, run: &mut Encryption) -> Result<bool, LedgerError> {
+        let expected = i64::try_from(run.revision).unwrap_or(i64::MAX);
+        run.revision += 1;
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(run.to_item()?))
+            .condition_expression("revision = :expected")
+            .expression_attribute_values(":expected", n(expected));
+        let items = vec![transact_put(put), self.extend_lease(run)];
+        Ok(matches!(self.transact(items).await?, Transacted::Done))
+    }
+
+    /// Keeps a run's lock while it waits. `false`: it is held no more.
+    ///
+    /// # Errors
+    /// It could not be stored; the lease lapses by itself.
+    pub async fn keep_lock(&self, run: &Encryption) -> Result<bool, LedgerError> {
+        let items = vec![self.extend_lease(run)];
+        Ok(matches!(self.transact(items).await?, Transacted::Done))
+    }
+
+    /// An update and not a put: somebody may have asked for another look.
+    fn extend_lease(&self, run: &Encryption) -> TransactWriteItem {
+        let holder = run_holder(&run.id);
+        let lock = lock_key(Run::control(run).name(), run.resource_id());
+        transact_update(
+            Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&lock)))
+                .update_expression("SET lease_until = :lease")
+                .condition_expression("entry = :entry AND holder = :holder")
+                .expression_attribute_values(":lease", n(holder.lease_until.as_millisecond()))
+                .expression_attribute_values(":entry", s(&run.id))
+                .expression_attribute_values(":holder", s(&holder.id)),
+        )
+    }
+}

@@ -1,0 +1,76 @@
+//! A control that trips: recorded and told once, however many runs meet it.
+
+use backstop_core::controls::Control;
+use backstop_core::guards::Trip;
+use backstop_core::notice::{About, ControlTripped, Notice};
+use backstop_core::record;
+use jiff::Timestamp;
+use tracing::warn;
+use ulid::Ulid;
+
+use crate::bus;
+use crate::error::AwsError;
+use crate::ledger::{Ledger, LedgerError, Run};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum TripError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The bus.
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+}
+
+/// Where a control trips.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The account.
+    pub account: &'a str,
+    /// The Region.
+    pub region: &'a str,
+    /// ARN of the resource whose changes would exceed the budget.
+    pub resource: &'a str,
+}
+
+/// The control changes nothing more until a person re-arms it: `run` would have
+/// made more `changes` than its `budget` of the hour allows.
+///
+/// # Errors
+/// It could not be stored or told.
+pub async fn over_budget(
+    ledger: &Ledger,
+    events: &aws_sdk_eventbridge::Client,
+    run: &impl Run,
+    place: Place<'_>,
+    changes: usize,
+    budget: u32,
+) -> Result<(), TripError> {
+    let at = Timestamp::now();
+    let control: Control = run.control();
+    let trip = Trip {
+        at,
+        why: format!("it would have made more than {budget} changes in an hour"),
+    };
+    let notice = Notice {
+        version: record::VERSION,
+        id: Ulid::generate().to_string(),
+        account: place.account.to_owned(),
+        region: place.region.to_owned(),
+        at,
+        about: About::ControlTripped(ControlTripped {
+            control,
+            changes_per_hour: budget,
+            resource: place.resource.to_owned(),
+            changes: u32::try_from(changes).unwrap_or(u32::MAX),
+            at,
+        }),
+    };
+    warn!(%control, budget, "the control has tripped");
+    if ledger.trip_control(control, &trip, &notice).await? {
+        bus::tell(events, &notice.id).await?;
+        ledger.mark_told(&notice.id).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What `encrypt-volume` is invoked with: events that name a volume or an
+//! instance, and the steps of its own state machine.
+//!
+//! An EBS event holds the volume only as an ARN in `resources`, its names have
+//! had a leading space, and its causes grow: nothing but the event's name is
+//! looked at.
+
+use serde_json::Value;
+
+use super::{
+    Actor, BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger,
+    actor, broken, entry_id, envelope, is_id, needed, succeeded, text,
+};
+use crate::controls::Control;
+
+/// The EC2 calls that make a volume, or no longer encrypt new ones.
+pub const VOLUME_CALLS: &[&str] = &["CreateVolume", "DisableEbsEncryptionByDefault"];
+
+/// Detail type of EBS's own events about volumes.
+pub const VOLUME_NOTIFICATION: &str = "EBS Volume Notification";
+/// Detail type of EC2's own events about instances.
+pub const INSTANCE_NOTIFICATION: &str = "EC2 Instance State-change Notification";
+
+/// What `encrypt-volume` is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumesParsed {
+    /// Look at this volume or instance.
+    Check(Trigger),
+    /// Look at the account's setting.
+    Setting(Trigger),
+    /// Take the next step of a run.
+    Advance {
+        /// The run's ledger entry.
+        entry: String,
+        /// Why the state machine wants it to go back, if it does.
+        go_back: Option<String>,
+    },
+    /// Nothing to do, and why.
+    Ignored(String),
+}
+
+/// Reads what `encrypt-volume` is invoked with.
+///
+/// # Errors
+/// An event that ought to name a resource and does not, a step without a
+/// well-formed entry id.
+pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
+    if payload.get("advance").is_some() {
+        return advance(payload);
+    }
+    let event = envelope(payload)?;
+    let account = needed(event.account.as_deref(), "account")?;
+    let region = needed(event.region.as_deref(), "region")?;
+    let trigger = |resource: String, actor: Actor| Trigger {
+        resource,
+        account: account.clone(),
+        region: region.clone(),
+        actor,
+    };
+    let ignored = |why: String| Ok(VolumesParsed::Ignored(why));
+    let detail = &event.detail;
+    match (event.source.as_str(), event.detail_type.as_str()) {
+        (OWN_SOURCE, CHECK_REQUESTED) => {
+            let request: CheckRequested = serde_json::from_value(detail.clone())
+                .map_err(|e| BrokenEvent(format!("`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}")))?;
+            let cause = request
+                .cause
+                .unwrap_or_default()
+                .of_event(event.id, payload);
+            match Control::from_name(&request.control) {
+                Some(Control::UnencryptedVolume) => unit_id("detail.resource", &request.resource)
+                    .map(|id| VolumesParsed::Check(trigger(id, cause))),
+                Some(Control::EncryptionByDefault) => {
+                    Ok(VolumesParsed::Setting(trigger(region.clone(), cause)))
+                }
+                _ => ignored(format!(
+                    "`{}` is not a control of this function",
+                    request.control
+                )),
+            }
+        }
+        ("aws.ec2", CLOUDTRAIL_CALL) => {
+            let call = match succeeded(detail, VOLUME_CALLS, "makes no volume")? {
+                Ok(call) => call,
+                Err(why) => return ignored(why),
+            };
+            let actor = actor(detail).of_event(event.id, payload);
+            if call == "DisableEbsEncryptionByDefault" {
+                return Ok(VolumesParsed::Setting(trigger(region.clone(), actor)));
+            }
+            let Some(id) = text(&detail["responseElements"], &["volumeId"]) else {
+                return broken(format!(
+                    "the `{call}` event names no volume: `detail.responseElements.volumeId` is missing; check by hand the volume that was created"
+                ));
+            };
+            unit_id("`detail.responseElements.volumeId`", &id)
+                .map(|id| VolumesParsed::Check(trigger(id, actor)))
+        }
+        ("aws.ec2", VOLUME_NOTIFICATION) => {
+            let name = text(detail, &["event"]).unwrap_or_default();
+            let result = text(detail, &["result"]).unwrap_or_default();
+            if name.trim() != "createVolume" || result != "available" {
+                return ignored(format!("`{}` ({result}) makes no volume", name.trim()));
+            }
+            // arn:aws:ec2:<Region>:<account>:volume/<id>
+            let arn = payload["resources"]
+                .get(0)
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let id = arn.rsplit('/').next().unwrap_or_default();
+            let actor = Actor::default().of_event(event.id, payload);
+            unit_id("`resources[0]`", id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+        }
+        ("aws.ec2", INSTANCE_NOTIFICATION) => {
+            let state = text(detail, &["state"]).unwrap_or_default();
+            if !["running", "stopped"].contains(&state.as_str()) {
+                return ignored(format!("nothing is done while an instance is `{state}`"));
+            }
+            let id = text(detail, &["instance-id"]).unwrap_or_default();
+            let actor = Actor::default().of_event(event.id, payload);
+            unit_id("`detail.instance-id`", &id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+        }
+        (source, detail_type) => ignored(format!(
+            "`{detail_type}` of `{source}` is no event for this function"
+        )),
+    }
+}
+
+fn advance(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
+    let entry = text(payload, &["advance"]).unwrap_or_default();
+    match entry_id(&entry) {
+        Some(entry) => Ok(VolumesParsed::Advance {
+            entry,
+            go_back: text(payload, &["go_back"]),
+        }),
+        None => broken(format!(
+            "`advance` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
+        )),
+    }
+}
+
+fn unit_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
+    if is_id(id, "vol-") || is_id(id, "i-") {
+        Ok(id.to_owned())
+    } else {
+        broken(format!(
+            "{field} is `{id}`, which is not the id of a volume (`vol-…`) or an instance (`i-…`)"
+        ))
+    }
+}

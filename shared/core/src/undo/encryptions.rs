@@ -1,0 +1,171 @@
+//! Undo of an encryption: back to the kept originals, while they are there.
+//!
+//! An original is as it was when it was replaced; what was written since is on
+//! its copy, which is kept. Volumes that were attached are swapped back by a run
+//! of its own, with downtime. Deliberately not here: that run (`encryption`),
+//! and the calls (`backstop-aws`).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::Request;
+use crate::encryption::{Encryption, Progress, Way};
+use crate::entry::Status;
+use crate::exemption::Exemption;
+use crate::trigger::Actor;
+use crate::volumes::{COPY_OF_TAG, Instance, REPLACED_BY_TAG, Volume};
+
+/// What an undo of an encryption comes to, before anything is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A run swaps these originals back.
+    SwapBack(Vec<Volume>),
+    /// The originals were never moved: they are opted out, and that is all.
+    OptOut(Vec<Volume>),
+    /// The originals are in their places already.
+    AsBefore,
+    /// It cannot be done, and why. Nothing is changed.
+    Refused(String),
+    /// There is nothing to take back, and why.
+    Nothing(String),
+}
+
+/// Decides how an encryption is taken back: from the volumes as they are now,
+/// by id, and the instance, if there is one.
+#[must_use]
+pub fn plan(
+    entry: &Encryption,
+    instance: Option<&Instance>,
+    now: &BTreeMap<String, Volume>,
+) -> Decision {
+    if entry.way == Way::AccountSetting {
+        return Decision::Nothing(format!(
+            "exempt the account first, or it is turned on again: `controls.{}.settings.exemption` in the policy; then: aws ec2 disable-ebs-encryption-by-default",
+            entry.control
+        ));
+    }
+    if entry.undoes.is_some() {
+        return Decision::Nothing(format!("{} is an undo itself", entry.id));
+    }
+    if entry.is_open() {
+        return Decision::Refused(format!(
+            "the run is under way; an opt-out on {} takes it back before anything is swapped",
+            entry.resource_id()
+        ));
+    }
+    let live = |id: &str| now.get(id).filter(|volume| volume.exists());
+    // The run's own word, or the tag that it put on the original.
+    let copies = entry.copies();
+    let copy_of = |volume: &Volume| {
+        let id = volume.id.as_str();
+        let known = copies.get(id).and_then(|copy| live(copy));
+        known.or_else(|| {
+            let tagged = live(id)?.tags.get(REPLACED_BY_TAG)?;
+            live(tagged).filter(|copy| copy.tags.get(COPY_OF_TAG) == Some(&volume.id))
+        })
+    };
+    if entry.way == Way::Unattached {
+        if entry.status != Status::Remediated {
+            return Decision::Nothing("it replaced nothing".to_owned());
+        }
+        return match entry.volumes.iter().find(|v| live(&v.id).is_none()) {
+            Some(gone) => Decision::Refused(is_gone(entry, &gone.id)),
+            None => Decision::OptOut(
+                entry
+                    .volumes
+                    .iter()
+                    .filter_map(|v| live(&v.id).cloned())
+                    .collect(),
+            ),
+        };
+    }
+    let Some(instance) = instance.filter(|instance| !instance.is_ended()) else {
+        return Decision::Refused(
+            "the instance is terminated, and its attachments with it".to_owned(),
+        );
+    };
+    let (mut back, mut in_place, mut problems) = (Vec::new(), 0, Vec::new());
+    for volume in &entry.volumes {
+        let original = live(&volume.id);
+        let is_back =
+            original.is_some_and(|original| original.attachment_to(&instance.id).is_some());
+        if is_back {
+            in_place += 1;
+            continue;
+        }
+        let on = copy_of(volume).filter(|copy| copy.attachment_to(&instance.id).is_some());
+        match (original, on) {
+            (None, _) => problems.push(is_gone(entry, &volume.id)),
+            (Some(original), _) if !original.is_free() => problems.push(format!(
+                "{} is attached elsewhere, or in the state {}",
+                original.id, original.state
+            )),
+            (Some(_), None) => problems.push(format!(
+                "the copy of {} is not attached to {} any more",
+                volume.id, instance.id
+            )),
+            (Some(_), Some(_)) => back.push(volume.clone()),
+        }
+    }
+    if !problems.is_empty() {
+        Decision::Refused(problems.join("; "))
+    } else if !back.is_empty() {
+        Decision::SwapBack(back)
+    } else if in_place > 0 && entry.status != Status::Remediated {
+        Decision::Nothing("it replaced nothing".to_owned())
+    } else {
+        Decision::AsBefore
+    }
+}
+
+/// What is said of an original that is there no more.
+fn is_gone(entry: &Encryption, volume: &str) -> String {
+    let snapshots = entry.snapshots();
+    let of_volume = snapshots.iter().filter(|(_, of)| **of == volume);
+    let snapshots: Vec<&str> = of_volume.map(|(snapshot, _)| *snapshot).collect();
+    match snapshots.is_empty() {
+        true => format!("the original {volume} is gone"),
+        false => format!(
+            "the original {volume} is gone; as it was before, it is in {} (unless that was deleted too)",
+            snapshots.join(", ")
+        ),
+    }
+}
+
+/// The record of the run that swaps originals back.
+#[must_use]
+pub fn swap_back(
+    entry: &Encryption,
+    id: &str,
+    request: &Request,
+    instance: &Instance,
+    volumes: Vec<Volume>,
+    now: Timestamp,
+) -> Encryption {
+    Encryption {
+        id: id.to_owned(),
+        status: Status::InProgress,
+        way: Way::Swap,
+        instance: Some(instance.clone()),
+        volumes,
+        progress: Progress::default(),
+        reasons: vec![format!(
+            "taken back on request of {}: {}",
+            request.by.as_deref().unwrap_or("somebody"),
+            request.reason
+        )],
+        exemption: Exemption::None,
+        undoes: Some(entry.id.clone()),
+        actor: Actor {
+            principal: request.by.clone(),
+            event_name: Some("Undo".to_owned()),
+            ..Actor::default()
+        },
+        attempts: 1,
+        started_at: now,
+        finished_at: None,
+        revision: 0,
+        ..entry.clone()
+    }
+}

@@ -1,0 +1,179 @@
+//! What moto cannot answer and the functions need, filled in on the way to it:
+//!
+//! | call | here |
+//! | --- | --- |
+//! | DescribeSecurityGroups by prefix list (a 500) | read off moto's rules |
+//! | GetEbsDefaultKmsKeyId (a 500) | AWS's own key: `alias/aws/ebs` |
+//! | DescribeVolumeAttribute (a 500) | no product codes |
+//! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
+//! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
+//! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
+//!
+//! Deliberately not here: what stays missing (ARCHITECTURE.md, "What the
+//! emulators cannot show").
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use super::http::Message;
+use super::proxy::{Call, Upstreams, error};
+
+/// What is kept between calls.
+#[derive(Default)]
+pub(super) struct Gaps {
+    /// Whether CopyVolumes is made by CreateVolume.
+    pub(super) copies_volumes: bool,
+    /// Answers by the client token of their request.
+    made: HashMap<String, Message>,
+}
+
+/// Sends a call on, with its gap filled in.
+pub(super) fn forward(
+    gaps: &Mutex<Gaps>,
+    upstreams: &Upstreams,
+    request: &Message,
+    call: &Call,
+    to: SocketAddr,
+) -> io::Result<Message> {
+    if call.service != "ec2" {
+        return request.send(to);
+    }
+    let field = |name: &str| call.request[name].as_str().unwrap_or_default();
+    let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
+    match call.action.as_str() {
+        "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {
+            Ok(xml(&groups_by_list(upstreams, field("Filter.1.Value.1"))))
+        }
+        "GetEbsDefaultKmsKeyId" => Ok(xml(
+            "<GetEbsDefaultKmsKeyIdResponse><kmsKeyId>alias/aws/ebs</kmsKeyId></GetEbsDefaultKmsKeyIdResponse>",
+        )),
+        "DescribeVolumeAttribute" => Ok(xml(&format!(
+            "<DescribeVolumeAttributeResponse><volumeId>{}</volumeId><productCodes/></DescribeVolumeAttributeResponse>",
+            field("VolumeId")
+        ))),
+        "DescribeVolumes" => {
+            let mut answer = request.send(to)?;
+            if answer.status() == 200 {
+                answer.body = with_termination(upstreams, &answer.text()).into_bytes();
+            }
+            Ok(answer)
+        }
+        "CreateVolume" | "CopyVolumes" => {
+            let token = field("ClientToken").to_owned();
+            // Held all the while: of two at once, one is made.
+            let mut gaps = gaps.lock().unwrap();
+            if let Some(answer) = gaps.made.get(&token) {
+                return Ok(answer.clone());
+            }
+            let answer = match call.action.as_str() {
+                "CreateVolume" => request.send(to)?,
+                _ if gaps.copies_volumes => xml(&copied(upstreams, call)),
+                _ => error(
+                    "ec2",
+                    400,
+                    "InvalidAction",
+                    "The action CopyVolumes is not valid for this web service.",
+                ),
+            };
+            if answer.status() == 200 && !token.is_empty() {
+                gaps.made.insert(token, answer.clone());
+            }
+            Ok(answer)
+        }
+        _ => request.send(to),
+    }
+}
+
+/// The groups that name a prefix list.
+fn groups_by_list(upstreams: &Upstreams, list: &str) -> String {
+    let named = format!("<prefixListId>{list}</prefixListId>");
+    let rules = upstreams.ec2(&[("Action", "DescribeSecurityGroupRules")]);
+    let groups: BTreeSet<&str> = rules
+        .split("<item>")
+        .filter(|rule| rule.contains(&named) && !rule.contains("<isEgress>true"))
+        .filter_map(|rule| text(rule, "groupId"))
+        .collect();
+    let items: String = groups
+        .iter()
+        .map(|id| format!("<item><groupId>{id}</groupId></item>"))
+        .collect();
+    format!(
+        "<DescribeSecurityGroupsResponse><securityGroupInfo>{items}</securityGroupInfo></DescribeSecurityGroupsResponse>"
+    )
+}
+
+/// An answer of DescribeVolumes whose attachments say what becomes of the
+/// volume when its instance is terminated.
+fn with_termination(upstreams: &Upstreams, volumes: &str) -> String {
+    const OPEN: &str = "<attachmentSet>";
+    const CLOSE: &str = "</attachmentSet>";
+    let instances: BTreeSet<&str> = volumes
+        .split(OPEN)
+        .skip(1)
+        .filter_map(|set| text(set.split(CLOSE).next()?, "instanceId"))
+        .collect();
+    if instances.is_empty() {
+        return volumes.to_owned();
+    }
+    let names: Vec<String> = (1..=instances.len())
+        .map(|n| format!("Filter.1.Value.{n}"))
+        .collect();
+    let mut ask = vec![
+        ("Action", "DescribeInstances"),
+        ("Filter.1.Name", "instance-id"),
+    ];
+    ask.extend(names.iter().map(String::as_str).zip(instances));
+    let devices = upstreams.ec2(&ask);
+    let goes: BTreeSet<&str> = devices
+        .split("<ebs>")
+        .skip(1)
+        .filter_map(|ebs| ebs.split("</ebs>").next())
+        .filter(|ebs| ebs.contains("<deleteOnTermination>true"))
+        .filter_map(|ebs| text(ebs, "volumeId"))
+        .collect();
+    let mut parts = volumes.split(OPEN);
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (set, rest) = part.split_once(CLOSE).unwrap_or((part, ""));
+        let goes = text(set, "volumeId").is_some_and(|id| goes.contains(id));
+        let said = format!("<deleteOnTermination>{goes}</deleteOnTermination></item>");
+        whole += &format!("{OPEN}{}{CLOSE}{rest}", set.replace("</item>", &said));
+    }
+    whole
+}
+
+/// Makes a copy as CopyVolumes would, and answers as it does.
+fn copied(upstreams: &Upstreams, call: &Call) -> String {
+    let field = |name: &str| call.request[name].as_str();
+    let source = field("SourceVolumeId").unwrap_or_default();
+    let source = upstreams.ec2(&[("Action", "DescribeVolumes"), ("VolumeId.1", source)]);
+    let size = field("Size").or_else(|| text(&source, "size"));
+    let mut ask = vec![
+        ("Action", "CreateVolume"),
+        ("Size", size.unwrap_or_default()),
+        (
+            "AvailabilityZone",
+            text(&source, "availabilityZone").unwrap_or_default(),
+        ),
+        ("Encrypted", "true"),
+    ];
+    let given = ["VolumeType", "Iops", "Throughput", "KmsKeyId"];
+    ask.extend(given.into_iter().filter_map(|name| Some((name, field(name)?))));
+    let tags = call.request.as_object().into_iter().flatten();
+    ask.extend(
+        tags.filter(|(name, _)| name.starts_with("TagSpecification."))
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))),
+    );
+    let made = upstreams.ec2(&ask);
+    let id = text(&made, "volumeId").unwrap_or_default();
+    format!(
+        "<CopyVolumesResponse><volumeSet><item><volumeId>{id}</volumeId><encrypted>true</encrypted><status>creating</status></item></volumeSet></CopyVolumesResponse>"
+    )
+}
+
+/// The text of the first element of a name.
+fn text<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    xml.split(&format!("<{name}>")).nth(1)?.split('<').next()
+}
