@@ -116,6 +116,40 @@ pub fn call(name: &str, request: Value, response: Value) -> Value {
     })
 }
 
+/// EBS's own event about a volume that was created.
+#[must_use]
+pub fn volume_available(volume: &str) -> Value {
+    of_ec2(
+        "EBS Volume Notification",
+        format!("arn:aws:ec2:{REGION}:{ACCOUNT}:volume/{volume}"),
+        json!({"result": "available", "cause": "", "event": "createVolume", "request-id": uuid()}),
+    )
+}
+
+/// EC2's own event about an instance that came into a state.
+#[must_use]
+pub fn instance_state(instance: &str, state: &str) -> Value {
+    of_ec2(
+        "EC2 Instance State-change Notification",
+        format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{instance}"),
+        json!({"instance-id": instance, "state": state}),
+    )
+}
+
+fn of_ec2(detail_type: &str, resource: String, detail: Value) -> Value {
+    json!({
+        "version": "0",
+        "id": uuid(),
+        "detail-type": detail_type,
+        "source": "aws.ec2",
+        "account": ACCOUNT,
+        "time": now(),
+        "region": REGION,
+        "resources": [resource],
+        "detail": detail
+    })
+}
+
 /// The event by which Backstop asks itself to look at a resource.
 #[must_use]
 pub fn check_requested(control: &str, resource: &str) -> Value {

@@ -179,7 +179,13 @@ pub fn role_of(function: &str) -> String {
 /// The statements of a function's role, in the order in which they are written.
 #[must_use]
 pub fn role_statements(function: &str) -> Vec<Statement> {
-    items(&resource(&role_of(function))["Properties"]["Policies"])
+    statements_of(&role_of(function))
+}
+
+/// The statements of a role, in the order in which they are written.
+#[must_use]
+pub fn statements_of(role: &str) -> Vec<Statement> {
+    items(&resource(role)["Properties"]["Policies"])
         .iter()
         .flat_map(|policy| statements(&policy["PolicyDocument"]))
         .collect()

@@ -17,29 +17,68 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_core::controls::Control;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
 use backstop_core::trigger::{
-    CHECK_REQUESTED, CLOUDTRAIL_CALL, INGRESS_CALLS, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
+    CHECK_REQUESTED, CLOUDTRAIL_CALL, INGRESS_CALLS, INSTANCE_NOTIFICATION, OWN_SOURCE,
+    REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS, VOLUME_NOTIFICATION,
 };
+use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG};
 use backstop_tests::template::{
     Statement, entries, functions, granted_actions, items, queue_mappings, read, resource,
-    resources, role_of, role_statements, root, rules, statements, template, text,
+    resources, role_of, role_statements, root, rules, statements, statements_of, template, text,
 };
 use serde_json::{Value, json};
 
 /// The functions that change resources, and the controls that they serve.
-const REMEDIATIONS: &[(&str, &[Control])] = &[("RevokeIngressFunction", &[Control::OpenIngress])];
+const REMEDIATIONS: &[(&str, &[Control])] = &[
+    ("RevokeIngressFunction", &[Control::OpenIngress]),
+    (
+        "EncryptVolumeFunction",
+        &[Control::UnencryptedVolume, Control::EncryptionByDefault],
+    ),
+];
+
+/// Controls of the account: it has no tags, so exemptions stand in the policy.
+const WITHOUT_TAGS: &[Control] = &[Control::EncryptionByDefault];
+
+/// What finishes or takes back what a function began: no opt-out may leave an
+/// instance stopped or half swapped. (Tags are set while something is made, and
+/// on what was replaced.)
+const LEADS_BACK: &[&str] = &[
+    "ec2:AttachVolume",
+    "ec2:CreateTags",
+    // Of a snapshot that was taken, which is barred.
+    "ec2:CreateVolume",
+    "ec2:DeleteVolume",
+    "ec2:DetachVolume",
+    // The account's setting has no tag.
+    "ec2:EnableEbsEncryptionByDefault",
+    "ec2:ModifyInstanceAttribute",
+    "ec2:StartInstances",
+];
 
 /// Actions for which AWS knows no resources: they, and no others, may be
 /// allowed on `*`.
 const WITHOUT_RESOURCES: &[&str] = &[
     "cloudtrail:DescribeTrails",
+    "ec2:DescribeInstanceStatus",
+    "ec2:DescribeInstanceTypes",
+    "ec2:DescribeInstances",
     "ec2:DescribeManagedPrefixLists",
     "ec2:DescribeSecurityGroupRules",
     "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSnapshots",
     "ec2:DescribeTags",
+    "ec2:DescribeVolumes",
+    "ec2:EnableEbsEncryptionByDefault",
+    "ec2:GetEbsDefaultKmsKeyId",
+    "ec2:GetEbsEncryptionByDefault",
 ];
 
 /// What leads back: no opt-out bars it, and only people start it.
 const UNDO: &str = "UndoFunction";
+
+/// What deletes originals that were replaced, once the policy has kept them
+/// long enough.
+const SWEEP: &str = "SweepFunction";
 
 /// CloudWatch namespace of our own metrics (`backstop_aws::metrics`).
 const NAMESPACE: &str = "Backstop";
@@ -51,6 +90,11 @@ const TABLE: &str = "LedgerTable";
 const PARAMETER: &str = "PolicyParameter";
 const TOPIC: &str = "NotificationTopic";
 const KEY: &str = "NotificationKey";
+/// What carries encryptions out, its role, and its name as part of an ARN.
+const MACHINE: &str = "EncryptVolumeStateMachine";
+const MACHINE_ROLE: &str = "EncryptVolumeStateMachineRole";
+const MACHINE_ARN: &str = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:${AWS::StackName}-encrypt-volume";
+const MACHINE_FILE: &str = "functions/encrypt-volume/state-machine.asl.json";
 
 fn arn_of(logical_id: &str) -> Value {
     json!({ "Fn::GetAtt": [logical_id, "Arn"] })
@@ -144,6 +188,8 @@ fn the_environment_is_the_contract_with_the_code() {
     revoke_ingress["POLICY_PARAMETER"] = reference(PARAMETER);
     revoke_ingress["OWNER_TAG_KEY"] = reference("OwnerTagKey");
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
+    let mut encrypt_volume = revoke_ingress.clone();
+    encrypt_volume["STATE_MACHINE_ARN"] = json!({ "Fn::Sub": MACHINE_ARN });
     let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
     let mut sweep = both.clone();
@@ -154,10 +200,10 @@ fn the_environment_is_the_contract_with_the_code() {
     // Every rule but the sweep's own.
     let others: Vec<Value> = rules()
         .into_iter()
-        .filter(|rule| rule.function != "SweepFunction")
+        .filter(|rule| rule.function != SWEEP)
         .map(|rule| reference(&rule.logical_id))
         .collect();
-    let variables = &functions()["SweepFunction"]["Properties"]["Environment"]["Variables"];
+    let variables = &functions()[SWEEP]["Properties"]["Environment"]["Variables"];
     let named = items(&variables["RULE_NAMES"]["Fn::Join"][1]);
     assert_eq!(
         named.iter().map(Value::to_string).collect::<BTreeSet<_>>(),
@@ -167,12 +213,15 @@ fn the_environment_is_the_contract_with_the_code() {
     sweep["RULE_NAMES"] = json!({ "Fn::Join": [",", named] });
     let mut with_policy = both;
     with_policy["POLICY_PARAMETER"] = reference(PARAMETER);
+    let mut undo = with_policy.clone();
+    undo["STATE_MACHINE_ARN"] = reference(MACHINE);
     for (id, expected) in [
         ("RevokeIngressFunction", revoke_ingress),
+        ("EncryptVolumeFunction", encrypt_volume),
         ("NotifyFunction", notify),
-        ("WatchOptOutsFunction", with_policy.clone()),
-        (UNDO, with_policy),
-        ("SweepFunction", sweep),
+        ("WatchOptOutsFunction", with_policy),
+        (UNDO, undo),
+        (SWEEP, sweep),
     ] {
         let variables = &functions()[id]["Properties"]["Environment"]["Variables"];
         assert_eq!(*variables, expected, "{id}");
@@ -361,6 +410,18 @@ fn somebody_is_alarmed() {
             expected.insert(("AWS/Lambda".into(), format!("{metric} {id}")), dimensions);
         }
     }
+    // Whether a run ends with what it stopped stopped: Step Functions' own words.
+    for metric in [
+        "ExecutionsAborted",
+        "ExecutionsFailed",
+        "ExecutionsTimedOut",
+    ] {
+        let dimensions = json!([{ "Name": "StateMachineArn", "Value": reference(MACHINE) }]);
+        expected.insert(
+            ("AWS/States".into(), format!("{metric} {MACHINE}")),
+            dimensions,
+        );
+    }
     expected.insert(
         (
             "AWS/SQS".into(),
@@ -456,6 +517,52 @@ fn rules_name_the_events_that_the_code_handles() {
                 "detail-type": [CHECK_REQUESTED],
                 "account": [account],
                 "detail": { "control": [Control::OpenIngress.name()] },
+            }),
+        ),
+        (
+            "EncryptVolumeFunctionVolumesChanged",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [CLOUDTRAIL_CALL],
+                "detail": {
+                    "eventSource": ["ec2.amazonaws.com"],
+                    "eventName": VOLUME_CALLS,
+                    "errorCode": [{ "exists": false }],
+                },
+            }),
+        ),
+        (
+            "EncryptVolumeFunctionVolumeAvailable",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [VOLUME_NOTIFICATION],
+                "detail": { "event": ["createVolume"], "result": ["available"] },
+            }),
+        ),
+        (
+            "EncryptVolumeFunctionInstanceChanged",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [INSTANCE_NOTIFICATION],
+                "detail": { "state": ["running", "stopped"] },
+            }),
+        ),
+        (
+            "EncryptVolumeFunctionCheckRequested",
+            json!({
+                "source": [OWN_SOURCE],
+                "detail-type": [CHECK_REQUESTED],
+                "account": [account],
+                "detail": { "control": [
+                    Control::UnencryptedVolume.name(),
+                    Control::EncryptionByDefault.name(),
+                ] },
             }),
         ),
         (
@@ -564,6 +671,8 @@ fn every_function_has_a_role_of_its_own_without_managed_policies() {
         );
         assert!(roles.insert(role), "{id} shares its role");
     }
+    // Held to what it may do in `the_state_machine_may_call_its_function_…`.
+    roles.insert(MACHINE_ROLE.to_owned());
     assert_eq!(
         resources("AWS::IAM::Role")
             .into_keys()
@@ -612,6 +721,11 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     const RULES: &str =
         "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:security-group-rule/*";
     const ANY_LIST: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:*:prefix-list/*";
+    const VOLUMES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:volume/*";
+    const INSTANCES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*";
+    // A snapshot's ARN names no account when it is made or used.
+    const SNAPSHOTS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*";
+    const ANY_KEY: &str = "arn:${AWS::Partition}:kms:${AWS::Region}:*:key/*";
     let sub = |arn: &str| json!({ "Fn::Sub": arn }).to_string();
     let table = arn_of(TABLE).to_string();
     let queue = arn_of(QUEUE).to_string();
@@ -626,7 +740,26 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
         "events:detail-type": [CHECK_REQUESTED, REMEDIATION_RECORDED],
     } });
 
+    let while_making = json!({ "StringEquals": {
+        "ec2:CreateAction": ["CopyVolumes", "CreateSnapshot", "CreateVolume"],
+    } });
+    let only_what_replaced_it = json!({
+        "ForAllValues:StringEquals": { "aws:TagKeys": [REPLACED_BY_TAG] },
+        "Null": { "aws:TagKeys": "false" },
+    });
+    let only_copies_of_ours =
+        json!({ "Null": { (format!("aws:ResourceTag/{COPY_OF_TAG}")): "false" } });
+    // What CopyVolumes, CreateVolume, AttachVolume and StartInstances ask of a
+    // key: EC2 calls it on our behalf, and nobody else may.
+    let via_ec2 = json!({ "Fn::Sub": "ec2.${AWS::Region}.${AWS::URLSuffix}" });
+    let through_ec2 = json!({ "StringEquals": { "kms:ViaService": via_ec2 } });
+    let grants_to_ec2 = json!({
+        "Bool": { "kms:GrantIsForAWSResource": "true" },
+        "StringEquals": { "kms:ViaService": via_ec2 },
+    });
+
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
+    let encrypt_volume_logs = arn_of("EncryptVolumeLogGroup").to_string();
     let notify_logs = arn_of("NotifyLogGroup").to_string();
     let watch_opt_outs_logs = arn_of("WatchOptOutsLogGroup").to_string();
     let recorded = arn_of(RECORDED).to_string();
@@ -669,6 +802,60 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("logs:PutLogEvents", &revoke_ingress_logs, &none),
                 ("sqs:SendMessage", &queue, &none),
                 ("ssm:GetParameter", &parameter, &none),
+            ],
+        ),
+        (
+            "EncryptVolumeFunction",
+            vec![
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:AttachVolume", &sub(INSTANCES), &none),
+                ("ec2:AttachVolume", &sub(VOLUMES), &none),
+                ("ec2:CopyVolumes", &sub(SNAPSHOTS), &none),
+                ("ec2:CopyVolumes", &sub(VOLUMES), &none),
+                ("ec2:CreateSnapshot", &sub(SNAPSHOTS), &none),
+                ("ec2:CreateSnapshot", &sub(VOLUMES), &none),
+                ("ec2:CreateTags", &sub(SNAPSHOTS), &while_making),
+                ("ec2:CreateTags", &sub(VOLUMES), &only_what_replaced_it),
+                ("ec2:CreateTags", &sub(VOLUMES), &while_making),
+                ("ec2:CreateVolume", &sub(SNAPSHOTS), &none),
+                ("ec2:CreateVolume", &sub(VOLUMES), &none),
+                ("ec2:DeleteVolume", &sub(VOLUMES), &only_copies_of_ours),
+                ("ec2:DescribeInstanceAttribute", &sub(INSTANCES), &none),
+                ("ec2:DescribeInstanceAttribute", &sub(VOLUMES), &none),
+                ("ec2:DescribeInstanceStatus", &everything, &none),
+                ("ec2:DescribeInstanceTypes", &everything, &none),
+                ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:DescribeSnapshots", &everything, &none),
+                ("ec2:DescribeVolumeAttribute", &sub(INSTANCES), &none),
+                ("ec2:DescribeVolumeAttribute", &sub(VOLUMES), &none),
+                ("ec2:DescribeVolumes", &everything, &none),
+                ("ec2:DetachVolume", &sub(INSTANCES), &none),
+                ("ec2:DetachVolume", &sub(VOLUMES), &none),
+                ("ec2:EnableEbsEncryptionByDefault", &everything, &none),
+                ("ec2:GetEbsDefaultKmsKeyId", &everything, &none),
+                ("ec2:GetEbsEncryptionByDefault", &everything, &none),
+                ("ec2:ModifyInstanceAttribute", &sub(INSTANCES), &none),
+                ("ec2:ModifyInstanceAttribute", &sub(VOLUMES), &none),
+                ("ec2:StartInstances", &sub(INSTANCES), &none),
+                ("ec2:StartInstances", &sub(VOLUMES), &none),
+                ("ec2:StopInstances", &sub(INSTANCES), &none),
+                ("ec2:StopInstances", &sub(VOLUMES), &none),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("kms:CreateGrant", &sub(ANY_KEY), &grants_to_ec2),
+                ("kms:Decrypt", &sub(ANY_KEY), &through_ec2),
+                ("kms:DescribeKey", &sub(ANY_KEY), &none),
+                ("kms:GenerateDataKeyWithoutPlaintext", &sub(ANY_KEY), &none),
+                ("kms:ReEncryptFrom", &sub(ANY_KEY), &through_ec2),
+                ("kms:ReEncryptTo", &sub(ANY_KEY), &through_ec2),
+                ("logs:CreateLogStream", &encrypt_volume_logs, &none),
+                ("logs:PutLogEvents", &encrypt_volume_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
+                ("states:StartExecution", &sub(MACHINE_ARN), &none),
             ],
         ),
         (
@@ -804,11 +991,16 @@ fn string_like_is_iams() {
 #[test]
 fn iam_enforces_endless_opt_outs_and_no_others() {
     let today = "2026-11-24".parse().unwrap();
-    for (function, controls) in REMEDIATIONS {
+    let sweep = (SWEEP, &[Control::UnencryptedVolume][..]);
+    for (function, controls) in REMEDIATIONS.iter().chain([&sweep]) {
         let condition = deny_of(function).condition;
         assert!(!holds(&condition, None), "{function}, no tag");
-        for control in *controls {
-            let other = Control::ALL.iter().find(|other| *other != control);
+        for control in controls
+            .iter()
+            .filter(|control| !WITHOUT_TAGS.contains(control))
+        {
+            let others = Control::ALL.iter();
+            let other = others.copied().find(|other| other != control).unwrap();
             for (tag, by_iam, by_code) in [
                 // everything, without an end
                 ("all", true, true),
@@ -849,21 +1041,16 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
                 ("all+OTHER until=2027-01-31", false, true),
                 ("CONTROL for ever", true, true),
             ] {
-                // As long as there is one control only, a list is unreadable to
-                // the code, and only IAM's side is looked at.
-                let both_sides = other.is_some() || !tag.contains("OTHER");
                 let tag = tag
                     .replace("CONTROL", control.name())
-                    .replace("OTHER", other.map_or("another", |other| other.name()));
+                    .replace("OTHER", other.name());
                 assert_eq!(
                     holds(&condition, Some(&tag)),
                     by_iam,
                     "{function}, IAM, `{tag}`"
                 );
-                if both_sides {
-                    let exemption = exemption::read(Some(&tag), *control, today, false);
-                    assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
-                }
+                let exemption = exemption::read(Some(&tag), *control, today, false);
+                assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
             }
         }
     }
@@ -886,27 +1073,33 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
             .iter()
             .all(|statement| statement.effect == "Allow")
     );
-    let tags: Vec<&Statement> = statements
+    let tags: Vec<(&Value, &[Value])> = statements
         .iter()
-        .filter(|statement| statement.actions == ["ec2:CreateTags"])
+        .filter(|statement| statement.actions.iter().any(|a| a == "ec2:CreateTags"))
+        .map(|statement| {
+            assert_eq!(statement.actions, ["ec2:CreateTags"]);
+            (&statement.condition, &statement.resources[..])
+        })
         .collect();
-    let conditions: Vec<&Value> = tags.iter().map(|statement| &statement.condition).collect();
+    let of = |kind: &str| {
+        let arn = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:";
+        [json!({ "Fn::Sub": format!("{arn}{kind}/*") })]
+    };
+    let only_the_opt_out = json!({
+        "ForAllValues:StringEquals": { "aws:TagKeys": [OPT_OUT_TAG] },
+        "Null": { "aws:TagKeys": "false" },
+    });
     assert_eq!(
-        conditions,
+        tags,
         [
-            &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
-            &json!({
-                "ForAllValues:StringEquals": { "aws:TagKeys": [OPT_OUT_TAG] },
-                "Null": { "aws:TagKeys": "false" },
-            }),
+            (
+                &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
+                &of("security-group-rule")[..],
+            ),
+            (&only_the_opt_out, &of("security-group-rule")),
+            (&only_the_opt_out, &of("volume")),
         ]
     );
-    for statement in tags {
-        let [on] = &statement.resources[..] else {
-            panic!("{:?}", statement.resources)
-        };
-        assert!(on.to_string().contains("security-group-rule/*"), "{on}");
-    }
     assert!(
         rules().iter().all(|rule| rule.function != UNDO),
         "no event starts it"
@@ -920,30 +1113,303 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
         assert_eq!(
             deny.resources,
             [json!("*")],
-            "{function}: on groups and on rules"
+            "{function}: on whatever carries the tag"
         );
-        let begins: Vec<String> = granted_actions(function)
+        let (back, begins): (Vec<String>, Vec<String>) = granted_actions(function)
             .into_iter()
             .filter(|action| {
                 action.starts_with("ec2:")
                     && !action.starts_with("ec2:Describe")
                     && !action.starts_with("ec2:Get")
-                    // Only within AuthorizeSecurityGroupIngress, which is barred.
-                    && action != "ec2:CreateTags"
             })
-            .collect();
+            .partition(|action| LEADS_BACK.contains(&action.as_str()));
         assert_eq!(deny.actions, begins, "{function}");
+        for action in back {
+            assert!(
+                !deny.actions.contains(&action),
+                "{function}: {action} is barred"
+            );
+        }
     }
+    assert_eq!(
+        deny_of("EncryptVolumeFunction").actions,
+        ["ec2:CopyVolumes", "ec2:CreateSnapshot", "ec2:StopInstances"]
+    );
+    // The sweep deletes, and only what carries the mark of having been replaced.
+    let deny = deny_of(SWEEP);
+    assert_eq!(deny.resources, [json!("*")]);
+    assert_eq!(deny.actions, ["ec2:DeleteVolume"]);
+    let deletes: Vec<Statement> = role_statements(SWEEP)
+        .into_iter()
+        .filter(|statement| statement.effect == "Allow")
+        .filter(|statement| statement.actions.iter().any(|a| a == "ec2:DeleteVolume"))
+        .collect();
+    let [delete] = &deletes[..] else {
+        panic!("{deletes:?}")
+    };
+    assert_eq!(delete.actions, ["ec2:DeleteVolume"]);
+    assert_eq!(
+        delete.condition,
+        json!({ "Null": { (format!("aws:ResourceTag/{REPLACED_BY_TAG}")): "false" } })
+    );
+    let changes: Vec<String> = granted_actions(SWEEP)
+        .into_iter()
+        .filter(|a| a.starts_with("ec2:"))
+        .filter(|a| !a.starts_with("ec2:Describe") && !a.starts_with("ec2:Get"))
+        .collect();
+    assert_eq!(changes, ["ec2:DeleteVolume"], "it changes nothing else");
     for id in functions().into_keys() {
         let changes = granted_actions(&id).iter().any(|a| {
             a.starts_with("ec2:") && !a.starts_with("ec2:Describe") && !a.starts_with("ec2:Get")
         });
         assert_eq!(
             changes,
-            REMEDIATIONS.iter().any(|(function, _)| *function == id) || id == UNDO,
+            REMEDIATIONS.iter().any(|(function, _)| *function == id) || id == UNDO || id == SWEEP,
             "{id} changes EC2, or is listed here without"
         );
     }
+}
+
+// ------------------------------------------------------- the state machine
+
+#[test]
+fn the_state_machine_is_known_by_its_name() {
+    let machines = resources("AWS::Serverless::StateMachine");
+    assert_eq!(machines.keys().collect::<Vec<_>>(), [MACHINE]);
+    assert_eq!(
+        machines[MACHINE]["Properties"],
+        json!({
+            // Its function has the name in its environment and in its role: by
+            // reference it would be a circle.
+            "Name": { "Fn::Sub": "${AWS::StackName}-encrypt-volume" },
+            "Type": "STANDARD",
+            "DefinitionUri": MACHINE_FILE,
+            "DefinitionSubstitutions": {
+                "FunctionArn": arn_of("EncryptVolumeFunction"),
+                "Partition": reference("AWS::Partition"),
+            },
+            "Role": arn_of(MACHINE_ROLE),
+        })
+    );
+    assert!(MACHINE_ARN.ends_with(":stateMachine:${AWS::StackName}-encrypt-volume"));
+}
+
+#[test]
+fn the_state_machine_may_call_its_function_and_nothing_else() {
+    let properties = &resource(MACHINE_ROLE)["Properties"];
+    assert!(properties.get("ManagedPolicyArns").is_none());
+    assert!(properties.get("RoleName").is_none());
+    assert_eq!(
+        properties["AssumeRolePolicyDocument"],
+        json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Effect": "Allow",
+                "Principal": { "Service": "states.amazonaws.com" },
+                "Action": "sts:AssumeRole",
+                "Condition": { "StringEquals": { "aws:SourceAccount": reference("AWS::AccountId") } },
+            }],
+        })
+    );
+    let statements = statements_of(MACHINE_ROLE);
+    let [statement] = &statements[..] else {
+        panic!("{statements:?}")
+    };
+    assert_eq!(statement.effect, "Allow");
+    assert_eq!(statement.actions, ["lambda:InvokeFunction"]);
+    assert_eq!(statement.resources, [arn_of("EncryptVolumeFunction")]);
+    assert_eq!(statement.condition, Value::Null);
+}
+
+/// The definition, and its states by name.
+fn definition() -> (Value, BTreeMap<String, Value>) {
+    let definition: Value = serde_json::from_str(&read(MACHINE_FILE)).expect("it is JSON");
+    let states = entries(&definition["States"]);
+    let states = states.map(|(name, state)| (name.clone(), state.clone()));
+    let states = states.collect();
+    (definition, states)
+}
+
+/// Where a state leads to, failures included.
+fn leads_to(state: &Value) -> BTreeSet<String> {
+    let catches = items(&state["Catch"]);
+    let choices = items(&state["Choices"]);
+    [&state["Next"], &state["Default"]]
+        .into_iter()
+        .chain(catches.iter().chain(&choices).map(|way| &way["Next"]))
+        .filter(|next| !next.is_null())
+        .map(|next| text(next).to_owned())
+        .collect()
+}
+
+/// What can be reached from a state, itself included.
+fn reached(states: &BTreeMap<String, Value>, from: &str) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut ahead = vec![from.to_owned()];
+    while let Some(name) = ahead.pop() {
+        let state = states.get(&name);
+        let state = state.unwrap_or_else(|| panic!("there is no state `{name}`"));
+        if reached.insert(name) {
+            ahead.extend(leads_to(state));
+        }
+    }
+    reached
+}
+
+/// What it does when a call fails, on AWS's side or on ours.
+#[test]
+fn every_task_calls_the_function_in_time_tries_again_and_knows_what_then() {
+    let (definition, states) = definition();
+    let longest = definition["TimeoutSeconds"].as_u64().unwrap();
+    let day = 24 * 3600;
+    assert!(
+        (3 * day..=30 * day).contains(&longest),
+        "longer than the longest snapshot (two days), and not for ever: {longest} s"
+    );
+    let function = &functions()["EncryptVolumeFunction"];
+    let timeout = function["Properties"]["Timeout"].as_u64().unwrap();
+    let mut tasks = BTreeSet::new();
+    for (name, state) in states.iter().filter(|(_, state)| state["Type"] == "Task") {
+        assert_eq!(
+            state["Resource"], "arn:${Partition}:states:::lambda:invoke",
+            "{name}: waits for the function's answer"
+        );
+        assert_eq!(
+            state["Parameters"]["FunctionName"], "${FunctionArn}",
+            "{name}"
+        );
+        assert!(
+            state["TimeoutSeconds"].as_u64().unwrap() > timeout,
+            "{name}: the function itself gives up first"
+        );
+        let retries = items(&state["Retry"]);
+        let [retry] = &retries[..] else {
+            panic!("{name}: {retries:?}")
+        };
+        assert_eq!(retry["ErrorEquals"], json!(["States.ALL"]), "{name}");
+        assert!(retry["MaxAttempts"].as_u64().unwrap() >= 5, "{name}");
+        assert!(retry["BackoffRate"].as_f64().unwrap() > 1.0, "{name}");
+        assert!(retry["IntervalSeconds"].as_u64().unwrap() >= 1, "{name}");
+        assert!(retry["MaxDelaySeconds"].as_u64().unwrap() <= 300, "{name}");
+        // Nothing has begun where a volume is merely looked at again.
+        if name != "Look again" {
+            let next = match name.as_str() {
+                "Go back" => "Stuck",
+                _ => "Go back",
+            };
+            assert_eq!(
+                state["Catch"],
+                // The input stays: it names the entry.
+                json!([{ "ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": next }]),
+                "{name}"
+            );
+        }
+        tasks.insert(name.as_str());
+    }
+    assert_eq!(tasks, BTreeSet::from(["Advance", "Go back", "Look again"]));
+}
+
+#[test]
+fn the_state_machine_advances_until_it_is_done() {
+    let (_, states) = definition();
+    let of = |name: &str| &states[name];
+    // Its input: an entry, or an event for later.
+    assert_eq!(
+        leads_to(of("Settles?")),
+        BTreeSet::from(["Settle".to_owned(), "Advance".to_owned()])
+    );
+    assert_eq!(of("Settles?")["Choices"][0]["Variable"], "$.settle");
+    assert_eq!(of("Settle")["SecondsPath"], "$.settle.seconds");
+    assert_eq!(of("Settle")["Next"], "Look again");
+    assert_eq!(
+        of("Look again")["Parameters"]["Payload.$"],
+        "$.settle.event"
+    );
+    assert_eq!(of("Look again")["End"], true);
+
+    // Steps: what the function is handed, and what of its answer is kept.
+    for (name, payload) in [
+        ("Advance", json!({ "advance.$": "$.entry" })),
+        (
+            "Go back",
+            json!({ "advance.$": "$.entry", "go_back.$": "$.error.Cause" }),
+        ),
+    ] {
+        let state = of(name);
+        assert_eq!(state["Parameters"]["Payload"], payload, "{name}");
+        assert_eq!(
+            state["ResultSelector"],
+            json!({ "next.$": "$.Payload.next", "wait_seconds.$": "$.Payload.wait_seconds" }),
+            "{name}"
+        );
+        assert_eq!(state["ResultPath"], "$.step", "{name}: beside the entry");
+        assert_eq!(state["Next"], "Done?", "{name}");
+    }
+    assert_eq!(
+        *of("Done?"),
+        json!({
+            "Type": "Choice",
+            "Choices": [
+                { "Variable": "$.step.next", "StringEquals": "done", "Next": "Done" },
+                { "Variable": "$.step.next", "StringEquals": "again", "Next": "Advance" },
+            ],
+            "Default": "Wait",
+        })
+    );
+    assert_eq!(
+        *of("Wait"),
+        json!({ "Type": "Wait", "SecondsPath": "$.step.wait_seconds", "Next": "Advance" })
+    );
+    assert_eq!(of("Done")["Type"], "Succeed");
+    assert_eq!(of("Stuck")["Type"], "Fail");
+    assert!(text(&of("Stuck")["Cause"]).len() > 50, "it says what then");
+    // The answers that it chooses by are those that the function gives.
+    let function = read("functions/encrypt-volume/src/advance.rs");
+    for next in ["done", "again", "wait"] {
+        assert!(
+            function.contains(&format!("\"next\": \"{next}\"")),
+            "{next}"
+        );
+    }
+}
+
+#[test]
+fn every_state_is_reached_and_every_way_ends() {
+    let (definition, states) = definition();
+    let all: BTreeSet<String> = states.keys().cloned().collect();
+    assert_eq!(reached(&states, text(&definition["StartAt"])), all);
+    let ends =
+        |state: &Value| state["End"] == true || ["Succeed", "Fail"].contains(&text(&state["Type"]));
+    for (name, state) in &states {
+        assert_ne!(
+            leads_to(state).is_empty(),
+            !ends(state),
+            "{name}: on, or to its end"
+        );
+        assert!(
+            reached(&states, name)
+                .iter()
+                .any(|next| ends(&states[next])),
+            "{name} leads nowhere"
+        );
+    }
+    // Whatever happens to a run, it comes to `Done` or says that it is stuck.
+    let of_a_run = reached(&states, "Advance");
+    assert!(!of_a_run.contains("Look again"));
+    assert!(of_a_run.contains("Done") && of_a_run.contains("Stuck"));
+}
+
+#[test]
+fn what_is_put_into_the_definition_is_what_it_asks_for() {
+    let text = read(MACHINE_FILE);
+    let asked: BTreeSet<&str> = text
+        .split("${")
+        .skip(1)
+        .map(|rest| rest.split_once('}').unwrap().0)
+        .collect();
+    let given = &resource(MACHINE)["Properties"]["DefinitionSubstitutions"];
+    let given: BTreeSet<&str> = entries(given).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(asked, given);
 }
 
 // ------------------------------------------------------- ledger and policy
@@ -1122,6 +1588,14 @@ fn the_dashboard_shows_every_metric_and_every_function() {
             assert!(body.contains(&line), "{metric} of {id}");
         }
     }
+    for metric in [
+        "ExecutionsAborted",
+        "ExecutionsFailed",
+        "ExecutionsTimedOut",
+    ] {
+        let line = format!(r#""AWS/States", "{metric}", "StateMachineArn", "${{{MACHINE}}}""#);
+        assert!(body.contains(&line), "{metric} of {MACHINE}");
+    }
     assert!(body.contains(&format!("${{{QUEUE}.QueueName}}")));
 }
 
@@ -1277,8 +1751,13 @@ fn the_readme_ships_a_policy_that_reserves_the_opt_out_tag() {
             "{spared}"
         );
     }
-    let key = &statements[0]["Condition"]["ForAnyValue:StringEquals"]["aws:TagKeys"];
-    assert_eq!(*key, json!([OPT_OUT_TAG]));
+    // The opt-out, and the marks by which Backstop knows its own copies and
+    // what they replaced.
+    let key = &statements[0]["Condition"]["ForAnyValue:StringLike"]["aws:TagKeys"];
+    assert_eq!(*key, json!(["backstop:*"]));
+    for tag in [OPT_OUT_TAG, COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG] {
+        assert!(tag.starts_with("backstop:"), "{tag}");
+    }
     let key = format!("aws:ResourceTag/{OPT_OUT_TAG}");
     assert_eq!(statements[1]["Condition"]["StringLike"][key], "*");
 }

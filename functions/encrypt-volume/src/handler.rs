@@ -195,7 +195,8 @@ impl Handler {
         } = self.standing(&unit, &facts).await?;
 
         // a run that was cut off goes on, whatever is found
-        if let Some(lock) = lock.as_ref().filter(|lock| !lock.is_live(Timestamp::now()))
+        let lapsed = lock.filter(|lock| !lock.is_live(Timestamp::now()));
+        if let Some(lock) = &lapsed
             && let Some(run) = self.open_run(lock).await?
         {
             return self.resume(run, lock, &policy).await;
@@ -248,7 +249,7 @@ impl Handler {
             run.volumes.truncate(20);
             return self.record(run, known.as_ref(), &guards).await;
         }
-        let looked = self.begin(run, lock.as_ref(), &policy).await?;
+        let looked = self.begin(run, lapsed.as_ref(), &policy).await?;
         if let (Some(known), Looked::Done("begun")) = (&known, &looked) {
             self.forget(known, &unit).await?;
         }

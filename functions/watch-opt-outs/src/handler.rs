@@ -115,6 +115,7 @@ impl Handler {
         for resource in &change.resources {
             let means: BTreeMap<Control, Exemption> = Control::ALL
                 .iter()
+                .filter(|control| control.reads_tags_of(resource))
                 .map(|control| (*control, read(resource, *control)))
                 .filter(|(_, means)| *means != Exemption::None)
                 .collect();
@@ -149,13 +150,11 @@ impl Handler {
                 opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
             }
             // The look itself finds the unit that a volume belongs to.
-            Control::UnencryptedVolume => {
-                let units = resources.iter();
-                let units = units.filter(|id| id.starts_with("vol-") || id.starts_with("i-"));
-                units.cloned().collect()
+            Control::UnencryptedVolume | Control::EncryptionByDefault => {
+                let tagged = resources.iter();
+                let tagged = tagged.filter(|resource| control.reads_tags_of(resource));
+                tagged.cloned().collect()
             }
-            // An account has no tags.
-            Control::EncryptionByDefault => BTreeSet::new(),
         };
         let checks: Vec<CheckRequested> = concerned
             .into_iter()

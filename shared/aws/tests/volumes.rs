@@ -20,6 +20,7 @@ use backstop_aws::volumes::{
     Seen, change, enable_encryption_by_default, encryption_by_default, facts, key_problem, seen,
 };
 use backstop_core::encryption::{Answer, Change, Encryption, Purpose};
+use backstop_core::entry::Status;
 use backstop_core::volumes::{Instance, Snapshot, Unit, Volume, VolumeFacts};
 use backstop_wire::{Call, Reply, Wire};
 use serde_json::json;
@@ -666,7 +667,9 @@ async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back()
     let mut undo = run(json!({}));
     undo.undoes = Some("01KAZ0000000000000000000A0".to_owned());
     let started = run(json!({ "start": tried(None) }));
-    for run in [going_back, undo, started] {
+    let mut ended = run(json!({}));
+    ended.status = Status::Remediated;
+    for run in [going_back, undo, started, ended] {
         let wire = Wire::new(|call: &Call| match call.operation.as_str() {
             operation if ONWARD.contains(&operation) => Reply::Broken,
             _ => quiet(call),

@@ -158,9 +158,9 @@ impl Default for UndoRules {
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Changes by this control in a clock hour (UTC), counted when they are
-    /// begun; each rule that is revoked or narrowed is one. A run that would
-    /// exceed it changes nothing, and the control trips: nothing more is
-    /// changed until a person re-arms it.
+    /// begun; each rule that is revoked or narrowed, and each volume that is
+    /// replaced, is one. A run that would exceed it changes nothing, and the
+    /// control trips: nothing more is changed until a person re-arms it.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
 }
@@ -576,7 +576,15 @@ mod tests {
                 r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"31.01.2027","owner":"platform"}}}}}"#,
                 &[
                     "`controls.encryption-by-default.settings.exemption.until`",
-                    "31.01.2027",
+                    "`31.01.2027`",
+                    "`2027-01-31`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"encryption-by-default":{"settings":{"exemption":{"until":"20270131","owner":"platform"}}}}}"#,
+                &[
+                    "`controls.encryption-by-default.settings.exemption.until`",
+                    "`20270131`",
                 ],
             ),
             (

@@ -160,7 +160,11 @@ fn copied(upstreams: &Upstreams, call: &Call) -> String {
         ("Encrypted", "true"),
     ];
     let given = ["VolumeType", "Iops", "Throughput", "KmsKeyId"];
-    ask.extend(given.into_iter().filter_map(|name| Some((name, field(name)?))));
+    ask.extend(
+        given
+            .into_iter()
+            .filter_map(|name| Some((name, field(name)?))),
+    );
     let tags = call.request.as_object().into_iter().flatten();
     ask.extend(
         tags.filter(|(name, _)| name.starts_with("TagSpecification."))

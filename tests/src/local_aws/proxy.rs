@@ -1,8 +1,9 @@
 //! A recording, fault-injecting proxy between the deployed functions and the
 //! emulators. Every AWS call of a function goes through it, so a test can count
 //! the calls and their rounds, fail exactly the third one, or change the world
-//! between two of them.
+//! between two of them. What moto lacks is filled in on the way (`gaps`).
 
+use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -148,6 +149,7 @@ struct State {
 #[derive(Clone)]
 pub struct Proxy {
     state: Arc<Mutex<State>>,
+    gaps: Arc<Mutex<Gaps>>,
     /// The emulators behind it.
     pub upstreams: Upstreams,
     /// Where functions find EC2 and IAM.
@@ -163,6 +165,7 @@ impl Proxy {
         let (moto, ministack) = (listen()?, listen()?);
         let proxy = Self {
             state: Arc::default(),
+            gaps: Arc::default(),
             upstreams,
             moto_port: moto.local_addr()?.port(),
             ministack_port: ministack.local_addr()?.port(),
@@ -198,6 +201,12 @@ impl Proxy {
     /// `fault` into one. Needs [`attribute`](Self::attribute).
     pub fn fail_call_of(&self, function: &str, action: &str, skip: usize, fault: Fault) {
         self.inject(Some(function.to_owned()), action, skip, 1, fault);
+    }
+
+    /// Whether CopyVolumes copies volumes, until the next reset; else it is
+    /// refused, as where EC2 does not have it.
+    pub fn copy_volumes(&self, on: bool) {
+        self.gaps.lock().unwrap().copies_volumes = on;
     }
 
     fn inject(
@@ -236,6 +245,8 @@ impl Proxy {
         state.calls.clear();
         state.injections.clear();
         state.attribute = false;
+        drop(state);
+        self.copy_volumes(false);
     }
 
     /// Every call since the last reset, in the order they came in.
@@ -310,18 +321,12 @@ impl Proxy {
         caller: Option<Caller>,
     ) -> io::Result<Message> {
         let dropped = || io::Error::new(io::ErrorKind::ConnectionAborted, "injected");
+        let forward = |call: &Call| gaps::forward(&self.gaps, &self.upstreams, request, call, to);
         // Taken out of the lock: a fault may itself take time or call AWS.
         let taken = self.take(call);
         call.faulted = taken.is_some();
         let Some(mut injection) = taken else {
-            return match self.filled_gap(call) {
-                Some(answer) => Ok(Message::answer(
-                    200,
-                    &[("content-type", "text/xml")],
-                    &answer,
-                )),
-                None => request.send(to),
-            };
+            return forward(call);
         };
         let answer = match &mut injection.fault {
             Fault::Error {
@@ -330,7 +335,7 @@ impl Proxy {
                 message,
             } => Ok(error(&call.service, *status, code, message)),
             Fault::Drop => Err(dropped()),
-            Fault::AnswerLost => request.send(to).and_then(|_| Err(dropped())),
+            Fault::AnswerLost => forward(call).and_then(|_| Err(dropped())),
             Fault::Silence => {
                 // Returns when the caller has hung up.
                 let _ = (&*stream).read(&mut [0; 1]);
@@ -338,7 +343,7 @@ impl Proxy {
             }
             Fault::Kill => {
                 let caller = caller.expect("a caller that is known: attribute(true)");
-                let answer = request.send(to);
+                let answer = forward(call);
                 let process = caller.process.to_string();
                 let killed = Command::new("kill").args(["-9", &process]).status()?;
                 assert!(killed.success(), "the process {process} cannot be killed");
@@ -346,11 +351,11 @@ impl Proxy {
             }
             Fault::Delay(time) => {
                 thread::sleep(*time);
-                request.send(to)
+                forward(call)
             }
             Fault::Before(act) => {
                 act(&self.upstreams);
-                request.send(to)
+                forward(call)
             }
             Fault::Answer(body) => {
                 let kind = if body.starts_with('{') {
@@ -360,7 +365,7 @@ impl Proxy {
                 };
                 Ok(Message::answer(200, &[("content-type", kind)], body))
             }
-            Fault::Rewrite(change) => request.send(to).map(|mut answer| {
+            Fault::Rewrite(change) => forward(call).map(|mut answer| {
                 answer.body = change(answer.text()).into_bytes();
                 answer
             }),
@@ -369,36 +374,6 @@ impl Proxy {
             self.state.lock().unwrap().injections.insert(0, injection);
         }
         answer
-    }
-
-    /// What moto cannot answer and the functions need: the groups that name a
-    /// prefix list (moto answers this filter with a 500), read off its rules.
-    fn filled_gap(&self, call: &Call) -> Option<String> {
-        let filter = &call.request["Filter.1.Name"];
-        if call.action != "DescribeSecurityGroups" || filter != "ip-permission.prefix-list-id" {
-            return None;
-        }
-        let named = format!(
-            "<prefixListId>{}</prefixListId>",
-            call.request["Filter.1.Value.1"]
-                .as_str()
-                .unwrap_or_default()
-        );
-        let rules = self
-            .upstreams
-            .ec2(&[("Action", "DescribeSecurityGroupRules")]);
-        let groups: std::collections::BTreeSet<&str> = rules
-            .split("<item>")
-            .filter(|rule| rule.contains(&named) && !rule.contains("<isEgress>true"))
-            .filter_map(|rule| rule.split("<groupId>").nth(1)?.split('<').next())
-            .collect();
-        let items: String = groups
-            .iter()
-            .map(|id| format!("<item><groupId>{id}</groupId></item>"))
-            .collect();
-        Some(format!(
-            "<DescribeSecurityGroupsResponse><securityGroupInfo>{items}</securityGroupInfo></DescribeSecurityGroupsResponse>"
-        ))
     }
 
     fn take(&self, call: &Call) -> Option<Injection> {
@@ -537,7 +512,7 @@ fn caller(stream: &TcpStream) -> Option<Caller> {
     None
 }
 
-fn error(service: &str, status: u16, code: &str, message: &str) -> Message {
+pub(super) fn error(service: &str, status: u16, code: &str, message: &str) -> Message {
     let xml = [("content-type", "text/xml;charset=UTF-8")];
     match service {
         "ec2" => Message::answer(

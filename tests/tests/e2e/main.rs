@@ -21,6 +21,7 @@ use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
 mod cli;
+mod encryption;
 mod faults;
 mod guards;
 mod opt_outs;
@@ -223,11 +224,15 @@ impl Group {
     }
 
     fn published(&self, aws: &LocalAws) -> Vec<Published> {
-        aws.published()
-            .into_iter()
-            .filter(|message| message.bodies["default"].contains(&self.id))
-            .collect()
+        published_about(aws, &self.id)
     }
+}
+
+/// The messages whose text names a resource.
+fn published_about(aws: &LocalAws, resource: &str) -> Vec<Published> {
+    let mut messages = aws.published();
+    messages.retain(|message| message.bodies["default"].contains(resource));
+    messages
 }
 
 fn specification(kind: ResourceType, tags: &[(&str, &str)]) -> TagSpecification {
@@ -1231,14 +1236,24 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         opt_outs::exercise(aws).await;
         undo::exercise(aws).await;
         sweep::exercise(aws).await;
+        encryption::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
-        for function in [REVOKE, NOTIFY, opt_outs::WATCH, undo::UNDO, sweep::SWEEP] {
+        for function in [
+            REVOKE,
+            encryption::ENCRYPT,
+            NOTIFY,
+            opt_outs::WATCH,
+            undo::UNDO,
+            sweep::SWEEP,
+        ] {
             let mut granted = template::granted_actions(function);
             granted.retain(|action| {
                 // Lambda asks it of the queue that notify takes from.
                 let of_queue = function == NOTIFY && action == "sqs:GetQueueAttributes";
-                !of_queue && !NOT_OURS.contains(&action.as_str())
+                let of_ec2 = function == encryption::ENCRYPT
+                    && encryption::OF_EC2.contains(&action.as_str());
+                !of_queue && !of_ec2 && !NOT_OURS.contains(&action.as_str())
             });
             let recorded = recorded(aws, function);
             let unused: Vec<_> = granted.difference(&recorded).cloned().collect();

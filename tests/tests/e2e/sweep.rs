@@ -6,7 +6,7 @@ use super::*;
 
 pub(crate) const SWEEP: &str = "SweepFunction";
 
-fn sweep(aws: &LocalAws) -> String {
+pub(crate) fn sweep(aws: &LocalAws) -> String {
     match aws.call(SWEEP, &json!({})) {
         Ok(answer) => answer["verdict"].as_str().unwrap().to_owned(),
         Err(error) => panic!("{error}"),
@@ -19,7 +19,7 @@ fn policy(control: Value) -> Value {
 }
 
 /// The digests that were told since the scenario began.
-fn digests(aws: &LocalAws) -> Vec<Value> {
+pub(crate) fn digests(aws: &LocalAws) -> Vec<Value> {
     aws.published()
         .iter()
         .filter_map(|message| serde_json::from_str::<Value>(&message.bodies["sqs"]).ok())
@@ -29,7 +29,7 @@ fn digests(aws: &LocalAws) -> Vec<Value> {
 
 /// A first sweep, so that other scenarios' leavings are known and the baseline
 /// stands.
-async fn settle(aws: &LocalAws) {
+pub(crate) async fn settle(aws: &LocalAws) {
     sweep(aws);
     quiet(aws).await;
     // That many at once are a storm, which would swallow what follows.
@@ -177,7 +177,7 @@ fn leaving_enforce_ends_the_baseline_and_the_next_switch_makes_another() {
 
 /// Makes a record old enough for the sweep, which leaves new ones to whoever
 /// wrote them.
-async fn age(aws: &LocalAws, pk: &str) {
+pub(crate) async fn age(aws: &LocalAws, pk: &str) {
     let long_ago = "2026-01-01T00:00:00Z";
     aws.dynamodb
         .update_item()

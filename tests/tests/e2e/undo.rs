@@ -5,14 +5,14 @@ use super::*;
 
 pub(crate) const UNDO: &str = "UndoFunction";
 
-fn undo(aws: &LocalAws, payload: &Value) -> Value {
+pub(crate) fn undo(aws: &LocalAws, payload: &Value) -> Value {
     match aws.call(UNDO, payload) {
         Ok(answer) => answer,
         Err(error) => panic!("{error}"),
     }
 }
 
-fn request(entry: &Value) -> Value {
+pub(crate) fn request(entry: &Value) -> Value {
     json!({
         "remediation": entry["document"]["id"],
         "reason": "vendor access until Friday",

@@ -82,7 +82,7 @@ impl Handler {
                     return Ok(in_progress());
                 };
                 let id = Ulid::generate().to_string();
-                let run = swap_back(entry, &id, request, instance, originals, now);
+                let run = swap_back(entry, &id, request, (instance, originals), until, now);
                 let holder = run_holder(&run.id);
                 let begun = self
                     .ledger

@@ -196,8 +196,8 @@ async fn complete(
 /// On the way back, once the instance was started on its copies, and of a run
 /// that has ended (an undo looks at it), neither the key nor what a stop costs
 /// is asked for: nothing follows from them any more, and a fault of KMS must
-/// not keep an instance down. Product codes, which
-/// a volume has from its making, are those of the record.
+/// not keep an instance down. Product codes, which a volume has from its
+/// making, are those of the record.
 ///
 /// # Errors
 /// A call failed: no step follows then.

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Control, Severity};
 use crate::encryption::{Encryption, Progress, Way};
@@ -28,6 +29,7 @@ pub const NAME: &str = "encryption-by-default";
 #[serde(deny_unknown_fields)]
 pub struct AccountExemption {
     /// Last day (UTC) on which it holds.
+    #[serde(deserialize_with = "day")]
     #[schemars(with = "String", extend("format" = "date"))]
     pub until: Date,
     /// Who answers for it.
@@ -36,6 +38,14 @@ pub struct AccountExemption {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A day written as `YYYY-MM-DD` and in no other way, as in an opt-out tag.
+fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Date, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let date = text.parse::<Date>().ok();
+    date.filter(|date| date.to_string() == text)
+        .ok_or_else(|| D::Error::custom(format!("`{text}` is not a date like `2027-01-31`")))
 }
 
 /// The control's settings.

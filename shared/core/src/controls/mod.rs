@@ -52,6 +52,19 @@ impl Control {
         }
     }
 
+    /// Whether an opt-out tag on a resource says anything to it, by the
+    /// resource's id.
+    #[must_use]
+    pub fn reads_tags_of(self, resource: &str) -> bool {
+        let kinds: &[&str] = match self {
+            Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
+            Self::UnencryptedVolume => &["vol-", "i-"],
+            // An account has no tags.
+            Self::EncryptionByDefault => &[],
+        };
+        kinds.iter().any(|kind| resource.starts_with(kind))
+    }
+
     /// The control of a name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

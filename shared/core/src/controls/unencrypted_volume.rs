@@ -33,8 +33,9 @@ use crate::guards::{self, Guards};
 use crate::plan::Mode;
 use crate::policy::{ControlPolicy, Existing, Policy};
 use crate::security_group::Tags;
+use crate::sweep;
 use crate::trigger::Trigger;
-use crate::volumes::{Instance, MOST_TAGS, REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
+use crate::volumes::{Instance, MOST_TAGS, Unit, Volume, VolumeFacts};
 
 /// The control's name.
 pub const NAME: &str = "unencrypted-volume";
@@ -499,11 +500,10 @@ pub fn judge(facts: &VolumeFacts, settings: &Settings, now: Timestamp) -> Verdic
     }
 }
 
-/// What replaced a volume, if that is there and encrypted.
+/// What replaced a volume, if that is there, encrypted, and says so itself.
 #[must_use]
 pub fn superseded_by<'a>(volume: &Volume, facts: &'a VolumeFacts) -> Option<&'a Volume> {
-    let copy = facts.copies.get(volume.tags.get(REPLACED_BY_TAG)?)?;
-    (copy.exists() && copy.encrypted && copy.state != "error").then_some(copy)
+    sweep::volumes::replacement(volume, &facts.copies)
 }
 
 /// A unit that may be changed: whether it is changed now, and why not.

@@ -256,6 +256,9 @@ pub fn next_step(world: &World<'_>) -> Step {
     let Some(instance) = world.instance.as_ref().filter(|now| !now.is_ended()) else {
         return instance_ended(world, &before.id);
     };
+    if let Some(change) = world.unseen(instance) {
+        return wait(BRISK, &format!("{change} to show"));
+    }
     if run.progress.back.is_some() {
         back(world, instance)
     } else if run.undoes.is_some() {
@@ -339,8 +342,6 @@ fn unattached(world: &World<'_>) -> Step {
 
 fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
     let run = world.run;
-    let stop = Change::Stop { back: false };
-    let asked = run.progress.tries(&stop);
     let swapped = run
         .volumes
         .iter()
@@ -365,20 +366,14 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
                     false,
                 );
             }
-            if let Some(tries) = asked
-                && tries.may_have_happened()
-                && world.since(tries.last_at) < LAG
-            {
-                return wait(BRISK, "the instance to stop");
-            }
-            let may_stop = asked.is_some_and(Tries::may_have_happened);
-            if let Some(step) = unready(world, instance, before, !may_stop) {
+            if let Some(step) = unready(world, instance, before) {
                 return step;
             }
             if instance.state != "running" {
                 return wait(BRISK, "the instance to run before it is stopped");
             }
-            attempt(world, stop).unwrap_or_else(|why| go_back(&why, Status::RolledBack, true))
+            attempt(world, Change::Stop { back: false })
+                .unwrap_or_else(|why| go_back(&why, Status::RolledBack, true))
         }
         "stopping" => stopping(world, instance),
         "stopped" => stopped(world, instance),
@@ -390,7 +385,7 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
 }
 
 /// What is missing before a running instance is stopped; none: nothing.
-fn unready(world: &World<'_>, instance: &Instance, before: &Instance, first: bool) -> Option<Step> {
+fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<Step> {
     let run = world.run;
     if let Some(hold) = &world.hold {
         return Some(go_back(&hold.why, Status::RolledBack, false));
@@ -426,7 +421,7 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance, first: boo
     if let Some(step) = safety_snapshots(world) {
         return Some(step);
     }
-    if stops && first && !world.settings.in_window(world.now) {
+    if stops && !world.settings.in_window(world.now) {
         return Some(go_back(
             "the maintenance window closed before the instance could be stopped; it is taken up again in the next one",
             Status::Pending,
@@ -459,35 +454,44 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
             launched_at: instance.launched_at,
         });
     };
-    let start = Change::Start { back: false };
-    let asked_to_start = run.progress.tries(&start);
-    let started_since = instance.launched_at != seen.launched_at;
+    let ours = run.stopped_it();
     let swapped = run
         .volumes
         .iter()
-        .all(|v| world.is_settled(v, &instance.id));
-    if started_since && asked_to_start.is_none() {
-        return go_back(
-            "the instance was started and stopped again before its volumes were swapped, so the copies lack what it has written",
-            Status::RolledBack,
-            false,
-        );
-    }
-    let ours = run.stopped_it();
-    if let Some(hold) = &world.hold
-        && asked_to_start.is_none()
-    {
+        .all(|v| world.is_swapped(v, &instance.id));
+    let launched_since = instance.launched_at != seen.launched_at;
+    if launched_since {
+        if !swapped || world.put_in_late(instance).is_some() {
+            return go_back(
+                "the instance was started and stopped again before its volumes were swapped, so the copies lack what it has written",
+                Status::NeedsPerson,
+                true,
+            );
+        }
+        if world.stopped_by_others(instance) {
+            // It ran on the copies, and somebody wanted it stopped.
+            return settled(world, instance).unwrap_or_else(|| tag_all(world));
+        }
+    } else if let Some(hold) = &world.hold {
         return go_back(&hold.why, Status::RolledBack, false);
     }
+    if ours && world.overdue() {
+        return overdue(world);
+    }
     if swapped {
+        if let Some(step) = settled(world, instance) {
+            return step;
+        }
         if !ours {
             return tag_all(world);
         }
-        if started_since && instance.state_reason.as_deref() == Some(USER_STOP) {
-            // It ran on the copies, and somebody wanted it stopped.
-            return tag_all(world);
-        }
-        if asked_to_start.is_some_and(|tries| tries.count > 2) && started_since {
+        let start = Change::Start { back: false };
+        if launched_since
+            && run
+                .progress
+                .tries(&start)
+                .is_some_and(|tries| tries.count > 2)
+        {
             let reason = instance
                 .state_reason
                 .as_deref()
@@ -498,13 +502,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
                 true,
             );
         }
-        if world.overdue() {
-            return overdue(world);
-        }
         return attempt(world, start).unwrap_or_else(|why| go_back(&why, Status::RolledBack, true));
-    }
-    if ours && world.overdue() {
-        return overdue(world);
     }
     let key_problem = world.key_problem.as_deref();
     let originals: Vec<&Volume> = run
@@ -588,6 +586,17 @@ fn swap(world: &World<'_>, before: &Volume, instance: &str) -> Option<Step> {
     Some(step.unwrap_or_else(|why| go_back(&why, Status::RolledBack, true)))
 }
 
+/// Waits for the copies' attachments and sets what the originals' were; none:
+/// all is set.
+fn settled(world: &World<'_>, instance: &Instance) -> Option<Step> {
+    world.run.volumes.iter().find_map(|v| {
+        let (device, delete) = device_of(v);
+        let copy = world.copy_of(&v.id)?;
+        settle_attachment(world, copy, &instance.id, device, delete)
+            .map(|tried| tried.unwrap_or_else(|why| go_back(&why, Status::RolledBack, true)))
+    })
+}
+
 /// Waits for an attachment and sets what it was before; none: all is set.
 fn settle_attachment(
     world: &World<'_>,
@@ -616,6 +625,12 @@ fn settle_attachment(
 /// The instance runs on its copies: is it well?
 fn healthy(world: &World<'_>, instance: &Instance) -> Step {
     let run = world.run;
+    if world.put_in_late(instance).is_some() {
+        return half_swapped(world, instance);
+    }
+    if let Some(step) = settled(world, instance) {
+        return step;
+    }
     if instance.state == "running" && instance.checks.as_ref().is_some_and(|c| c.passed()) {
         return tag_all(world);
     }
@@ -654,52 +669,55 @@ fn half_swapped(world: &World<'_>, instance: &Instance) -> Step {
         return wait(BRISK, "the instance that somebody started to run");
     }
     let mut left = Vec::new();
+    let mut notes = Vec::new();
     for v in &run.volumes {
         let (device, delete) = device_of(v);
-        let copy = world.copy_of(&v.id).filter(|copy| copy.encrypted);
-        let original = world.live(&v.id);
-        let untouched = !world.touched(v, &instance.id);
-        if untouched || original.is_some_and(|o| o.attachment_to(&instance.id).is_some()) {
-            left.push(v.id.clone());
+        let copy = world.copy_of(&v.id);
+        if let Some(copy) = copy.filter(|copy| copy.attachment_to(&instance.id).is_some()) {
+            match settle_attachment(world, copy, &instance.id, device, delete) {
+                Some(Ok(step)) => return step,
+                _ => continue,
+            }
+        }
+        left.push(v.id.as_str());
+        // How late it was detached is not known: the original has everything,
+        // its copy may not, unless the copy was in its place already.
+        let was_in_place = copy.is_some_and(|copy| world.was_attached(&copy.id));
+        if was_in_place || !world.detach_tried(&v.id) {
             continue;
         }
-        // Detached since the stop, so the copy lacks nothing.
-        let volume = match (copy, original) {
-            (Some(copy), _) if copy.attachment_to(&instance.id).is_some() => {
-                match settle_attachment(world, copy, &instance.id, device, delete) {
-                    Some(Ok(step)) => return step,
-                    _ => continue,
-                }
-            }
-            (Some(copy), _) if copy.is_free() => copy,
-            (_, Some(original)) if original.is_free() => original,
-            _ => {
-                left.push(v.id.clone());
-                continue;
-            }
+        let Some(original) = world.live(&v.id).filter(|original| original.is_free()) else {
+            continue;
         };
         match attempt(
             world,
             Change::Attach {
-                volume: volume.id.clone(),
+                volume: original.id.clone(),
                 device: device.to_owned(),
             },
         ) {
             Ok(step) => return step,
-            Err(_) => left.push(v.id.clone()),
+            Err(why) => notes.push(format!("{} could not be put back: {why}", v.id)),
         }
     }
     let what = match left.is_empty() {
         true => "every volume has been replaced all the same".to_owned(),
         false => format!("not replaced: {}", left.join(", ")),
     };
+    let mut why = vec![format!(
+        "somebody started the instance while its volumes were being swapped: {what}"
+    )];
+    if let Some(copy) = world.put_in_late(instance) {
+        why.push(format!(
+            "{copy} was put in after that start, and may lack what was written before: its original has it"
+        ));
+    }
+    why.extend(notes);
     finish(
         world,
         End {
             status: Status::NeedsPerson,
-            why: vec![format!(
-                "somebody started the instance while its volumes were being swapped: {what}"
-            )],
+            why,
             trip: true,
         },
     )
@@ -780,7 +798,9 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
             let on_copies = run.volumes.iter().any(|v| {
                 world.is_on_copy(&v.id, &instance.id) && world.wants_original(&v.id, &instance.id)
             });
-            if on_copies {
+            // Once it was started to stay so, it stays so.
+            let is_back = run.progress.tries(&Change::Start { back: true }).is_some();
+            if on_copies && !is_back {
                 let by_us = run.progress.tries(&Change::Start { back: false }).is_some();
                 if !by_us && run.undoes.is_none() {
                     return half_swapped(world, instance);
@@ -819,30 +839,16 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
             if let Some(step) = put_back(world, &instance.id) {
                 return step;
             }
-            let was_up = run.instance.as_ref().is_some_and(Instance::is_up);
-            let start = Change::Start { back: true };
+            let mut notes = world.not_put_back(&instance.id);
             let by_us = run.stopped_it();
-            if !by_us || !was_up {
-                let notes = world.not_put_back(&instance.id);
-                return clear_up(world).unwrap_or_else(|| ended(back, notes));
+            if by_us && !world.stopped_by_others(instance) {
+                return persist(world, Change::Start { back: true })
+                    .unwrap_or_else(|why| wait(LONGEST_PAUSE.as_secs() as u32, &why));
             }
-            // Somebody stopped it after it was up again: that is theirs.
-            let was_started = run
-                .progress
-                .tries(&start)
-                .is_some_and(|tries| matches!(tries.answer, Some(Answer::Accepted)));
-            if was_started
-                && instance.state_reason.as_deref() == Some(USER_STOP)
-                && world.launched_after(instance, &start)
-            {
-                return clear_up(world).unwrap_or_else(|| {
-                    ended(
-                        back,
-                        vec!["somebody stopped it again after it was started".to_owned()],
-                    )
-                });
+            if by_us {
+                notes.push("somebody stopped it again after it was started".to_owned());
             }
-            persist(world, start).unwrap_or_else(|why| wait(LONGEST_PAUSE.as_secs() as u32, &why))
+            clear_up(world).unwrap_or_else(|| ended(back, notes))
         }
         "stopping" => stopping(world, instance),
         state => wait(BRISK, &format!("the instance to leave the state {state}")),
@@ -1118,6 +1124,20 @@ fn copied<'a>(
 
 /// Deletes the copies of this run that nothing uses; none: there are none left.
 fn clear_up(world: &World<'_>) -> Option<Step> {
+    // What is on its way cannot be deleted yet, and would stay.
+    if let Some(change) = world.unseen_copy() {
+        return Some(wait(BRISK, &format!("{change} to show")));
+    }
+    let creating = world.volumes.values().find(|volume| {
+        let since = volume.created_at.unwrap_or(world.now);
+        world.is_own_copy(volume) && volume.state == "creating" && world.since(since) < LONGEST_COPY
+    });
+    if let Some(copy) = creating {
+        return Some(wait(
+            world.patience(copy.created_at.unwrap_or(world.now)),
+            &format!("the copy {} to be there, to delete it", copy.id),
+        ));
+    }
     let unused = world
         .volumes
         .values()
@@ -1140,7 +1160,7 @@ fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
         return Ok(Step::Do(change));
     };
     if let Some(refusal) = tries.refusal()
-        && (tries.count >= MOST_TRIES || is_final(tries))
+        && (tries.count >= MOST_TRIES || is_final(&change, tries))
     {
         return Err(refusal);
     }
@@ -1174,7 +1194,7 @@ fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
 }
 
 /// Whether trying again is of no use.
-fn is_final(tries: &Tries) -> bool {
+fn is_final(change: &Change, tries: &Tries) -> bool {
     const FINAL: &[&str] = &[
         "UnauthorizedOperation",
         "InvalidAction",
@@ -1185,7 +1205,17 @@ fn is_final(tries: &Tries) -> bool {
         "UnknownParameter",
         "UnsupportedFeature",
     ];
-    matches!(&tries.answer, Some(Answer::Refused { code, unknown: false, .. }) if FINAL.contains(&code.as_str()))
+    // The device of what was detached a moment ago may still be taken.
+    let device_taken =
+        |code: &str| code == "InvalidParameterValue" && matches!(change, Change::Attach { .. });
+    match &tries.answer {
+        Some(Answer::Refused {
+            code,
+            unknown: false,
+            ..
+        }) => FINAL.contains(&code.as_str()) && !device_taken(code),
+        _ => false,
+    }
 }
 
 /// EC2's reason for an instance that somebody stopped.
@@ -1337,18 +1367,24 @@ impl World<'_> {
     }
 
     /// Whether a copy may be deleted: ours by its tags, attached nowhere and
-    /// never attached, so that nothing was ever written to it; and not what
-    /// replaced its original.
+    /// never attached, so that nothing was ever written to it; not what replaced
+    /// its original; and not all that is left of it, unless the original went
+    /// with its instance, as its owner set.
     fn may_delete(&self, copy: &Volume) -> bool {
         let attach = Change::Attach {
             volume: copy.id.clone(),
             device: String::new(),
         };
+        let original = copy.tags.get(COPY_OF_TAG);
+        let original_is_there = original.is_some_and(|id| self.live(id).is_some());
+        let instance_ended =
+            self.run.instance.is_some() && self.instance.as_ref().is_none_or(Instance::is_ended);
         self.run.undoes.is_none()
             && self.is_own_copy(copy)
             && matches!(copy.state.as_str(), "available" | "error")
             && copy.attached().next().is_none()
             && self.run.progress.tries(&attach).is_none()
+            && (original_is_there || instance_ended)
             && !self
                 .volumes
                 .values()
@@ -1384,16 +1420,6 @@ impl World<'_> {
         attachment.is_some_and(|a| a.state == "attached" && a.device == device)
     }
 
-    /// Whether the copy is attached as the original was, termination included.
-    fn is_settled(&self, before: &Volume, instance: &str) -> bool {
-        let (_, delete) = device_of(before);
-        let attachment = self
-            .copy_of(&before.id)
-            .and_then(|c| c.attachment_to(instance));
-        self.is_swapped(before, instance)
-            && attachment.is_some_and(|a| a.delete_on_termination == delete)
-    }
-
     /// Whether this run moved the volume, or its copy, on or off the instance.
     /// What others moved stays as they left it.
     fn touched(&self, before: &Volume, instance: &str) -> bool {
@@ -1404,13 +1430,14 @@ impl World<'_> {
                 .is_some_and(|copy| self.detach_tried(&copy.id))
     }
 
-    /// Originals that this run moved and that are not back, in words.
+    /// Originals that this run moved, or is to put back, and that are not back,
+    /// in words.
     fn not_put_back(&self, instance: &str) -> Vec<String> {
         let volumes = self
             .run
             .volumes
             .iter()
-            .filter(|v| self.touched(v, instance));
+            .filter(|v| self.run.undoes.is_some() || self.touched(v, instance));
         volumes
             .filter(|v| {
                 self.live(&v.id)
@@ -1502,11 +1529,89 @@ impl World<'_> {
             .collect()
     }
 
-    /// Whether the instance was started after a change was tried.
-    fn launched_after(&self, instance: &Instance, change: &Change) -> bool {
-        let tries = self.run.progress.tries(change);
-        tries
-            .zip(instance.launched_at)
-            .is_some_and(|(tries, at)| at >= tries.first_at)
+    /// A change of this run's that may have been made and does not show yet:
+    /// what is seen is of the time before it, and nothing may follow from that.
+    fn unseen(&self, instance: &Instance) -> Option<&str> {
+        let tried = &self.run.progress.tries;
+        let undone = |by: String, tries: &Tries| {
+            tried
+                .get(&by)
+                .is_some_and(|other| other.last_at > tries.last_at)
+        };
+        let attachment = |id: &str| self.live(id).and_then(|v| v.attachment_to(&instance.id));
+        let shows = |key: &str, tries: &Tries| match key.split_once(' ') {
+            Some(("attach", id)) => {
+                attachment(id).is_some() || undone(format!("detach {id}"), tries)
+            }
+            Some(("detach", id)) => {
+                attachment(id).is_none_or(|a| a.state == "detaching")
+                    || undone(format!("attach {id}"), tries)
+            }
+            _ if key.starts_with("stop") => {
+                !instance.is_up() || launched_since(instance, tries.last_at)
+            }
+            _ if key.starts_with("start") => launched_since(instance, tries.last_at),
+            _ => true,
+        };
+        let unseen = tried.iter().find(|(key, tries)| {
+            tries.may_have_happened() && self.since(tries.last_at) < LAG && !shows(key, tries)
+        });
+        unseen.map(|(key, _)| key.as_str())
     }
+
+    /// A copy of this run's that may have been made and does not show yet.
+    fn unseen_copy(&self) -> Option<&str> {
+        let unseen = self.run.progress.tries.iter().find(|(key, tries)| {
+            let of = key.strip_prefix("copy ").or(key.strip_prefix("create "));
+            of.is_some_and(|of| self.copy_of(of).is_none())
+                && tries.may_have_happened()
+                && self.since(tries.last_at) < LAG
+        });
+        unseen.map(|(key, _)| key.as_str())
+    }
+
+    /// Whether somebody else stopped the instance: it was started after this
+    /// run's last stop, and was not stopped for a failure.
+    fn stopped_by_others(&self, instance: &Instance) -> bool {
+        let stops = [Change::Stop { back: false }, Change::Stop { back: true }];
+        let stops = stops
+            .iter()
+            .filter_map(|stop| self.run.progress.tries(stop));
+        let last = stops
+            .filter(|tries| tries.may_have_happened())
+            .map(|tries| tries.last_at)
+            .max();
+        instance.state_reason.as_deref() == Some(USER_STOP)
+            && last.is_none_or(|last| launched_since(instance, last))
+    }
+
+    /// A copy that was put in after the instance had been started: whether its
+    /// original was written to in between is not known.
+    fn put_in_late(&self, instance: &Instance) -> Option<&str> {
+        let mut copies = self.run.volumes.iter().filter_map(|v| self.copy_of(&v.id));
+        let late = |copy: &&Volume| {
+            let attachment = copy.attachment_to(&instance.id);
+            attachment.is_some_and(|a| a.attached_at > instance.launched_at)
+        };
+        copies.find(late).map(|copy| copy.id.as_str())
+    }
+
+    fn was_attached(&self, volume: &str) -> bool {
+        let attach = Change::Attach {
+            volume: volume.to_owned(),
+            device: String::new(),
+        };
+        self.run
+            .progress
+            .tries(&attach)
+            .is_some_and(Tries::may_have_happened)
+    }
+}
+
+/// Whether the instance was started at or after a time. EC2 cuts its times to
+/// seconds.
+fn launched_since(instance: &Instance, at: Timestamp) -> bool {
+    instance
+        .launched_at
+        .is_some_and(|launched| launched.as_second() >= at.as_second())
 }

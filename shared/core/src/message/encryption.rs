@@ -142,38 +142,38 @@ impl Story<'_> {
         }
         if asks_for_a_person(run) {
             return match run.undoes.is_some() {
-                true => ": its way back to the original volumes is stuck",
-                false => ": the replacement of its volumes is stuck",
+                true => ": its way back is stuck",
+                false => ": replacing its volumes is stuck",
             }
             .to_owned();
         }
         let (alone, of_it) = (self.alone(), self.volumes());
         let stops = self.stops();
         match (run.status, run.undoes.is_some()) {
-            (Status::InProgress, true) if stops => {
-                format!(" is stopped to go back to its {of_it}")
-            }
+            (Status::InProgress, true) if stops => " is stopped to undo its encryption".to_owned(),
             (Status::InProgress, true) => " goes back to what was unencrypted".to_owned(),
             (Status::RolledBack, true) if alone => {
                 " counts again, unencrypted, in place of its copy".to_owned()
             }
             (Status::RolledBack, true) => format!(" is back on its {of_it}"),
-            (_, true) => ": the way back to its original volumes cannot go on".to_owned(),
+            (_, true) => ": its way back cannot go on".to_owned(),
             (Status::InProgress, _) if alone => " gets an encrypted copy".to_owned(),
-            (Status::InProgress, _) if stops => format!(" will be stopped to replace its {of_it}"),
-            (Status::InProgress, _) => {
-                let are = if run.volumes.len() == 1 { "is" } else { "are" };
-                format!(" is stopped: its {of_it} {are} replaced")
+            (Status::InProgress, _) if stops => {
+                format!(" will be stopped to encrypt {}", self.plain_volumes())
             }
+            (Status::InProgress, _) => match run.volumes.len() {
+                1 => " is stopped: 1 volume gets an encrypted copy".to_owned(),
+                many => format!(" is stopped: {many} volumes get encrypted copies"),
+            },
             (Status::Remediated, _) if alone => " has an encrypted copy now".to_owned(),
             (Status::Remediated, _) => match run.volumes.len() {
-                1 => " has an encrypted volume in place of 1".to_owned(),
-                many => format!(" has encrypted volumes in place of {many}"),
+                1 => " has an encrypted copy in place of 1 volume".to_owned(),
+                many => format!(" has encrypted copies in place of {many} volumes"),
             },
             (Status::RolledBack, _) if alone => " is unencrypted as before".to_owned(),
             (Status::RolledBack, _) => format!(" keeps its {of_it}"),
             (Status::NeedsPerson | Status::Failed, _) => {
-                ": the replacement of its volumes cannot go on".to_owned()
+                ": replacing its volumes cannot go on".to_owned()
             }
             (_, _) if alone => " is not encrypted".to_owned(),
             (_, _) => format!(" has {}", self.some_volumes()),
@@ -190,13 +190,21 @@ impl Story<'_> {
             Status::Tripped => ", the control has tripped: nothing was changed",
             Status::Stopped => ", the kill switch is on: nothing was changed",
             Status::Pending => ", it waits",
-            Status::Refused => ", and stays so: see why",
+            Status::Refused => ", and Backstop does not change that",
             Status::InProgress
             | Status::Remediated
             | Status::Failed
             | Status::NotOwned
             | Status::RolledBack
             | Status::NeedsPerson => "",
+        }
+    }
+
+    /// `2 volumes`.
+    fn plain_volumes(&self) -> String {
+        match self.run.volumes.len() {
+            1 => "1 volume".to_owned(),
+            many => format!("{many} volumes"),
         }
     }
 

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use super::Request;
 use crate::encryption::{Encryption, Progress, Way};
 use crate::entry::Status;
-use crate::exemption::Exemption;
+use crate::exemption::{Exemption, OptOut};
 use crate::trigger::Actor;
 use crate::volumes::{COPY_OF_TAG, Instance, REPLACED_BY_TAG, Volume};
 
@@ -105,7 +106,14 @@ pub fn plan(
                 "the copy of {} is not attached to {} any more",
                 volume.id, instance.id
             )),
-            (Some(_), Some(_)) => back.push(volume.clone()),
+            (Some(_), Some(copy)) => {
+                // The run that swaps it back has to know what is in its place.
+                let mut volume = volume.clone();
+                volume
+                    .tags
+                    .insert(REPLACED_BY_TAG.to_owned(), copy.id.clone());
+                back.push(volume);
+            }
         }
     }
     if !problems.is_empty() {
@@ -133,14 +141,15 @@ fn is_gone(entry: &Encryption, volume: &str) -> String {
     }
 }
 
-/// The record of the run that swaps originals back.
+/// The record of the run that swaps originals back, which are opted out until a
+/// day.
 #[must_use]
 pub fn swap_back(
     entry: &Encryption,
     id: &str,
     request: &Request,
-    instance: &Instance,
-    volumes: Vec<Volume>,
+    (instance, volumes): (&Instance, Vec<Volume>),
+    until: Date,
     now: Timestamp,
 ) -> Encryption {
     Encryption {
@@ -155,7 +164,11 @@ pub fn swap_back(
             request.by.as_deref().unwrap_or("somebody"),
             request.reason
         )],
-        exemption: Exemption::None,
+        exemption: Exemption::Exempt(OptOut {
+            until: Some(until),
+            owner: request.by.clone(),
+            reason: Some("undo".to_owned()),
+        }),
         undoes: Some(entry.id.clone()),
         actor: Actor {
             principal: request.by.clone(),

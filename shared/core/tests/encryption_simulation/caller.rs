@@ -8,7 +8,7 @@ use crate::ec2::View;
 use crate::sim::{Call, Coverage, Event, Plan, Sim};
 
 /// By when a run has to have ended.
-const HORIZON: i64 = 10 * 86400;
+pub(crate) const HORIZON: i64 = 4 * 86400;
 /// Most notes of one invocation.
 const MOST_NOTES: usize = 8;
 
@@ -71,19 +71,27 @@ impl Sim {
             }
         }
         for _ in 0..MOST_NOTES {
+            self.count("a look");
             let view = self.view(&run);
             let now = self.clock();
             let world = World {
                 run: &run,
                 now,
-                instance: view.instance.clone(),
-                volumes: view.volumes.clone(),
-                snapshots: view.snapshots.clone(),
-                hold: view.hold.clone(),
-                key_problem: view.key_problem.clone(),
+                instance: view.instance,
+                volumes: view.volumes,
+                snapshots: view.snapshots,
+                hold: view.hold,
+                key_problem: view.key_problem,
                 settings: &self.settings,
             };
             let step = next_step(&world);
+            let view = View {
+                instance: world.instance,
+                volumes: world.volumes,
+                snapshots: world.snapshots,
+                hold: world.hold,
+                key_problem: world.key_problem,
+            };
             self.looked(&run, &view, &step);
             if self.trouble(self.plan.killed, "killed after the look") {
                 return Next::Wait(5);
@@ -145,6 +153,7 @@ impl Sim {
             return Next::Again;
         }
         self.facts.calls_of_this += 1;
+        self.written_ahead(change);
         if self.trouble(self.plan.killed, "killed before the call") {
             return Next::Wait(5);
         }

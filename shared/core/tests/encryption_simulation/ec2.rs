@@ -51,35 +51,36 @@ impl Sim {
                 made.push(id);
             }
         }
+        let lags = self.plan.lags;
+        let now = self.now;
+        let rng = &mut self.rng;
+        let mut lag = |most: i64| if lags { rng.from_to(0, most) } else { 0 };
+        let of_run = |id: &str| run.volumes.iter().any(|v| v.id == id);
         let mut volumes = BTreeMap::new();
-        let ids: Vec<String> = self.disks.keys().cloned().collect();
-        for id in ids {
-            let [state, new, tags] = [LAGS[1], LAGS[2], LAGS[3]].map(|most| self.lag(most));
-            let disk = &self.disks[&id];
-            let named = run.volumes.iter().any(|v| v.id == id) || made.contains(&id.as_str());
-            let tags = &disk.past.at(self.now - tags).tags;
-            let tagged = || {
-                self.now - disk.past.born() >= LAGS[3].min(2 * new)
-                    && tags
-                        .get(COPY_OF_TAG)
-                        .is_some_and(|of| run.volumes.iter().any(|v| v.id == *of))
-            };
-            let shows = (named && self.now - disk.past.born() >= new) || tagged();
-            let facts = disk.past.at(self.now - state);
-            if shows && facts.state != "deleted" {
+        for (id, disk) in &self.disks {
+            let (state, new) = (now - lag(LAGS[1]), lag(LAGS[2]));
+            let age = now - disk.past.born();
+            let facts = disk.past.at(state);
+            if facts.state == "deleted" {
+                continue;
+            }
+            let tags = &disk.past.at(now - lag(LAGS[3])).tags;
+            let by_id = (of_run(id) || made.contains(&id.as_str())) && age >= new;
+            let by_tag = || age >= 2 * new && tags.get(COPY_OF_TAG).is_some_and(|of| of_run(of));
+            if by_id || by_tag() {
                 let mut volume = facts.clone();
-                volume.tags.clone_from(tags);
-                volumes.insert(id, volume);
+                if volume.tags != *tags {
+                    volume.tags.clone_from(tags);
+                }
+                volumes.insert(id.clone(), volume);
             }
         }
         let mut snapshots = BTreeMap::new();
-        let ids: Vec<String> = self.shots.keys().cloned().collect();
-        for id in ids {
-            let [state, new] = [LAGS[1], LAGS[3]].map(|most| self.lag(most));
-            let shot = &self.shots[&id];
-            let age = self.now - shot.past.born();
+        for (id, shot) in &self.shots {
+            let (state, new) = (now - lag(LAGS[1]), lag(LAGS[3]));
+            let age = now - shot.past.born();
             if age >= new || (made.contains(&id.as_str()) && age * 2 >= new) {
-                snapshots.insert(id, shot.past.at(self.now - state).clone());
+                snapshots.insert(id.clone(), shot.past.at(state).clone());
             }
         }
         let (hold, key) = (self.lag(LAGS[3]), self.lag(LAGS[2]));

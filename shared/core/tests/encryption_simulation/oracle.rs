@@ -10,6 +10,7 @@ use backstop_core::encryption::{Change, Encryption, Step};
 use backstop_core::entry::Status;
 use backstop_core::volumes::{REPLACED_BY_TAG, Volume};
 
+use crate::caller::HORIZON;
 use crate::ec2::View;
 use crate::sim::{Call, Disk, INSTANCE, Kind, Sim, Who, device};
 
@@ -26,8 +27,7 @@ pub(crate) struct Facts {
     pub(crate) calls_of_this: u32,
     /// The run's stop was called, and when first.
     stop_called: Option<i64>,
-    /// The instance was down because of it.
-    stopped: bool,
+    attach_called: BTreeSet<String>,
     /// The instance was up on copies, because of the run.
     ran_on_copies: bool,
     /// Since when a hold was seen that has to lead back.
@@ -89,6 +89,19 @@ impl Sim {
         }
     }
 
+    /// When a change is written down: from then on it may have been made.
+    pub(crate) fn written_ahead(&mut self, change: &Change) {
+        match change {
+            Change::Stop { .. } => {
+                self.facts.stop_called.get_or_insert(self.now);
+            }
+            Change::Attach { volume, .. } => {
+                self.facts.attach_called.insert(volume.clone());
+            }
+            _ => {}
+        }
+    }
+
     /// Before a call is made: what the run must have seen.
     pub(crate) fn before_call(&mut self, run: &Encryption, change: &Change, view: &View) {
         if self.facts.calls_of_this > 1 {
@@ -96,7 +109,6 @@ impl Sim {
         }
         let back = run.progress.back.is_some();
         if let Change::Stop { back: false } = change {
-            self.facts.stop_called.get_or_insert(self.now);
             self.check_stop(view);
         }
         if let Change::Start { back: false } = change
@@ -179,11 +191,15 @@ impl Sim {
                 self.fail(format!("deletes {copy}, which was attached"));
             }
             Change::Copy { volume } | Change::Create { volume, .. }
-                if self.up() && !self.meddled.started && self.plan.kind != Kind::Unattached =>
+                if self.up()
+                    && !self.meddled.started
+                    && self.plan.kind != Kind::Unattached
+                    // What comes late, when the run has gone back, is of no use.
+                    && self.stored.progress.back.is_none() =>
             {
                 self.fail(format!("copies {volume} while it may be written to"));
             }
-            Change::Start { .. } if self.facts.stop_called.is_none() && !self.facts.stopped => {
+            Change::Start { .. } if self.facts.stop_called.is_none() => {
                 self.fail("starts an instance that it did not stop".to_owned());
             }
             Change::Start { back: false } if self.state() == "stopped" => {
@@ -227,10 +243,8 @@ impl Sim {
     }
 
     pub(crate) fn after_effect(&mut self, change: &Change) {
-        match change {
-            Change::Stop { .. } => self.facts.stopped = true,
-            Change::Start { back: false } => self.facts.ran_on_copies = true,
-            _ => {}
+        if let Change::Start { back: false } = change {
+            self.facts.ran_on_copies = true;
         }
     }
 
@@ -267,8 +281,10 @@ impl Sim {
     /// knows.
     pub(crate) fn at_horizon(&mut self) {
         self.count("never ended");
-        let refused =
-            self.plan.capacity_from > 10 * 86400 || self.meddled.moved || self.meddled.deleted;
+        let refused = self.plan.capacity_from > HORIZON
+            || self.meddled.moved
+            || self.meddled.deleted
+            || self.meddled.untagged;
         let told = self.stored.progress.attention.is_some();
         if !(self.state() == "stopped" && refused && told) {
             self.fail("it does not end".to_owned());
@@ -393,7 +409,12 @@ impl Sim {
             return;
         }
         // Where AWS would not let it go back, a person is told.
-        let denied = self.plan.denied.is_some() || self.plan.refused > 0 || self.plan.lost > 0;
+        let denied = self.plan.denied.is_some()
+            || self.plan.refused + self.plan.lost > 0
+            || self
+                .machine
+                .as_ref()
+                .is_some_and(|m| m.past.facts.stop_protected);
         if denied && self.stored.status == Status::NeedsPerson {
             return;
         }
@@ -461,12 +482,12 @@ impl Sim {
         let left: Vec<String> = self
             .disks
             .values()
-            .filter(|d| d.copy_of.is_some() && !d.was_attached)
-            .filter(|d| {
-                matches!(
-                    d.past.facts.state.as_str(),
-                    "available" | "error" | "creating"
-                )
+            .filter(|d| d.copy_of.is_some() && !self.facts.attach_called.contains(&d.past.facts.id))
+            .filter(|d| match d.past.facts.state.as_str() {
+                "available" | "error" => true,
+                // What hangs for hours cannot be deleted.
+                "creating" => self.now - d.past.born() < 2 * 3600,
+                _ => false,
             })
             .map(|d| d.past.facts.id.clone())
             .collect();

@@ -231,6 +231,7 @@ impl Plan {
             && self.transfer == Take::Fine
             && self.stop_seconds.1 <= 120
             && self.health == Health::Good
+            && self.check_seconds <= 240
             && self.capacity_from == 0
             && self.kms_from == 0
             && self.denied.is_none()
@@ -462,7 +463,7 @@ impl Sim {
                 disks.insert(
                     copy.id.clone(),
                     Disk {
-                        past: Past::new(copy, now),
+                        past: Past::new(copy, LONG_AGO),
                         content: Content::default(),
                         copy_of: Some(original.id.clone()),
                         was_attached: true,
@@ -533,7 +534,11 @@ impl Sim {
 
     pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>7}  {}", self.now - self.plan.begins, what()));
+            let what = what();
+            // Of many looks that show the same, one is shown.
+            if !trace.last().is_some_and(|last| last.ends_with(&what)) {
+                trace.push(format!("{:>7}  {what}", self.now - self.plan.begins));
+            }
         }
     }
 
@@ -610,7 +615,9 @@ impl Sim {
             let Some(attachment) = disk.past.facts.attachments.first() else {
                 continue;
             };
-            if attachment.instance == INSTANCE
+            let of_unit = disk.copy_of.is_some() || disk.past.facts.id.len() == "vol-0".len();
+            if of_unit
+                && attachment.instance == INSTANCE
                 && attachment.state == "attached"
                 && let Some(device) = device(&attachment.device)
             {

@@ -38,11 +38,13 @@ const STATUSES: &[Status] = &[
     Status::RolledBack,
     Status::NeedsPerson,
 ];
-const WAYS: &[Way] = &[
-    Way::Unattached,
-    Way::WhenStopped,
-    Way::Swap,
-    Way::AccountSetting,
+/// The ways, and whether the run takes one back.
+const WAYS: &[(Way, bool)] = &[
+    (Way::Unattached, false),
+    (Way::WhenStopped, false),
+    (Way::Swap, false),
+    (Way::Swap, true),
+    (Way::AccountSetting, false),
 ];
 
 fn at(time: &str) -> Timestamp {
@@ -257,7 +259,7 @@ fn swapped(mut run: Encryption) -> Encryption {
 fn ended(mut run: Encryption, status: Status, reasons: &[&str]) -> Encryption {
     run.status = status;
     run.reasons = reasons.iter().map(ToString::to_string).collect();
-    run.finished_at = Some(at("02:20:00"));
+    run.finished_at = Some(at("02:40:00"));
     run
 }
 
@@ -306,7 +308,9 @@ fn mail(run: &Encryption) -> String {
 /// The same without what is in every mail.
 fn lead(run: &Encryption) -> String {
     let mail = mail(run);
-    let (lead, _) = mail.split_once("\n\nWho t").unwrap();
+    let asked = |mail: &str| mail.find("\n\nWho asked");
+    let end = mail.find("\n\nWho t").or_else(|| asked(&mail)).unwrap();
+    let lead = mail.get(..end).unwrap();
     lead.to_owned()
 }
 
@@ -332,13 +336,78 @@ fn says_not(run: &Encryption, parts: &[&str]) {
 
 #[test]
 fn a_volume_that_is_attached_nowhere_gets_a_copy_without_downtime() {
-    expect![[r#""#]].assert_eq(&mail(&alone()));
+    expect![[r#"
+        Subject: [Backstop] IN PROGRESS high: vol-0aaaaaaaaaaaaaaaa (data) gets an encrypted copy
+
+        IN PROGRESS high: vol-0aaaaaaaaaaaaaaaa (data) gets an encrypted copy
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What was found
+        - vol-0aaaaaaaaaaaaaaaa (data): 100 GiB gp3, attached nowhere, not encrypted
+
+        What is done now
+        - First a snapshot of the volume is taken and waited for.
+        - Then an encrypted copy is made: the same size, type, performance and tags. Nothing goes on until it is seen encrypted.
+        - At last the volume is tagged backstop:replaced-by with the id of its copy, and kept as it is.
+
+        What it costs you
+        - No downtime: it is attached nowhere.
+        - Please attach it only after the message about the end. If somebody does before, the run ends without a change to it.
+        - Copies (100 GiB) and snapshots are paid for beside the originals. The message about the end says what stays behind.
+
+        How to stop it now
+        - aws ec2 create-tags --region eu-central-1 --resources vol-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'
+        - That tags the volume. Or everything: backstop kill-switch on
+        - Until the volume is tagged as replaced, either ends the run, and the copy is deleted.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: CreateVolume, 2026-11-28 01:00:00 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        The run
+        - Resource: arn:aws:ec2:eu-central-1:111122223333:volume/vol-0aaaaaaaaaaaaaaaa
+        - Begun: 2026-11-28 02:00:00 UTC, attempts: 1, policy version: 7
+
+        LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&alone()));
 }
 
 #[test]
 fn that_an_instance_will_be_stopped_is_said_before_it_is() {
     let mut run = swap();
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) will be stopped to encrypt 2 volumes
+
+        IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) will be stopped to encrypt 2 volumes
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What was found
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        What is done now
+        - First a snapshot of each volume is taken and waited for. The instance runs on meanwhile.
+        - Then the instance is STOPPED, inside a maintenance window of the policy.
+        - While it is stopped, encrypted copies are made: the same size, type, performance and tags. Nothing goes on until they are seen encrypted.
+        - Then each volume is detached and its copy attached in its place, with its device name and what becomes of it at termination.
+        - Then it is started, and has to pass its status checks; else it goes back to its original volumes.
+        - At last each volume is tagged backstop:replaced-by with the id of its copy, and kept as it is.
+
+        What it costs you
+        - DOWNTIME: the instance is stopped while its volumes are copied and replaced. Once that has taken as long as the policy's `max_downtime_minutes` says (30 unless it says otherwise), it goes back to its original volumes, which takes some minutes more.
+        - A stop cannot be undone: open connections end, and what is only in memory is lost.
+        - Please neither start, stop nor change it meanwhile.
+        - Copies (108 GiB) and snapshots are paid for beside the originals. The message about the end says what stays behind.
+
+        How to stop it now
+        - aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'
+        - That tags the instance or one of its volumes. Or everything: backstop kill-switch on
+        - Until the instance is started on its copies, either makes the run go back: the originals are attached as before, and the instance is started."#]].assert_eq(&lead(&run));
     says_not(&run, &["public IPv4"]);
     run.instance.as_mut().unwrap().auto_public_ipv4 = Some("198.51.100.20".to_owned());
     says(
@@ -349,7 +418,32 @@ fn that_an_instance_will_be_stopped_is_said_before_it_is() {
 
 #[test]
 fn an_instance_that_somebody_stopped_is_not_started_and_should_not_be() {
-    expect![[r#""#]].assert_eq(&lead(&when_stopped()));
+    expect![[r#"
+        Subject: [Backstop] IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) is stopped: 2 volumes get encrypted copies
+
+        IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) is stopped: 2 volumes get encrypted copies
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What was found
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found stopped, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        What is done now
+        - First a snapshot of each volume is taken and waited for.
+        - Then encrypted copies are made: the same size, type, performance and tags. Nothing goes on until they are seen encrypted.
+        - Then each volume is detached and its copy attached in its place, with its device name and what becomes of it at termination.
+        - At last each volume is tagged backstop:replaced-by with the id of its copy, and kept as it is. The instance stays stopped.
+
+        What it costs you
+        - No downtime of Backstop's making: somebody stopped the instance, and it stays stopped.
+        - Please start it only after the message about the end. Started before its volumes are detached, the run goes back; started in the middle of that, a person has to look at it.
+        - Copies (108 GiB) and snapshots are paid for beside the originals. The message about the end says what stays behind.
+
+        How to stop it now
+        - aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'
+        - That tags the instance or one of its volumes. Or everything: backstop kill-switch on
+        - Until all copies are in place, either makes the run go back: the originals are attached as before."#]].assert_eq(&lead(&when_stopped()));
 }
 
 #[test]
@@ -376,7 +470,57 @@ fn what_replaced_what_what_it_costs_and_how_to_take_it_back() {
     did(&mut run, "02:14:00", Change::Start { back: false }, None);
     let mut run = ended(run, Status::Remediated, &[]);
     run.managed_by = Some("the CloudFormation stack db".to_owned());
-    expect![[r#""#]].assert_eq(&mail(&run));
+    expect![[r#"
+        Subject: [Backstop] FIXED high: i-0aaaaaaaaaaaaaaaa (db-1) has encrypted copies in place of 2 volumes
+
+        FIXED high: i-0aaaaaaaaaaaaaaaa (db-1) has encrypted copies in place of 2 volumes
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What was done
+        - /dev/xvda: vol-0aaaaaaaaaaaaaaaa (root), 8 GiB gp3, was replaced by its encrypted copy vol-0cccccccccccccccc.
+        - /dev/sdf: vol-0bbbbbbbbbbbbbbbb (data), 100 GiB gp3, was replaced by its encrypted copy vol-0dddddddddddddddd.
+        - The instance was stopped at 2026-11-28 02:10:00 UTC and started on its copies at 2026-11-28 02:14:00 UTC (4 minutes). The run ended once it had passed its status checks, or somebody had stopped it again.
+
+        What stays behind, and costs money
+        - The original vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, kept, STILL UNENCRYPTED, tagged backstop:replaced-by=vol-0cccccccccccccccc
+        - The original vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, kept, STILL UNENCRYPTED, tagged backstop:replaced-by=vol-0dddddddddddddddd
+        - The snapshot snap-0aaaaaaaaaaaaaaaa of vol-0aaaaaaaaaaaaaaaa: up to 8 GiB, as unencrypted as the volume.
+        - The snapshot snap-0bbbbbbbbbbbbbbbb of vol-0bbbbbbbbbbbbbbbb: up to 100 GiB, as unencrypted as the volume.
+        - AWS charges for 108 GiB of volumes at their full size, and for the blocks in 2 snapshots until somebody deletes them. Backstop deletes none of it by itself, unless the policy's `originals.delete_after_days` says so.
+
+        How to delete what stays behind
+        - Once you are sure of the copies; after that nothing leads back:
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0aaaaaaaaaaaaaaaa
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0bbbbbbbbbbbbbbbb
+        - aws ec2 delete-snapshot --region eu-central-1 --snapshot-id snap-0aaaaaaaaaaaaaaaa
+        - aws ec2 delete-snapshot --region eu-central-1 --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Or let the sweep delete originals (not snapshots) after so many days, in the policy: {"controls": {"unencrypted-volume": {"settings": {"originals": {"delete_after_days": 30}}}}}
+
+        How to take it back
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be unencrypted"
+        - The originals are attached again as they were when the instance was seen stopped at 2026-11-28 02:10:45 UTC: what was written since stays on the copies, which are kept.
+        - DOWNTIME: an instance that runs is stopped and started for it.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: CreateVolume, 2026-11-28 01:00:00 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        Good to know
+        - It is managed by the CloudFormation stack db. Say `encrypted: true` there as well, or what it makes next is unencrypted again. Let it take over the copies before it is applied: applied as it is, it may replace a volume or the whole instance by a new, empty one.
+        - The ids of volumes have changed: whatever names the old ones (backups, alarms, stacks, scripts) has to name the new ones.
+        - The copies have the account's default key for EBS. If that is a customer managed key, whoever starts the instance or attaches them needs kms:CreateGrant and kms:Decrypt on it.
+        - Everything that the run made carries the tag backstop:entry=01KAT5J3V0QZ8Y2N4M6P8R0T2W.
+
+        The run
+        - Resource: arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa
+        - Begun: 2026-11-28 02:00:00 UTC, ended: 2026-11-28 02:40:00 UTC, attempts: 1, policy version: 7
+
+        LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&run));
 }
 
 #[test]
@@ -396,7 +540,30 @@ fn a_volume_that_is_attached_nowhere_was_copied() {
     let mut run = alone();
     snapshot(&mut run, "vol-0aaaaaaaaaaaaaaaa", "snap-0aaaaaaaaaaaaaaaa");
     copy(&mut run, "vol-0aaaaaaaaaaaaaaaa", "vol-0cccccccccccccccc");
-    expect![[r#""#]].assert_eq(&lead(&ended(run, Status::Remediated, &[])));
+    expect![[r#"
+        Subject: [Backstop] FIXED high: vol-0aaaaaaaaaaaaaaaa (data) has an encrypted copy now
+
+        FIXED high: vol-0aaaaaaaaaaaaaaaa (data) has an encrypted copy now
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What was done
+        - vol-0aaaaaaaaaaaaaaaa (data), 100 GiB gp3: its encrypted copy is vol-0cccccccccccccccc.
+        - Attach the copy from now on: whoever attaches the original works on unencrypted data again.
+
+        What stays behind, and costs money
+        - The original vol-0aaaaaaaaaaaaaaaa (data): 100 GiB gp3, kept, STILL UNENCRYPTED, tagged backstop:replaced-by=vol-0cccccccccccccccc
+        - The snapshot snap-0aaaaaaaaaaaaaaaa of vol-0aaaaaaaaaaaaaaaa: up to 100 GiB, as unencrypted as the volume.
+        - AWS charges for 100 GiB of volumes at their full size, and for the blocks in 1 snapshot until somebody deletes them. Backstop deletes none of it by itself, unless the policy's `originals.delete_after_days` says so.
+
+        How to delete what stays behind
+        - Once you are sure of the copies; after that nothing leads back:
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0aaaaaaaaaaaaaaaa
+        - aws ec2 delete-snapshot --region eu-central-1 --snapshot-id snap-0aaaaaaaaaaaaaaaa
+        - Or let the sweep delete originals (not snapshots) after so many days, in the policy: {"controls": {"unencrypted-volume": {"settings": {"originals": {"delete_after_days": 30}}}}}
+
+        How to take it back
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be unencrypted"
+        - The original counts again, with an opt-out; its copy is kept. Nothing is attached or detached."#]].assert_eq(&lead(&ended(run, Status::Remediated, &[])));
 }
 
 #[test]
@@ -478,7 +645,31 @@ fn a_copy_from_a_snapshot_and_one_that_was_deleted_are_told_apart() {
 #[test]
 fn an_instance_that_is_only_told_about_says_what_would_help() {
     let run = ended(swap(), Status::Notified, &["the mode is `notify`"]);
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] FOUND high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes
+
+        FOUND high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes, nothing was changed
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What is unencrypted
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        What was done
+        - Nothing was changed.
+        - The mode is `notify`.
+        - To have it encrypted, set the mode `enforce` for unencrypted-volume, and `attached` to `when-stopped` (at the next stop by somebody) or `swap` (Backstop stops it in a maintenance window).
+        - This would be done, with the policy's `attached` at `swap`:
+        - First a snapshot of each volume is taken and waited for. The instance runs on meanwhile.
+        - Then the instance is STOPPED, inside a maintenance window of the policy.
+        - While it is stopped, encrypted copies are made: the same size, type, performance and tags. Nothing goes on until they are seen encrypted.
+        - Then each volume is detached and its copy attached in its place, with its device name and what becomes of it at termination.
+        - Then it is started, and has to pass its status checks; else it goes back to its original volumes.
+        - At last each volume is tagged backstop:replaced-by with the id of its copy, and kept as it is.
+
+        How to opt out
+        - aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'"#]].assert_eq(&lead(&run));
 }
 
 #[test]
@@ -490,7 +681,31 @@ fn what_waits_says_for_what() {
             "it waits for the instance to be stopped, or for the maintenance window that opens at 2026-11-28T02:00:00Z",
         ],
     );
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] PENDING high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes
+
+        PENDING high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes, it waits
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What is unencrypted
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        What it waits for
+        - Nothing was changed.
+        - It waits for the instance to be stopped, or for the maintenance window that opens at 2026-11-28T02:00:00Z.
+        - It is taken up by itself then. Sooner: stop the instance yourself.
+        - This would be done, with the policy's `attached` at `swap`:
+        - First a snapshot of each volume is taken and waited for. The instance runs on meanwhile.
+        - Then the instance is STOPPED, inside a maintenance window of the policy.
+        - While it is stopped, encrypted copies are made: the same size, type, performance and tags. Nothing goes on until they are seen encrypted.
+        - Then each volume is detached and its copy attached in its place, with its device name and what becomes of it at termination.
+        - Then it is started, and has to pass its status checks; else it goes back to its original volumes.
+        - At last each volume is tagged backstop:replaced-by with the id of its copy, and kept as it is.
+
+        How to opt out
+        - aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'"#]].assert_eq(&lead(&run));
 }
 
 #[test]
@@ -503,7 +718,26 @@ fn what_is_refused_gives_each_reason_and_what_can_be_done() {
         ],
     );
     run.instance.as_mut().unwrap().tags = tags(&[("aws:autoscaling:groupName", "web")]);
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] REFUSED high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes
+
+        REFUSED high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes, and Backstop does not change that
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What is unencrypted
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        Why it is not replaced, and what can be done
+        - Nothing was changed.
+        - i-0aaaaaaaaaaaaaaaa is a member of the Auto Scaling group web, which would replace it when it is stopped: encrypt in the launch template.
+        - i-0aaaaaaaaaaaaaaaa is protected against being stopped.
+        - What groups and fleets start: set `Encrypted` in the block devices of the launch template, and replace the instances.
+        - Remove the cause, and the next sweep looks at it again (at once: backstop sweep). By hand: aws ec2 copy-volumes or a snapshot gives an encrypted copy, which is attached in place of the original while the instance is stopped.
+
+        How to opt out
+        - aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'"#]].assert_eq(&lead(&run));
 }
 
 #[test]
@@ -578,7 +812,62 @@ fn what_was_taken_back_says_why_how_it_is_and_what_stays() {
     let mut run = put_back();
     did(&mut run, "02:27:00", Change::Start { back: true }, None);
     let why = run.progress.back.clone().unwrap().why;
-    expect![[r#""#]].assert_eq(&mail(&ended(run, Status::RolledBack, &[&why])));
+    expect![[r#"
+        Subject: [Backstop] ROLLED BACK high: i-0aaaaaaaaaaaaaaaa (db-1) keeps its 2 unencrypted volumes
+
+        ROLLED BACK high: i-0aaaaaaaaaaaaaaaa (db-1) keeps its 2 unencrypted volumes
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        Why it was taken back
+        - The instance did not pass its status checks within 10 minutes.
+
+        How it is now
+        - vol-0aaaaaaaaaaaaaaaa (root) is attached as /dev/xvda again.
+        - vol-0bbbbbbbbbbbbbbbb (data) is attached as /dev/sdf again.
+        - The instance was stopped at 2026-11-28 02:10:00 UTC and last started at 2026-11-28 02:27:00 UTC (17 minutes).
+
+        What is unencrypted
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted
+
+        What stays behind, and costs money
+        - The encrypted copy vol-0cccccccccccccccc of vol-0aaaaaaaaaaaaaaaa: 8 GiB gp3; it was attached, so it is kept: it may hold what was written since.
+        - The encrypted copy vol-0dddddddddddddddd of vol-0bbbbbbbbbbbbbbbb: 100 GiB gp3; it was attached, so it is kept: it may hold what was written since.
+        - The snapshot snap-0aaaaaaaaaaaaaaaa of vol-0aaaaaaaaaaaaaaaa: up to 8 GiB, as unencrypted as the volume.
+        - The snapshot snap-0bbbbbbbbbbbbbbbb of vol-0bbbbbbbbbbbbbbbb: up to 100 GiB, as unencrypted as the volume.
+        - AWS charges for 108 GiB of volumes at their full size, and for the blocks in 2 snapshots until somebody deletes them. Backstop deletes none of it by itself.
+
+        How to go on
+        - Backstop leaves it alone until a person re-arms it. Remove the cause first.
+        - backstop re-arm unencrypted-volume i-0aaaaaaaaaaaaaaaa
+        - Delete the copies first: while one is there, no second one is made.
+        - Or opt it out: aws ec2 create-tags --region eu-central-1 --resources i-0aaaaaaaaaaaaaaaa --tags 'Key=backstop:opt-out,Value=unencrypted-volume until=2027-02-26 owner=team-db reason=why it must stay as it is'
+
+        How to delete what stays behind
+        - Once you have looked at what is on the copies:
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0cccccccccccccccc
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0dddddddddddddddd
+        - aws ec2 delete-snapshot --region eu-central-1 --snapshot-id snap-0aaaaaaaaaaaaaaaa
+        - aws ec2 delete-snapshot --region eu-central-1 --snapshot-id snap-0bbbbbbbbbbbbbbbb
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: CreateVolume, 2026-11-28 01:00:00 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        Good to know
+        - Everything that the run made carries the tag backstop:entry=01KAT5J3V0QZ8Y2N4M6P8R0T2W.
+
+        The run
+        - Resource: arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa
+        - Begun: 2026-11-28 02:00:00 UTC, ended: 2026-11-28 02:40:00 UTC, attempts: 1, policy version: 7
+
+        LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&ended(run, Status::RolledBack, &[&why])));
 }
 
 #[test]
@@ -645,14 +934,42 @@ fn a_person_that_is_needed_now_reads_that_first() {
         "InsufficientInstanceCapacity",
     );
     run.progress.attention = Some("i-0aaaaaaaaaaaaaaaa is stopped with its original volumes attached, and AWS refuses to start it (StartInstances: InsufficientInstanceCapacity). Backstop keeps trying. By hand: aws ec2 start-instances --instance-ids i-0aaaaaaaaaaaaaaaa".to_owned());
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] NEEDS A PERSON NOW critical: i-0aaaaaaaaaaaaaaaa (db-1): replacing its volumes is stuck
+
+        NEEDS A PERSON NOW critical: i-0aaaaaaaaaaaaaaaa (db-1): replacing its volumes is stuck
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        A person is needed now
+        - i-0aaaaaaaaaaaaaaaa is stopped with its original volumes attached, and AWS refuses to start it (StartInstances: InsufficientInstanceCapacity). Backstop keeps trying. By hand: aws ec2 start-instances --instance-ids i-0aaaaaaaaaaaaaaaa
+        - The instance was stopped at 2026-11-28 02:10:00 UTC.
+        - The run goes back, because the instance did not pass its status checks within 10 minutes.
+        - The run goes on meanwhile, and takes up what you do by hand: a further message tells how it ended.
+
+        What is where, as far as Backstop knows
+        - /dev/xvda: original vol-0aaaaaaaaaaaaaaaa (attached by the run at 2026-11-28 02:26:10 UTC); encrypted copy vol-0cccccccccccccccc (detached by the run at 2026-11-28 02:26:00 UTC); snapshots snap-0aaaaaaaaaaaaaaaa
+        - /dev/sdf: original vol-0bbbbbbbbbbbbbbbb (attached by the run at 2026-11-28 02:26:30 UTC); encrypted copy vol-0dddddddddddddddd (detached by the run at 2026-11-28 02:26:20 UTC); snapshots snap-0bbbbbbbbbbbbbbbb
+        - The instance was running before; the run stopped it at 2026-11-28 02:10:00 UTC, and no start of it succeeded.
+
+        What to type
+        - See what is attached, and whether the instance runs:
+        - aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0aaaaaaaaaaaaaaaa' --output table
+        - aws ec2 describe-instance-status --region eu-central-1 --include-all-instances --instance-ids i-0aaaaaaaaaaaaaaaa
+        - aws ec2 start-instances --region eu-central-1 --instance-ids i-0aaaaaaaaaaaaaaaa
+
+        What was found
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, has 2 unencrypted volumes:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted"#]].assert_eq(&lead(&run));
     let message = message(&run);
     assert_eq!(message.attributes["severity"], "critical");
     assert_eq!(message.attributes["outcome"], "in-progress");
-    // What has to be typed is whole in chat as well.
+    // What has to be typed is whole in chat as well. What is back already is
+    // not attached once more.
     let chat = body(&message, "https");
-    assert!(chat.contains("By hand: aws ec2 start-instances --instance-ids i-0aaaaaaaaaaaaaaaa"));
-    assert!(chat.contains("attach-volume --region eu-central-1 --volume-id vol-0aaaaaaaaaaaaaaaa --instance-id i-0aaaaaaaaaaaaaaaa --device /dev/xvda"));
+    let start = "aws ec2 start-instances --region eu-central-1 --instance-ids i-0aaaaaaaaaaaaaaaa";
+    assert!(chat.contains(start), "{chat}");
+    says_not(&run, &["attach-volume", "detach-volume"]);
 }
 
 #[test]
@@ -667,7 +984,41 @@ fn what_needs_a_person_says_what_is_where_and_what_to_type() {
             "tag it, or it is taken for one that was never encrypted: aws ec2 create-tags --resources vol-0aaaaaaaaaaaaaaaa --tags Key=backstop:replaced-by,Value=vol-0cccccccccccccccc",
         ],
     );
-    expect![[r#""#]].assert_eq(&lead(&run));
+    expect![[r#"
+        Subject: [Backstop] NEEDS A PERSON critical: i-0aaaaaaaaaaaaaaaa (db-1): replacing its volumes cannot go on
+
+        NEEDS A PERSON critical: i-0aaaaaaaaaaaaaaaa (db-1): replacing its volumes cannot go on
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        Why a person is needed
+        - vol-0aaaaaaaaaaaaaaaa is replaced by vol-0cccccccccccccccc, and could not be tagged so: CreateTags: UnauthorizedOperation: no.
+        - Tag it, or it is taken for one that was never encrypted: aws ec2 create-tags --resources vol-0aaaaaaaaaaaaaaaa --tags Key=backstop:replaced-by,Value=vol-0cccccccccccccccc
+
+        What is where, as far as Backstop knows
+        - /dev/xvda: original vol-0aaaaaaaaaaaaaaaa (detached by the run at 2026-11-28 02:13:00 UTC); encrypted copy vol-0cccccccccccccccc (attached by the run at 2026-11-28 02:13:10 UTC); snapshots snap-0aaaaaaaaaaaaaaaa
+        - /dev/sdf: original vol-0bbbbbbbbbbbbbbbb (detached by the run at 2026-11-28 02:13:20 UTC); encrypted copy vol-0dddddddddddddddd (attached by the run at 2026-11-28 02:13:30 UTC); snapshots snap-0bbbbbbbbbbbbbbbb
+        - The instance was running before; the run stopped it at 2026-11-28 02:10:00 UTC, and last started it at 2026-11-28 02:14:00 UTC.
+
+        What to type
+        - See what is attached, and whether the instance runs:
+        - aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0aaaaaaaaaaaaaaaa' --output table
+        - aws ec2 describe-instance-status --region eu-central-1 --include-all-instances --instance-ids i-0aaaaaaaaaaaaaaaa
+        - Only if the originals are to be used again. A copy that the instance ran on keeps what was written since; to use it instead, attach it in place of the original:
+        - aws ec2 stop-instances --region eu-central-1 --instance-ids i-0aaaaaaaaaaaaaaaa
+        - aws ec2 wait instance-stopped --region eu-central-1 --instance-ids i-0aaaaaaaaaaaaaaaa
+        - aws ec2 detach-volume --region eu-central-1 --volume-id vol-0cccccccccccccccc
+        - aws ec2 wait volume-available --region eu-central-1 --volume-ids vol-0cccccccccccccccc
+        - aws ec2 attach-volume --region eu-central-1 --volume-id vol-0aaaaaaaaaaaaaaaa --instance-id i-0aaaaaaaaaaaaaaaa --device /dev/xvda
+        - aws ec2 detach-volume --region eu-central-1 --volume-id vol-0dddddddddddddddd
+        - aws ec2 wait volume-available --region eu-central-1 --volume-ids vol-0dddddddddddddddd
+        - aws ec2 attach-volume --region eu-central-1 --volume-id vol-0bbbbbbbbbbbbbbbb --instance-id i-0aaaaaaaaaaaaaaaa --device /dev/sdf
+        - aws ec2 start-instances --region eu-central-1 --instance-ids i-0aaaaaaaaaaaaaaaa
+        - What is attached by hand stays when the instance is terminated. Before, these went with it: vol-0aaaaaaaaaaaaaaaa (aws ec2 modify-instance-attribute sets it).
+
+        How to go on
+        - Backstop leaves it alone until a person re-arms it, once all is in order:
+        - backstop re-arm unencrypted-volume i-0aaaaaaaaaaaaaaaa
+        - AWS charges for what the run made until somebody deletes it: volumes and snapshots with the tag backstop:entry=01KAT5J3V0QZ8Y2N4M6P8R0T2W."#]].assert_eq(&lead(&run));
     assert_eq!(message(&run).attributes["severity"], "critical");
 }
 
@@ -694,7 +1045,22 @@ fn undo(of: Encryption) -> Encryption {
 
 #[test]
 fn an_undo_says_what_it_costs_before() {
-    expect![[r#""#]].assert_eq(&lead(&undo(swap())));
+    expect![[r#"
+        Subject: [Backstop] UNDO IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) is stopped to undo its encryption
+
+        UNDO IN PROGRESS high: i-0aaaaaaaaaaaaaaaa (db-1) is stopped to undo its encryption
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        What is done now
+        - Somebody asked for the encryption 01KAT5J3V0QZ8Y2N4M6P8R0T2W to be taken back.
+        - DOWNTIME: the instance is stopped, the copies are detached, the originals attached in their place, and it is started again. That usually takes some minutes; `max_downtime_minutes` does not end it.
+        - What was written to the copies since they were put in place stays on them; the originals do not have it.
+        - Neither an opt-out nor the kill switch stops it: the way back always goes on.
+
+        What was found
+        - i-0aaaaaaaaaaaaaaaa (db-1), t3.large, found running, which gets back:
+        - vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, /dev/xvda, not encrypted
+        - vol-0bbbbbbbbbbbbbbbb (data): 100 GiB gp3, /dev/sdf, not encrypted"#]].assert_eq(&lead(&undo(swap())));
 }
 
 #[test]
@@ -713,7 +1079,49 @@ fn an_undo_says_that_later_writes_stay_on_the_copies() {
         Status::RolledBack,
         &["somebody asked for it to be taken back"],
     );
-    expect![[r#""#]].assert_eq(&mail(&run));
+    expect![[r#"
+        Subject: [Backstop] UNDONE high: i-0aaaaaaaaaaaaaaaa (db-1) is back on its 2 unencrypted volumes
+
+        UNDONE high: i-0aaaaaaaaaaaaaaaa (db-1) is back on its 2 unencrypted volumes
+        Account 111122223333, eu-central-1. Team: team-db. Control: unencrypted-volume.
+
+        Why
+        - Somebody asked for it to be taken back.
+
+        What was done
+        - The encryption 01KAT5J3V0QZ8Y2N4M6P8R0T2W was taken back.
+        - vol-0aaaaaaaaaaaaaaaa (root) is /dev/xvda again, unencrypted; its copy vol-0cccccccccccccccc is kept, with what was written since.
+        - vol-0bbbbbbbbbbbbbbbb (data) is /dev/sdf again, unencrypted; its copy vol-0dddddddddddddddd is kept, with what was written since.
+        - The instance was stopped at 2026-11-28 02:10:00 UTC and last started at 2026-11-28 02:13:00 UTC (3 minutes).
+
+        What stays behind, and costs money
+        - The encrypted copy vol-0cccccccccccccccc of vol-0aaaaaaaaaaaaaaaa: 8 GiB gp3; it was attached, so it is kept: it may hold what was written since.
+        - The encrypted copy vol-0dddddddddddddddd of vol-0bbbbbbbbbbbbbbbb: 100 GiB gp3; it was attached, so it is kept: it may hold what was written since.
+        - AWS charges for 108 GiB of volumes at their full size until somebody deletes them. Backstop deletes none of it by itself.
+
+        How to delete what stays behind
+        - Once you have looked at what is on the copies:
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0cccccccccccccccc
+        - aws ec2 delete-volume --region eu-central-1 --volume-id vol-0dddddddddddddddd
+
+        How to have it encrypted again
+        - The originals are opted out (tag backstop:opt-out) until the day that the request gave. Remove the tag to end it sooner. Delete the copies, or take their tag backstop:copy-of away: while one is there, no second one is made.
+
+        Who asked for it, as stated
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+
+        Good to know
+        - What is put back is opted out until 2026-12-05, by nobody named: undo.
+        - Everything that the run made carries the tag backstop:entry=01KAT6AAAAAAAAAAAAAAAAAAAA.
+
+        The run
+        - Resource: arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa
+        - Begun: 2026-11-28 02:00:00 UTC, ended: 2026-11-28 02:40:00 UTC, attempts: 1, policy version: 7
+
+        LEDGER ENTRY 01KAT6AAAAAAAAAAAAAAAAAAAA
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT6AAAAAAAAAAAAAAAAAAAA"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&run));
     assert_eq!(data(&run)["undoes"], "01KAT5J3V0QZ8Y2N4M6P8R0T2W");
 }
 
@@ -734,7 +1142,40 @@ fn an_undo_of_a_volume_that_is_attached_nowhere_moves_nothing() {
 
 #[test]
 fn the_setting_is_told_with_who_turned_it_off_and_how_to_keep_it_off() {
-    expect![[r#""#]].assert_eq(&mail(&ended(setting(), Status::Remediated, &[])));
+    expect![[r#"
+        Subject: [Backstop] FIXED medium: encryption by default in eu-central-1 was off and is on again
+
+        FIXED medium: encryption by default in eu-central-1 was off and is on again
+        Account 111122223333, eu-central-1. Team: unowned. Control: encryption-by-default.
+
+        What was found
+        - EBS encryption by default was off in eu-central-1: whoever created a volume there without asking for encryption got an unencrypted one.
+        - Volumes that were created meanwhile stay as they are: the control unencrypted-volume looks at them.
+
+        What was done
+        - It was turned on, and seen on. Nothing that exists was touched.
+        - New volumes get the account's default KMS key. If that is a customer managed key, whoever creates volumes or starts instances needs kms:CreateGrant and kms:Decrypt on it.
+
+        How to exempt the account
+        - An account has no tags; put this into the policy: {"controls": {"encryption-by-default": {"settings": {"exemption": {"until": "2027-02-26", "owner": "your-team", "reason": "why"}}}}}
+
+        How to turn it off again
+        - Exempt the account first, or it is turned on again. Then: aws ec2 disable-ebs-encryption-by-default --region eu-central-1
+
+        Who turned it off, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: DisableEbsEncryptionByDefault, 2026-11-28 01:00:00 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        The run
+        - Resource: arn:aws:ec2:eu-central-1:111122223333:encryption-by-default/eu-central-1
+        - Begun: 2026-11-28 02:00:00 UTC, ended: 2026-11-28 02:40:00 UTC, attempts: 1, policy version: 7
+
+        LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&ended(setting(), Status::Remediated, &[])));
 }
 
 #[test]
@@ -806,7 +1247,128 @@ fn programs_get_everything() {
     assert!(ENCRYPTION.is_valid(&data), "{data:#}");
     let read: EncryptionNotification = serde_json::from_value(data.clone()).unwrap();
     assert_eq!(serde_json::to_value(&read).unwrap(), data);
-    expect![[r#""#]].assert_eq(&format!("{data:#}\n"));
+    expect![[r#"
+        {
+          "account": "111122223333",
+          "actor": {
+            "event_id": "5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e",
+            "event_name": "CreateVolume",
+            "event_time": "2026-11-28T01:00:00Z",
+            "principal": "arn:aws:sts::111122223333:assumed-role/developer/alice",
+            "source_address": "198.51.100.7",
+            "user_agent": "aws-cli/2.31.0"
+          },
+          "attempts": 1,
+          "attention": "look",
+          "back": {
+            "at": "2026-11-28T02:15:00Z",
+            "left_alone": true,
+            "why": "the instance did not pass its status checks within 10 minutes"
+          },
+          "control": "unencrypted-volume",
+          "copies": [
+            {
+              "attached": true,
+              "deleted": false,
+              "id": "vol-0cccccccccccccccc",
+              "of": "vol-0aaaaaaaaaaaaaaaa"
+            },
+            {
+              "attached": true,
+              "deleted": false,
+              "id": "vol-0dddddddddddddddd",
+              "of": "vol-0bbbbbbbbbbbbbbbb"
+            }
+          ],
+          "downtime": {
+            "seconds": 1020,
+            "started_at": "2026-11-28T02:27:00Z",
+            "stopped_at": "2026-11-28T02:10:00Z"
+          },
+          "entry": "01KAT5J3V0QZ8Y2N4M6P8R0T2W",
+          "exemption": {
+            "state": "none"
+          },
+          "finished_at": "2026-11-28T02:40:00Z",
+          "headline": "ROLLED BACK high: i-0aaaaaaaaaaaaaaaa (db-1) keeps its 2 unencrypted volumes",
+          "instance": {
+            "id": "i-0aaaaaaaaaaaaaaaa",
+            "instance_type": "t3.large",
+            "name": "db-1",
+            "state": "running"
+          },
+          "key": "c6227d4d7ac8af6c9548dde1ee879a92",
+          "kind": "encryption",
+          "kms_key": "alias/data",
+          "ledger_key": {
+            "pk": "entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W",
+            "sk": "entry"
+          },
+          "managed_by": "the CloudFormation stack db",
+          "omitted": {
+            "copies": 0,
+            "originals_kept": 0,
+            "reasons": 0,
+            "snapshots": 0,
+            "volumes": 0
+          },
+          "originals_kept": [],
+          "outcome": "rolled-back",
+          "policy_version": 7,
+          "reasons": [
+            "because"
+          ],
+          "region": "eu-central-1",
+          "resource": {
+            "arn": "arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa",
+            "id": "i-0aaaaaaaaaaaaaaaa",
+            "name": "db-1"
+          },
+          "severity": "high",
+          "snapshots": [
+            {
+              "id": "snap-0aaaaaaaaaaaaaaaa",
+              "of": "vol-0aaaaaaaaaaaaaaaa",
+              "purpose": "safety"
+            },
+            {
+              "id": "snap-0bbbbbbbbbbbbbbbb",
+              "of": "vol-0bbbbbbbbbbbbbbbb",
+              "purpose": "safety"
+            }
+          ],
+          "started_at": "2026-11-28T02:00:00Z",
+          "team": "team-db",
+          "version": 1,
+          "volumes": [
+            {
+              "copy": "vol-0cccccccccccccccc",
+              "delete_on_termination": true,
+              "device": "/dev/xvda",
+              "id": "vol-0aaaaaaaaaaaaaaaa",
+              "iops": 3000,
+              "name": "root",
+              "size_gib": 8,
+              "throughput": 125,
+              "volume_type": "gp3",
+              "zone": "eu-central-1a"
+            },
+            {
+              "copy": "vol-0dddddddddddddddd",
+              "delete_on_termination": false,
+              "device": "/dev/sdf",
+              "id": "vol-0bbbbbbbbbbbbbbbb",
+              "iops": 3000,
+              "name": "data",
+              "size_gib": 100,
+              "throughput": 125,
+              "volume_type": "gp3",
+              "zone": "eu-central-1a"
+            }
+          ],
+          "way": "swap"
+        }
+    "#]].assert_eq(&format!("{data:#}\n"));
     for (field, wrong) in [
         ("version", json!(2)),
         ("kind", json!("undo")),
@@ -909,13 +1471,9 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
 
 fn check_all(text: &str, volumes: usize) {
     for status in STATUSES {
-        for way in WAYS {
-            for undoes in [false, true] {
-                let mut run = made_of(text, *status, *way, volumes, undoes);
-                check_against(&message(&run), &ENCRYPTION);
-                run.progress = Progress::default();
-                check_against(&message(&run), &ENCRYPTION);
-            }
+        for (way, undoes) in WAYS {
+            let run = made_of(text, *status, *way, volumes, *undoes);
+            check_against(&message(&run), &ENCRYPTION);
         }
     }
 }
@@ -952,13 +1510,13 @@ fn two_hundred_volumes_fit_and_what_is_left_out_is_counted() {
 #[test]
 fn texts_that_are_far_too_long_or_no_texts_at_all_fit() {
     for text in [
-        "x".repeat(5000),
-        "\"\\".repeat(2500),
-        "😀".repeat(5000),
-        "\u{1}\r\n\u{202e}".repeat(500),
+        "x".repeat(1500),
+        "\"\\".repeat(750),
+        "😀".repeat(1500),
+        "\u{1}\r\n\u{202e}".repeat(100),
         String::new(),
     ] {
-        check_all(&text, 3);
+        check_all(&text, 2);
     }
 }
 
@@ -971,9 +1529,13 @@ proptest! {
         status in 0..STATUSES.len(),
         way in 0..WAYS.len(),
         volumes in 0_usize..6,
-        undoes in any::<bool>(),
+        begun in any::<bool>(),
     ) {
-        let run = made_of(&text, STATUSES[status], WAYS[way], volumes, undoes);
+        let (way, undoes) = WAYS[way];
+        let mut run = made_of(&text, STATUSES[status], way, volumes, undoes);
+        if !begun {
+            run.progress = Progress::default();
+        }
         check_against(&message(&run), &ENCRYPTION);
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
                 Control::OpenIngress,
                 (0..items).map(|i| (named(i), open.clone())).collect(),
             )]),
-            met_first: open,
+            met_first: open.clone(),
             opt_outs: vec![
                 OptOutSeen {
                     resource: t(),
@@ -107,6 +107,8 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
                 items
             ],
             more_opt_outs: 3,
+            kept: (0..items).map(|i| (named(i), open.clone())).collect(),
+            deleted: open.clone(),
             resumed: 1,
             told: 2,
             unseen: vec![t(); items],
@@ -168,6 +170,7 @@ fn opt_out(resource: &str, value: Option<&str>) -> About {
         value: value.map(str::to_owned),
         means: Control::ALL
             .iter()
+            .filter(|control| control.reads_tags_of(resource))
             .map(|control| (*control, read(value, *control, today, false)))
             .filter(|(_, means)| *means != Exemption::None)
             .collect(),
@@ -387,6 +390,8 @@ fn a_digest_says_what_is_open_and_why_and_what_was_not_seen() {
             why: Some("vendor audit".to_owned()),
         }],
         more_opt_outs: 4,
+        kept: BTreeMap::new(),
+        deleted: Open::default(),
         resumed: 1,
         told: 2,
         unseen: vec!["DescribeManagedPrefixLists: UnauthorizedOperation: groups that name prefix lists were not judged".to_owned()],

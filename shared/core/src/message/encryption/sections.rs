@@ -96,17 +96,21 @@ impl<'a> Story<'a> {
         let run = self.run;
         let mut lines = Vec::new();
         if let Some(instance) = &run.instance {
+            // What is taken back is not there before the end.
+            let has = match run.undoes.is_some() && run.is_open() {
+                true => "which gets back".to_owned(),
+                false => format!("has {}", self.some_volumes()),
+            };
             lines.push(format!(
-                "{} ({}, found {}) has {}:",
+                "{}, {}, found {}, {has}:",
                 self.unit(60),
                 one_line(&instance.instance_type, 50),
                 one_line(&instance.state, 50),
-                self.some_volumes()
             ));
         }
         lines.extend(shortened(&self.parts, MOST_LINES, |part| {
             let at = match part.was_at() {
-                Some(at) => format!("attached as {}", one_line(&at.device, MOST_ID)),
+                Some(at) => one_line(&at.device, MOST_ID),
                 None => "attached nowhere".to_owned(),
             };
             format!(
@@ -135,19 +139,19 @@ impl<'a> Story<'a> {
 
     /// What is done (or would be), in order.
     fn steps(&self) -> Vec<String> {
-        let (it, its, copies) = match self.parts.len() {
-            1 => ("the volume", "its", "an encrypted copy is"),
-            _ => ("each volume", "their", "encrypted copies are"),
+        let (it, copies, they_are) = match self.parts.len() {
+            1 => ("the volume", "an encrypted copy is", "it is"),
+            _ => ("each volume", "encrypted copies are", "they are"),
         };
         let snapshot = format!("First a snapshot of {it} is taken and waited for.");
         let copy = |when: &str| {
             format!(
-                "{when} {copies} made{}: the same size, type, performance and tags. Nothing goes on before they are seen encrypted.",
+                "{when} {copies} made{}: the same size, type, performance and tags. Nothing goes on until {they_are} seen encrypted.",
                 self.key()
             )
         };
         let swap = format!(
-            "Then {it} is detached and its copy attached in its place, with {its} device name and what becomes of it at termination."
+            "Then {it} is detached and its copy attached in its place, with its device name and what becomes of it at termination."
         );
         let kept = format!(
             "At last {it} is tagged {REPLACED_BY_TAG} with the id of its copy, and kept as it is."
@@ -240,7 +244,7 @@ impl<'a> Story<'a> {
             ),
             Way::Unattached | Way::AccountSetting => (
                 "the volume",
-                "Until the copy is there, either ends the run: the copy is deleted.",
+                "Until the volume is tagged as replaced, either ends the run, and the copy is deleted.",
             ),
         };
         Section {
@@ -298,14 +302,11 @@ impl<'a> Story<'a> {
             let of = named(part.volume);
             match part.was_at() {
                 Some(at) => format!(
-                    "{}: {of} ({}) was replaced by its encrypted copy {copy}.",
+                    "{}: {of}, {}, was replaced by its encrypted copy {copy}.",
                     one_line(&at.device, MOST_ID),
                     make(part.volume)
                 ),
-                None => format!(
-                    "{of} ({}): its encrypted copy is {copy}.",
-                    make(part.volume)
-                ),
+                None => format!("{of}, {}: its encrypted copy is {copy}.", make(part.volume)),
             }
         });
         lines.extend(self.reasons());
@@ -416,7 +417,7 @@ impl<'a> Story<'a> {
             }
             if !snapshots.is_empty() {
                 costs.push(format!(
-                    "the blocks that {} store",
+                    "the blocks in {}",
                     count(snapshots.len(), "snapshot")
                 ));
             }
@@ -502,7 +503,10 @@ impl<'a> Story<'a> {
     }
 
     fn undone(&self) -> Vec<Section> {
-        let mut lines = vec![self.takes_back()];
+        let mut lines = vec![format!(
+            "The encryption {} was taken back.",
+            one_line(self.run.undoes.as_deref().unwrap_or("-"), 50)
+        )];
         if self.alone() {
             lines.push("Nothing was attached or detached.".to_owned());
         }
@@ -582,6 +586,11 @@ impl<'a> Story<'a> {
                 .to_owned(),
             ],
         };
+        if !self.copies_kept().is_empty() {
+            go_on.push(
+                "Delete the copies first: while one is there, no second one is made.".to_owned(),
+            );
+        }
         go_on.push(format!("Or opt it out: {}", self.opt_out_command()));
         let mut sections = vec![
             Section {
@@ -793,41 +802,52 @@ impl<'a> Story<'a> {
             "describe-instance-status",
             &[("--include-all-instances", ""), ("--instance-ids", id)],
         ));
-        let moved_parts: Vec<&Part<'_>> = self
+        // An undo's own run has moved nothing at its beginning.
+        let last = |id: &str, otherwise| {
+            let undoes = run.undoes.is_some().then_some(otherwise);
+            moved(run, id).map(|(attached, _)| attached).or(undoes)
+        };
+        let back: Vec<(Option<&str>, Option<&Part<'_>>)> = self
             .parts
             .iter()
-            .filter(|part| {
-                let copy = part.copy().and_then(|copy| moved(run, copy.id));
-                moved(run, &part.volume.id).is_some() || copy.is_some() || run.undoes.is_some()
+            .map(|part| {
+                let copy = part.copy().map(|copy| copy.id);
+                let copy = copy.filter(|copy| last(copy, true) == Some(true));
+                let is_off = last(&part.volume.id, false) == Some(false);
+                (copy, is_off.then_some(part))
             })
+            .filter(|(copy, off)| copy.is_some() || off.is_some())
             .collect();
-        if !moved_parts.is_empty() {
+        if !back.is_empty() {
             lines.push("Only if the originals are to be used again. A copy that the instance ran on keeps what was written since; to use it instead, attach it in place of the original:".to_owned());
             lines.push(self.ec2("stop-instances", &[("--instance-ids", id)]));
             lines.push(self.ec2("wait instance-stopped", &[("--instance-ids", id)]));
         }
-        for part in moved_parts.iter().take(MOST_LINES) {
-            if let Some(copy) = part.copy().filter(|copy| copy.attached) {
-                lines.push(self.ec2("detach-volume", &[("--volume-id", copy.id)]));
-                lines.push(self.ec2("wait volume-available", &[("--volume-ids", copy.id)]));
+        for (copy, off) in back.iter().take(MOST_LINES) {
+            if let Some(copy) = copy {
+                lines.push(self.ec2("detach-volume", &[("--volume-id", copy)]));
+                lines.push(self.ec2("wait volume-available", &[("--volume-ids", copy)]));
             }
-            lines.push(self.ec2(
-                "attach-volume",
-                &[
-                    ("--volume-id", &part.volume.id),
-                    ("--instance-id", id),
-                    ("--device", &device(part)),
-                ],
-            ));
+            if let Some(part) = off {
+                lines.push(self.ec2(
+                    "attach-volume",
+                    &[
+                        ("--volume-id", &part.volume.id),
+                        ("--instance-id", id),
+                        ("--device", &device(part)),
+                    ],
+                ));
+            }
         }
-        if moved_parts.len() > MOST_LINES {
+        if back.len() > MOST_LINES {
             lines.push(format!(
                 "and the same for {} more, see the ledger entry",
-                moved_parts.len() - MOST_LINES
+                back.len() - MOST_LINES
             ));
         }
-        let go: Vec<String> = moved_parts
+        let go: Vec<String> = back
             .iter()
+            .filter_map(|(_, off)| *off)
             .filter(|part| part.was_at().is_some_and(|at| at.delete_on_termination))
             .map(|part| one_line(&part.volume.id, MOST_ID))
             .collect();
@@ -1132,7 +1152,7 @@ impl<'a> Story<'a> {
             }
             _ => {}
         }
-        if run.status == Status::Remediated && !self.is_setting() {
+        if run.status == Status::Remediated && !self.alone() {
             lines.push("The ids of volumes have changed: whatever names the old ones (backups, alarms, stacks, scripts) has to name the new ones.".to_owned());
         }
         if run.status == Status::Remediated && !self.is_setting() && run.kms_key.is_none() {
