@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use backstop_aws::clients::{Clients, OperationsClients};
+use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::ledger::{Ledger, LedgerError};
@@ -33,6 +33,7 @@ pub(crate) struct Context {
 /// AWS, as a command calls it.
 pub(crate) struct Aws {
     pub(crate) clients: Clients,
+    pub(crate) encryption: EncryptionClients,
     pub(crate) operations: OperationsClients,
     pub(crate) region: String,
     pub(crate) deadline: Deadline,
@@ -45,6 +46,7 @@ impl Context {
         let config = self.config().await?;
         Ok(Aws {
             clients: Clients::new(&config),
+            encryption: EncryptionClients::new(&config),
             operations: OperationsClients::new(&config),
             region: config.region().map(ToString::to_string).unwrap_or_default(),
             deadline: Deadline::new(PATIENCE),

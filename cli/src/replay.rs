@@ -1,14 +1,16 @@
 //! What Backstop would have looked at, from CloudTrail's own log files.
 //!
 //! A log file holds `{"Records": […]}`, each record being the `detail` of the
-//! event that EventBridge would have sent. Deliberately not here: any call.
+//! event that EventBridge would have sent. The events that EBS and EC2 send of
+//! their own, about volumes and instances, are in no log file. Deliberately not
+//! here: any call.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use backstop_core::controls::Control;
-use backstop_core::trigger::{self, CLOUDTRAIL_CALL, Parsed};
+use backstop_core::trigger::{self, BrokenEvent, CLOUDTRAIL_CALL, Parsed, Trigger, VolumesParsed};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -106,9 +108,12 @@ impl Replayed {
             return;
         };
         let (call, time) = (text("eventName").to_owned(), text("eventTime").to_owned());
-        if service != "ec2" || !trigger::INGRESS_CALLS.contains(&call.as_str()) {
-            return;
-        }
+        let read: Reader = match call.as_str() {
+            _ if service != "ec2" => return,
+            call if trigger::INGRESS_CALLS.contains(&call) => ingress,
+            call if trigger::VOLUME_CALLS.contains(&call) => volumes,
+            _ => return,
+        };
         let event = json!({
             "version": "0",
             "id": text("eventID"),
@@ -120,9 +125,9 @@ impl Replayed {
             "resources": [],
             "detail": record,
         });
-        match trigger::ingress(&event) {
-            Ok(Parsed::Check(trigger) | Parsed::Expand(trigger)) => {
-                *self.looked_at.entry(Control::OpenIngress).or_default() += 1;
+        match read(&event) {
+            Ok(Ok((control, trigger))) => {
+                *self.looked_at.entry(control).or_default() += 1;
                 let actor = trigger.actor.principal.as_deref().unwrap_or("unknown");
                 *self.actors.entry(actor.to_owned()).or_default() += 1;
                 *self.calls.entry(call).or_default() += 1;
@@ -134,10 +139,29 @@ impl Replayed {
                     .min();
                 self.last = [self.last.take(), time].into_iter().flatten().max();
             }
-            Ok(Parsed::Ignored(reason)) => *self.ignored.entry(reason).or_default() += 1,
+            Ok(Err(reason)) => *self.ignored.entry(reason).or_default() += 1,
             Err(broken) => self.unreadable.push(format!("{place}: {broken}")),
         }
     }
+}
+
+/// Reads an event for a function: what would be looked at, or why nothing.
+type Reader = fn(&Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent>;
+
+fn ingress(event: &Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent> {
+    Ok(match trigger::ingress(event)? {
+        Parsed::Check(trigger) | Parsed::Expand(trigger) => Ok((Control::OpenIngress, trigger)),
+        Parsed::Ignored(reason) => Err(reason),
+    })
+}
+
+fn volumes(event: &Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent> {
+    Ok(match trigger::volumes(event)? {
+        VolumesParsed::Check(trigger) => Ok((Control::UnencryptedVolume, trigger)),
+        VolumesParsed::Setting(trigger) => Ok((Control::EncryptionByDefault, trigger)),
+        VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
+        VolumesParsed::Ignored(reason) => Err(reason),
+    })
 }
 
 #[cfg(test)]
@@ -173,6 +197,15 @@ mod tests {
             ),
             record("DescribeInstances", json!({})),
             record(
+                "CreateVolume",
+                json!({ "responseElements": { "volumeId": "vol-0a3f5c7e91b2d4f60" } }),
+            ),
+            record("DisableEbsEncryptionByDefault", json!({})),
+            record(
+                "CreateVolume",
+                json!({ "errorCode": "Client.DryRunOperation" }),
+            ),
+            record(
                 "AuthorizeSecurityGroupIngress",
                 json!({ "requestParameters": null }),
             ),
@@ -181,11 +214,18 @@ mod tests {
         ] {
             replayed.record("log.json, record 1", record);
         }
-        assert_eq!(replayed.records, 7);
-        assert_eq!(replayed.looked_at[&Control::OpenIngress], 2);
-        assert_eq!(replayed.actors["arn:aws:iam::111122223333:user/jo"], 2);
+        assert_eq!(replayed.records, 10);
+        for (control, calls) in [
+            (Control::OpenIngress, 2),
+            (Control::UnencryptedVolume, 1),
+            (Control::EncryptionByDefault, 1),
+        ] {
+            assert_eq!(replayed.looked_at[&control], calls, "{control}");
+        }
+        assert_eq!(replayed.resources["vol-0a3f5c7e91b2d4f60"], 1);
+        assert_eq!(replayed.actors["arn:aws:iam::111122223333:user/jo"], 4);
         assert_eq!(replayed.first.as_deref(), Some("2026-11-23T10:00:00Z"));
-        assert_eq!(replayed.ignored.len(), 1);
+        assert_eq!(replayed.ignored.len(), 2);
         assert_eq!(replayed.unreadable.len(), 2, "{:?}", replayed.unreadable);
     }
 }

@@ -65,10 +65,9 @@ fn outcome(found: &Found) -> Outcome {
         .message(
             Message::builder()
                 .text(format!(
-                    "{} {}: {}; {}",
-                    found.id,
-                    found.name,
-                    found.open.join("; "),
+                    "{}: {}; {}",
+                    format!("{} {}", found.id, found.name).trim_end(),
+                    found.what().join("; "),
                     found.state
                 ))
                 .build(),
@@ -81,6 +80,52 @@ fn outcome(found: &Found) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::scan::FoundVolume;
+
+    #[test]
+    fn every_control_has_a_rule_and_a_unit_is_told_with_its_volumes() {
+        let volume = |id: &str, device: Option<&str>| FoundVolume {
+            id: id.into(),
+            name: String::new(),
+            size_gib: 8,
+            volume_type: "gp3".into(),
+            device: device.map(str::to_owned),
+            opted_out: device.is_none(),
+        };
+        let scanned = Scanned {
+            found: vec![Found {
+                control: Control::UnencryptedVolume,
+                severity: Severity::High,
+                resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-1".into(),
+                id: "i-1".into(),
+                name: String::new(),
+                open: Vec::new(),
+                volumes: vec![volume("vol-1", Some("/dev/xvda")), volume("vol-2", None)],
+                fingerprints: vec!["f".into(), "g".into()],
+                state: "would be left: opted out".into(),
+            }],
+            ..Scanned::default()
+        };
+        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        let run = &log["runs"][0];
+        let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+        let rules: Vec<&str> = rules.iter().map(|r| r["id"].as_str().unwrap()).collect();
+        assert_eq!(
+            rules,
+            [
+                "open-ingress",
+                "unencrypted-volume",
+                "encryption-by-default"
+            ]
+        );
+        let result = &run["results"][0];
+        assert_eq!(result["ruleId"], "unencrypted-volume");
+        assert_eq!(
+            result["message"]["text"],
+            "i-1: vol-1, 8 GiB gp3, /dev/xvda; vol-2, 8 GiB gp3, attached nowhere, opted out; would be left: opted out"
+        );
+        assert_eq!(result["partialFingerprints"]["backstop/1"], "g");
+    }
 
     #[test]
     fn a_result_names_its_rule_its_resource_and_its_fingerprint() {
@@ -92,6 +137,7 @@ mod tests {
                 id: "sg-1".into(),
                 name: "web".into(),
                 open: vec!["tcp 22 from 0.0.0.0/0".into()],
+                volumes: Vec::new(),
                 fingerprints: vec!["f".into()],
                 state: "would be put right".into(),
             }],

@@ -57,6 +57,7 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
     let jo = [
         record("AuthorizeSecurityGroupIngress", "jo"),
         record("DescribeVpcs", "jo"),
+        record("DisableEbsEncryptionByDefault", "jo"),
     ];
     std::fs::write(logs.join("a.json"), log(&jo)).unwrap();
     std::fs::create_dir(logs.join("day")).unwrap();
@@ -72,11 +73,12 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
     assert_eq!(good.status.code(), Some(0), "{}", err(&good));
     let replayed: Value = serde_json::from_str(&out(&good)).unwrap();
     assert_eq!(replayed["files"], 2);
-    assert_eq!(replayed["records"], 3);
+    assert_eq!(replayed["records"], 4);
     assert_eq!(replayed["looked_at"]["open-ingress"], 2);
+    assert_eq!(replayed["looked_at"]["encryption-by-default"], 1);
     assert_eq!(replayed["actors"]["arn:aws:iam::111122223333:user/al"], 1);
     let table = out(&backstop(&["replay", path]));
-    assert!(table.contains("2 would have been looked at"), "{table}");
+    assert!(table.contains("3 would have been looked at"), "{table}");
 
     std::fs::write(logs.join("broken.json"), "{").unwrap();
     std::fs::write(logs.join("cut.json.gz"), "no gzip").unwrap();
@@ -98,7 +100,7 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
     std::os::unix::fs::symlink(&logs, logs.join("again")).unwrap();
     let linked = backstop(&["replay", path, "--format", "json"]);
     let replayed: Value = serde_json::from_str(&out(&linked)).unwrap();
-    assert_eq!(replayed["records"], 3, "not round in circles");
+    assert_eq!(replayed["records"], 4, "not round in circles");
     let empty = folder("empty");
     let nothing = backstop(&["replay", empty.to_str().unwrap()]);
     assert_eq!(nothing.status.code(), Some(2));
@@ -178,8 +180,8 @@ fn without_a_region_or_credentials_it_says_how_to_give_them() {
 fn what_is_typed_wrong_is_said_before_anything_is_called() {
     for (arguments, part) in [
         (
-            &["plan", "i-0123", "--region", "eu-central-1"][..],
-            "`i-0123` is neither a file nor the id",
+            &["plan", "ami-0123", "--region", "eu-central-1"][..],
+            "`ami-0123` is neither a file nor the id",
         ),
         (
             &["re-arm", "open-ingres", "--region", "eu-central-1"],

@@ -1085,10 +1085,14 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
         let arn = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:";
         [json!({ "Fn::Sub": format!("{arn}{kind}/*") })]
     };
-    let only_the_opt_out = json!({
-        "ForAllValues:StringEquals": { "aws:TagKeys": [OPT_OUT_TAG] },
-        "Null": { "aws:TagKeys": "false" },
-    });
+    let only = |keys: &[&str]| {
+        json!({
+            "ForAllValues:StringEquals": { "aws:TagKeys": keys },
+            "Null": { "aws:TagKeys": "false" },
+        })
+    };
+    let only_the_opt_out = only(&[OPT_OUT_TAG]);
+    let replaced_no_more = only(&[OPT_OUT_TAG, REPLACED_BY_TAG]);
     assert_eq!(
         tags,
         [
@@ -1097,7 +1101,7 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
                 &of("security-group-rule")[..],
             ),
             (&only_the_opt_out, &of("security-group-rule")),
-            (&only_the_opt_out, &of("volume")),
+            (&replaced_no_more, &of("volume")),
         ]
     );
     assert!(
@@ -1755,7 +1759,13 @@ fn the_readme_ships_a_policy_that_reserves_the_opt_out_tag() {
     // what they replaced.
     let key = &statements[0]["Condition"]["ForAnyValue:StringLike"]["aws:TagKeys"];
     assert_eq!(*key, json!(["backstop:*"]));
-    for tag in [OPT_OUT_TAG, COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG] {
+    for tag in [
+        OPT_OUT_TAG,
+        COPY_OF_TAG,
+        ENTRY_TAG,
+        PURPOSE_TAG,
+        REPLACED_BY_TAG,
+    ] {
         assert!(tag.starts_with("backstop:"), "{tag}");
     }
     let key = format!("aws:ResourceTag/{OPT_OUT_TAG}");

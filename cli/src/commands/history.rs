@@ -111,7 +111,7 @@ impl History {
         Ok(ids)
     }
 
-    /// The ARN of a security group of this account.
+    /// The ARN of a resource of this account.
     async fn arn(&self, aws: &Aws, id: &str) -> Result<String, Problem> {
         let account = aws.account().await?;
         Ok(backstop_aws::security_groups::arn(

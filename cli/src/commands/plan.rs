@@ -1,29 +1,32 @@
 //! `backstop plan`: what would be done about one resource, and why. Reads the
-//! live group and decides with the same code as the function; changes nothing.
+//! live resource and decides with the same code as the function; changes
+//! nothing. Volumes and the account's setting: `volumes`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use backstop_aws::security_groups::{ListUse, gather, groups_naming};
+use backstop_core::controls::encryption_by_default;
 use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::guards::Guards;
 use backstop_core::message::one_line;
 use backstop_core::plan::RuleChange;
+use backstop_core::policy::Policy;
 use backstop_core::security_group::Facts;
-use backstop_core::trigger::{self, Parsed};
+use backstop_core::trigger::{self, BrokenEvent, Parsed, Trigger, VolumesParsed};
 use clap::Args;
 use serde_json::Value;
 
 use crate::Problem;
-use crate::context::Context;
+use crate::context::{Aws, Context};
 use crate::judging::Judging;
 use crate::table::table;
 
 /// Shows what would be done about one resource, and why; changes nothing.
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// An event as EventBridge sends it (a file), or the id of a security group
-    /// or prefix list
+    /// An event as EventBridge sends it (a file), the id of a security group,
+    /// prefix list, volume or instance, or `encryption-by-default`
     what: String,
     #[command(flatten)]
     judging: Judging,
@@ -31,7 +34,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let (parsed, place) = self.parse()?;
+        let (target, place) = self.parse()?;
         let aws = context.aws().await?;
         let account = aws.account().await?;
         // Looked for elsewhere the resource would seem to be gone.
@@ -44,22 +47,36 @@ impl Plan {
             )));
         }
         let policy = self.judging.policy(context, &aws).await?;
-        let groups = match parsed {
+        let mode = self.judging.mode();
+        let found = match target {
             Target::Ignored(reason) => {
                 println!("nothing would be looked at: {reason}");
-                return Ok(ExitCode::SUCCESS);
+                false
             }
-            Target::Group(id) => vec![id],
+            Target::Group(id) => self.groups(vec![id], &aws, &account, &policy).await?,
             Target::List(id) => match groups_naming(&aws.clients.ec2, &id, &aws.deadline).await? {
-                ListUse::NamedBy(groups) => groups,
-                ListUse::Gone => Vec::new(),
+                ListUse::NamedBy(groups) => self.groups(groups, &aws, &account, &policy).await?,
+                ListUse::Gone => self.groups(Vec::new(), &aws, &account, &policy).await?,
                 ListUse::BeingModified(state) => {
                     return Err(Problem(format!(
                         "the prefix list {id} is being modified ({state}): look again later"
                     )));
                 }
             },
+            Target::Unit(id) => volumes::plan(&id, &aws, &policy, mode).await?,
+            Target::Setting => volumes::plan_setting(&aws, &policy, mode).await?,
         };
+        Ok(ExitCode::from(u8::from(found)))
+    }
+
+    /// Looks at groups; whether anything was found.
+    async fn groups(
+        &self,
+        groups: Vec<String>,
+        aws: &Aws,
+        account: &str,
+        policy: &Policy,
+    ) -> Result<bool, Problem> {
         if groups.is_empty() {
             println!("no security group names it");
         }
@@ -68,52 +85,76 @@ impl Plan {
             let facts = gather(&aws.clients.ec2, &id, &aws.region, &aws.deadline).await?;
             let circumstances = Circumstances {
                 mode: self.judging.mode(),
-                account: &account,
+                account,
                 now: jiff::Timestamp::now(),
                 guards: &Guards::default(),
             };
-            let decision = open_ingress::decide(&facts, &policy, &circumstances);
+            let decision = open_ingress::decide(&facts, policy, &circumstances);
             found |= print(&id, &facts, &decision);
         }
-        Ok(ExitCode::from(u8::from(found)))
+        Ok(found)
     }
 
     /// What to look at, and the Region and account that an event is of.
     fn parse(&self) -> Result<(Target, Option<(String, String)>), Problem> {
         let what = self.what.as_str();
         if !Path::new(what).is_file() {
-            return match what {
-                id if id.starts_with("sg-") => Ok((Target::Group(id.to_owned()), None)),
-                id if id.starts_with("pl-") => Ok((Target::List(id.to_owned()), None)),
-                other => Err(Problem(format!(
-                    "`{other}` is neither a file nor the id of a security group (`sg-…`) or prefix list (`pl-…`)"
-                ))),
+            let target = match what {
+                id if id.starts_with("sg-") => Target::Group(id.to_owned()),
+                id if id.starts_with("pl-") => Target::List(id.to_owned()),
+                id if id.starts_with("vol-") || id.starts_with("i-") => Target::Unit(id.to_owned()),
+                encryption_by_default::NAME => Target::Setting,
+                other => {
+                    return Err(Problem(format!(
+                        "`{other}` is neither a file nor the id of a security group (`sg-…`), prefix list (`pl-…`), volume (`vol-…`) or instance (`i-…`), nor `{}`",
+                        encryption_by_default::NAME
+                    )));
+                }
             };
+            return Ok((target, None));
         }
         let text = std::fs::read_to_string(what)
             .map_err(|error| Problem(format!("{what} cannot be read: {error}")))?;
         let event: Value = serde_json::from_str(&text)
             .map_err(|error| Problem(format!("{what} is not JSON: {error}")))?;
-        match trigger::ingress(&event) {
-            Ok(Parsed::Check(trigger)) => {
-                let place = (trigger.region, trigger.account);
-                Ok((Target::Group(trigger.resource), Some(place)))
-            }
-            Ok(Parsed::Expand(trigger)) => {
-                let place = (trigger.region, trigger.account);
-                Ok((Target::List(trigger.resource), Some(place)))
-            }
-            Ok(Parsed::Ignored(reason)) => Ok((Target::Ignored(reason), None)),
-            Err(broken) => Err(Problem(format!("{what}: {broken}"))),
-        }
+        of_event(&event).map_err(|broken| Problem(format!("{what}: {broken}")))
     }
 }
 
 /// What to look at.
+#[derive(Debug, PartialEq, Eq)]
 enum Target {
     Group(String),
     List(String),
+    /// A volume or an instance.
+    Unit(String),
+    /// The account's setting.
+    Setting,
     Ignored(String),
+}
+
+/// What an event leads to, whichever function takes it; and its Region and
+/// account.
+fn of_event(event: &Value) -> Result<(Target, Option<(String, String)>), BrokenEvent> {
+    let found = |target: fn(String) -> Target, trigger: Trigger| {
+        let place = (trigger.region, trigger.account);
+        Ok((target(trigger.resource), Some(place)))
+    };
+    let why = match trigger::ingress(event)? {
+        Parsed::Check(trigger) => return found(Target::Group, trigger),
+        Parsed::Expand(trigger) => return found(Target::List, trigger),
+        Parsed::Ignored(why) => why,
+    };
+    match trigger::volumes(event)? {
+        VolumesParsed::Check(trigger) => found(Target::Unit, trigger),
+        VolumesParsed::Setting(trigger) => found(|_| Target::Setting, trigger),
+        VolumesParsed::Advance { .. } => {
+            let why = "it is a step of a run that is under way".to_owned();
+            Ok((Target::Ignored(why), None))
+        }
+        VolumesParsed::Ignored(also) if also == why => Ok((Target::Ignored(why), None)),
+        VolumesParsed::Ignored(also) => Ok((Target::Ignored(format!("{why}, and {also}")), None)),
+    }
 }
 
 /// Prints a decision; whether anything was found.
@@ -177,4 +218,71 @@ fn would_be(change: &RuleChange) -> String {
         text += &format!(", {lost} LOST");
     }
     text
+}
+
+mod volumes;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn call(name: &str, response: Value, error: Option<&str>) -> Value {
+        json!({
+            "version": "0", "id": "e", "detail-type": "AWS API Call via CloudTrail",
+            "source": "aws.ec2", "account": "111122223333", "region": "eu-central-1",
+            "time": "2026-11-24T10:00:00Z", "resources": [],
+            "detail": {
+                "eventName": name, "errorCode": error, "responseElements": response,
+                "requestParameters": {"groupId": "sg-0a3f5c7e91b2d4f60"},
+            },
+        })
+    }
+
+    #[test]
+    fn an_event_leads_to_what_either_function_would_look_at() {
+        let volume = "vol-0a3f5c7e91b2d4f60";
+        let target = |event: &Value| of_event(event).unwrap().0;
+        for (event, expected) in [
+            (
+                call("AuthorizeSecurityGroupIngress", json!(null), None),
+                Target::Group("sg-0a3f5c7e91b2d4f60".into()),
+            ),
+            (
+                call("CreateVolume", json!({"volumeId": volume}), None),
+                Target::Unit(volume.into()),
+            ),
+            (
+                call("DisableEbsEncryptionByDefault", json!({}), None),
+                Target::Setting,
+            ),
+            (
+                call("CreateVolume", json!(null), Some("Client.DryRunOperation")),
+                Target::Ignored(
+                    "the call `CreateVolume` opens no security group, and the call `CreateVolume` failed with Client.DryRunOperation"
+                        .into(),
+                ),
+            ),
+        ] {
+            assert_eq!(target(&event), expected);
+        }
+        let mut of_instance = call("", json!(null), None);
+        of_instance["detail-type"] = json!("EC2 Instance State-change Notification");
+        of_instance["detail"] = json!({"instance-id": "i-0a3f5c7e91b2d4f60", "state": "running"});
+        assert_eq!(
+            of_event(&of_instance).unwrap(),
+            (
+                Target::Unit("i-0a3f5c7e91b2d4f60".into()),
+                Some(("eu-central-1".into(), "111122223333".into()))
+            )
+        );
+        let nameless = call("CreateVolume", json!({}), None);
+        assert!(
+            of_event(&nameless)
+                .unwrap_err()
+                .to_string()
+                .contains("names no volume")
+        );
+    }
 }

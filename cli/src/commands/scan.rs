@@ -2,8 +2,11 @@
 //! needs no stack.
 //!
 //! Groups come in pages, as for the sweep; those that look open are read
-//! closely, and decided about by the code that the functions decide with.
+//! closely, and decided about by the code that the functions decide with. What
+//! cannot be read is said, and loses nothing else. Volumes and the account's
+//! setting: `volumes`.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -72,8 +75,12 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
-    /// Resources looked at.
+    /// Security groups looked at.
     pub(crate) looked_at: u64,
+    /// Unencrypted volumes looked at.
+    pub(crate) unencrypted_volumes: u64,
+    /// How many of them are kept and no finding: originals that were replaced.
+    pub(crate) kept_volumes: u64,
     /// What was found.
     pub(crate) found: Vec<Found>,
     /// What could not be seen, a sentence each.
@@ -91,14 +98,63 @@ pub(crate) struct Found {
     pub(crate) resource: String,
     /// Its id.
     pub(crate) id: String,
-    /// Its name.
+    /// Its name; empty where none is known.
     pub(crate) name: String,
     /// What is open to whom, a line for each rule.
     pub(crate) open: Vec<String>,
-    /// Fingerprints of what is open.
+    /// The unencrypted volumes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<FoundVolume>,
+    /// Fingerprints of what is found.
     pub(crate) fingerprints: Vec<String>,
     /// What Backstop would do about it.
     pub(crate) state: String,
+}
+
+/// An unencrypted volume.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FoundVolume {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name; empty where it has none.
+    pub(crate) name: String,
+    /// Size in GiB.
+    pub(crate) size_gib: i32,
+    /// `gp3`, `io2`, …
+    pub(crate) volume_type: String,
+    /// The device that it is attached as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<String>,
+    /// Whether a tag keeps it as it is: its own, or its instance's.
+    pub(crate) opted_out: bool,
+}
+
+impl Found {
+    /// What is found, in lines.
+    pub(crate) fn what(&self) -> Vec<String> {
+        match self.control {
+            Control::OpenIngress => self.open.clone(),
+            Control::UnencryptedVolume => self.volumes.iter().map(ToString::to_string).collect(),
+            Control::EncryptionByDefault => {
+                vec!["new volumes are encrypted only where that is asked for".to_owned()]
+            }
+        }
+    }
+}
+
+impl fmt::Display for FoundVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)?;
+        if !self.name.is_empty() {
+            write!(f, " ({})", one_line(&self.name, 60))?;
+        }
+        write!(f, ", {} GiB {}, ", self.size_gib, self.volume_type)?;
+        f.write_str(self.device.as_deref().unwrap_or("attached nowhere"))?;
+        match self.opted_out {
+            true => f.write_str(", opted out"),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Scan {
@@ -129,6 +185,9 @@ impl Scan {
                 scanned.unseen.push(problem);
             }
         }
+        let mode = self.judging.mode();
+        volumes::look(&aws, &policy, mode, &mut scanned).await;
+        volumes::look_at_setting(&aws, &policy, mode, &mut scanned).await;
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
@@ -209,6 +268,7 @@ fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
             .clone()
             .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
             .collect(),
+        volumes: Vec::new(),
         fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
         state: match reason(decision) {
             Some(why) if !enforced(decision) => format!("would be left: {why}"),
@@ -237,7 +297,7 @@ fn progress() -> ProgressBar {
 
 fn print_table(scanned: &Scanned) {
     if !scanned.found.is_empty() {
-        let mut table = table(&["severity", "resource", "name", "open", "Backstop"]);
+        let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
         for found in &scanned.found {
             let severity = found.severity.to_string();
             table.add_row(vec![
@@ -247,17 +307,27 @@ fn print_table(scanned: &Scanned) {
                 },
                 (&found.id).into(),
                 one_line(&found.name, 60).into(),
-                found.open.join("\n").into(),
+                found.what().join("\n").into(),
                 (&found.state).into(),
             ]);
         }
         println!("{table}");
     }
+    let open = scanned
+        .found
+        .iter()
+        .filter(|found| found.control == Control::OpenIngress);
     println!(
         "{} of {} security groups in {} of {} are too open",
-        scanned.found.len(),
+        open.count(),
         scanned.looked_at,
         scanned.region,
         scanned.account
     );
+    println!(
+        "{} volumes are unencrypted, {} of them kept after they were replaced",
+        scanned.unencrypted_volumes, scanned.kept_volumes
+    );
 }
+
+mod volumes;

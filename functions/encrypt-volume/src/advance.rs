@@ -10,7 +10,9 @@ use backstop_aws::ledger::{Closed, Stored, run_holder};
 use backstop_aws::volumes::{self, Seen};
 use backstop_aws::{bus, metrics};
 use backstop_core::controls::unencrypted_volume;
-use backstop_core::encryption::{Change, Encryption, End, Note, Step, World, next_step};
+use backstop_core::encryption::{
+    Change, Encryption, End, Hold, Note, Step, Tries, World, next_step,
+};
 use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::policy::Policy;
@@ -24,6 +26,9 @@ use crate::handler::{Failure, Handler, Invocation, elapsed};
 
 /// Most notes that are taken before a step is.
 const MOST_NOTES: usize = 8;
+
+/// Seconds until the next look while the policy cannot be used.
+const WITHOUT_POLICY: u32 = 60;
 
 /// What the state machine does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +68,20 @@ impl Handler {
         };
         if !run.is_open() {
             // Stored by an invocation that was cut off before it told or closed.
-            self.close(&run).await?;
+            self.close(&run, true).await?;
             return Ok(Next::Done(run.status).answer());
         }
-        // The first message; any further one of the same kind is dropped.
-        if run.progress.tries.is_empty() && run.progress.back.is_none() {
+        // The first message, and what a person has to know at once: an invocation
+        // may have been cut off before it was told. A message that went out is
+        // dropped by its key.
+        let begins = run.progress.tries.is_empty() && run.progress.back.is_none();
+        if begins || run.progress.attention.is_some() {
             bus::tell(&self.clients.eventbridge, &run.id).await?;
         }
         if let Some(why) = go_back
             && run.progress.back.is_none()
+            // Running on its copies, it only has to be looked at and tagged.
+            && !started(&run)
         {
             let note = Note::GoBack {
                 why: format!("a step failed again and again: {}", shortened(&why)),
@@ -88,7 +98,8 @@ impl Handler {
                 &invocation.deadline,
             )
             .await?;
-            let step = self.next_step(&run, &seen, invocation).await?;
+            run.adopt(&seen.volumes, &seen.snapshots);
+            let step = self.next_step(&run, &seen, invocation).await;
             match step {
                 Step::Note(note) => self.take_note(&mut run, &note).await?,
                 Step::Wait { seconds, why } => {
@@ -109,22 +120,27 @@ impl Handler {
         Ok(Next::Again.answer())
     }
 
-    async fn next_step(
-        &self,
-        run: &Encryption,
-        seen: &Seen,
-        invocation: &Invocation,
-    ) -> Result<Step, Failure> {
+    async fn next_step(&self, run: &Encryption, seen: &Seen, invocation: &Invocation) -> Step {
         let now = Timestamp::now();
-        // Without a readable policy nothing new is begun; the way back needs
-        // none, and goes on by the defaults.
-        let policy = match self.policy.get(&invocation.deadline).await {
-            Ok(policy) => policy.policy,
-            Err(problem) if run.progress.back.is_some() || run.undoes.is_some() => {
-                warn!(%problem, "going back without the policy");
-                Arc::new(Policy::default())
+        // Without a valid policy nothing new is begun, and what is under way
+        // goes on by the defaults only where that leads to an end: back, or a
+        // look at what was started. An instance that is down goes back.
+        let (policy, unreadable) = match self.policy.get(&invocation.deadline).await {
+            Ok(policy) => (policy.policy, None),
+            Err(problem) => {
+                warn!(%problem, "a step without the policy");
+                let ends = run.progress.back.is_some() || run.undoes.is_some() || started(run);
+                if !ends && !run.stopped_it() {
+                    return Step::Wait {
+                        seconds: WITHOUT_POLICY,
+                        why: problem.to_string(),
+                    };
+                }
+                let hold = (!ends).then(|| Hold {
+                    why: format!("the policy cannot be used while the instance is down: {problem}"),
+                });
+                (Arc::new(Policy::default()), Some(hold))
             }
-            Err(problem) => return Err(problem.into()),
         };
         let tags = seen.instance.iter().map(|instance| &instance.tags).chain(
             run.volumes
@@ -137,11 +153,20 @@ impl Handler {
             instance: seen.instance.clone(),
             volumes: seen.volumes.clone(),
             snapshots: seen.snapshots.clone(),
-            hold: unencrypted_volume::hold(run, &policy, self.settings.remediation.mode, tags, now),
+            hold: match unreadable {
+                Some(hold) => hold,
+                None => unencrypted_volume::hold(
+                    run,
+                    &policy,
+                    self.settings.remediation.mode,
+                    tags,
+                    now,
+                ),
+            },
             key_problem: seen.key_problem.clone(),
             settings: &unencrypted_volume::of(&policy).settings,
         };
-        Ok(next_step(&world))
+        next_step(&world)
     }
 
     async fn take_note(&self, run: &mut Encryption, note: &Note) -> Result<(), Failure> {
@@ -198,12 +223,13 @@ impl Handler {
             entry = %run.id, resource = %run.resource, control = %run.control,
             outcome = run.status.name(), why = ?end.why, "run ended"
         );
-        self.close(run).await
+        self.close(run, false).await
     }
 
     /// Tells, releases the lock, and has the unit looked at once more where
-    /// something came up meanwhile.
-    async fn close(&self, run: &Encryption) -> Result<(), Failure> {
+    /// something came up meanwhile. `again`: an invocation before may have done
+    /// a part of it, and lost the wish to look again.
+    async fn close(&self, run: &Encryption, again: bool) -> Result<(), Failure> {
         bus::tell(&self.clients.eventbridge, &run.id).await?;
         if let Some(undone) = &run.undoes
             && run.status == Status::RolledBack
@@ -216,7 +242,7 @@ impl Handler {
         // attached meanwhile is looked at with its instance.
         let left_alone = run.progress.back.as_ref().is_some_and(|back| back.trip);
         let moved_on = run.status == Status::RolledBack && run.undoes.is_none() && !left_alone;
-        if closed == Closed::LookAgain || moved_on {
+        if again || closed == Closed::LookAgain || moved_on {
             let resource = match run.volumes.first() {
                 Some(volume) if run.instance.is_none() => volume.id.clone(),
                 _ => run.resource_id().to_owned(),
@@ -240,6 +266,12 @@ impl Handler {
             false => Err(overtaken(run)),
         }
     }
+}
+
+/// Whether the instance was, or may have been, started on its copies.
+fn started(run: &Encryption) -> bool {
+    let start = run.progress.tries(&Change::Start { back: false });
+    start.is_some_and(Tries::may_have_happened)
 }
 
 fn overtaken(run: &Encryption) -> Failure {

@@ -30,7 +30,7 @@ use backstop_core::sweep::volumes::page_key;
 use backstop_core::trigger::{
     self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
 };
-use backstop_core::volumes::{Unit, Volume, VolumeFacts};
+use backstop_core::volumes::{ENTRY_TAG, Unit, Volume, VolumeFacts};
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
@@ -175,35 +175,50 @@ impl Handler {
         invocation: &Invocation,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
-        // gather: the policy says which key, the unit says whose lock
+        // a run that was cut off goes on before anything else: its way back needs
+        // neither a policy nor a key, and its volumes may have moved since
         let deadline = &invocation.deadline;
+        let resource = &trigger.resource;
+        let Standing { lock, .. } = self.ledger.standing(CONTROL, resource).await?;
+        if let Some(looked) = self.resumed(lock.as_ref()).await? {
+            return Ok(looked);
+        }
+
+        // gather: the policy says which key, the unit says whose lock
         let policy = self.policy.get(deadline).await?;
         let control = unencrypted_volume::of(&policy.policy);
         let facts = volumes::facts(
             &self.clients.ec2,
             &self.encryption.kms,
-            &trigger.resource,
+            resource,
             control.settings.kms_key.as_deref(),
             deadline,
         )
         .await?;
         let unit = unit_id(&facts, trigger);
+        let (standing, locks) = self.standing(&unit, &facts).await?;
         let Standing {
-            lock,
+            lock: lapsed,
             known,
             guards,
-        } = self.standing(&unit, &facts).await?;
+        } = standing;
 
-        // a run that was cut off goes on, whatever is found
-        let lapsed = lock.filter(|lock| !lock.is_live(Timestamp::now()));
-        if let Some(lock) = &lapsed
-            && let Some(run) = self.open_run(lock).await?
-        {
-            return self.resume(run, lock, &policy).await;
+        // What a run is at work on is no finding: it looks again at its end. And
+        // one that was cut off goes on.
+        let now = Timestamp::now();
+        for (id, lock) in &locks {
+            if lock.is_live(now) {
+                return self.at_work(id, lock).await;
+            }
+            if let Some(looked) = self.resumed(Some(lock)).await? {
+                return Ok(looked);
+            }
         }
 
+        // what was replaced and is in use again may be written to
+        self.note_reused(&facts).await?;
+
         // decide: judge, exempt, plan
-        let now = Timestamp::now();
         let decision = self.decide(&facts, &policy, &guards, now);
         let mode = self.mode(control.mode);
         log_decision(trigger, &unit, &decision, mode);
@@ -256,20 +271,49 @@ impl Handler {
         Ok(looked)
     }
 
-    /// What the ledger holds about a unit, with the baseline of its volumes:
-    /// that hangs on them and not on what they are attached to.
-    async fn standing(&self, unit: &str, facts: &VolumeFacts) -> Result<Standing, Failure> {
+    /// What the ledger holds about a unit, with the baseline and the trips of its
+    /// volumes: they hang on them and not on what they are attached to. Beside
+    /// it every lock, with what it is of: a volume may have been at work on
+    /// before it was attached.
+    async fn standing(
+        &self,
+        unit: &str,
+        facts: &VolumeFacts,
+    ) -> Result<(Standing, Vec<(String, Lock)>), Failure> {
         let mut ids = vec![unit.to_owned()];
         if let Unit::Instance(_, volumes) = &facts.unit {
             let unencrypted = volumes.iter().filter(|volume| !volume.encrypted);
             ids.extend(unencrypted.map(|volume| volume.id.clone()));
         }
-        let mut standings = self.ledger.standings(CONTROL, &ids).await?.into_iter();
+        let standings = self.ledger.standings(CONTROL, &ids).await?;
+        let locks = ids
+            .iter()
+            .zip(&standings)
+            .filter_map(|(id, standing)| Some((id.clone(), standing.lock.clone()?)))
+            .collect();
+        let mut standings = standings.into_iter();
         let mut standing = standings.next().unwrap_or_default();
         for of_volume in standings {
             standing.guards.baseline.extend(of_volume.guards.baseline);
+            let tripped = &mut standing.guards.resource_tripped;
+            *tripped = tripped.take().or(of_volume.guards.resource_tripped);
         }
-        Ok(standing)
+        Ok((standing, locks))
+    }
+
+    /// Notes on the entries of runs that originals which they replaced are in
+    /// use again: what is written to them now is nowhere else.
+    async fn note_reused(&self, facts: &VolumeFacts) -> Result<(), Failure> {
+        let Unit::Instance(_, volumes) = &facts.unit else {
+            return Ok(());
+        };
+        for volume in volumes.iter().filter(|volume| !volume.encrypted) {
+            let copy = unencrypted_volume::superseded_by(volume, facts);
+            if let Some(entry) = copy.and_then(|copy| copy.tags.get(ENTRY_TAG)) {
+                self.ledger.note_reused(entry, &volume.id).await?;
+            }
+        }
+        Ok(())
     }
 
     fn decide(
@@ -295,6 +339,30 @@ impl Handler {
                 ..
             }) if run.is_open() => Some(*run),
             _ => None,
+        })
+    }
+
+    /// Takes up the run of a lapsed lock; `None`: there is none to take up.
+    async fn resumed(&self, lock: Option<&Lock>) -> Result<Option<Looked>, Failure> {
+        let lapsed = lock.filter(|lock| !lock.is_live(Timestamp::now()));
+        let Some(lock) = lapsed else { return Ok(None) };
+        match self.open_run(lock).await? {
+            Some(run) => self.resume(run, lock).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A live lock: its run looks again at its end. One that has not taken a
+    /// step may have been cut off before its execution was started.
+    async fn at_work(&self, id: &str, lock: &Lock) -> Result<Looked, Failure> {
+        if let Some(run) = self.open_run(lock).await?
+            && run.revision == 0
+        {
+            self.start(&run).await?;
+        }
+        Ok(match self.ledger.look_again(CONTROL, id, lock).await? {
+            Begun::Moved => Looked::Again,
+            _ => Looked::Done("another run will look again"),
         })
     }
 
@@ -333,21 +401,14 @@ impl Handler {
     }
 
     /// Takes a run up again whose state machine has ended, or never began.
-    async fn resume(
-        &self,
-        mut run: Encryption,
-        lapsed: &Lock,
-        policy: &Versioned,
-    ) -> Result<Looked, Failure> {
-        let budget = unencrypted_volume::of(&policy.policy)
-            .budget
-            .changes_per_hour;
+    async fn resume(&self, mut run: Encryption, lapsed: &Lock) -> Result<Looked, Failure> {
         run.attempts += 1;
         run.revision += 1;
         let holder = run_holder(&run.id);
         match self
             .ledger
-            .go_on(&run, &holder, Some(lapsed), 0, budget)
+            // Its changes were counted when it was begun.
+            .go_on(&run, &holder, Some(lapsed), 0, 0)
             .await?
         {
             Begun::Started => {}

@@ -1,7 +1,7 @@
 //! The account's setting `encryption by default`: looked at, turned on again,
 //! looked at once more, told. One call, so it needs no state machine.
 
-use backstop_aws::ledger::{Begun, Standing, Stored};
+use backstop_aws::ledger::{Begun, Closed, Lock, Standing, Stored};
 use backstop_aws::metrics;
 use backstop_aws::trips;
 use backstop_aws::{bus, volumes};
@@ -10,7 +10,7 @@ use backstop_core::encryption::Encryption;
 use backstop_core::entry::Status;
 use backstop_core::plan::Mode;
 use backstop_core::record::Record;
-use backstop_core::trigger::Trigger;
+use backstop_core::trigger::{CheckRequested, Trigger};
 use jiff::Timestamp;
 use tracing::{info, warn};
 use ulid::Ulid;
@@ -46,7 +46,21 @@ impl Handler {
             return Ok("off");
         }
         let decided = encryption_by_default::decide(is_on, &policy.policy, mode, &guards, now);
+        let lapsed = lock
+            .as_ref()
+            .filter(|lock| !lock.is_live_for_others(&invocation.holder.id, now));
+        let unfinished = self.unfinished(lapsed).await?;
         let Some(decided) = decided else {
+            // Turned on by an attempt that was cut off, or by somebody after one
+            // that failed: that is told.
+            if let Some(mut run) = unfinished {
+                run.attempts += 1;
+                let (ledger, holder) = (&self.ledger, &invocation.holder);
+                return match ledger.go_on(&run, holder, lapsed, 0, 0).await? {
+                    Begun::Started => self.conclude(run, None, trigger, invocation).await,
+                    _ => Err(Failure::Contended(run.resource)),
+                };
+            }
             if let Some(known) = known {
                 self.ledger
                     .forget(CONTROL.name(), &trigger.region, &known)
@@ -70,17 +84,9 @@ impl Handler {
         }
         // begin
         let budget = control.budget.changes_per_hour;
-        let lapsed = lock
-            .as_ref()
-            .filter(|lock| !lock.is_live_for_others(&invocation.holder.id, now));
         // A retry goes on with the entry of the attempt before: a failure is
         // told once, and once more when it is mended.
-        if let Some(lock) = lapsed
-            && let Some(Stored {
-                record: Record::Encryption(before),
-                ..
-            }) = self.ledger.read(&lock.entry).await?
-        {
+        if let Some(before) = unfinished {
             run.id.clone_from(&before.id);
             run.started_at = before.started_at;
             run.attempts = before.attempts + 1;
@@ -120,36 +126,64 @@ impl Handler {
         turned_on
     }
 
-    /// apply, verify, finish, tell, close, answer.
+    /// The entry of a lapsed lock that was cut off or failed.
+    async fn unfinished(&self, lapsed: Option<&Lock>) -> Result<Option<Encryption>, Failure> {
+        let Some(lock) = lapsed else { return Ok(None) };
+        Ok(match self.ledger.read(&lock.entry).await? {
+            Some(Stored {
+                record: Record::Encryption(run),
+                ..
+            }) if matches!(run.status, Status::InProgress | Status::Failed) => Some(*run),
+            _ => None,
+        })
+    }
+
+    /// apply, verify, then the end.
     async fn turn_on(
         &self,
-        mut run: Encryption,
+        run: Encryption,
         trigger: &Trigger,
         invocation: &Invocation,
     ) -> Result<&'static str, Failure> {
-        let mut counted = metrics::run(CONTROL.name());
-        counted.findings = 1;
         let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
         let answer = volumes::enable_encryption_by_default(ec2, deadline).await;
         let is_on = volumes::encryption_by_default(ec2, deadline).await;
-        let now = Timestamp::now();
-        run.finished_at = Some(now);
-        run.status = match is_on {
-            Ok(true) => Status::Remediated,
-            _ => Status::Failed,
-        };
         let problem = match (answer, is_on) {
             (_, Ok(true)) => None,
             (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
             (Ok(_), Ok(false)) => Some("it is still off".to_owned()),
         };
-        run.reasons.extend(problem.clone());
+        self.conclude(run, problem, trigger, invocation).await
+    }
+
+    /// finish, tell, close, answer.
+    async fn conclude(
+        &self,
+        mut run: Encryption,
+        problem: Option<String>,
+        trigger: &Trigger,
+        invocation: &Invocation,
+    ) -> Result<&'static str, Failure> {
+        let mut counted = metrics::run(CONTROL.name());
+        counted.findings = 1;
+        let now = Timestamp::now();
+        run.finished_at = Some(now);
+        run.status = match problem {
+            None => Status::Remediated,
+            Some(_) => Status::Failed,
+        };
+        run.reasons = problem.clone().into_iter().collect();
         self.ledger.finish(&run).await?;
         bus::tell(&self.clients.eventbridge, &run.id).await?;
         let failed = problem.is_some();
-        self.ledger
+        let closed = self
+            .ledger
             .close(&run, &invocation.holder, failed, None)
             .await?;
+        if closed == Closed::LookAgain {
+            let check = CheckRequested::new(CONTROL, &trigger.region, None);
+            bus::request_checks(&self.clients.eventbridge, &[check]).await?;
+        }
         info!(entry = %run.id, control = %CONTROL, outcome = run.status.name(), "run closed");
         match problem {
             Some(what) => {

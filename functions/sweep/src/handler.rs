@@ -390,6 +390,11 @@ impl Handler {
             return Ok(());
         }
         bus::tell(&self.clients.eventbridge, id).await?;
+        if let Record::Encryption(run) = &record
+            && let (Some(undone), Status::RolledBack) = (&run.undoes, run.status)
+        {
+            self.ledger.note_undone(undone, id).await?;
+        }
         if let Some((control, resource, ..)) = of_run {
             self.ledger.known_told(control.name(), resource, id).await?;
         }

@@ -81,17 +81,20 @@ pub async fn gather(
     })))
 }
 
-/// A group's ARN, where EC2 does not say it.
+/// The ARN of a group, a volume or an instance, where EC2 does not say it.
 #[must_use]
 pub fn arn(region: &str, owner: &str, id: &str) -> String {
-    format!(
-        "arn:{}:ec2:{region}:{owner}:security-group/{id}",
-        partition(region)
-    )
+    let kind = match id.split_once('-') {
+        Some(("vol", _)) => "volume",
+        Some(("i", _)) => "instance",
+        _ => "security-group",
+    };
+    format!("arn:{}:ec2:{region}:{owner}:{kind}/{id}", partition(region))
 }
 
 /// The partition of a Region, where EC2 does not say the ARN itself.
-fn partition(region: &str) -> &'static str {
+#[must_use]
+pub fn partition(region: &str) -> &'static str {
     match region {
         _ if region.starts_with("cn-") => "aws-cn",
         _ if region.starts_with("us-gov-") => "aws-us-gov",

@@ -19,6 +19,7 @@ use backstop_core::volumes::{
 use jiff::Timestamp;
 
 const ENTRY: &str = "01K00000000000000000000000";
+const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
 const INSTANCE: &str = "i-0123456789abcdef0";
 
 fn volume(id: &str, encrypted: bool, on: Option<&str>, tags: &[(&str, &str)]) -> Volume {
@@ -140,8 +141,8 @@ fn a_swap_is_taken_back_while_the_original_is_there_and_the_copy_in_its_place() 
     let running = instance("running");
     let now = world(&[original(None), copy(Some(INSTANCE))]);
     let entry = entry(true);
-    let Decision::SwapBack(back) = plan(&entry, Some(&running), &now) else {
-        panic!("{:?}", plan(&entry, Some(&running), &now));
+    let Decision::SwapBack(back) = plan(&entry, Some(&running), &now, TODAY) else {
+        panic!("{:?}", plan(&entry, Some(&running), &now, TODAY));
     };
     assert_eq!(back.len(), 1);
     let request = Request {
@@ -219,14 +220,14 @@ fn what_cannot_be_taken_back_is_said() {
             "the instance is terminated",
         ),
     ] {
-        match plan(&entry(true), instance, &now) {
+        match plan(&entry(true), instance, &now, TODAY) {
             Decision::Refused(why) => assert!(why.contains(says), "{what}: {why}"),
             other => panic!("{what}: {other:?}"),
         }
     }
     let back = world(&[original(on), copy(None)]);
     assert_eq!(
-        plan(&entry(true), Some(&running), &back),
+        plan(&entry(true), Some(&running), &back, TODAY),
         Decision::AsBefore
     );
 }
@@ -240,7 +241,8 @@ fn what_is_said_of_an_original_that_is_gone_names_its_snapshot() {
     };
     entry.trying(&snapshot, Timestamp::UNIX_EPOCH);
     entry.tried(&snapshot, Answer::Accepted, Some("snap-1".into()));
-    let Decision::Refused(why) = plan(&entry, Some(&instance("running")), &world(&[])) else {
+    let Decision::Refused(why) = plan(&entry, Some(&instance("running")), &world(&[]), TODAY)
+    else {
         panic!()
     };
     assert!(why.contains("snap-1"), "{why}");
@@ -249,12 +251,12 @@ fn what_is_said_of_an_original_that_is_gone_names_its_snapshot() {
 #[test]
 fn a_volume_that_was_attached_nowhere_was_never_changed() {
     let now = world(&[original(None), copy(None)]);
-    match plan(&entry(false), None, &now) {
+    match plan(&entry(false), None, &now, TODAY) {
         Decision::OptOut(volumes) => assert_eq!(volumes[0].id, "vol-o"),
         other => panic!("{other:?}"),
     }
     assert!(matches!(
-        plan(&entry(false), None, &world(&[copy(None)])),
+        plan(&entry(false), None, &world(&[copy(None)]), TODAY),
         Decision::Refused(_)
     ));
 }
@@ -272,18 +274,18 @@ fn runs_that_replaced_nothing_are_under_way_or_undos_themselves_are_not_taken_ba
     let mut setting = entry(false);
     setting.way = Way::AccountSetting;
     assert!(matches!(
-        plan(&rolled_back, Some(&running), &now),
+        plan(&rolled_back, Some(&running), &now, TODAY),
         Decision::Nothing(_)
     ));
     assert!(matches!(
-        plan(&undo, Some(&running), &now),
+        plan(&undo, Some(&running), &now, TODAY),
         Decision::Nothing(_)
     ));
-    match plan(&open, Some(&running), &now) {
+    match plan(&open, Some(&running), &now, TODAY) {
         Decision::Refused(why) => assert!(why.contains("under way"), "{why}"),
         other => panic!("{other:?}"),
     }
-    match plan(&setting, None, &now) {
+    match plan(&setting, None, &now, TODAY) {
         Decision::Nothing(why) => {
             assert!(why.contains("disable-ebs-encryption-by-default"), "{why}")
         }

@@ -6,6 +6,7 @@
 //! | GetEbsDefaultKmsKeyId (a 500) | AWS's own key: `alias/aws/ebs` |
 //! | DescribeVolumeAttribute (a 500) | no product codes |
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
+//! | DescribeInstances: `launchTime` stays what it was | when a function last started it |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
@@ -27,6 +28,39 @@ pub(super) struct Gaps {
     pub(super) copies_volumes: bool,
     /// Answers by the client token of their request.
     made: HashMap<String, Message>,
+    /// When instances were last started.
+    launched: HashMap<String, String>,
+}
+
+impl Gaps {
+    /// Notes what an answer of StartInstances says was started.
+    fn started(&mut self, answer: &str, now: &str) {
+        for item in answer.split("<item>") {
+            let before = item.split("<previousState>").nth(1);
+            let before = before.and_then(|state| text(state, "name"));
+            if let (Some(id), Some("stopped")) = (text(item, "instanceId"), before) {
+                self.launched.insert(id.to_owned(), now.to_owned());
+            }
+        }
+    }
+
+    /// An answer of DescribeInstances with the times of the last starts.
+    fn with_launches(&self, answer: &str) -> String {
+        const LAUNCH: &str = "<launchTime>";
+        let mut parts = answer.split("<instanceId>");
+        let mut whole = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let id = part.split('<').next().unwrap_or_default();
+            let changed = self.launched.get(id).and_then(|launched| {
+                let (before, after) = part.split_once(LAUNCH)?;
+                let (_, after) = after.split_once('<')?;
+                Some(format!("{before}{LAUNCH}{launched}<{after}"))
+            });
+            whole += "<instanceId>";
+            whole += changed.as_deref().unwrap_or(part);
+        }
+        whole
+    }
 }
 
 /// Sends a call on, with its gap filled in.
@@ -58,6 +92,25 @@ pub(super) fn forward(
             if answer.status() == 200 {
                 answer.body = with_termination(upstreams, &answer.text()).into_bytes();
             }
+            Ok(answer)
+        }
+        "StartInstances" => {
+            let answer = request.send(to)?;
+            if answer.status() == 200 {
+                // To the second, as EC2 has it.
+                let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second());
+                let now = now.expect("a time of today").to_string();
+                gaps.lock().unwrap().started(&answer.text(), &now);
+            }
+            Ok(answer)
+        }
+        "DescribeInstances" => {
+            let mut answer = request.send(to)?;
+            answer.body = gaps
+                .lock()
+                .unwrap()
+                .with_launches(&answer.text())
+                .into_bytes();
             Ok(answer)
         }
         "CreateVolume" | "CopyVolumes" => {

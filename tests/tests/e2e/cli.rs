@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output};
 
+use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, InstanceType, VolumeType};
+
 use super::*;
 
 /// Runs `backstop` with the local AWS's endpoints.
@@ -105,11 +107,152 @@ fn a_scan_goes_on_without_what_it_may_not_read_and_says_what_that_was() {
         let unseen = "not seen: the opt-outs of VPCs: DescribeTags: UnauthorizedOperation";
         assert!(err.contains(unseen), "{err}");
 
+        for (call, unseen) in [
+            (
+                "DescribeVolumes",
+                "not seen: unencrypted-volume: the walk over the unencrypted volumes ended after 0 of them",
+            ),
+            (
+                "GetEbsEncryptionByDefault",
+                "not seen: encryption-by-default: GetEbsEncryptionByDefault",
+            ),
+        ] {
+            aws.proxy.fail_next(call, 1, Fault::denied());
+            let (code, table, err) = backstop(aws, &["scan"]);
+            assert_eq!(code, 2, "{call}");
+            assert!(table.contains(&group.id), "{table}");
+            assert!(err.contains(unseen), "{err}");
+        }
+
         aws.proxy
             .fail_next("DescribeSecurityGroups", 1, Fault::denied());
         let (code, _, err) = backstop(aws, &["scan"]);
         assert_eq!(code, 2, "nothing found is not all is well");
         assert!(err.contains("ended after 0 of them"), "{err}");
+    });
+}
+
+/// A volume that is attached nowhere and not encrypted.
+async fn loose(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
+    let mut all = vec![("Name", "archive")];
+    all.extend_from_slice(tags);
+    let create = aws.ec2.create_volume().availability_zone("us-east-1a");
+    let create = create.size(12).volume_type(VolumeType::Gp3);
+    let create = create.tag_specifications(specification(ResourceType::Volume, &all));
+    create.send().await.unwrap().volume_id.unwrap()
+}
+
+/// An instance with one unencrypted volume, and without a public address, which
+/// a stop would release.
+async fn machine(aws: &LocalAws) -> String {
+    let ec2 = &aws.ec2;
+    let vpc = ec2.create_vpc().cidr_block("10.0.0.0/16").send().await;
+    let vpc = vpc.unwrap().vpc.unwrap().vpc_id.unwrap();
+    let subnet = ec2.create_subnet().vpc_id(vpc).cidr_block("10.0.0.0/24");
+    let subnet = subnet.send().await.unwrap().subnet.unwrap();
+    let image = ec2
+        .register_image()
+        .name(format!("image-{}", aws.next()))
+        .root_device_name("/dev/xvda");
+    let image = image.send().await.unwrap().image_id.unwrap();
+    let disk = EbsBlockDevice::builder()
+        .volume_size(8)
+        .delete_on_termination(true)
+        .encrypted(false);
+    let root = BlockDeviceMapping::builder()
+        .device_name("/dev/xvda")
+        .ebs(disk.build());
+    let run = ec2
+        .run_instances()
+        .image_id(image)
+        .instance_type(InstanceType::T3Micro)
+        .subnet_id(subnet.subnet_id.unwrap())
+        .min_count(1)
+        .max_count(1)
+        .block_device_mappings(root.build())
+        .tag_specifications(specification(ResourceType::Instance, &[("Name", "db-1")]));
+    let run = run.send().await.unwrap();
+    run.instances()[0].instance_id().unwrap().to_owned()
+}
+
+#[test]
+fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
+    scenario(async |aws| {
+        let off = aws.ec2.disable_ebs_encryption_by_default();
+        off.send().await.unwrap();
+        let volume = loose(aws, &[]).await;
+        let spared = loose(aws, &[("backstop:opt-out", "all owner=team-db")]).await;
+        let instance = machine(aws).await;
+        let file = |name: &str, content: &Value| {
+            let path = std::env::temp_dir().join(format!("{name}-{volume}.json"));
+            std::fs::write(&path, content.to_string()).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let settings = json!({
+            "attached": "swap", "windows": [{"from": "00:00", "to": "00:00"}], "settling_minutes": 0,
+        });
+        let policy = file(
+            "policy",
+            &json!({"version": 1, "controls": {"unencrypted-volume": {"settings": settings}}}),
+        );
+        aws.proxy.reset();
+
+        let scanned = json_of(aws, &["scan", "--policy", &policy, "--format", "json"]);
+        assert_eq!(scanned["unseen"], json!([]));
+        let of = |id: &str| {
+            let found = scanned["found"].as_array().unwrap();
+            found.iter().find(|one| one["id"] == id).cloned().unwrap()
+        };
+        assert_eq!(of(&volume)["state"], "would be put right");
+        assert_eq!(of(&volume)["volumes"][0]["size_gib"], 12);
+        assert_eq!(of(&spared)["state"], "would be left: opted out");
+        assert_eq!(
+            of(&instance)["state"],
+            format!("backstop plan {instance} says what would be done")
+        );
+        assert_eq!(of("us-east-1")["control"], "encryption-by-default");
+        let (code, table, err) = backstop(aws, &["scan", "--policy", &policy]);
+        assert_eq!(code, 1, "{err}");
+        assert!(
+            table.contains(&format!("{volume} (archive), 12 GiB gp3, attached nowhere")),
+            "{table}"
+        );
+
+        let plan = |what: &str| backstop(aws, &["plan", what, "--policy", &policy]);
+        let (code, swap, err) = plan(&instance);
+        assert_eq!(code, 1, "{err}");
+        for part in [
+            "(db-1), t3.micro, running: high finding",
+            "replaced by an encrypted copy",
+            "it would be carried out",
+            "2. Then the instance is STOPPED",
+        ] {
+            assert!(swap.contains(part), "{part} is missing in\n{swap}");
+        }
+        let (code, alone, _) = plan(&volume);
+        let event = file("event", &cloudtrail::volume_available(&volume));
+        assert_eq!((code, &plan(&event).1), (1, &alone), "the same volume");
+        let (_, opted_out, _) = plan(&spared);
+        assert!(opted_out.contains("by team-db"), "{opted_out}");
+        let event = cloudtrail::call("DisableEbsEncryptionByDefault", json!({}), json!({}));
+        let (code, setting, _) = plan(&file("setting", &event));
+        assert!(
+            code == 1 && setting.contains("it would be turned on"),
+            "{setting}"
+        );
+
+        for call in aws.proxy.calls() {
+            let reads = ["Describe", "Get"]
+                .iter()
+                .any(|r| call.action.starts_with(r));
+            assert!(call.service != "ec2" || reads, "{}", call.action);
+        }
+        // Not to be in other scenarios' way.
+        let terminate = aws.ec2.terminate_instances().instance_ids(instance);
+        terminate.send().await.unwrap();
+        for id in [&volume, &spared] {
+            aws.ec2.delete_volume().volume_id(id).send().await.unwrap();
+        }
     });
 }
 

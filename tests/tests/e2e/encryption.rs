@@ -18,7 +18,7 @@ const CONTROL: &str = "unencrypted-volume";
 const OPT_OUT: &str = "backstop:opt-out";
 
 /// How long a run may take to come to its end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A scenario about volumes: it begins and ends without any.
 fn of_volumes(run: impl AsyncFnOnce(&LocalAws)) {
@@ -247,6 +247,7 @@ impl Machine {
             root: String::new(),
             data: String::new(),
         };
+        next_second().await;
         let devices = machine.devices(aws).await;
         machine.root = devices["/dev/xvda"].0.clone();
         machine.data = devices["/dev/sdf"].0.clone();
@@ -294,6 +295,7 @@ impl Machine {
             .unwrap();
         let entry = ended(aws, &self.id, 1).await.remove(0);
         assert_eq!(entry["status"], "remediated", "{entry:#}");
+        next_second().await;
         entry
     }
 
@@ -304,6 +306,12 @@ impl Machine {
             assert_eq!(volume(aws, id).await.encrypted(), Some(false));
         }
     }
+}
+
+/// EC2 tells times to the second: what is started and stopped in one and the
+/// same looks as though it had been stopped first.
+async fn next_second() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
 /// Sets a tag from within a fault.
@@ -766,11 +774,12 @@ fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() 
             let before = machine.devices(aws).await;
             aws.proxy.reset();
             aws.proxy
-                .fail_next(call, 1, set_tag(&machine.data, OPT_OUT, CONTROL));
+                .fail_next(call, 1, set_tag(&machine.id, OPT_OUT, CONTROL));
             aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
                 .await
                 .unwrap();
-            let entries = ended(aws, &machine.id, 1).await;
+            // The look that follows finds it opted out.
+            let entries = ended(aws, &machine.id, 2).await;
             let entry = &entries[0];
             assert_eq!(entry["status"], "rolled-back", "{call}: {entry:#}");
             machine.is_as_before(aws, &before).await;
@@ -780,7 +789,7 @@ fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() 
                 left += copies(aws, original).await.len();
             }
             assert_eq!(left, copies_left, "{call}: what was never attached goes");
-            let messages = told(aws, &machine.id, 2).await;
+            let messages = told(aws, &machine.id, 3).await;
             contains(&messages[1], &["opts it out"]);
         }
     });
@@ -1131,21 +1140,21 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     let machine = Machine::new(aws).await;
     // Back, with a copy to delete.
     aws.proxy
-        .fail_next("CreateVolume", 1, set_tag(&machine.data, OPT_OUT, "all"));
+        .fail_next("CreateVolume", 1, set_tag(&machine.id, OPT_OUT, "all"));
     aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
         .await
         .unwrap();
-    ended(aws, &machine.id, 1).await;
-    let untag = aws.ec2.delete_tags().resources(&machine.data);
+    ended(aws, &machine.id, 2).await;
+    let untag = aws.ec2.delete_tags().resources(&machine.id);
     let untag = untag.tags(Tag::builder().key(OPT_OUT).build());
     untag.send().await.unwrap();
     aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
         .await
         .unwrap();
-    let entries = ended(aws, &machine.id, 2).await;
+    let entries = ended(aws, &machine.id, 3).await;
     let entry = entries.iter().find(|e| e["status"] == "remediated");
     assert_eq!(undo(aws, &request(entry.unwrap()))["verdict"], "begun");
-    ended(aws, &machine.id, 3).await;
+    ended(aws, &machine.id, 4).await;
     // An original that has been kept for long enough.
     let id = loose(aws, &[]).await;
     aws.deliver(&created(&id)).await.unwrap();

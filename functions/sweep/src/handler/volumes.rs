@@ -8,13 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_aws::ledger::Standing;
+use backstop_aws::ledger::{Standing, Stored};
 use backstop_aws::policy_store::Versioned;
 use backstop_aws::{bus, kept_volumes, volume_pages, volumes as aws};
 use backstop_core::controls::{Control, encryption_by_default, unencrypted_volume};
+use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
 use backstop_core::plan::Mode;
+use backstop_core::record::Record;
 use backstop_core::sweep;
 use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, replacement, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume};
@@ -214,12 +216,22 @@ impl Handler {
                 self.settings.mode,
                 place.now,
             );
-            if let Some(entry) = entry {
-                match self.delete_original(volume, &entry, place).await {
-                    Ok(()) => {
+            // As many in a sweep as the control may change in an hour.
+            let budget = unencrypted_volume::of(&policy.policy)
+                .budget
+                .changes_per_hour;
+            if let Some(entry) = entry
+                && digest.deleted.count < u64::from(budget)
+            {
+                match self
+                    .delete_original(volume, &entry, &snapshots, place, policy)
+                    .await
+                {
+                    Ok(true) => {
                         sweep::count(&mut digest.deleted, &volume.id);
                         continue;
                     }
+                    Ok(false) => {}
                     Err(problem) => digest
                         .unseen
                         .push(format!("{} could not be deleted: {problem}", volume.id)),
@@ -235,17 +247,61 @@ impl Handler {
         Ok(())
     }
 
+    /// Deletes an original, if all that speaks for it still holds: the run that
+    /// replaced it ended well and was not taken back, nobody has used the
+    /// original since as far as any look saw, nothing is at work on it, and the
+    /// control may act. `false`: it is kept.
     async fn delete_original(
         &self,
         original: &Volume,
         entry: &str,
+        snapshots: &[Snapshot],
         place: &Place,
-    ) -> Result<(), Failure> {
+        policy: &Versioned,
+    ) -> Result<bool, Failure> {
+        let Some(Stored {
+            record: Record::Encryption(run),
+            ..
+        }) = self.ledger.read(entry).await?
+        else {
+            return Ok(false);
+        };
+        let replaced = run.status == Status::Remediated
+            && run.undoes.is_none()
+            && run.volumes.iter().any(|volume| volume.id == original.id);
+        let units = [run.resource_id().to_owned(), original.id.clone()];
+        let standings = self.ledger.standings(CONTROL, &units).await?;
+        let held = standings.iter().any(|standing| {
+            let Guards {
+                control_tripped,
+                resource_tripped,
+                ..
+            } = &standing.guards;
+            standing.lock.is_some() || control_tripped.is_some() || resource_tripped.is_some()
+        });
+        if !replaced || held {
+            return Ok(false);
+        }
+        // As it is now: the walk took its time.
+        let ec2 = &self.clients.ec2;
+        let mut ids = vec![original.id.clone()];
+        ids.extend(original.tags.get(REPLACED_BY_TAG).cloned());
+        let now = kept_volumes::by_id(ec2, &ids, &place.deadline).await?;
+        let Some(original) = now.get(&original.id) else {
+            return Ok(false);
+        };
+        let (policy, mode) = (&policy.policy, self.settings.mode);
+        let still = may_be_deleted(original, &now, snapshots, policy, mode, place.now);
+        if still.as_deref() != Some(entry) {
+            return Ok(false);
+        }
         // Written ahead: who looks for it finds what became of it.
-        self.ledger.note_deleted(entry, &original.id).await?;
-        kept_volumes::delete_original(&self.clients.ec2, original, &place.deadline).await?;
+        if !self.ledger.note_deleted(entry, &original.id).await? {
+            return Ok(false);
+        }
+        kept_volumes::delete_original(ec2, original, &place.deadline).await?;
         warn!(volume = %original.id, entry, "original deleted, as the policy says");
-        Ok(())
+        Ok(true)
     }
 
     /// Looks at the account's setting.

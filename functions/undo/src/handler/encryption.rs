@@ -3,12 +3,15 @@
 //! begun; its end is told like any other.
 
 use backstop_aws::deadline::Deadline;
-use backstop_aws::ledger::{Begun, run_holder};
+use backstop_aws::ledger::{Begun, Stored, run_holder};
 use backstop_aws::{bus, executions, opt_outs, volumes};
+use backstop_core::controls::unencrypted_volume::{self, Settings};
 use backstop_core::encryption::Encryption;
+use backstop_core::record::Record;
+use backstop_core::trigger::CheckRequested;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
 use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
-use backstop_core::volumes::Volume;
+use backstop_core::volumes::{Instance, Volume};
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde_json::json;
@@ -33,16 +36,31 @@ impl Handler {
         );
         let (seen, standing) = (seen?, standing?);
         let now = Timestamp::now();
-        if standing.lock.as_ref().is_some_and(|lock| lock.is_live(now)) {
-            return Ok(in_progress());
+        if let Some(lock) = &standing.lock {
+            if lock.is_live(now) {
+                return Ok(in_progress());
+            }
+            // A run that was cut off goes on first: it may have to start the
+            // instance again.
+            if let Some(Stored {
+                record: Record::Encryption(run),
+                ..
+            }) = self.ledger.read(&lock.entry).await?
+                && run.is_open()
+            {
+                let check = CheckRequested::new(entry.control, run.resource_id(), None);
+                bus::request_checks(&self.clients.eventbridge, &[check]).await?;
+                return Ok(in_progress());
+            }
         }
         // plan
+        let today = Offset::UTC.to_datetime(now).date();
         let until = opt_out_until(now, days);
         let held = match capped {
             true => format!("{until} (the policy allows at most {days} days)"),
             false => until.to_string(),
         };
-        match plan(entry, seen.instance.as_ref(), &seen.volumes) {
+        match plan(entry, seen.instance.as_ref(), &seen.volumes, today) {
             Decision::Nothing(why) => Ok(Answer::new(
                 Answered::NothingToUndo,
                 format!("nothing was changed: {why}"),
@@ -74,13 +92,21 @@ impl Handler {
                 ))
             }
             Decision::SwapBack(originals) => {
+                let Some(instance) = &seen.instance else {
+                    return Ok(in_progress());
+                };
+                if let Some(why) = self.stop_costs(instance, deadline).await? {
+                    return Ok(Answer::new(
+                        Answered::Refused,
+                        format!(
+                            "nothing was changed, because the instance would have to be stopped for it: {why}. Stop it yourself, and ask again."
+                        ),
+                    ));
+                }
                 // Before the run begins: or what it puts back would be found
                 // and encrypted again.
                 self.opt_out(request, entry, &originals, until, deadline)
                     .await?;
-                let Some(instance) = &seen.instance else {
-                    return Ok(in_progress());
-                };
                 let id = Ulid::generate().to_string();
                 let run = swap_back(entry, &id, request, (instance, originals), until, now);
                 let holder = run_holder(&run.id);
@@ -101,7 +127,7 @@ impl Handler {
                     ..Answer::new(
                         Answered::Begun,
                         format!(
-                            "{} is stopped (if it runs), gets its original volumes back and is started again; a message tells how that ends. The volumes are as they were when they were replaced; what was written since is on their copies, which are kept. The originals are opted out until {held}; after that they are encrypted again.",
+                            "{} is stopped (if it runs), gets its original volumes back and is started again; a message tells how that ends. The volumes are as they were when they were replaced; what was written since is on their copies, which are kept. The originals are opted out until {held}; after that they are findings again.",
                             run.resource_id()
                         ),
                     )
@@ -110,6 +136,31 @@ impl Handler {
         }
     }
 
+    /// What a stop would break or cost, in words; `None`: nothing, or it does not
+    /// run.
+    async fn stop_costs(
+        &self,
+        instance: &Instance,
+        deadline: &Deadline,
+    ) -> Result<Option<String>, Failure> {
+        if !instance.is_up() {
+            return Ok(None);
+        }
+        let ec2 = &self.clients.ec2;
+        let instance = volumes::with_stop_costs(ec2, instance.clone(), deadline).await?;
+        let settings = match self.policy.get(deadline).await {
+            Ok(policy) => unencrypted_volume::of(&policy.policy).settings.clone(),
+            Err(problem) => {
+                warn!(%problem, "the default settings hold");
+                Settings::default()
+            }
+        };
+        let why = unencrypted_volume::refusals(Some(&instance), [], true, None, &settings);
+        Ok((!why.is_empty()).then(|| why.join("; ")))
+    }
+
+    /// Opts the originals out, and takes from them what says that they were
+    /// replaced: they are not any more.
     async fn opt_out(
         &self,
         request: &Request,
@@ -122,7 +173,9 @@ impl Handler {
         for volume in originals {
             let by = request.by.as_deref();
             let value = opt_out(entry.control, today, until, by, &volume.tags);
-            opt_outs::set(&self.clients.ec2, &volume.id, &value, deadline).await?;
+            let ec2 = &self.clients.ec2;
+            opt_outs::set(ec2, &volume.id, &value, deadline).await?;
+            volumes::mark_undone(ec2, &volume.id, deadline).await?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem, Update,
 };
+use backstop_core::controls::Control;
 use backstop_core::entry::KEPT_DAYS;
 use backstop_core::guards::{Fights, Guards};
 use backstop_core::notice::Notice;
@@ -394,14 +395,26 @@ impl Ledger {
 
     /// Notes on a live lock that its holder is to go round once more.
     async fn ask_to_look_again(&self, run: &impl Run, lock: &Lock) -> Result<Begun, LedgerError> {
+        self.look_again(run.control(), run.resource_id(), lock)
+            .await
+    }
+
+    /// Notes on a live lock that its holder is to go round once more:
+    /// [`Begun::Busy`]; [`Begun::Moved`]: it is not as it was read any more.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn look_again(
+        &self,
+        control: Control,
+        resource_id: &str,
+        lock: &Lock,
+    ) -> Result<Begun, LedgerError> {
         let answer = self
             .dynamodb
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&lock_key(
-                run.control().name(),
-                run.resource_id(),
-            ))))
+            .set_key(Some(key(&lock_key(control.name(), resource_id))))
             .update_expression("SET look_again = :yes")
             .condition_expression("entry = :entry AND lease_until = :lease")
             .expression_attribute_values(":yes", AttributeValue::Bool(true))

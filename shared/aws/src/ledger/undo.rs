@@ -1,6 +1,7 @@
 //! What the ledger notes on an entry after its end: that it has been taken back,
-//! that an original which it kept was deleted.
+//! that an original which it kept is in use again, or was deleted.
 
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Update};
 
 use super::items::{entry_key, key, s, text, transact_update};
@@ -33,24 +34,42 @@ impl Ledger {
     }
 
     /// Notes on an entry that the original of a volume is about to be deleted,
-    /// because the policy has kept it for long enough.
+    /// because the policy has kept it for long enough. `false`: it must not be:
+    /// the entry was taken back, the original has been in use again, or there
+    /// is no such entry (any more).
     ///
     /// # Errors
     /// It could not be stored, so nothing may be deleted.
-    pub async fn note_deleted(&self, entry: &str, volume: &str) -> Result<(), LedgerError> {
-        let volumes = AttributeValue::Ss(vec![volume.to_owned()]);
-        let update = Update::builder()
+    pub async fn note_deleted(&self, entry: &str, volume: &str) -> Result<bool, LedgerError> {
+        let update = self
+            .add_to(entry, "originals_deleted", volume)
+            .condition_expression(
+                "attribute_exists(pk) AND attribute_not_exists(undone_by) AND NOT contains(originals_reused, :volume)",
+            )
+            .expression_attribute_values(":volume", s(volume));
+        let noted = self.transact(vec![transact_update(update)]).await?;
+        Ok(matches!(noted, Transacted::Done))
+    }
+
+    /// Notes on an entry that an original which it replaced is in use again. An
+    /// entry that is there no more needs no note.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn note_reused(&self, entry: &str, volume: &str) -> Result<(), LedgerError> {
+        let update = self
+            .add_to(entry, "originals_reused", volume)
+            .condition_expression("attribute_exists(pk)");
+        self.transact(vec![transact_update(update)])
+            .await
+            .map(|_| ())
+    }
+
+    fn add_to(&self, entry: &str, set: &str, volume: &str) -> UpdateBuilder {
+        Update::builder()
             .table_name(&self.table)
             .set_key(Some(key(&entry_key(entry))))
-            .update_expression("ADD originals_deleted :volume")
-            .condition_expression("attribute_exists(pk)")
-            .expression_attribute_values(":volume", volumes);
-        match self.transact(vec![transact_update(update)]).await? {
-            Transacted::Done => Ok(()),
-            Transacted::Refused(_) => Err(LedgerError::Unreadable(
-                entry.to_owned(),
-                "there is no such record (any more), so the original is kept".to_owned(),
-            )),
-        }
+            .update_expression(format!("ADD {set} :volumes"))
+            .expression_attribute_values(":volumes", AttributeValue::Ss(vec![volume.to_owned()]))
     }
 }

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aws_sdk_ec2::types::Tag;
 use backstop_core::encryption::{Change, Encryption, Way};
 use backstop_core::volumes::{
     COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Snapshot, Unit, Volume, VolumeFacts,
@@ -156,6 +157,34 @@ async fn of_instance(
     volumes.retain(|volume| volume.attachment_to(id).is_some());
     volumes.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Some(Unit::Instance(Box::new(instance), volumes)))
+}
+
+/// Takes from an original what says that it was replaced: it is in use again.
+///
+/// # Errors
+/// The call failed.
+pub async fn mark_undone(
+    ec2: &aws_sdk_ec2::Client,
+    original: &str,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    // Set and not deleted: a role that may tag need not be able to untag.
+    let tag = Tag::builder().key(REPLACED_BY_TAG).value("undone").build();
+    let request = ec2.create_tags().resources(original).tags(tag).send();
+    deadline.call("CreateTags", request).await.map(|_| ())
+}
+
+/// The instance with what a stop would cost it, for whoever is about to stop it.
+///
+/// # Errors
+/// A call failed.
+pub async fn with_stop_costs(
+    ec2: &aws_sdk_ec2::Client,
+    mut instance: Instance,
+    deadline: &Deadline,
+) -> Result<Instance, AwsError> {
+    complete(ec2, Some(&mut instance), true, deadline).await?;
+    Ok(instance)
 }
 
 /// Asks for what DescribeInstances does not say of an instance: its status
@@ -315,7 +344,7 @@ fn incomplete(operation: &'static str, field: &str) -> AwsError {
 }
 
 /// Whether a text is an id of this kind: no wildcards, nothing made up.
-fn is_id(text: &str, kind: &str) -> bool {
+pub(crate) fn is_id(text: &str, kind: &str) -> bool {
     text.strip_prefix(kind).is_some_and(|rest| {
         !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     })

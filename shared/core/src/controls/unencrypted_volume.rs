@@ -35,10 +35,15 @@ use crate::policy::{ControlPolicy, Existing, Policy};
 use crate::security_group::Tags;
 use crate::sweep;
 use crate::trigger::Trigger;
-use crate::volumes::{Instance, MOST_TAGS, Unit, Volume, VolumeFacts};
+use crate::volumes::{COPY_OF_TAG, Instance, MOST_TAGS, Unit, Volume, VolumeFacts};
 
 /// The control's name.
 pub const NAME: &str = "unencrypted-volume";
+
+/// For how many days at most the policy may have originals kept before the sweep
+/// deletes them: the ledger, which says what may be deleted, keeps entries a
+/// little longer (`entry::KEPT_DAYS`).
+const MOST_KEPT_DAYS: u32 = 365;
 
 /// How many tags a copy carries beside those of its original.
 const OWN_TAGS: usize = 2;
@@ -149,7 +154,7 @@ pub struct Originals {
     /// After how many days the sweep deletes an original whose safety snapshot
     /// is complete and whose encrypted copy is there; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 3650))]
+    #[schemars(range(min = 1, max = 365))]
     pub delete_after_days: Option<u32>,
 }
 
@@ -231,11 +236,11 @@ impl Settings {
             }
         }
         if let Some(days) = self.originals.delete_after_days
-            && !(1..=3650).contains(&days)
+            && !(1..=MOST_KEPT_DAYS).contains(&days)
         {
             return problem(
                 "originals.delete_after_days",
-                format!("{days} is out of range; allowed is 1 to 3650 (absent: never)"),
+                format!("{days} is out of range; allowed is 1 to {MOST_KEPT_DAYS} (absent: never)"),
             );
         }
         if self
@@ -540,13 +545,11 @@ fn plan(
         } else if let Some(copy) = facts
             .copies
             .values()
-            .find(|c| c.exists() && c.tags.get(crate::volumes::COPY_OF_TAG) == Some(&volume.id))
+            .find(|c| c.exists() && c.tags.get(COPY_OF_TAG) == Some(&volume.id))
         {
             refused.push(format!(
                 "{} is a copy of {} that an earlier run left: delete it, or take its tag {} away",
-                copy.id,
-                volume.id,
-                crate::volumes::COPY_OF_TAG
+                copy.id, volume.id, COPY_OF_TAG
             ));
         }
     }
@@ -594,6 +597,11 @@ pub fn refusals<'a>(
     let mut why = Vec::new();
     for volume in volumes {
         let id = &volume.id;
+        if volume.tags.contains_key(COPY_OF_TAG) {
+            why.push(format!(
+                "{id} is itself a copy that Backstop made (tag {COPY_OF_TAG}), which came out unencrypted: delete it, or take the tag away"
+            ));
+        }
         if volume.multi_attach {
             why.push(format!("{id} may be attached to several instances at once"));
         }

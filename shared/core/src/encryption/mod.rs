@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::controls::{Control, Severity};
 use crate::entry::{Status, digest};
 use crate::exemption::Exemption;
+use crate::security_group::Tags;
 use crate::trigger::Actor;
-use crate::volumes::{Instance, Volume};
+use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, Snapshot, Volume};
 
 mod step;
 
@@ -283,6 +284,40 @@ impl Encryption {
                 });
             }
             Note::Attention { text } => self.progress.attention = Some(text.clone()),
+        }
+    }
+
+    /// Takes what is seen in the world for the answer that got lost: a copy, or a
+    /// snapshot, that carries this run's mark was made by its call.
+    pub fn adopt(
+        &mut self,
+        volumes: &BTreeMap<String, Volume>,
+        snapshots: &BTreeMap<String, Snapshot>,
+    ) {
+        let ours = |tags: &Tags| tags.get(ENTRY_TAG) == Some(&self.id);
+        let mut made: Vec<(String, String)> = Vec::new();
+        for copy in volumes.values().filter(|v| v.exists() && ours(&v.tags)) {
+            if let Some(of) = copy.tags.get(COPY_OF_TAG) {
+                // A copy from a snapshot is only tried once the other is given up.
+                let kinds = [format!("create {of}"), format!("copy {of}")];
+                let tried = kinds
+                    .into_iter()
+                    .find(|k| self.progress.tries.contains_key(k));
+                made.extend(tried.map(|key| (key, copy.id.clone())));
+            }
+        }
+        for snapshot in snapshots.values().filter(|s| ours(&s.tags)) {
+            if let Some(purpose) = snapshot.tags.get(PURPOSE_TAG) {
+                let key = format!("snapshot {purpose} {}", snapshot.volume);
+                made.push((key, snapshot.id.clone()));
+            }
+        }
+        for (key, id) in made {
+            if let Some(tries) = self.progress.tries.get_mut(&key)
+                && tries.made.is_none()
+            {
+                tries.made = Some(id);
+            }
         }
     }
 

@@ -279,15 +279,27 @@ fn unattached(world: &World<'_>) -> Step {
     let Some(before) = run.volumes.first() else {
         return end(Status::NeedsPerson, ["the record names no volume"]);
     };
-    if let Some(back) = &run.progress.back {
-        return clear_up(world).unwrap_or_else(|| ended(back, Vec::new()));
-    }
     if run.undoes.is_some() {
         // Nothing is attached: `undo` itself sets the tags.
         return end(Status::RolledBack, [] as [String; 0]);
     }
     let copy = world.copy_of(&before.id);
-    let Some(original) = world.live(&before.id) else {
+    let original = world.live(&before.id);
+    if let (Some(original), Some(copy)) = (original, copy)
+        && original.tags.get(REPLACED_BY_TAG) == Some(&copy.id)
+        && copy.encrypted
+    {
+        return end(Status::Remediated, [] as [String; 0]);
+    }
+    if let Some(back) = &run.progress.back {
+        // Should the tag show yet, it is done.
+        let tag = run.progress.tries.get(&format!("tag {}", before.id));
+        if tag.is_some_and(|tag| tag.may_have_happened() && world.since(tag.last_at) < LAG) {
+            return wait(BRISK, "the tag to show");
+        }
+        return clear_up(world).unwrap_or_else(|| ended(back, Vec::new()));
+    }
+    let Some(original) = original else {
         return end(
             Status::NeedsPerson,
             [
@@ -296,12 +308,6 @@ fn unattached(world: &World<'_>) -> Step {
             ],
         );
     };
-    if let Some(copy) = copy
-        && original.tags.get(REPLACED_BY_TAG) == Some(&copy.id)
-        && copy.encrypted
-    {
-        return end(Status::Remediated, [] as [String; 0]);
-    }
     if let Some(attachment) = original.attached().next() {
         return go_back(
             &format!(
@@ -352,17 +358,17 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
             half_swapped(world, instance)
         }
         "running" | "pending" => {
-            if run.progress.stopped.is_some() {
-                return go_back(
-                    "somebody started the instance before its volumes were swapped, so the copies lack what it has written since",
-                    Status::RolledBack,
-                    false,
-                );
-            }
             if run.way == Way::WhenStopped {
                 return go_back(
                     "somebody started the instance; it is taken up again at its next stop",
                     Status::Pending,
+                    false,
+                );
+            }
+            if run.progress.stopped.is_some() {
+                return go_back(
+                    "somebody started the instance before its volumes were swapped, so the copies lack what it has written since",
+                    Status::RolledBack,
                     false,
                 );
             }
@@ -444,7 +450,12 @@ fn stopping(world: &World<'_>, instance: &Instance) -> Step {
             ),
         });
     }
-    wait(BRISK, "the instance to stop")
+    let asked = run.progress.tries.get("stop to go back");
+    let asked = asked.or(run.progress.tries.get("stop"));
+    wait(
+        world.patience(asked.map_or(run.started_at, |tries| tries.last_at)),
+        "the instance to stop",
+    )
 }
 
 fn stopped(world: &World<'_>, instance: &Instance) -> Step {
@@ -819,7 +830,7 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
                     )
                 });
             }
-            if let Some(step) = put_back(world, &instance.id) {
+            if let Some(step) = put_back(world, instance) {
                 return step;
             }
             let mut notes = world.not_put_back(&instance.id);
@@ -836,7 +847,7 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
             clear_up(world).unwrap_or_else(|| ended(back, notes))
         }
         "stopped" => {
-            if let Some(step) = put_back(world, &instance.id) {
+            if let Some(step) = put_back(world, instance) {
                 return step;
             }
             let mut notes = world.not_put_back(&instance.id);
@@ -856,9 +867,13 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
 }
 
 /// Puts every original back where it was, or its copy where there is no
-/// original to be had; none: all is in place.
-fn put_back(world: &World<'_>, instance: &str) -> Option<Step> {
+/// original to be had; none: all is in place, or cannot be put there. Nothing
+/// is taken out of an instance that is up, and nothing tried without an end
+/// then: what is missing is told when the run ends.
+fn put_back(world: &World<'_>, instance: &Instance) -> Option<Step> {
     let run = world.run;
+    let is_up = instance.is_up();
+    let instance = instance.id.as_str();
     for v in &run.volumes {
         if !world.touched(v, instance) {
             continue;
@@ -877,9 +892,12 @@ fn put_back(world: &World<'_>, instance: &str) -> Option<Step> {
             (None, Some(copy)) if copy.encrypted && copy.state != "error" => (copy, None),
             _ => continue,
         };
-        if let Some(attachment) = other.and_then(|other| other.attachment_to(instance))
-            && let Some(other) = other
+        if let Some(other) = other
+            && let Some(attachment) = other.attachment_to(instance)
         {
+            if is_up {
+                continue;
+            }
             if attachment.state == "detaching" {
                 return Some(wait(BRISK, &format!("{} to be detached", other.id)));
             }
@@ -892,22 +910,26 @@ fn put_back(world: &World<'_>, instance: &str) -> Option<Step> {
         }
         match target.attachment_to(instance) {
             None => {
-                return Some(tell_if_stuck(
-                    world,
-                    Change::Attach {
-                        volume: target.id.clone(),
-                        device: device.to_owned(),
-                    },
-                ));
+                let attach = Change::Attach {
+                    volume: target.id.clone(),
+                    device: device.to_owned(),
+                };
+                if !is_up {
+                    return Some(tell_if_stuck(world, attach));
+                }
+                if let Ok(step) = attempt(world, attach) {
+                    return Some(step);
+                }
             }
             Some(attachment) if attachment.state == "detaching" => {
                 return Some(wait(BRISK, &format!("{} to be detached", target.id)));
             }
-            Some(_) => match settle_attachment(world, target, instance, device, delete) {
-                Some(Ok(step)) => return Some(step),
-                // Not worth keeping an instance down for.
-                Some(Err(_)) | None => {}
-            },
+            // What cannot be set is not worth keeping an instance down for.
+            Some(_) => {
+                if let Some(Ok(step)) = settle_attachment(world, target, instance, device, delete) {
+                    return Some(step);
+                }
+            }
         }
     }
     None
@@ -938,7 +960,7 @@ fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
     }) = &tries.answer
     {
         // No answer, or "slower", once or twice says nothing yet.
-        let passing = *unknown || code == "RequestLimitExceeded";
+        let passing = *unknown || code == "RequestLimitExceeded" || is_taken(&change, code);
         // The code alone: messages vary from try to try, and each new text is
         // told.
         let text = stuck(world, &change, &format!("{operation}: {code}"));
@@ -1068,6 +1090,9 @@ fn copied<'a>(
                 },
             });
         }
+        if let Some(change) = world.unseen_copy(volume) {
+            return Err(wait(BRISK, &format!("{change} to show")));
+        }
         let snapshot = match source {
             Some(source) => source,
             None => snapshot(world, volume, Purpose::Transfer)?,
@@ -1088,8 +1113,12 @@ fn copied<'a>(
         "creating" => {
             let since = copy.created_at.unwrap_or(run.started_at);
             if world.since(since) < LONGEST_COPY {
+                let seconds = match run.instance {
+                    None => world.patience(since),
+                    Some(_) => BRISK,
+                };
                 return Err(wait(
-                    BRISK,
+                    seconds,
                     &format!("the copy {} to be available", copy.id),
                 ));
             }
@@ -1125,7 +1154,8 @@ fn copied<'a>(
 /// Deletes the copies of this run that nothing uses; none: there are none left.
 fn clear_up(world: &World<'_>) -> Option<Step> {
     // What is on its way cannot be deleted yet, and would stay.
-    if let Some(change) = world.unseen_copy() {
+    let volumes = &world.run.volumes;
+    if let Some(change) = volumes.iter().find_map(|v| world.unseen_copy(&v.id)) {
         return Some(wait(BRISK, &format!("{change} to show")));
     }
     let creating = world.volumes.values().find(|volume| {
@@ -1176,21 +1206,27 @@ fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
 
 /// Tries again when it is time.
 fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
-    let pause = match &tries.answer {
+    let (pause, look) = match &tries.answer {
         Some(Answer::Refused { unknown: false, .. }) => {
-            (PAUSE * i32::try_from(tries.count).unwrap_or(i32::MAX).min(20)).min(LONGEST_PAUSE)
+            let grown = PAUSE * i32::try_from(tries.count).unwrap_or(i32::MAX).min(20);
+            (grown.min(LONGEST_PAUSE), LONGEST_PAUSE)
         }
         // Accepted, or not answered: its effect may not show yet.
-        _ => LAG,
+        _ => (LAG, PAUSE),
     };
     let left = pause - world.since(tries.last_at);
     if left <= SignedDuration::ZERO {
         return Step::Do(change);
     }
-    let seconds = u32::try_from(left.as_secs())
+    let seconds = u32::try_from(left.min(look).as_secs())
         .unwrap_or(BRISK)
-        .clamp(1, BRISK);
+        .max(1);
     wait(seconds, &format!("{} to take effect", change.key()))
+}
+
+/// Whether a device is taken: for a moment also by what was just detached.
+fn is_taken(change: &Change, code: &str) -> bool {
+    matches!(change, Change::Attach { .. }) && code == "InvalidParameterValue"
 }
 
 /// Whether trying again is of no use.
@@ -1205,15 +1241,12 @@ fn is_final(change: &Change, tries: &Tries) -> bool {
         "UnknownParameter",
         "UnsupportedFeature",
     ];
-    // The device of what was detached a moment ago may still be taken.
-    let device_taken =
-        |code: &str| code == "InvalidParameterValue" && matches!(change, Change::Attach { .. });
     match &tries.answer {
         Some(Answer::Refused {
             code,
             unknown: false,
             ..
-        }) => FINAL.contains(&code.as_str()) && !device_taken(code),
+        }) => FINAL.contains(&code.as_str()) && !is_taken(change, code),
         _ => false,
     }
 }
@@ -1269,17 +1302,31 @@ fn ended(back: &super::Back, notes: Vec<String>) -> Step {
     })
 }
 
-/// The instance was terminated: what was attached went the way its owner set.
+/// The instance was terminated: what was attached went the way its owner set,
+/// what this run had detached did not.
 fn instance_ended(world: &World<'_>, instance: &str) -> Step {
     let run = world.run;
+    let Some(back) = &run.progress.back else {
+        // Noted first: what is cleared away now is missed should a late read
+        // show the instance once more.
+        return go_back(
+            &format!("somebody terminated {instance} during the run"),
+            Status::RolledBack,
+            false,
+        );
+    };
     let kept: Vec<&str> = run
         .volumes
         .iter()
         .filter_map(|v| world.live(&v.id))
-        .filter(|v| v.attached().next().is_none())
+        .filter(|v| world.detach_tried(&v.id) && v.attached().next().is_none())
         .map(|v| v.id.as_str())
         .collect();
-    let mut why = vec![format!("somebody terminated {instance} during the run")];
+    let mut why = vec![back.why.clone()];
+    let ended = format!("somebody terminated {instance} during the run");
+    if back.why != ended {
+        why.push(ended);
+    }
     let status = if kept.is_empty() {
         Status::RolledBack
     } else {
@@ -1334,17 +1381,23 @@ impl World<'_> {
         self.volumes.get(id).filter(|volume| volume.exists())
     }
 
-    /// This run's copy of a volume.
+    /// This run's copy of a volume: by its id where that is known, else by its
+    /// tags.
     fn copy_of(&self, id: &str) -> Option<&Volume> {
-        let known = self.run.copies().get(id).copied();
-        let copies = || {
-            self.volumes
-                .values()
-                .filter(|v| self.is_own_copy(v) && v.exists())
+        let tries = &self.run.progress.tries;
+        let known = |kind: &str| {
+            let copy = tries.get(&format!("{kind} {id}"))?.made.as_deref()?;
+            let deleted = tries.contains_key(&format!("delete {copy}"));
+            if deleted { None } else { self.live(copy) }
         };
-        known
-            .and_then(|known| self.live(known))
-            .or_else(|| copies().find(|v| v.tags.get(COPY_OF_TAG).map(String::as_str) == Some(id)))
+        known("create").or_else(|| known("copy")).or_else(|| {
+            let mut copies = self.volumes.values();
+            copies.find(|v| {
+                v.tags.get(COPY_OF_TAG).is_some_and(|of| of == id)
+                    && v.exists()
+                    && self.is_own_copy(v)
+            })
+        })
     }
 
     /// Another run's copy of a volume.
@@ -1536,12 +1589,15 @@ impl World<'_> {
         let undone = |by: String, tries: &Tries| {
             tried
                 .get(&by)
-                .is_some_and(|other| other.last_at > tries.last_at)
+                .is_some_and(|other| other.may_have_happened() && other.last_at > tries.last_at)
         };
         let attachment = |id: &str| self.live(id).and_then(|v| v.attachment_to(&instance.id));
         let shows = |key: &str, tries: &Tries| match key.split_once(' ') {
+            // By its time: a late read may show an attachment of before.
             Some(("attach", id)) => {
-                attachment(id).is_some() || undone(format!("detach {id}"), tries)
+                let at = attachment(id).and_then(|a| a.attached_at);
+                at.is_some_and(|at| at.as_second() >= tries.last_at.as_second())
+                    || undone(format!("detach {id}"), tries)
             }
             Some(("detach", id)) => {
                 attachment(id).is_none_or(|a| a.state == "detaching")
@@ -1559,15 +1615,18 @@ impl World<'_> {
         unseen.map(|(key, _)| key.as_str())
     }
 
-    /// A copy of this run's that may have been made and does not show yet.
-    fn unseen_copy(&self) -> Option<&str> {
-        let unseen = self.run.progress.tries.iter().find(|(key, tries)| {
-            let of = key.strip_prefix("copy ").or(key.strip_prefix("create "));
-            of.is_some_and(|of| self.copy_of(of).is_none())
-                && tries.may_have_happened()
-                && self.since(tries.last_at) < LAG
-        });
-        unseen.map(|(key, _)| key.as_str())
+    /// A copy of a volume that may have been made and does not show yet.
+    fn unseen_copy(&self, of: &str) -> Option<String> {
+        if self.copy_of(of).is_some() {
+            return None;
+        }
+        [format!("copy {of}"), format!("create {of}")]
+            .into_iter()
+            .find(|key| {
+                self.run.progress.tries.get(key).is_some_and(|tries| {
+                    tries.may_have_happened() && self.since(tries.last_at) < LAG
+                })
+            })
     }
 
     /// Whether somebody else stopped the instance: it was started after this

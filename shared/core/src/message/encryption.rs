@@ -28,6 +28,7 @@ pub use notification::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
     NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption,
 };
+pub use sections::steps;
 
 use made::{Part, parts};
 

@@ -37,7 +37,7 @@ mod words;
 
 pub use encryption::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
-    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption,
+    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption, steps,
 };
 pub use notice::{
     Kind, NoticeNotification, NotifiedAbout, NotifiedCheck, NotifiedDigest, NotifiedExample,

@@ -1,6 +1,6 @@
-//! What the sweep makes of a page of unencrypted volumes: which units they
-//! belong to, whether one wants a closer look, and which originals that were
-//! replaced have been kept for long enough.
+//! What the sweep and scans make of a page of unencrypted volumes: which units
+//! they belong to, what a page shows of one, whether one wants a closer look, and
+//! which originals that were replaced have been kept for long enough.
 //!
 //! Deliberately not here: the closer look (`controls::unencrypted_volume`, by
 //! the remediation function), and the walk (`backstop_aws::volume_pages`).
@@ -12,18 +12,70 @@ use jiff::{Timestamp, ToSpan};
 use crate::controls::unencrypted_volume::{exempt, fingerprint, of};
 use crate::encryption::Purpose;
 use crate::entry::{Status, digest};
+use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
 use crate::plan::Mode;
 use crate::policy::Policy;
-use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume};
+use crate::volumes::{
+    COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Unit, Volume,
+    VolumeFacts,
+};
 
 /// The unit that a volume belongs to: the instance it is attached to, or itself.
 #[must_use]
 pub fn unit_of(volume: &Volume) -> &str {
+    // Resources of AWS's services are no instances.
     volume
         .attached()
-        .next()
-        .map_or(&volume.id, |attachment| &attachment.instance)
+        .map(|attachment| attachment.instance.as_str())
+        .find(|instance| instance.starts_with("i-"))
+        .unwrap_or(&volume.id)
+}
+
+/// A unit as pages show it, with the copies that its volumes' tags name. Of an
+/// instance that is its id, what its opt-out tag says, and its unencrypted
+/// volumes; its state is not known, so that nothing is decided to begin: what
+/// is decided to wait takes a closer look.
+#[must_use]
+pub fn as_shown(
+    unit: &str,
+    mut volumes: Vec<Volume>,
+    opt_out: Option<&String>,
+    copies: &BTreeMap<String, Volume>,
+) -> VolumeFacts {
+    let named: BTreeMap<String, Volume> = volumes
+        .iter()
+        .filter_map(|volume| copies.get(volume.tags.get(REPLACED_BY_TAG)?))
+        .map(|copy| (copy.id.clone(), copy.clone()))
+        .collect();
+    let unit = match volumes.pop_if(|volume| volume.id == unit) {
+        Some(volume) => Unit::Volume(Box::new(volume)),
+        None => {
+            let tag = opt_out.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
+            let instance = Instance {
+                id: unit.to_owned(),
+                state: "unknown".to_owned(),
+                launched_at: None,
+                instance_type: String::new(),
+                tags: tag.into_iter().collect(),
+                lifecycle: None,
+                instance_store: false,
+                auto_public_ipv4: None,
+                marketplace: false,
+                operator: None,
+                hibernates: false,
+                stop_protected: false,
+                checks: None,
+                state_reason: None,
+            };
+            Unit::Instance(Box::new(instance), volumes)
+        }
+    };
+    VolumeFacts {
+        unit,
+        copies: named,
+        key_problem: None,
+    }
 }
 
 /// Why a unit is open, in a few words, by the status that was recorded last.
@@ -131,7 +183,10 @@ pub fn may_be_deleted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controls::unencrypted_volume::Originals;
+    use crate::controls::unencrypted_volume::{
+        Attached, Circumstances, Decision, Originals, Verdict, Window, decide,
+    };
+    use crate::volumes::Attachment;
 
     const ENTRY: &str = "01K00000000000000000000000";
 
@@ -278,5 +333,79 @@ mod tests {
         ] {
             assert_ne!(before, other);
         }
+    }
+
+    fn attached_to(id: &str, instance: &str, tags: &[(&str, &str)]) -> Volume {
+        let attachment = Attachment {
+            instance: instance.into(),
+            device: "/dev/sdf".into(),
+            state: "attached".into(),
+            delete_on_termination: false,
+            attached_at: None,
+        };
+        Volume {
+            state: "in-use".into(),
+            attachments: vec![attachment],
+            ..volume(id, false, tags)
+        }
+    }
+
+    #[test]
+    fn a_volume_of_an_aws_service_is_a_unit_of_its_own() {
+        let task = "arn:aws:ecs:eu-central-1:111122223333:task/web/0123456789abcdef";
+        assert_eq!(unit_of(&attached_to("vol-o", task, &[])), "vol-o");
+        assert_eq!(unit_of(&attached_to("vol-o", "i-1", &[])), "i-1");
+        assert_eq!(unit_of(&volume("vol-o", false, &[])), "vol-o");
+    }
+
+    #[test]
+    fn what_a_page_shows_decides_what_is_left_and_never_that_an_instance_is_changed() {
+        let always = Window {
+            days: Vec::new(),
+            from: "00:00".into(),
+            to: "00:00".into(),
+        };
+        let decided = |volume: &Volume, opt_out: Option<&str>, attached, copies: &[Volume]| {
+            let mut policy = policy(None);
+            let settings = &mut policy.controls.unencrypted_volume.settings;
+            settings.attached = attached;
+            settings.windows = vec![always.clone()];
+            let copies = copies.iter().map(|c| (c.id.clone(), c.clone())).collect();
+            let opt_out = opt_out.map(str::to_owned);
+            let unit = unit_of(volume).to_owned();
+            let facts = as_shown(&unit, vec![volume.clone()], opt_out.as_ref(), &copies);
+            let circumstances = Circumstances {
+                mode: Mode::Notify,
+                now: at(1),
+                guards: &Guards::default(),
+            };
+            decide(&facts, &policy, &circumstances)
+        };
+        let status = |decision: Decision| decision.status;
+        let plain = attached_to("vol-o", "i-1", &[]);
+        for (attached, opt_out, expected) in [
+            (Attached::Notify, None, Status::Notified),
+            (Attached::WhenStopped, None, Status::Pending),
+            (Attached::Swap, None, Status::Pending),
+            (Attached::Swap, Some("all"), Status::Exempt),
+            (Attached::Swap, Some("yes please"), Status::Held),
+        ] {
+            let of = status(decided(&plain, opt_out, attached, &[]));
+            assert_eq!(of, expected, "{attached:?} {opt_out:?}");
+        }
+        let managed = Volume {
+            operator: Some("a service".into()),
+            ..plain.clone()
+        };
+        let of = |volume: &Volume| decided(volume, None, Attached::Swap, &[]).status;
+        assert_eq!(of(&managed), Status::Refused);
+        assert_eq!(of(&volume("vol-o", false, &[])), Status::InProgress);
+
+        let original = volume("vol-o", false, &[(REPLACED_BY_TAG, "vol-c")]);
+        let copy = volume("vol-c", true, &[(COPY_OF_TAG, "vol-o")]);
+        let kept = decided(&original, None, Attached::Swap, &[copy]);
+        assert_eq!(kept.verdict, Verdict::Compliant);
+        let lost = decided(&original, None, Attached::Swap, &[]);
+        assert!(matches!(lost.verdict, Verdict::Violates(_)));
     }
 }

@@ -13,9 +13,9 @@ use jiff::civil::Date;
 use super::Request;
 use crate::encryption::{Encryption, Progress, Way};
 use crate::entry::Status;
-use crate::exemption::{Exemption, OptOut};
+use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
 use crate::trigger::Actor;
-use crate::volumes::{COPY_OF_TAG, Instance, REPLACED_BY_TAG, Volume};
+use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Volume};
 
 /// What an undo of an encryption comes to, before anything is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub fn plan(
     entry: &Encryption,
     instance: Option<&Instance>,
     now: &BTreeMap<String, Volume>,
+    today: Date,
 ) -> Decision {
     if entry.way == Way::AccountSetting {
         return Decision::Nothing(format!(
@@ -66,6 +67,15 @@ pub fn plan(
             live(tagged).filter(|copy| copy.tags.get(COPY_OF_TAG) == Some(&volume.id))
         })
     };
+    let other_run = entry.volumes.iter().find_map(|volume| {
+        let run = copy_of(volume)?.tags.get(ENTRY_TAG)?;
+        (*run != entry.id).then_some(run)
+    });
+    if let Some(run) = other_run {
+        return Decision::Nothing(format!(
+            "it was the run {run} that replaced its volumes: take that one back"
+        ));
+    }
     if entry.way == Way::Unattached {
         if entry.status != Status::Remediated {
             return Decision::Nothing("it replaced nothing".to_owned());
@@ -116,6 +126,12 @@ pub fn plan(
             }
         }
     }
+    if !back.is_empty() && instance.is_up() && opted_out_for_ever(instance, entry, today) {
+        problems.push(format!(
+            "{} carries an opt-out without an end, for which IAM keeps Backstop from stopping it: stop it yourself, or give the opt-out an `until=`, and ask again",
+            instance.id
+        ));
+    }
     if !problems.is_empty() {
         Decision::Refused(problems.join("; "))
     } else if !back.is_empty() {
@@ -125,6 +141,12 @@ pub fn plan(
     } else {
         Decision::AsBefore
     }
+}
+
+fn opted_out_for_ever(instance: &Instance, entry: &Encryption, today: Date) -> bool {
+    let tag = instance.tags.get(OPT_OUT_TAG).map(String::as_str);
+    let read = exemption::read(tag, entry.control, today, false);
+    matches!(read, Exemption::Exempt(opt_out) if opt_out.until.is_none())
 }
 
 /// What is said of an original that is there no more.

@@ -1,6 +1,8 @@
 //! The invocations that carry a run out, with all that can go wrong in them:
 //! killed at any point, replies that are lost, two at once, long gaps.
 
+use std::rc::Rc;
+
 use backstop_core::encryption::{Answer, Change, Encryption, Note, Step, World, next_step};
 use backstop_core::entry::Status;
 
@@ -8,7 +10,7 @@ use crate::ec2::View;
 use crate::sim::{Call, Coverage, Event, Plan, Sim};
 
 /// By when a run has to have ended.
-pub(crate) const HORIZON: i64 = 4 * 86400;
+pub(crate) const HORIZON: i64 = 3 * 86400;
 /// Most notes of one invocation.
 const MOST_NOTES: usize = 8;
 
@@ -21,6 +23,9 @@ enum Next {
 /// Plays a run to its end, and checks it all along.
 pub(crate) fn play(plan: Plan, coverage: Coverage, traced: bool) -> Sim {
     let mut sim = Sim::new(plan, coverage, traced);
+    // Looks that show the same for long are farther apart than asked for, as
+    // they may be.
+    let mut same = (0, 0);
     while sim.broken.is_none() {
         if sim.now - sim.plan.begins > HORIZON {
             sim.at_horizon();
@@ -33,10 +38,14 @@ pub(crate) fn play(plan: Plan, coverage: Coverage, traced: bool) -> Sim {
                 break;
             }
             Next::Again => sim.pass(1),
-            Next::Wait(seconds) => sim.pass(seconds),
+            Next::Wait(seconds) => {
+                let revision = sim.stored.revision;
+                same = (revision, if same.0 == revision { same.1 + 1 } else { 0 });
+                sim.pass(if same.1 > 12 { 4 * seconds } else { seconds });
+            }
         }
         if sim.trouble(sim.plan.gaps, "a long gap") {
-            let gap = sim.rng.from_to(600, 4 * 3600);
+            let gap = sim.rng.between(600, 4 * 3600);
             sim.pass(gap);
         }
     }
@@ -55,7 +64,7 @@ impl Sim {
     }
 
     fn invocation(&mut self, twin: bool) -> Next {
-        let mut run = self.stored.clone();
+        let mut run = Rc::clone(&self.stored);
         if !run.is_open() {
             return Next::Done;
         }
@@ -72,7 +81,11 @@ impl Sim {
         }
         for _ in 0..MOST_NOTES {
             self.count("a look");
-            let view = self.view(&run);
+            let moment = self.moment();
+            let view = match self.seen.take() {
+                Some((then, view)) if Some(then) == moment => view,
+                _ => self.view(&run),
+            };
             let now = self.clock();
             let world = World {
                 run: &run,
@@ -101,7 +114,7 @@ impl Sim {
             } else {
                 2
             };
-            let takes = self.rng.from_to(0, slow);
+            let takes = self.rng.between(0, slow);
             self.pass(takes);
             if !twin && self.trouble(self.plan.twins, "two at once") {
                 self.invocation(true);
@@ -113,6 +126,7 @@ impl Sim {
                     }
                 }
                 Step::Wait { seconds, why } => {
+                    self.seen = moment.map(|moment| (moment, view));
                     self.say(|| format!("  wait {seconds}: {why}"));
                     return Next::Wait(i64::from(seconds));
                 }
@@ -120,7 +134,7 @@ impl Sim {
                 Step::End(end) => {
                     self.say(|| format!("END {} {:?}", end.status.name(), end.why));
                     let now = self.clock();
-                    run.conclude(&end, now);
+                    Rc::make_mut(&mut run).conclude(&end, now);
                     return match self.store(&mut run) {
                         true => Next::Done,
                         false => Next::Again,
@@ -131,23 +145,23 @@ impl Sim {
         Next::Again
     }
 
-    fn note(&mut self, run: &mut Encryption, note: &Note) -> bool {
+    fn note(&mut self, run: &mut Rc<Encryption>, note: &Note) -> bool {
         self.say(|| format!("  note {note:?}"));
         let now = self.clock();
-        run.note(note, now);
+        Rc::make_mut(run).note(note, now);
         self.store(run) && !self.trouble(self.plan.killed, "killed after a note")
     }
 
     /// Written down, made, and what came of it written down.
     fn make_change(
         &mut self,
-        run: &mut Encryption,
+        run: &mut Rc<Encryption>,
         change: &Change,
         view: &View,
         twin: bool,
     ) -> Next {
         let now = self.clock();
-        run.trying(change, now);
+        Rc::make_mut(run).trying(change, now);
         if !self.store(run) {
             self.count("a step that was overtaken");
             return Next::Again;
@@ -160,17 +174,17 @@ impl Sim {
         if !twin && self.trouble(self.plan.twins, "two at once, before the call") {
             self.invocation(true);
         }
-        let takes = self.rng.from_to(0, 2);
+        let takes = self.rng.between(0, 2);
         self.pass(takes);
         self.before_call(run, change, view);
         let mut made = None;
         let answer = if self.trouble(self.plan.lost, "a lost reply") {
-            match self.rng.from_to(0, 2) {
+            match self.rng.between(0, 2) {
                 0 => {
                     let _ = self.perform(change);
                 }
                 1 => {
-                    let late = self.rng.from_to(1, 30);
+                    let late = self.rng.between(1, 30);
                     self.count("a call that takes effect late");
                     self.later(late, Event::Late(change.clone()));
                 }
@@ -201,7 +215,7 @@ impl Sim {
             return Next::Wait(5);
         }
         let definite = matches!(answer, Answer::Refused { unknown: false, .. });
-        run.tried(change, answer, made);
+        Rc::make_mut(run).tried(change, answer, made);
         if self.store(run) {
             self.after_answer(Call::of(change), definite);
         }
@@ -209,12 +223,12 @@ impl Sim {
     }
 
     /// Stores the record, unless somebody stored it since it was read.
-    fn store(&mut self, run: &mut Encryption) -> bool {
+    fn store(&mut self, run: &mut Rc<Encryption>) -> bool {
         if run.revision != self.stored.revision {
             return false;
         }
-        run.revision += 1;
-        self.stored = run.clone();
+        Rc::make_mut(run).revision += 1;
+        self.stored = Rc::clone(run);
         true
     }
 }

@@ -13,6 +13,7 @@ use backstop_core::volumes::{
 
 use crate::sim::{
     Call, Content, Disk, Event, Health, INSTANCE, Make, Past, RUN, Shot, Sim, Take, When, Who, at,
+    device,
 };
 
 /// What one look shows.
@@ -24,6 +25,9 @@ pub(crate) struct View {
     pub(crate) key_problem: Option<String>,
 }
 
+/// The record's revision, how much was ever changed, and the snapshots.
+pub(crate) type Moment = (u64, usize, usize);
+
 type Answered = Result<Option<String>, &'static str>;
 
 /// Most seconds by which reads lag: of an instance, of a volume's state, of
@@ -33,9 +37,27 @@ const LAGS: [i64; 4] = [10, 20, 30, 60];
 impl Sim {
     fn lag(&mut self, most: i64) -> i64 {
         match self.plan.lags {
-            true => self.rng.from_to(0, most),
+            true => self.rng.between(0, most),
             false => 0,
         }
+    }
+
+    /// What a look goes by, while nothing lags: as long as it stays the same,
+    /// so does what is seen. None: something lags.
+    pub(crate) fn moment(&self) -> Option<Moment> {
+        let mut newest = i64::MIN;
+        let mut versions = 0;
+        let mut count = |(of, last): (usize, i64)| {
+            versions += of;
+            newest = newest.max(last);
+        };
+        self.machine.iter().for_each(|m| count(m.past.age()));
+        self.disks.values().for_each(|d| count(d.past.age()));
+        self.shots.values().for_each(|s| count(s.past.age()));
+        count(self.hold.age());
+        count(self.key_problem.age());
+        let settled = !self.plan.lags || self.now - newest > 2 * LAGS[3];
+        settled.then_some((self.stored.revision, versions, self.shots.len()))
     }
 
     /// What a run sees: the originals, what it made, by id; copies and
@@ -54,7 +76,7 @@ impl Sim {
         let lags = self.plan.lags;
         let now = self.now;
         let rng = &mut self.rng;
-        let mut lag = |most: i64| if lags { rng.from_to(0, most) } else { 0 };
+        let mut lag = |most: i64| if lags { rng.between(0, most) } else { 0 };
         let of_run = |id: &str| run.volumes.iter().any(|v| v.id == id);
         let mut volumes = BTreeMap::new();
         for (id, disk) in &self.disks {
@@ -222,7 +244,7 @@ impl Sim {
             machine.stopped_by = Some(who);
         }
         let (least, most) = self.plan.stop_seconds;
-        let takes = self.rng.from_to(least, most);
+        let takes = self.rng.between(least, most);
         if takes > 600 {
             self.count("a stop hangs");
         }
@@ -257,7 +279,7 @@ impl Sim {
             machine.starts += 1;
         }
         let start = self.machine.as_ref().map_or(0, |m| m.starts);
-        let takes = self.rng.from_to(10, 40);
+        let takes = self.rng.between(10, 40);
         if encrypted && since_begin < self.plan.kms_from {
             self.count("the key fails at a start");
             self.later(takes, Event::StartFails { start });
@@ -311,7 +333,7 @@ impl Sim {
             _ => return Err("IncorrectState"),
         }
         self.volume(id, |v| v.attachments[0].state = "detaching".to_owned());
-        let takes = self.rng.from_to(2, 20);
+        let takes = self.rng.between(2, 20);
         self.later(
             takes,
             Event::Detached {
@@ -334,7 +356,8 @@ impl Sim {
             let attachment = d.past.facts.attachment_to(instance);
             attachment.is_some_and(|a| a.device == device)
         });
-        if taken {
+        let late = crate::sim::device(device).is_some_and(|n| self.now < self.taken_until[n]);
+        if taken || (late && instance == INSTANCE) {
             return Err("InvalidParameterValue");
         }
         let attached_at = Some(at(self.now));
@@ -348,7 +371,7 @@ impl Sim {
                 attached_at,
             }];
         });
-        let takes = self.rng.from_to(1, 15);
+        let takes = self.rng.between(1, 15);
         self.later(
             takes,
             Event::Attached {
@@ -370,7 +393,7 @@ impl Sim {
             _ => return Err("InvalidVolume.NotFound"),
         }
         self.volume(id, |v| v.state = "deleting".to_owned());
-        let takes = self.rng.from_to(1, 20);
+        let takes = self.rng.between(1, 20);
         self.later(
             takes,
             Event::Gone {
@@ -422,7 +445,7 @@ impl Sim {
             },
         );
         let disk = id.clone();
-        let takes = self.rng.from_to(5, 60);
+        let takes = self.rng.between(5, 60);
         match make {
             Make::Error => self.later(takes, Event::Fails { disk }),
             Make::Slow(seconds) => self.later(seconds, Event::Available { disk }),
@@ -460,7 +483,7 @@ impl Sim {
             Purpose::Transfer => (self.plan.transfer, 120),
         };
         let shot = id.clone();
-        let takes = self.rng.from_to(10, most);
+        let takes = self.rng.between(10, most);
         match how {
             Take::Fine => self.later(takes, Event::Taken { shot }),
             Take::Slow(seconds) => self.later(seconds, Event::Taken { shot }),
@@ -556,6 +579,10 @@ impl Sim {
                     .get(&disk)
                     .is_some_and(|d| detaching(&d.past.facts))
                 {
+                    let name = &self.disks[&disk].past.facts.attachments[0].device;
+                    if let Some(n) = device(name) {
+                        self.taken_until[n] = self.now + self.lag(10);
+                    }
                     self.volume(&disk, |v| {
                         v.attachments.clear();
                         v.state = "available".to_owned();

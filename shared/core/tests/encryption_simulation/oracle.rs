@@ -313,6 +313,9 @@ impl Sim {
                 status.name()
             ));
         }
+        if self.plan.is_calm() && self.stored.progress.attention.is_some() {
+            self.fail("nothing was in the way, and somebody is called".to_owned());
+        }
         self.check_running();
         self.check_nothing_lost();
         match self.plan.kind {
@@ -403,19 +406,34 @@ impl Sim {
         }
     }
 
-    /// Every original is attached as it was.
+    /// Every original is attached as it was; where others started the instance
+    /// in the middle, it or its copy.
     fn check_as_before(&mut self) {
-        if self.meddled.moved || self.meddled.deleted || self.meddled.started {
+        if self.meddled.moved || self.meddled.deleted {
             return;
         }
-        // Where AWS would not let it go back, a person is told.
+        // Where AWS or others would not let it go back, a person is told.
         let denied = self.plan.denied.is_some()
-            || self.plan.refused + self.plan.lost > 0
+            || self.plan.refused + self.plan.lost + self.plan.killed > 0
+            || self.meddled.untagged
             || self
                 .machine
                 .as_ref()
                 .is_some_and(|m| m.past.facts.stop_protected);
         if denied && self.stored.status == Status::NeedsPerson {
+            return;
+        }
+        if self.meddled.started {
+            let missing = self.stored.volumes.iter().find(|original| {
+                let n = device(&original.attachments[0].device).unwrap();
+                self.at_device(n).is_none()
+            });
+            if let Some(original) = missing {
+                self.fail(format!(
+                    "it ends with nothing in the place of {}",
+                    original.id
+                ));
+            }
             return;
         }
         let mut wrong = Vec::new();

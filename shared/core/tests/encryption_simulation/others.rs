@@ -5,7 +5,7 @@ use backstop_core::encryption::Hold;
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG};
 
 use crate::rng::Rng;
-use crate::sim::{DEVICES, Disk, ELSEWHERE, INSTANCE, Past, Sim, Who, an_original};
+use crate::sim::{Call, DEVICES, Disk, ELSEWHERE, Event, INSTANCE, Past, Sim, Who, an_original};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Other {
@@ -78,6 +78,26 @@ impl Other {
         rng.one_of(&Self::ALL).0
     }
 
+    /// The call after which it can be done, for what can be done at times only.
+    pub(crate) fn fits_after(self) -> Option<Call> {
+        match self {
+            Self::OccupyDevice | Self::TakeOriginal | Self::DeleteOriginal => Some(Call::Detach),
+            Self::TakeCopy | Self::DeleteCopy => Some(Call::Copy),
+            Self::DetachCopy => Some(Call::Attach),
+            _ => None,
+        }
+    }
+
+    /// What undoes it.
+    fn undone_by(self) -> Option<Self> {
+        match self {
+            Self::Hold => Some(Self::Release),
+            Self::KeyFails => Some(Self::KeyWorks),
+            Self::TakeOriginal => Some(Self::ReturnOriginal),
+            _ => None,
+        }
+    }
+
     fn name(self) -> &'static str {
         let of = Self::ALL.iter().find(|(other, _)| *other == self);
         of.map_or("", |(_, name)| name)
@@ -90,6 +110,14 @@ impl Sim {
         self.say(|| format!("OTHERS: {other:?}{}", if done { "" } else { " (refused)" }));
         if done {
             self.count(other.name());
+            // Every third changes its mind.
+            if let Some(undo) = other.undone_by()
+                && self.plan.changes_of_mind
+                && self.rng.per_mille(333)
+            {
+                let after = self.rng.between(60, 1800);
+                self.later(after, Event::Others(undo));
+            }
         }
     }
 
@@ -141,9 +169,7 @@ impl Sim {
             }
             Other::OccupyDevice => {
                 let free = (0..self.plan.volumes).find(|d| self.at_device(*d).is_none())?;
-                if self.machine.is_none() {
-                    return None;
-                }
+                self.machine.as_ref()?;
                 let id = format!("vol-occupant{now}");
                 let mut volume = an_original(free, false, &mut self.rng);
                 volume.id.clone_from(&id);
@@ -252,7 +278,7 @@ impl Sim {
             true => None,
             false => {
                 let most = i64::try_from(all.len()).unwrap() - 1;
-                let n = self.rng.from_to(0, most);
+                let n = self.rng.between(0, most);
                 all.into_iter().nth(usize::try_from(n).unwrap())
             }
         }

@@ -17,7 +17,7 @@ impl Rng {
     }
 
     /// From `least` to `most`, both among them.
-    pub(crate) fn from_to(&mut self, least: i64, most: i64) -> i64 {
+    pub(crate) fn between(&mut self, least: i64, most: i64) -> i64 {
         let span = u64::try_from(most - least).unwrap_or(0) + 1;
         least + i64::try_from(self.next() % span).unwrap_or(0)
     }
@@ -29,6 +29,6 @@ impl Rng {
 
     pub(crate) fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
         let most = i64::try_from(things.len()).unwrap_or(1) - 1;
-        things[usize::try_from(self.from_to(0, most)).unwrap_or(0)]
+        things[usize::try_from(self.between(0, most)).unwrap_or(0)]
     }
 }

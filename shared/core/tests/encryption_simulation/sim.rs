@@ -5,6 +5,7 @@
 //! hold (`oracle`).
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 use backstop_core::controls::unencrypted_volume::{Attached, Settings, Window};
@@ -15,6 +16,7 @@ use backstop_core::volumes::{
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::ec2::{Moment, View};
 use crate::others::Other;
 use crate::rng::Rng;
 
@@ -184,6 +186,7 @@ pub(crate) struct Plan {
     pub(crate) given_up: u32,
     pub(crate) trouble_ends: i64,
     pub(crate) others: Vec<(When, Other)>,
+    pub(crate) changes_of_mind: bool,
 }
 
 impl Plan {
@@ -215,6 +218,7 @@ impl Plan {
             given_up: 0,
             trouble_ends: 0,
             others: Vec::new(),
+            changes_of_mind: false,
         }
     }
 
@@ -299,6 +303,12 @@ impl<T: Clone> Past<T> {
 
     pub(crate) fn born(&self) -> i64 {
         self.versions[0].0
+    }
+
+    /// How often it changed, and when last.
+    pub(crate) fn age(&self) -> (usize, i64) {
+        let last = self.versions.last().map_or(0, |(since, _)| *since);
+        (self.versions.len(), last)
     }
 
     /// As it was then, or at its beginning.
@@ -408,10 +418,14 @@ pub(crate) struct Sim {
     pub(crate) made: u32,
     /// Writes to each device so far.
     pub(crate) writes: [u32; DEVICES.len()],
+    /// Until when a device is taken, though what was there is detached.
+    pub(crate) taken_until: [i64; DEVICES.len()],
     pub(crate) hold: Past<Option<Hold>>,
     pub(crate) key_problem: Past<Option<String>>,
+    /// What the last look saw, to see it again cheaply.
+    pub(crate) seen: Option<(Moment, View)>,
     /// The record, as it is stored.
-    pub(crate) stored: Encryption,
+    pub(crate) stored: Rc<Encryption>,
     pub(crate) meddled: Meddled,
     pub(crate) facts: crate::oracle::Facts,
     pub(crate) coverage: Coverage,
@@ -510,9 +524,11 @@ impl Sim {
             tokens: BTreeMap::new(),
             made: 0,
             writes: [0; DEVICES.len()],
+            taken_until: [LONG_AGO; DEVICES.len()],
             hold: Past::new(None, LONG_AGO),
             key_problem: Past::new(None, LONG_AGO),
-            stored,
+            seen: None,
+            stored: Rc::new(stored),
             meddled: Meddled::default(),
             facts: crate::oracle::Facts::default(),
             coverage,
@@ -562,7 +578,7 @@ impl Sim {
     /// A time within the second that it is: reads of the clock are finer than
     /// EC2's times.
     pub(crate) fn clock(&mut self) -> Timestamp {
-        let fraction = self.rng.from_to(0, 999);
+        let fraction = self.rng.between(0, 999);
         Timestamp::from_millisecond((EPOCH + self.now) * 1000 + fraction).unwrap()
     }
 

@@ -137,49 +137,8 @@ impl<'a> Story<'a> {
         })
     }
 
-    /// What is done (or would be), in order.
     fn steps(&self) -> Vec<String> {
-        let (it, copies, they_are) = match self.parts.len() {
-            1 => ("the volume", "an encrypted copy is", "it is"),
-            _ => ("each volume", "encrypted copies are", "they are"),
-        };
-        let snapshot = format!("First a snapshot of {it} is taken and waited for.");
-        let copy = |when: &str| {
-            format!(
-                "{when} {copies} made{}: the same size, type, performance and tags. Nothing goes on until {they_are} seen encrypted.",
-                self.key()
-            )
-        };
-        let swap = format!(
-            "Then {it} is detached and its copy attached in its place, with its device name and what becomes of it at termination."
-        );
-        let kept = format!(
-            "At last {it} is tagged {REPLACED_BY_TAG} with the id of its copy, and kept as it is."
-        );
-        match self.run.way {
-            Way::Unattached => vec![snapshot, copy("Then"), kept],
-            Way::WhenStopped => vec![
-                snapshot,
-                copy("Then"),
-                swap,
-                format!("{kept} The instance stays stopped."),
-            ],
-            Way::Swap => vec![
-                format!("{snapshot} The instance runs on meanwhile."),
-                "Then the instance is STOPPED, inside a maintenance window of the policy.".to_owned(),
-                copy("While it is stopped,"),
-                swap,
-                "Then it is started, and has to pass its status checks; else it goes back to its original volumes.".to_owned(),
-                kept,
-            ],
-            Way::AccountSetting => Vec::new(),
-        }
-    }
-
-    fn key(&self) -> String {
-        let key = self.run.kms_key.as_deref();
-        key.map(|key| format!(" with the KMS key {}", one_line(key, MOST_TEXT)))
-            .unwrap_or_default()
+        steps(self.run.way, self.parts.len(), self.run.kms_key.as_deref())
     }
 
     fn will_be_done(&self) -> Section {
@@ -1298,6 +1257,48 @@ fn named(volume: &Volume) -> String {
     match one_line(volume.name(), 60) {
         name if name == id || name.is_empty() => id,
         name => format!("{id} ({name})"),
+    }
+}
+
+/// What is done (or would be) to a unit, in order.
+#[must_use]
+pub fn steps(way: Way, volumes: usize, kms_key: Option<&str>) -> Vec<String> {
+    let (it, copies, they_are) = match volumes {
+        1 => ("the volume", "an encrypted copy is", "it is"),
+        _ => ("each volume", "encrypted copies are", "they are"),
+    };
+    let key = kms_key
+        .map(|key| format!(" with the KMS key {}", one_line(key, MOST_TEXT)))
+        .unwrap_or_default();
+    let snapshot = format!("First a snapshot of {it} is taken and waited for.");
+    let copy = |when: &str| {
+        format!(
+            "{when} {copies} made{key}: the same size, type, performance and tags. Nothing goes on until {they_are} seen encrypted."
+        )
+    };
+    let swap = format!(
+        "Then {it} is detached and its copy attached in its place, with its device name and what becomes of it at termination."
+    );
+    let kept = format!(
+        "At last {it} is tagged {REPLACED_BY_TAG} with the id of its copy, and kept as it is."
+    );
+    match way {
+        Way::Unattached => vec![snapshot, copy("Then"), kept],
+        Way::WhenStopped => vec![
+            snapshot,
+            copy("Then"),
+            swap,
+            format!("{kept} The instance stays stopped."),
+        ],
+        Way::Swap => vec![
+            format!("{snapshot} The instance runs on meanwhile."),
+            "Then the instance is STOPPED, inside a maintenance window of the policy.".to_owned(),
+            copy("While it is stopped,"),
+            swap,
+            "Then it is started, and has to pass its status checks; else it goes back to its original volumes.".to_owned(),
+            kept,
+        ],
+        Way::AccountSetting => Vec::new(),
     }
 }
 

@@ -1,0 +1,395 @@
+//! What would be done about an instance with its volumes, about a volume that
+//! is attached nowhere, and about the account's setting.
+
+use std::fmt::Write;
+
+use backstop_aws::volumes::{encryption_by_default, facts};
+use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
+use backstop_core::controls::{Severity, encryption_by_default as setting};
+use backstop_core::entry::Status;
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
+use backstop_core::guards::Guards;
+use backstop_core::message::{one_line, steps};
+use backstop_core::plan::Mode;
+use backstop_core::policy::Policy;
+use backstop_core::volumes::{Unit, Volume, VolumeFacts};
+use jiff::Timestamp;
+
+use crate::Problem;
+use crate::context::Aws;
+use crate::table::table;
+
+/// Looks at the unit of a volume or an instance; whether anything was found.
+pub(super) async fn plan(
+    id: &str,
+    aws: &Aws,
+    policy: &Policy,
+    mode: Mode,
+) -> Result<bool, Problem> {
+    let key = unencrypted_volume::of(policy).settings.kms_key.as_deref();
+    let (ec2, kms) = (&aws.clients.ec2, &aws.encryption.kms);
+    let facts = facts(ec2, kms, id, key, &aws.deadline).await?;
+    let circumstances = Circumstances {
+        mode,
+        now: Timestamp::now(),
+        guards: &Guards::default(),
+    };
+    let decision = unencrypted_volume::decide(&facts, policy, &circumstances);
+    print!("{}", said(id, &facts, &decision, key));
+    Ok(matches!(decision.verdict, Verdict::Violates(_)))
+}
+
+/// Looks at the account's setting; whether it is off.
+pub(super) async fn plan_setting(aws: &Aws, policy: &Policy, mode: Mode) -> Result<bool, Problem> {
+    let is_on = encryption_by_default(&aws.clients.ec2, &aws.deadline).await?;
+    let decided = setting::decide(is_on, policy, mode, &Guards::default(), Timestamp::now());
+    let found = decided.is_some();
+    print!("{}", said_of_setting(&aws.region, decided));
+    Ok(found)
+}
+
+/// A decision about a unit, for people.
+fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>) -> String {
+    let unit = match &facts.unit {
+        Unit::Gone => asked.to_owned(),
+        Unit::Volume(volume) => named(&volume.id, volume.name()),
+        Unit::Instance(instance, _) => format!(
+            "{}, {}, {}",
+            named(&instance.id, instance.name()),
+            one_line(&instance.instance_type, 50),
+            one_line(&instance.state, 50)
+        ),
+    };
+    let found = match &decision.verdict {
+        Verdict::NotApplicable(why) => return format!("{unit}: nothing to judge: {why}\n"),
+        Verdict::Compliant => return format!("{unit}: compliant, nothing would be done\n"),
+        Verdict::Settling { seconds } => {
+            return format!(
+                "{unit}: it was created a moment ago and would be looked at again in {seconds} seconds\n"
+            );
+        }
+        Verdict::Violates(volumes) => volumes,
+    };
+    let (carried_out, begins) = match decision.status {
+        Status::InProgress => ("it would be carried out", true),
+        Status::Pending => ("it would be carried out later", true),
+        _ => ("it would not be carried out", false),
+    };
+    let mut rows = table(&["volume", "made", "attached as", "would be"]);
+    for volume in found {
+        let replaced = begins && decision.volumes.iter().any(|v| v.id == volume.id);
+        rows.add_row(vec![
+            named(&volume.id, volume.name()),
+            format!("{} GiB {}", volume.size, one_line(&volume.volume_type, 50)),
+            device(volume),
+            match replaced {
+                true => "replaced by an encrypted copy",
+                false => "left as it is",
+            }
+            .to_owned(),
+        ]);
+    }
+    let mut text = format!(
+        "{unit}: {} finding\n{rows}\n{carried_out}\n",
+        Severity::High
+    );
+    for (n, reason) in decision.reasons.iter().enumerate() {
+        // Of what begins they only say which volumes stay as they are.
+        let lead = match (decision.status, n) {
+            (Status::InProgress, _) => "",
+            (_, 0) => "because ",
+            _ => "and ",
+        };
+        let _ = writeln!(text, "{lead}{}", one_line(reason, 300));
+    }
+    text += &exempted(&decision.exemption);
+    if begins {
+        let steps = steps(decision.way, decision.volumes.len(), key);
+        for (n, step) in steps.iter().enumerate() {
+            let _ = writeln!(text, "{}. {step}", n + 1);
+        }
+    }
+    text
+}
+
+/// A decision about the account's setting, for people.
+fn said_of_setting(region: &str, decided: Option<(Status, Exemption, String)>) -> String {
+    let what = format!("encryption by default in {region}");
+    let Some((status, exemption, why)) = decided else {
+        return format!("{what}: it is on, nothing would be done\n");
+    };
+    let mut text = format!("{what}: it is off: {} finding\n", Severity::Medium);
+    text += match status {
+        Status::InProgress => {
+            "it would be turned on: new volumes are then encrypted, nothing that exists is touched\n"
+        }
+        _ => "it would not be turned on\n",
+    };
+    if !why.is_empty() {
+        let _ = writeln!(text, "because {}", one_line(&why, 300));
+    }
+    text + &exempted(&exemption)
+}
+
+/// What an exemption says beside its being one.
+fn exempted(exemption: &Exemption) -> String {
+    let terms = |opt_out: &OptOut| {
+        let until = opt_out
+            .until
+            .map_or("without an end".to_owned(), |day| format!("until {day}"));
+        let owner = opt_out.owner.as_deref().unwrap_or("nobody named");
+        let reason = opt_out.reason.as_deref().unwrap_or("no reason given");
+        format!(
+            "{until}, by {}: {}",
+            one_line(owner, 100),
+            one_line(reason, 300)
+        )
+    };
+    match exemption {
+        Exemption::None | Exemption::Existing => String::new(),
+        Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
+        Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
+        Exemption::Malformed { value, problem } => format!(
+            "the tag {OPT_OUT_TAG} is `{}`: {}\n",
+            one_line(value, 100),
+            one_line(problem, 300)
+        ),
+    }
+}
+
+/// The id, and the name where there is one.
+fn named(id: &str, name: &str) -> String {
+    match one_line(name, 60) {
+        name if name == id => name,
+        name => format!("{id} ({name})"),
+    }
+}
+
+fn device(volume: &Volume) -> String {
+    let attachment = volume.attached().next();
+    attachment.map_or("-".to_owned(), |at| one_line(&at.device, 50))
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::controls::unencrypted_volume::Attached;
+    use backstop_core::volumes::{Attachment, Instance};
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-24T10:00:00Z".parse().unwrap()
+    }
+
+    fn volume(id: &str, device: Option<&str>, tags: &[(&str, &str)]) -> Volume {
+        let attachment = |device: &str| Attachment {
+            instance: "i-1".into(),
+            device: device.into(),
+            state: "attached".into(),
+            delete_on_termination: false,
+            attached_at: None,
+        };
+        Volume {
+            id: id.into(),
+            state: "in-use".into(),
+            encrypted: false,
+            size: 100,
+            volume_type: "gp3".into(),
+            iops: None,
+            throughput: None,
+            zone: "eu-central-1a".into(),
+            multi_attach: false,
+            created_at: Some(now() - SignedDuration::from_hours(24)),
+            attachments: device.map(attachment).into_iter().collect(),
+            tags: of(tags),
+            operator: None,
+            marketplace: false,
+        }
+    }
+
+    fn of(tags: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+        let tags = tags.iter();
+        tags.map(|(k, v)| ((*k).into(), (*v).into())).collect()
+    }
+
+    fn instance(state: &str, tags: &[(&str, &str)], volumes: &[Volume]) -> Unit {
+        let instance = Instance {
+            id: "i-1".into(),
+            state: state.into(),
+            launched_at: None,
+            instance_type: "m7g.large".into(),
+            tags: of(tags),
+            lifecycle: None,
+            instance_store: false,
+            auto_public_ipv4: None,
+            marketplace: false,
+            operator: None,
+            hibernates: false,
+            stop_protected: false,
+            checks: None,
+            state_reason: None,
+        };
+        Unit::Instance(Box::new(instance), volumes.to_vec())
+    }
+
+    /// What is said of a unit in mode `enforce`.
+    fn plan(unit: Unit, attached: Attached) -> String {
+        let mut policy = Policy::default();
+        let settings = &mut policy.controls.unencrypted_volume.settings;
+        settings.attached = attached;
+        settings.windows = vec![backstop_core::controls::unencrypted_volume::Window {
+            days: Vec::new(),
+            from: "09:00".into(),
+            to: "11:00".into(),
+        }];
+        let facts = VolumeFacts {
+            unit,
+            copies: std::collections::BTreeMap::new(),
+            key_problem: None,
+        };
+        let circumstances = Circumstances {
+            mode: Mode::Enforce,
+            now: now(),
+            guards: &Guards::default(),
+        };
+        let decision = unencrypted_volume::decide(&facts, &policy, &circumstances);
+        said("i-1", &facts, &decision, Some("alias/data"))
+    }
+
+    #[track_caller]
+    fn in_order(text: &str, parts: &[&str]) {
+        let mut rest = text;
+        for part in parts {
+            let Some((_, after)) = rest.split_once(part) else {
+                panic!("{part} is missing, or out of order, in\n{text}");
+            };
+            rest = after;
+        }
+    }
+
+    #[test]
+    fn a_swap_is_said_step_by_step_and_what_stays_as_it_is_with_it() {
+        let opt_out = "all until=2027-01-31 owner=team-db reason=vendor audit";
+        let volumes = [
+            volume("vol-1", Some("/dev/xvda"), &[("Name", "root")]),
+            volume("vol-2", Some("/dev/sdf"), &[("backstop:opt-out", opt_out)]),
+        ];
+        let unit = instance("running", &[("Name", "db-1")], &volumes);
+        let text = plan(unit, Attached::Swap);
+        in_order(
+            &text,
+            &[
+                "i-1 (db-1), m7g.large, running: high finding",
+                "vol-1 (root)",
+                "/dev/xvda",
+                "replaced by an encrypted copy",
+                "vol-2",
+                "left as it is",
+                "it would be carried out\n",
+                "vol-2 stays as it is: the tag backstop:opt-out opts it out\n",
+                "opted out until 2027-01-31, by team-db: vendor audit\n",
+                "1. First a snapshot of the volume",
+                "2. Then the instance is STOPPED",
+                "3. While it is stopped, an encrypted copy is made with the KMS key alias/data",
+                "4. Then the volume is detached",
+                "5. Then it is started",
+                "6. At last the volume is tagged",
+            ],
+        );
+        assert!(!text.contains("because"), "{text}");
+    }
+
+    #[test]
+    fn what_waits_is_left_or_would_break_something_is_said_with_why() {
+        let root = [volume("vol-1", Some("/dev/xvda"), &[])];
+        let of =
+            |state, tags: &[(&str, &str)], attached| plan(instance(state, tags, &root), attached);
+        in_order(
+            &of("running", &[], Attached::WhenStopped),
+            &[
+                "it would be carried out later\nbecause it waits for the instance to be stopped by somebody",
+                "1. First",
+                "The instance stays stopped.",
+            ],
+        );
+        for (text, why) in [
+            (
+                of("running", &[], Attached::Notify),
+                "because attached volumes are only told",
+            ),
+            (
+                of(
+                    "running",
+                    &[("aws:ec2:fleet-id", "fleet-1")],
+                    Attached::Swap,
+                ),
+                "because i-1 is a member of the fleet fleet-1",
+            ),
+            (
+                of("running", &[("backstop:opt-out", "yes")], Attached::Swap),
+                "because the tag backstop:opt-out cannot be read\nthe tag backstop:opt-out is `yes`: ",
+            ),
+        ] {
+            in_order(
+                &text,
+                &["left as it is", "it would not be carried out\n", why],
+            );
+            assert!(!text.contains("1. "), "{text}");
+        }
+        let mut new = volume("vol-1", None, &[]);
+        new.state = "available".into();
+        let loose = plan(Unit::Volume(Box::new(new.clone())), Attached::Notify);
+        in_order(
+            &loose,
+            &[
+                "vol-1: high finding",
+                "it would be carried out\n",
+                "1. ",
+                "3. ",
+            ],
+        );
+        new.created_at = Some(now());
+        let settling = plan(Unit::Volume(Box::new(new)), Attached::Notify);
+        assert!(
+            settling.contains("looked at again in 600 seconds"),
+            "{settling}"
+        );
+        let gone = plan(Unit::Gone, Attached::Notify);
+        assert_eq!(gone, "i-1: nothing to judge: it is gone\n");
+    }
+
+    #[test]
+    fn the_accounts_setting_is_said_like_any_finding() {
+        let of = |is_on, policy: &Policy, mode| {
+            let decided = setting::decide(is_on, policy, mode, &Guards::default(), now());
+            said_of_setting("eu-central-1", decided)
+        };
+        let mut policy = Policy::default();
+        let on = of(true, &policy, Mode::Enforce);
+        assert!(on.ends_with("it is on, nothing would be done\n"), "{on}");
+        let off = of(false, &policy, Mode::Enforce);
+        in_order(
+            &off,
+            &["it is off: medium finding\n", "it would be turned on"],
+        );
+        let told = of(false, &policy, Mode::Notify);
+        in_order(
+            &told,
+            &["it would not be turned on\nbecause the mode is `notify`\n"],
+        );
+        let exemption = &mut policy.controls.encryption_by_default.settings.exemption;
+        *exemption = Some(setting::AccountExemption {
+            until: "2027-01-31".parse().unwrap(),
+            owner: "platform".into(),
+            reason: None,
+        });
+        in_order(
+            &of(false, &policy, Mode::Enforce),
+            &[
+                "because the policy exempts the account\n",
+                "opted out until 2027-01-31, by platform: no reason given\n",
+            ],
+        );
+    }
+}
