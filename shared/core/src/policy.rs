@@ -522,7 +522,7 @@ mod tests {
                 r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"originals":{"delete_after_days":0}}}}}"#,
                 &[
                     "`controls.unencrypted-volume.settings.originals.delete_after_days`",
-                    "1 to 3650",
+                    "1 to 365",
                     "never",
                 ],
             ),
@@ -530,7 +530,7 @@ mod tests {
                 r#"{"version":1,"controls":{"unencrypted-volume":{"settings":{"originals":{"delete_after_days":3651}}}}}"#,
                 &[
                     "`controls.unencrypted-volume.settings.originals.delete_after_days`",
-                    "1 to 3650",
+                    "1 to 365",
                 ],
             ),
             (

@@ -529,10 +529,7 @@ fn a_volume_that_was_just_created_is_looked_at_once_it_has_settled() {
         let after = aws.executions("SUCCEEDED").unwrap();
         assert_eq!(after.len() - before, 2, "one to settle, one run: {after:?}");
         // Who created it is not lost on the way.
-        assert_eq!(
-            entry["document"]["actor"]["event_id"].as_str().is_some(),
-            true
-        );
+        assert!(entry["document"]["actor"]["event_id"].is_string());
     });
 }
 
@@ -1059,6 +1056,52 @@ fn a_run_whose_execution_does_not_start_is_taken_up_by_the_retry() {
         copy(aws, &id, entry).await;
         told(aws, &id, 2).await;
         assert_eq!(aws.failed_events().await.unwrap(), Vec::<Value>::new());
+    });
+}
+
+/// The changes of a swap by direct copies, by operation.
+const OF_A_SWAP: &[&str] = &[
+    "CreateSnapshot",
+    "StopInstances",
+    "CopyVolumes",
+    "DetachVolume",
+    "AttachVolume",
+    "ModifyInstanceAttribute",
+    "StartInstances",
+    "CreateTags",
+];
+
+#[test]
+fn a_change_whose_answer_is_lost_or_whose_process_dies_is_made_once() {
+    of_volumes(async |aws| {
+        aws.set_policy(&swap_always()).await.unwrap();
+        for call in OF_A_SWAP {
+            for fault in [Fault::AnswerLost, Fault::Kill] {
+                let machine = Machine::new(aws).await;
+                let before = machine.devices(aws).await;
+                // Not to be counted as a storm, or against the budget.
+                aws.forget_what_lasts().await.unwrap();
+                aws.proxy.reset();
+                aws.proxy.copy_volumes(true);
+                aws.proxy.attribute(true);
+                let function = aws.resource(ENCRYPT);
+                aws.proxy.fail_call_of(function, call, 0, fault);
+                let entry = machine.swapped(aws).await;
+                assert_eq!(aws.proxy.faults_left(), 0, "{call}");
+                assert_eq!(machine.state(aws).await, "running", "{call}");
+                let mut expected = before;
+                for (device, original) in
+                    [("/dev/xvda", &machine.root), ("/dev/sdf", &machine.data)]
+                {
+                    let copy = copy(aws, original, &entry).await;
+                    expected.get_mut(device).unwrap().0 = copy;
+                    let mut of_volume = snapshots(aws).await;
+                    of_volume.retain(|_, (of, _)| of == original);
+                    assert_eq!(of_volume.len(), 1, "{call}");
+                }
+                assert_eq!(machine.devices(aws).await, expected, "{call}");
+            }
+        }
     });
 }
 

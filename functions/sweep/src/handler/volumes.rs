@@ -269,7 +269,9 @@ impl Handler {
         let replaced = run.status == Status::Remediated
             && run.undoes.is_none()
             && run.volumes.iter().any(|volume| volume.id == original.id);
-        let units = [run.resource_id().to_owned(), original.id.clone()];
+        // One and the same where it was attached nowhere.
+        let mut units = vec![run.resource_id().to_owned(), original.id.clone()];
+        units.dedup();
         let standings = self.ledger.standings(CONTROL, &units).await?;
         let held = standings.iter().any(|standing| {
             let Guards {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What always holds, and is tested over random worlds
-//! (`tests/encryption_simulation.rs`):
+//! (`tests/encryption_simulation/`):
 //!
 //! - no step deletes an original, or a copy that was ever attached
 //! - no copy is made of a volume that may be written to, and none is swapped in
@@ -46,6 +46,9 @@ const MOST_TRIES: u32 = 6;
 const LONGEST_SNAPSHOT: SignedDuration = SignedDuration::from_hours(48);
 /// How long a copy may take until it is available.
 const LONGEST_COPY: SignedDuration = SignedDuration::from_hours(2);
+/// For how long an instance that was started may not show before it is taken for
+/// gone.
+const LONGEST_UNSEEN: SignedDuration = SignedDuration::from_hours(2);
 /// Seconds between two looks while an instance is down.
 const BRISK: u32 = 15;
 
@@ -254,6 +257,9 @@ pub fn next_step(world: &World<'_>) -> Step {
         return unattached(world);
     };
     let Some(instance) = world.instance.as_ref().filter(|now| !now.is_ended()) else {
+        if let Some(step) = not_shown(world) {
+            return step;
+        }
         return instance_ended(world, &before.id);
     };
     if let Some(change) = world.unseen(instance) {
@@ -270,6 +276,17 @@ pub fn next_step(world: &World<'_>) -> Step {
     } else {
         forward(world, instance, before)
     }
+}
+
+/// EC2 shows an instance for about an hour after it was terminated. One that was
+/// started on its copies and does not show at all is more likely read wrongly
+/// than gone, and going back for that would stop it.
+fn not_shown(world: &World<'_>) -> Option<Step> {
+    let start = world.run.progress.tries(&Change::Start { back: false })?;
+    let hidden = world.instance.is_none()
+        && world.run.progress.back.is_none()
+        && world.since(start.first_at) < LONGEST_UNSEEN;
+    hidden.then(|| wait(world.patience(start.first_at), "the instance to show"))
 }
 
 // -------------------------------------------------------------- an unattached
@@ -334,11 +351,13 @@ fn unattached(world: &World<'_>) -> Step {
     if let Some(other) = world.foreign_copy_of(&original.id) {
         return go_back(&another_copy(&original.id, other), Status::Refused, false);
     }
-    let safety = match snapshot(world, &original.id, Purpose::Safety) {
-        Ok(snapshot) => snapshot,
-        Err(step) => return step,
-    };
-    match copied(world, original, Some(safety)) {
+    if let Err(step) = snapshot(world, &original.id, Purpose::Safety) {
+        return step;
+    }
+    // Should the direct copy be refused: not from the safety snapshot. It may
+    // have taken hours, in which the volume may have been attached, written to
+    // and detached again unseen.
+    match copied(world, original) {
         Ok(copy) => tag_replaced(world, [(&original.id, &copy.id)]),
         Err(step) => step,
     }
@@ -366,10 +385,12 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
                 );
             }
             if run.progress.stopped.is_some() {
+                // Whoever starts it against us wants it up: it is not stopped a
+                // second time.
                 return go_back(
                     "somebody started the instance before its volumes were swapped, so the copies lack what it has written since",
                     Status::RolledBack,
-                    false,
+                    run.stopped_it(),
                 );
             }
             if let Some(step) = unready(world, instance, before) {
@@ -550,7 +571,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
         let Some(original) = world.live(&v.id) else {
             continue; // `moved` has seen to it
         };
-        steps.extend(copied(world, original, None).err());
+        steps.extend(copied(world, original).err());
     }
     if let Some(step) = first(steps) {
         return step;
@@ -656,8 +677,23 @@ fn healthy(world: &World<'_>, instance: &Instance) -> Step {
         "the instance did not pass its status checks within {} minutes",
         world.settings.health_minutes
     );
-    if run.stopped_it() {
+    // A run that was cut off may look at it hours later: too much was written
+    // since to go back for it.
+    let late = world.since(since) > world.settings.health_time() * 3;
+    if run.stopped_it() && !late {
         return go_back(&why, Status::RolledBack, true);
+    }
+    if run.stopped_it() {
+        return finish(
+            world,
+            End {
+                status: Status::NeedsPerson,
+                why: vec![format!(
+                    "{why}, and has run on its encrypted copies for so long that it was not stopped to go back"
+                )],
+                trip: true,
+            },
+        );
     }
     // Somebody else started it: it is not ours to stop.
     finish(
@@ -812,7 +848,8 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
             // Once it was started to stay so, it stays so.
             let is_back = run.progress.tries(&Change::Start { back: true }).is_some();
             if on_copies && !is_back {
-                let by_us = run.progress.tries(&Change::Start { back: false }).is_some();
+                let start = run.progress.tries(&Change::Start { back: false });
+                let by_us = start.is_some_and(Tries::may_have_happened);
                 if !by_us && run.undoes.is_none() {
                     return half_swapped(world, instance);
                 }
@@ -952,22 +989,33 @@ fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
         let shows_nothing = || "it was tried again and again".to_owned();
         return Err(tries.refusal().unwrap_or_else(shows_nothing));
     }
-    if let Some(Answer::Refused {
-        operation,
-        code,
-        unknown,
-        ..
-    }) = &tries.answer
-    {
+    // The code alone: messages vary from try to try, and each new text is told.
+    let (problem, passing) = match &tries.answer {
         // No answer, or "slower", once or twice says nothing yet.
-        let passing = *unknown || code == "RequestLimitExceeded" || is_taken(&change, code);
-        // The code alone: messages vary from try to try, and each new text is
-        // told.
-        let text = stuck(world, &change, &format!("{operation}: {code}"));
-        let told = world.run.progress.attention.as_ref() == Some(&text);
-        if !told && (!passing || tries.count > 2) {
-            return Ok(Step::Note(Note::Attention { text }));
+        Some(Answer::Refused {
+            operation,
+            code,
+            unknown,
+            ..
+        }) => (
+            format!("{operation}: {code}"),
+            *unknown || code == "RequestLimitExceeded" || is_taken(&change, code),
+        ),
+        // An instance that AWS starts and that does not stay up is `stopped`
+        // again, with a reason: so EC2 reports what EBS or KMS refuse.
+        _ => {
+            let reason = world
+                .instance
+                .as_ref()
+                .and_then(|i| i.state_reason.as_deref());
+            let reason = reason.filter(|_| matches!(change, Change::Start { .. }));
+            (reason.unwrap_or("accepted without effect").to_owned(), true)
         }
+    };
+    let text = stuck(world, &change, &problem);
+    let told = world.run.progress.attention.as_ref() == Some(&text);
+    if !told && (!passing || tries.count > 2) {
+        return Ok(Step::Note(Note::Attention { text }));
     }
     Ok(paced(world, change, tries))
 }
@@ -1028,7 +1076,10 @@ fn snapshot<'a>(
             };
             match attempt(world, change) {
                 Ok(step) => Err(step),
-                Err(why) => fails(&format!("no snapshot of {volume} could be taken: {why}")),
+                Err(why) => Err(give_up(
+                    world,
+                    &format!("no snapshot of {volume} could be taken: {why}"),
+                )),
             }
         }
         Some(snapshot) => match snapshot.state.as_str() {
@@ -1055,14 +1106,20 @@ fn snapshot<'a>(
     }
 }
 
+/// Goes back because a call is refused for good. A quota of the account says
+/// nothing about the unit: as long as nothing was stopped for it, it is taken up
+/// again by the sweep.
+fn give_up(world: &World<'_>, why: &str) -> Step {
+    let quota = why.contains("LimitExceeded") || why.contains("QuotaExceeded");
+    match quota && !world.run.stopped_it() {
+        true => go_back(why, Status::Pending, false),
+        false => go_back(why, Status::RolledBack, true),
+    }
+}
+
 /// A volume's copy, seen encrypted and of the same make; or the step that leads
-/// to one. `source` is a snapshot that holds every write to the volume; none:
-/// one has to be taken for it.
-fn copied<'a>(
-    world: &'a World<'_>,
-    original: &Volume,
-    source: Option<&Snapshot>,
-) -> Result<&'a Volume, Step> {
+/// to one.
+fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Step> {
     let run = world.run;
     let volume = &original.id;
     let from_snapshot = run.progress.from_snapshot.contains_key(volume);
@@ -1093,24 +1150,21 @@ fn copied<'a>(
         if let Some(change) = world.unseen_copy(volume) {
             return Err(wait(BRISK, &format!("{change} to show")));
         }
-        let snapshot = match source {
-            Some(source) => source,
-            None => snapshot(world, volume, Purpose::Transfer)?,
-        };
+        let snapshot = snapshot(world, volume, Purpose::Transfer)?;
         let change = Change::Create {
             volume: volume.clone(),
             snapshot: snapshot.id.clone(),
         };
         return Err(attempt(world, change).unwrap_or_else(|why| {
-            go_back(
+            give_up(
+                world,
                 &format!("no encrypted copy of {volume} could be made: {why}"),
-                Status::RolledBack,
-                true,
             )
         }));
     };
     let wrong = match copy.state.as_str() {
-        "creating" => {
+        // `creating`, or whatever else comes before `available`.
+        state if !matches!(state, "available" | "in-use" | "error") => {
             let since = copy.created_at.unwrap_or(run.started_at);
             if world.since(since) < LONGEST_COPY {
                 let seconds = match run.instance {
@@ -1211,7 +1265,9 @@ fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
             let grown = PAUSE * i32::try_from(tries.count).unwrap_or(i32::MAX).min(20);
             (grown.min(LONGEST_PAUSE), LONGEST_PAUSE)
         }
-        // Accepted, or not answered: its effect may not show yet.
+        // Accepted, or not answered: its effect may not show yet. In the long
+        // run it is looked at less often: an execution holds 25,000 events.
+        _ if tries.count > MOST_TRIES => (LONGEST_PAUSE, LONGEST_PAUSE),
         _ => (LAG, PAUSE),
     };
     let left = pause - world.since(tries.last_at);
@@ -1473,24 +1529,24 @@ impl World<'_> {
         attachment.is_some_and(|a| a.state == "attached" && a.device == device)
     }
 
-    /// Whether this run moved the volume, or its copy, on or off the instance.
-    /// What others moved stays as they left it.
+    /// Whether this run, or the one that it takes back, moved the volume or its
+    /// copy on or off the instance. What others moved stays as they left it.
     fn touched(&self, before: &Volume, instance: &str) -> bool {
-        self.detach_tried(&before.id)
+        self.run.undoes.is_some()
+            || self.detach_tried(&before.id)
             || self.is_on_copy(&before.id, instance)
             || self
                 .copy_of(&before.id)
                 .is_some_and(|copy| self.detach_tried(&copy.id))
     }
 
-    /// Originals that this run moved, or is to put back, and that are not back,
-    /// in words.
+    /// Originals that this run moved and that are not back, in words.
     fn not_put_back(&self, instance: &str) -> Vec<String> {
         let volumes = self
             .run
             .volumes
             .iter()
-            .filter(|v| self.run.undoes.is_some() || self.touched(v, instance));
+            .filter(|v| self.touched(v, instance));
         volumes
             .filter(|v| {
                 self.live(&v.id)

@@ -86,6 +86,14 @@ impl Sim {
                 Some((then, view)) if Some(then) == moment => view,
                 _ => self.view(&run),
             };
+            if run
+                .progress
+                .tries
+                .values()
+                .any(|tries| tries.made.is_none())
+            {
+                Rc::make_mut(&mut run).adopt(&view.volumes, &view.snapshots);
+            }
             let now = self.clock();
             let world = World {
                 run: &run,
