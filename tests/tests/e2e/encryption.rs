@@ -314,17 +314,40 @@ async fn next_second() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Sets a tag from within a fault.
-fn set_tag(resource: &str, key: &'static str, value: &'static str) -> Fault {
-    let resource = resource.to_owned();
-    Fault::Before(Box::new(move |upstreams| {
+/// Holds a call until so many messages are out. A run is told as its entry is
+/// when the message is made: one that ends within a second, as here, may have
+/// its end told and not its beginning.
+fn once_told(aws: &LocalAws, call: &str, messages: usize) {
+    let wait = is_told(aws, messages);
+    let fault = Fault::Before(Box::new(move |_| wait()));
+    aws.proxy.fail_next(call, 1, fault);
+}
+
+fn is_told(aws: &LocalAws, messages: usize) -> impl Fn() + Send + use<> {
+    let proxy = aws.proxy.clone();
+    move || {
+        let started = std::time::Instant::now();
+        while proxy.calls_of("Publish").len() < messages
+            && started.elapsed() < Duration::from_secs(15)
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Opts a resource out just before the next such call, when the run is told.
+fn opt_out_before(aws: &LocalAws, call: &str, resource: &str) {
+    let (resource, wait) = (resource.to_owned(), is_told(aws, 1));
+    let fault = Fault::Before(Box::new(move |upstreams| {
+        wait();
         upstreams.ec2(&[
             ("Action", "CreateTags"),
             ("ResourceId.1", &resource),
-            ("Tag.1.Key", key),
-            ("Tag.1.Value", value),
+            ("Tag.1.Key", OPT_OUT),
+            ("Tag.1.Value", CONTROL),
         ]);
-    }))
+    }));
+    aws.proxy.fail_next(call, 1, fault);
 }
 
 /// The event of CloudTrail about a volume that was created.
@@ -443,10 +466,16 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
         aws.set_policy(&at_once()).await.unwrap();
         let bystander = loose(aws, &[]).await;
         type Event = fn(&str) -> Value;
-        for event in [cloudtrail::volume_available as Event, created] {
+        // By a direct copy, and where that is refused.
+        for (event, direct) in [
+            (cloudtrail::volume_available as Event, true),
+            (created, false),
+        ] {
             let id = loose(aws, &[("ticket", "OPS-9")]).await;
             let event = event(&id);
             aws.proxy.reset();
+            aws.proxy.copy_volumes(direct);
+            once_told(aws, "CreateSnapshot", 1);
             assert_eq!(aws.deliver(&event).await.unwrap(), [ENCRYPT]);
             let entry = &ended(aws, &id, 1).await[0];
             assert_eq!(entry["status"], "remediated", "{entry:#}");
@@ -460,17 +489,23 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
             assert_eq!(tags(original.tags())[REPLACED_BY_TAG], copy);
             let mut of_volume = snapshots(aws).await;
             of_volume.retain(|_, (of, _)| *of == id);
-            let safety = of_volume.keys().next().unwrap();
-            assert_eq!(of_volume[safety], (id.clone(), "safety".to_owned()));
-            assert_eq!(
-                made(aws),
-                [
-                    format!("CreateSnapshot {id}"),
-                    format!("CreateVolume {safety}"),
-                    format!("CreateTags {id}"),
-                ],
-                "nothing else"
-            );
+            let of = |purpose: &str| {
+                let mut all = of_volume.iter();
+                all.find(|(_, (_, what))| what == purpose)
+                    .map(|(id, _)| id.as_str())
+            };
+            let safety = of("safety").unwrap();
+            let mut steps = vec![format!("CreateSnapshot {id}")];
+            if direct {
+                assert_eq!(of_volume.len(), 1);
+                steps.push(format!("CopyVolumes {id}"));
+            } else {
+                assert_eq!(of_volume.len(), 2);
+                steps.push(format!("CreateSnapshot {id}"));
+                steps.push(format!("CreateVolume {}", of("transfer").unwrap()));
+            }
+            steps.push(format!("CreateTags {id}"));
+            assert_eq!(made(aws), steps, "nothing else");
 
             let messages = told(aws, &id, 2).await;
             contains(&messages[0], &["What it costs you", "No downtime", &id]);
@@ -485,7 +520,7 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
             assert_eq!(look(aws, &created(&id)), "nothing to do");
             assert_eq!(look(aws, &created(&copy)), "nothing to do");
             quiet(aws).await;
-            assert_eq!(made(aws).len(), 3);
+            assert_eq!(made(aws).len(), steps.len());
             assert_eq!(aws.entries_of(&id).await.unwrap().len(), 1);
             told(aws, &id, 2).await;
         }
@@ -548,12 +583,14 @@ fn long_ago(answer: &str) -> String {
 fn events_at_the_same_time_make_one_run_one_copy_and_one_beginning() {
     of_volumes(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
+        aws.proxy.copy_volumes(true);
         let id = loose(aws, &[]).await;
         aws.proxy.fail_next(
             "CreateSnapshot",
             1,
             Fault::Delay(Duration::from_millis(1500)),
         );
+        once_told(aws, "CopyVolumes", 1);
         for event in [cloudtrail::volume_available(&id), created(&id)] {
             aws.start_function(ENCRYPT, &event).unwrap();
         }
@@ -579,6 +616,7 @@ fn in_a_window_an_instance_is_stopped_its_volumes_are_swapped_and_it_is_started(
         let (machine, other) = (Machine::new(aws).await, Machine::new(aws).await);
         let before = machine.devices(aws).await;
         let of_other = other.devices(aws).await;
+        once_told(aws, "CreateSnapshot", 1);
         let event = cloudtrail::instance_state(&machine.id, "running");
         assert_eq!(aws.deliver(&event).await.unwrap(), [ENCRYPT]);
         let entry = &ended(aws, &machine.id, 1).await[0];
@@ -666,6 +704,7 @@ fn an_instance_that_somebody_stops_has_its_volumes_swapped_and_stays_stopped() {
         assert_eq!(made(aws), Vec::<String>::new());
 
         machine.stop(aws).await;
+        once_told(aws, "CreateSnapshot", 2);
         let stopped = cloudtrail::instance_state(&machine.id, "stopped");
         assert_eq!(aws.deliver(&stopped).await.unwrap(), [ENCRYPT]);
         let entry = ended(aws, &machine.id, 2).await.remove(1);
@@ -703,6 +742,7 @@ fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
             1,
             Fault::error(400, "UnsupportedOperation", "no encrypted volumes here"),
         );
+        once_told(aws, "CreateSnapshot", 1);
         let event = cloudtrail::instance_state(&machine.id, "running");
         aws.deliver(&event).await.unwrap();
         let entry = ended(aws, &machine.id, 1).await.remove(0);
@@ -737,8 +777,7 @@ fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
-        aws.proxy
-            .fail_next("CreateSnapshot", 1, set_tag(&machine.id, OPT_OUT, "all"));
+        opt_out_before(aws, "CreateSnapshot", &machine.id);
         aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
             .await
             .unwrap();
@@ -770,8 +809,7 @@ fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() 
             let machine = Machine::new(aws).await;
             let before = machine.devices(aws).await;
             aws.proxy.reset();
-            aws.proxy
-                .fail_next(call, 1, set_tag(&machine.id, OPT_OUT, CONTROL));
+            opt_out_before(aws, call, &machine.id);
             aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
                 .await
                 .unwrap();
@@ -822,7 +860,9 @@ fn an_undo_puts_the_originals_back_opted_out_and_keeps_the_copies() {
         aws.proxy.copy_volumes(true);
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
+        once_told(aws, "CreateSnapshot", 1);
         let entry = machine.swapped(aws).await;
+        once_told(aws, "StopInstances", 3);
         let answer = undo(aws, &request(&entry));
         assert_eq!(answer["verdict"], "begun", "{answer}");
         let entries = ended(aws, &machine.id, 2).await;
@@ -991,6 +1031,7 @@ fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
         settle(aws).await;
         aws.proxy.copy_volumes(true);
         let machine = Machine::new(aws).await;
+        once_told(aws, "CreateSnapshot", 1);
         // Somebody aborts the execution while the instance is being stopped.
         let stopping = Arc::new(AtomicBool::new(false));
         let is_stopping = Arc::clone(&stopping);
@@ -1049,6 +1090,7 @@ fn a_run_whose_execution_does_not_start_is_taken_up_by_the_retry() {
             1,
             Fault::error(400, "AccessDeniedException", "no"),
         );
+        once_told(aws, "CreateSnapshot", 1);
         aws.deliver(&created(&id)).await.unwrap();
         let entry = &ended(aws, &id, 1).await[0];
         assert_eq!(entry["status"], "remediated");
@@ -1112,6 +1154,7 @@ fn the_sweep_meets_lost_events_lists_what_is_kept_and_deletes_it_when_the_policy
     of_volumes(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         settle(aws).await;
+        aws.proxy.copy_volumes(true);
         let (id, opted_out) = (loose(aws, &[]).await, loose(aws, &[]).await);
         sweep(aws);
         let entry = ended(aws, &id, 1).await.remove(0);
@@ -1182,8 +1225,7 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     aws.set_policy(&policy).await.unwrap();
     let machine = Machine::new(aws).await;
     // Back, with a copy to delete.
-    aws.proxy
-        .fail_next("CreateVolume", 1, set_tag(&machine.id, OPT_OUT, "all"));
+    opt_out_before(aws, "CreateVolume", &machine.id);
     aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
         .await
         .unwrap();
