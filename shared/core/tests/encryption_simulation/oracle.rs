@@ -423,7 +423,12 @@ impl Sim {
         if denied && self.stored.status == Status::NeedsPerson {
             return;
         }
-        if self.meddled.started {
+        // Who looks again only long after the start finds it not well, with
+        // hours of writes on its copies: it stays on them, and that is told.
+        let looked_late = self.plan.gaps > 0
+            && self.stored.status == Status::NeedsPerson
+            && self.machine.as_ref().is_some_and(|m| m.past.facts.is_up());
+        if self.meddled.started || looked_late {
             let missing = self.stored.volumes.iter().find(|original| {
                 let n = device(&original.attachments[0].device).unwrap();
                 self.at_device(n).is_none()
