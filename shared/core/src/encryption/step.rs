@@ -1676,11 +1676,18 @@ impl World<'_> {
         if self.copy_of(of).is_some() {
             return None;
         }
+        // What this run deleted itself is not waited for.
+        let deleted = |tries: &Tries| {
+            tries.made.as_ref().is_some_and(|copy| {
+                let delete = Change::DeleteCopy { copy: copy.clone() };
+                self.run.progress.tries(&delete).is_some()
+            })
+        };
         [format!("copy {of}"), format!("create {of}")]
             .into_iter()
             .find(|key| {
                 self.run.progress.tries.get(key).is_some_and(|tries| {
-                    tries.may_have_happened() && self.since(tries.last_at) < LAG
+                    tries.may_have_happened() && !deleted(tries) && self.since(tries.last_at) < LAG
                 })
             })
     }
