@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use backstop_aws::ledger::{Closed, Stored, run_holder};
+use backstop_aws::ledger::{Closed, run_holder};
 use backstop_aws::volumes::{self, Seen};
 use backstop_aws::{bus, metrics};
 use backstop_core::controls::unencrypted_volume;
@@ -16,7 +16,6 @@ use backstop_core::encryption::{
 use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::policy::Policy;
-use backstop_core::record::Record;
 use backstop_core::trigger::CheckRequested;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -59,12 +58,8 @@ impl Handler {
         go_back: Option<String>,
         invocation: &Invocation,
     ) -> Result<Value, Failure> {
-        let mut run = match self.ledger.read(entry).await? {
-            Some(Stored {
-                record: Record::Encryption(run),
-                ..
-            }) => *run,
-            _ => return Err(Failure::NoEntry(entry.to_owned())),
+        let Some(mut run) = self.ledger.encryption(entry).await? else {
+            return Err(Failure::NoEntry(entry.to_owned()));
         };
         if !run.is_open() {
             // Stored by an invocation that was cut off before it told or closed.

@@ -10,22 +10,22 @@ use std::time::Duration;
 use backstop_aws::clients::{Clients, EncryptionClients};
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
+use backstop_aws::findings::TellError;
 use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{
-    self, Begun, Holder, Known, Ledger, LedgerError, Lock, Recorded, Standing, Stored, run_holder,
+    self, Begun, Holder, Known, Ledger, LedgerError, Lock, Run, Standing, run_holder,
 };
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::EncryptSettings;
-use backstop_aws::trips::{self, TripError};
-use backstop_aws::{bus, executions, volumes};
+use backstop_aws::trips;
+use backstop_aws::{executions, findings, volumes};
 use backstop_core::controls::Control;
 use backstop_core::controls::unencrypted_volume::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::encryption::Encryption;
 use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
 use backstop_core::plan::Mode;
-use backstop_core::record::Record;
 use backstop_core::sweep::volumes::page_key;
 use backstop_core::trigger::{
     self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
@@ -55,7 +55,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Aws(#[from] AwsError),
     #[error(transparent)]
-    Trip(#[from] TripError),
+    Told(#[from] TellError),
     #[error("{0}: the lock changed hands again and again: look again later")]
     Contended(String),
     #[error("the ledger has no encryption `{0}`: nothing can be carried on")]
@@ -240,7 +240,7 @@ impl Handler {
         };
         let Some(mut run) = unencrypted_volume::record(&facts, &decision, about) else {
             if let Some(known) = known {
-                self.forget(&known, &unit).await?;
+                self.forget(CONTROL, &unit, &known).await?;
             }
             return Ok(Looked::Done("nothing to do"));
         };
@@ -253,7 +253,7 @@ impl Handler {
             now,
         ));
         if run.status != Status::InProgress {
-            return self.record(run, known.as_ref(), &guards).await;
+            return self.recorded(&run, known.as_ref(), &guards).await;
         }
         if let Some(bytes) = ledger::oversize(&run)? {
             run.status = Status::Refused;
@@ -262,11 +262,11 @@ impl Handler {
                 "the ledger cannot hold what was there before ({bytes} bytes): encrypt it by hand"
             ));
             run.volumes.truncate(20);
-            return self.record(run, known.as_ref(), &guards).await;
+            return self.recorded(&run, known.as_ref(), &guards).await;
         }
         let looked = self.begin(run, lapsed.as_ref(), &policy).await?;
         if let (Some(known), Looked::Done("begun")) = (&known, &looked) {
-            self.forget(known, &unit).await?;
+            self.forget(CONTROL, &unit, known).await?;
         }
         Ok(looked)
     }
@@ -331,15 +331,10 @@ impl Handler {
         unencrypted_volume::decide(facts, &policy.policy, &circumstances)
     }
 
-    /// The run of a lapsed lock, if it has not ended.
+    /// The run that a lock is held for, if it has not ended.
     async fn open_run(&self, lock: &Lock) -> Result<Option<Encryption>, Failure> {
-        Ok(match self.ledger.read(&lock.entry).await? {
-            Some(Stored {
-                record: Record::Encryption(run),
-                ..
-            }) if run.is_open() => Some(*run),
-            _ => None,
-        })
+        let run = self.ledger.encryption(&lock.entry).await?;
+        Ok(run.filter(Encryption::is_open))
     }
 
     /// Takes up the run of a lapsed lock; `None`: there is none to take up.
@@ -385,19 +380,24 @@ impl Handler {
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
             Begun::Moved => return Ok(Looked::Again),
             Begun::OverBudget => {
-                let place = trips::Place {
-                    account: &run.account,
-                    region: &run.region,
-                    resource: &run.resource,
-                };
-                let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                let changes = run.volumes.len();
-                trips::over_budget(ledger, bus, &run, place, changes, budget).await?;
+                self.trip_control(&run, budget).await?;
                 return Ok(Looked::Again);
             }
         }
         self.start(&run).await?;
         Ok(Looked::Done("begun"))
+    }
+
+    /// The control trips: it changes nothing more until a person re-arms it.
+    pub(crate) async fn trip_control(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
+        let place = trips::Place {
+            account: &run.account,
+            region: &run.region,
+            resource: &run.resource,
+        };
+        let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
+        trips::over_budget(ledger, bus, run, place, run.changes(), budget).await?;
+        Ok(())
     }
 
     /// Takes a run up again whose state machine has ended, or never began.
@@ -420,31 +420,10 @@ impl Handler {
         Ok(Looked::Done("taken up again"))
     }
 
-    /// Hands a run to the state machine. Should that fail, the lock is released,
-    /// so that the retry of this invocation takes the run up.
+    /// Hands a run to the state machine.
     async fn start(&self, run: &Encryption) -> Result<(), Failure> {
-        // A name is barred for 90 days once its execution has ended.
-        let name = match run.attempts {
-            1 => run.id.clone(),
-            attempt => format!("{}-{attempt}", run.id),
-        };
-        let started = executions::start(
-            &self.encryption.sfn,
-            &self.settings.state_machine_arn,
-            &name,
-            &json!({ "entry": run.id }),
-        )
-        .await;
-        if let Err(error) = started {
-            let released = self
-                .ledger
-                .release(CONTROL.name(), run.resource_id(), &run_holder(&run.id))
-                .await;
-            if let Err(error) = released {
-                warn!(%error, "the lock could not be released; its lease lapses by itself");
-            }
-            return Err(error.into());
-        }
+        let (sfn, machine) = (&self.encryption.sfn, &self.settings.state_machine_arn);
+        executions::start_run(sfn, &self.ledger, machine, run).await?;
         info!(entry = %run.id, resource = %run.resource, way = ?run.way, volumes = run.volumes.len(), "run begun");
         Ok(())
     }
@@ -483,53 +462,38 @@ impl Handler {
     // --- what is not changed
 
     /// Records and tells what was found and not changed, once. While the
-    /// control has tripped everywhere, that was told as a group.
-    pub(crate) async fn record_unchanged(
+    /// control has tripped everywhere, that was told as a group. `None`: another
+    /// run recorded something else meanwhile.
+    pub(crate) async fn record(
         &self,
         run: &Encryption,
         known: Option<&Known>,
-        quiet: bool,
+        guards: &Guards,
     ) -> Result<Option<&'static str>, Failure> {
-        let outcome = run.status.name();
-        let id = match self.ledger.record(run, known, quiet).await? {
-            Recorded::New => run.id.clone(),
-            Recorded::Untold(id) => id,
-            Recorded::Told => {
-                info!(resource = %run.resource, outcome, "known and told");
-                return Ok(Some("known"));
-            }
-            Recorded::Moved => return Ok(None),
-        };
-        bus::tell(&self.clients.eventbridge, &id).await?;
-        self.ledger
-            .known_told(run.control.name(), run.resource_id(), &id)
-            .await?;
-        info!(entry = %id, resource = %run.resource, control = %run.control, outcome, "recorded");
-        Ok(Some(outcome))
+        let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
+        let bus = &self.clients.eventbridge;
+        Ok(findings::record(&self.ledger, bus, run, known, quiet).await?)
     }
 
-    async fn record(
+    async fn recorded(
         &self,
-        run: Encryption,
+        run: &Encryption,
         known: Option<&Known>,
         guards: &Guards,
     ) -> Result<Looked, Failure> {
-        let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
-        let told = self.record_unchanged(&run, known, quiet).await?;
+        let told = self.record(run, known, guards).await?;
         Ok(told.map_or(Looked::Again, Looked::Done))
     }
 
-    /// What was recorded before holds no more: should it come back, it is told
-    /// again. Told it has to be, all the same.
-    async fn forget(&self, known: &Known, unit: &str) -> Result<(), Failure> {
-        if !known.told {
-            bus::tell(&self.clients.eventbridge, &known.entry).await?;
-            self.ledger
-                .known_told(CONTROL.name(), unit, &known.entry)
-                .await?;
-        }
-        self.ledger.forget(CONTROL.name(), unit, known).await?;
-        Ok(())
+    /// What was recorded before holds no more.
+    pub(crate) async fn forget(
+        &self,
+        control: Control,
+        resource: &str,
+        known: &Known,
+    ) -> Result<(), Failure> {
+        let bus = &self.clients.eventbridge;
+        Ok(findings::forget(&self.ledger, bus, control, resource, known).await?)
     }
 }
 

@@ -1,15 +1,13 @@
 //! The account's setting `encryption by default`: looked at, turned on again,
 //! looked at once more, told. One call, so it needs no state machine.
 
-use backstop_aws::ledger::{Begun, Closed, Lock, Standing, Stored};
+use backstop_aws::ledger::{Begun, Closed, Lock, Standing};
 use backstop_aws::metrics;
-use backstop_aws::trips;
 use backstop_aws::{bus, volumes};
 use backstop_core::controls::{Control, encryption_by_default};
 use backstop_core::encryption::Encryption;
 use backstop_core::entry::Status;
 use backstop_core::plan::Mode;
-use backstop_core::record::Record;
 use backstop_core::trigger::{CheckRequested, Trigger};
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -62,9 +60,7 @@ impl Handler {
                 };
             }
             if let Some(known) = known {
-                self.ledger
-                    .forget(CONTROL.name(), &trigger.region, &known)
-                    .await?;
+                self.forget(CONTROL, &trigger.region, &known).await?;
             }
             return Ok("nothing to do");
         };
@@ -78,8 +74,7 @@ impl Handler {
         );
         info!(control = %CONTROL, outcome = run.status.name(), ?mode, "decided");
         if run.status != Status::InProgress {
-            let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
-            let told = self.record_unchanged(&run, known.as_ref(), quiet).await?;
+            let told = self.record(&run, known.as_ref(), &guards).await?;
             return told.ok_or_else(|| Failure::Contended(run.resource.clone()));
         }
         // begin
@@ -101,13 +96,7 @@ impl Handler {
             Begun::Busy => return Ok("another run will look again"),
             Begun::Moved => return Err(Failure::Contended(run.resource)),
             Begun::OverBudget => {
-                let place = trips::Place {
-                    account: &run.account,
-                    region: &run.region,
-                    resource: &run.resource,
-                };
-                let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                trips::over_budget(ledger, bus, &run, place, 1, budget).await?;
+                self.trip_control(&run, budget).await?;
                 return Ok("tripped");
             }
         }
@@ -129,13 +118,8 @@ impl Handler {
     /// The entry of a lapsed lock that was cut off or failed.
     async fn unfinished(&self, lapsed: Option<&Lock>) -> Result<Option<Encryption>, Failure> {
         let Some(lock) = lapsed else { return Ok(None) };
-        Ok(match self.ledger.read(&lock.entry).await? {
-            Some(Stored {
-                record: Record::Encryption(run),
-                ..
-            }) if matches!(run.status, Status::InProgress | Status::Failed) => Some(*run),
-            _ => None,
-        })
+        let run = self.ledger.encryption(&lock.entry).await?;
+        Ok(run.filter(|run| matches!(run.status, Status::InProgress | Status::Failed)))
     }
 
     /// apply, verify, then the end.

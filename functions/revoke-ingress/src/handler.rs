@@ -11,15 +11,16 @@ use backstop_aws::bus;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
+use backstop_aws::findings::{self, TellError};
 use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{
-    self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Recorded, Standing, Stored,
+    self, Begun, Closed, Holder, Known, Ledger, LedgerError, Lock, Standing, Stored,
 };
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::security_groups::{self, ListUse};
 use backstop_aws::settings::RemediationSettings;
-use backstop_aws::trips::{self, TripError};
+use backstop_aws::trips;
 use backstop_core::controls::Control;
 use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::entry::{Entry, Status};
@@ -58,7 +59,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Aws(#[from] AwsError),
     #[error(transparent)]
-    Trip(#[from] TripError),
+    Told(#[from] TellError),
     #[error("the prefix list {0} is still being modified ({1}): look again later")]
     ListBeingModified(String, String),
     #[error("{0}: the lock changed hands again and again: look again later")]
@@ -634,7 +635,6 @@ impl Handler {
         guards: &Guards,
     ) -> Result<Looked, Failure> {
         entry.finished_at = Some(entry.started_at);
-        let outcome = entry.status.name();
         let tripped = entry.status == Status::Tripped;
         let quiet = tripped && guards.control_tripped.is_some();
         if tripped && !quiet && guards.resource_tripped.is_none() {
@@ -646,35 +646,15 @@ impl Handler {
                 .trip_resource(CONTROL, entry.resource_id(), &trip)
                 .await?;
         }
-        let id = match self.ledger.record(&entry, known, quiet).await? {
-            Recorded::New => entry.id.clone(),
-            Recorded::Untold(id) => id,
-            Recorded::Told => {
-                info!(resource = %entry.resource, outcome, "known and told");
-                return Ok(Looked::Done("known"));
-            }
-            Recorded::Moved => return Ok(Looked::Again),
-        };
-        bus::tell(&self.clients.eventbridge, &id).await?;
-        self.ledger
-            .known_told(CONTROL.name(), entry.resource_id(), &id)
-            .await?;
-        info!(entry = %id, resource = %entry.resource, control = %CONTROL, outcome, "recorded");
-        Ok(Looked::Done(outcome))
+        let bus = &self.clients.eventbridge;
+        let told = findings::record(&self.ledger, bus, &entry, known, quiet).await?;
+        Ok(told.map_or(Looked::Again, Looked::Done))
     }
 
-    /// What was recorded before holds no more: should it come back, it is told
-    /// again. Told it has to be, all the same.
+    /// What was recorded before holds no more.
     async fn forget(&self, known: &Known, run: &Run<'_>) -> Result<(), Failure> {
-        let resource = &run.trigger.resource;
-        if !known.told {
-            bus::tell(&self.clients.eventbridge, &known.entry).await?;
-            self.ledger
-                .known_told(CONTROL.name(), resource, &known.entry)
-                .await?;
-        }
-        self.ledger.forget(CONTROL.name(), resource, known).await?;
-        Ok(())
+        let (bus, resource) = (&self.clients.eventbridge, &run.trigger.resource);
+        Ok(findings::forget(&self.ledger, bus, CONTROL, resource, known).await?)
     }
 }
 

@@ -163,20 +163,10 @@ impl Handler {
 
     /// Looks at every group, a page at a time.
     async fn walk(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
-        let control = &policy.policy.controls.open_ingress;
-        let mode = control.mode.unwrap_or(self.settings.mode);
-        let mut baseline = match self.baseline(CONTROL, mode).await {
-            Ok(baseline) => baseline,
-            Err(problem) => {
-                digest
-                    .unseen
-                    .push(format!("the baseline of {CONTROL}: {problem}"));
-                return;
-            }
-        };
-        if mode == Mode::Off {
+        let mode = policy.policy.controls.open_ingress.mode;
+        let Some(mut baseline) = self.baseline_of(CONTROL, mode, digest).await else {
             return;
-        }
+        };
         let mut problems: Vec<String> = Vec::new();
         let walked = group_pages::walk(
             &self.clients.ec2,
@@ -202,6 +192,25 @@ impl Handler {
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }
         digest.unseen.extend(problems);
+    }
+
+    /// The baseline for a walk of a control, whose mode the policy may name;
+    /// `None`: there is nothing to walk for, or nothing to go by, which is said.
+    async fn baseline_of(
+        &self,
+        control: Control,
+        mode: Option<Mode>,
+        digest: &mut Digest,
+    ) -> Option<Baseline> {
+        let mode = mode.unwrap_or(self.settings.mode);
+        match self.baseline(control, mode).await {
+            Ok(baseline) => (mode != Mode::Off).then_some(baseline),
+            Err(problem) => {
+                let problem = format!("the baseline of {control}: {problem}");
+                digest.unseen.push(problem);
+                None
+            }
+        }
     }
 
     /// Whether this walk makes the control's baseline.

@@ -86,11 +86,6 @@ pub struct EncryptionClients {
 }
 
 impl EncryptionClients {
-    /// The clients of a Lambda function, from its environment.
-    pub async fn from_environment() -> Self {
-        Self::new(&environment_config().await)
-    }
-
     /// The clients of a configuration.
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {

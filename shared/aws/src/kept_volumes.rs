@@ -9,7 +9,7 @@ use backstop_core::volumes::{ENTRY_TAG, REPLACED_BY_TAG, Snapshot, Volume};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
-use crate::volumes::{is_id, read};
+use crate::volumes::{self, is_id, read};
 
 /// The volumes of these ids that are there.
 ///
@@ -23,10 +23,7 @@ pub async fn by_id(
     // They come from tags: a filter would take a `*` for anything.
     let ids: Vec<String> = ids.iter().filter(|id| is_id(id, "vol-")).cloned().collect();
     let found = read::volumes(ec2, "volume-id", &ids, deadline).await?;
-    Ok(found
-        .into_iter()
-        .map(|volume| (volume.id.clone(), volume))
-        .collect())
+    Ok(volumes::by_id(found))
 }
 
 /// The snapshots that runs took of unencrypted volumes and that are still there.

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{Filter, Tag};
+use aws_sdk_ec2::types::Filter;
 use backstop_core::exemption::OPT_OUT_TAG;
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::security_groups::{filter, group_ids, within};
+use crate::tags;
 
 /// Most values of one filter (EC2's quota).
 pub(crate) const VALUES: usize = 200;
@@ -84,9 +85,7 @@ pub async fn set(
     value: &str,
     deadline: &Deadline,
 ) -> Result<(), AwsError> {
-    let tag = Tag::builder().key(OPT_OUT_TAG).value(value).build();
-    let request = ec2.create_tags().resources(resource).tags(tag).send();
-    deadline.call("CreateTags", request).await.map(|_| ())
+    tags::set(ec2, resource, OPT_OUT_TAG, value, deadline).await
 }
 
 /// The security groups that tags of these resources concern: a group itself,

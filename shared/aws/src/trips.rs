@@ -9,19 +9,8 @@ use tracing::warn;
 use ulid::Ulid;
 
 use crate::bus;
-use crate::error::AwsError;
-use crate::ledger::{Ledger, LedgerError, Run};
-
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum TripError {
-    /// The ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The bus.
-    #[error(transparent)]
-    Aws(#[from] AwsError),
-}
+use crate::findings::TellError;
+use crate::ledger::{Ledger, Run};
 
 /// Where a control trips.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +35,7 @@ pub async fn over_budget(
     place: Place<'_>,
     changes: usize,
     budget: u32,
-) -> Result<(), TripError> {
+) -> Result<(), TellError> {
     let at = Timestamp::now();
     let control: Control = run.control();
     let trip = Trip {

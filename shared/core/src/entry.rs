@@ -167,7 +167,7 @@ impl Entry {
     /// The resource's id: what follows the last `/` of its ARN.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        self.resource.rsplit('/').next().unwrap_or(&self.resource)
+        id_of(&self.resource)
     }
 
     /// Goes on with this entry after a retry, or in a further round: what was
@@ -288,10 +288,7 @@ impl Entry {
     /// The team for messages: never empty.
     #[must_use]
     pub fn team_or_unowned(&self) -> &str {
-        self.team
-            .as_deref()
-            .filter(|team| !team.is_empty())
-            .unwrap_or("unowned")
+        team_or_unowned(self.team.as_deref())
     }
 
     /// Adds what came of a round of steps.
@@ -400,6 +397,16 @@ impl Entry {
             .map(|e| e.fingerprint.as_str())
             .collect()
     }
+}
+
+/// The id of a resource: what follows the last `/` of its ARN.
+pub(crate) fn id_of(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+/// A team for messages: never empty.
+pub(crate) fn team_or_unowned(team: Option<&str>) -> &str {
+    team.filter(|team| !team.is_empty()).unwrap_or("unowned")
 }
 
 /// What of a finding a page of groups shows too.

@@ -139,6 +139,14 @@ impl CheckRequested {
             cause,
         }
     }
+
+    fn read(detail: Value) -> Result<Self, BrokenEvent> {
+        serde_json::from_value(detail).map_err(|e| {
+            BrokenEvent(format!(
+                "`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}"
+            ))
+        })
+    }
 }
 
 /// The detail of a `Remediation Recorded` event. It carries the entry's id and
@@ -166,8 +174,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
     };
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
-            let request: CheckRequested = serde_json::from_value(event.detail)
-                .map_err(|e| BrokenEvent(format!("`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}")))?;
+            let request = CheckRequested::read(event.detail)?;
             match Control::from_name(&request.control) {
                 Some(Control::OpenIngress) => {}
                 _ => {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::controls::Control;
 use crate::controls::open_ingress::{same, source_key};
-use crate::entry::{Entry, digest};
+use crate::entry::{self, Entry, digest};
 use crate::exemption::{self, OPT_OUT_TAG};
 use crate::plan::{Ending, Outcome, Step};
 use crate::security_group::{Facts, IngressRule, Tags};
@@ -608,7 +608,7 @@ impl Undo {
     /// The resource's id: what follows the last `/` of its ARN.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        self.resource.rsplit('/').next().unwrap_or(&self.resource)
+        entry::id_of(&self.resource)
     }
 
     /// This undo as the continuation of one that was cut off: its id and its

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_aws::ledger::{Standing, Stored};
+use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
 use backstop_aws::{bus, kept_volumes, volume_pages, volumes as aws};
 use backstop_core::controls::{Control, encryption_by_default, unencrypted_volume};
@@ -16,7 +16,6 @@ use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
 use backstop_core::plan::Mode;
-use backstop_core::record::Record;
 use backstop_core::sweep;
 use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, replacement, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume};
@@ -39,20 +38,10 @@ impl Handler {
         policy: &Versioned,
         digest: &mut Digest,
     ) {
-        let control = unencrypted_volume::of(&policy.policy);
-        let mode = control.mode.unwrap_or(self.settings.mode);
-        let baseline = match self.baseline(CONTROL, mode).await {
-            Ok(baseline) => baseline,
-            Err(problem) => {
-                digest
-                    .unseen
-                    .push(format!("the baseline of {CONTROL}: {problem}"));
-                return;
-            }
-        };
-        if mode == Mode::Off {
+        let mode = unencrypted_volume::of(&policy.policy).mode;
+        let Some(baseline) = self.baseline_of(CONTROL, mode, digest).await else {
             return;
-        }
+        };
         // A unit's volumes may be on different pages: all of them first. What is
         // encrypted is on none.
         let mut found: Vec<Volume> = Vec::new();
@@ -259,11 +248,7 @@ impl Handler {
         place: &Place,
         policy: &Versioned,
     ) -> Result<bool, Failure> {
-        let Some(Stored {
-            record: Record::Encryption(run),
-            ..
-        }) = self.ledger.read(entry).await?
-        else {
+        let Some(run) = self.ledger.encryption(entry).await? else {
             return Ok(false);
         };
         let replaced = run.status == Status::Remediated

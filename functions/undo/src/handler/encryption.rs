@@ -3,18 +3,16 @@
 //! begun; its end is told like any other.
 
 use backstop_aws::deadline::Deadline;
-use backstop_aws::ledger::{Begun, Stored, run_holder};
+use backstop_aws::ledger::{Begun, run_holder};
 use backstop_aws::{bus, executions, opt_outs, volumes};
 use backstop_core::controls::unencrypted_volume::{self, Settings};
 use backstop_core::encryption::Encryption;
-use backstop_core::record::Record;
 use backstop_core::trigger::CheckRequested;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
 use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
 use backstop_core::volumes::{Instance, Volume};
 use jiff::Timestamp;
 use jiff::tz::Offset;
-use serde_json::json;
 use tracing::{info, warn};
 use ulid::Ulid;
 
@@ -42,10 +40,7 @@ impl Handler {
             }
             // A run that was cut off goes on first: it may have to start the
             // instance again.
-            if let Some(Stored {
-                record: Record::Encryption(run),
-                ..
-            }) = self.ledger.read(&lock.entry).await?
+            if let Some(run) = self.ledger.encryption(&lock.entry).await?
                 && run.is_open()
             {
                 let check = CheckRequested::new(entry.control, run.resource_id(), None);
@@ -180,26 +175,10 @@ impl Handler {
         Ok(())
     }
 
-    /// As `encrypt-volume` does it: should it fail, the sweep takes it up.
+    /// Hands the run to the state machine. Should it fail, the sweep takes it up.
     async fn start(&self, run: &Encryption) -> Result<(), Failure> {
-        let started = executions::start(
-            &self.encryption.sfn,
-            &self.state_machine_arn,
-            &run.id,
-            &json!({ "entry": run.id }),
-        )
-        .await;
-        if let Err(error) = started {
-            let (control, resource) = (run.control.name(), run.resource_id());
-            let released = self
-                .ledger
-                .release(control, resource, &run_holder(&run.id))
-                .await;
-            if let Err(error) = released {
-                warn!(%error, "the lock could not be released; its lease lapses by itself");
-            }
-            return Err(error.into());
-        }
+        let (sfn, machine) = (&self.encryption.sfn, &self.state_machine_arn);
+        executions::start_run(sfn, &self.ledger, machine, run).await?;
         bus::tell(&self.clients.eventbridge, &run.id).await?;
         info!(undo = %run.id, resource = %run.resource, "swap back begun");
         Ok(())

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
 use backstop_core::encryption::Encryption;
+use backstop_core::record::Record;
 use jiff::Timestamp;
 
 use super::items::{Run, key, lock_key, n, s, transact_put, transact_update};
-use super::{Holder, Ledger, LedgerError, Transacted};
+use super::{Holder, Ledger, LedgerError, Stored, Transacted};
 
 /// For how long a run keeps its lock after a step: more than the longest pause
 /// between two steps and all the tries of a step that fails. A run that is
@@ -27,6 +28,21 @@ pub fn run_holder(entry: &str) -> Holder {
 }
 
 impl Ledger {
+    /// An encryption; `None`: there is no record of this id, or one of another
+    /// kind.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood.
+    pub async fn encryption(&self, id: &str) -> Result<Option<Encryption>, LedgerError> {
+        Ok(match self.read(id).await? {
+            Some(Stored {
+                record: Record::Encryption(run),
+                ..
+            }) => Some(*run),
+            _ => None,
+        })
+    }
+
     /// Stores a run's next state and keeps its lock, on condition that the
     /// record is as it was read. `false`: another invocation was quicker, or
     /// the lock is held no more; nothing may be changed then.

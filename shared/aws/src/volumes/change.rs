@@ -23,6 +23,7 @@ use backstop_core::volumes::{
 use super::Seen;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
+use crate::tags;
 
 /// How long a throttled CreateSnapshot pauses.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -277,13 +278,7 @@ impl Run<'_> {
     }
 
     async fn tag_replaced(&self, volume: &str, copy: &str) -> Result<(), AwsError> {
-        let request = self
-            .ec2
-            .create_tags()
-            .resources(volume)
-            .tags(Tag::builder().key(REPLACED_BY_TAG).value(copy).build())
-            .send();
-        self.deadline.call("CreateTags", request).await.map(drop)
+        tags::set(self.ec2, volume, REPLACED_BY_TAG, copy, self.deadline).await
     }
 
     /// The original as it is now: copies have to be like it.

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::Tag;
 use backstop_core::encryption::{Change, Encryption, Way};
 use backstop_core::volumes::{
     COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Snapshot, Unit, Volume, VolumeFacts,
@@ -18,6 +17,7 @@ use backstop_core::volumes::{
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
+use crate::tags;
 
 mod change;
 mod key;
@@ -169,9 +169,7 @@ pub async fn mark_undone(
     deadline: &Deadline,
 ) -> Result<(), AwsError> {
     // Set and not deleted: a role that may tag need not be able to untag.
-    let tag = Tag::builder().key(REPLACED_BY_TAG).value("undone").build();
-    let request = ec2.create_tags().resources(original).tags(tag).send();
-    deadline.call("CreateTags", request).await.map(|_| ())
+    tags::set(ec2, original, REPLACED_BY_TAG, "undone", deadline).await
 }
 
 /// The instance with what a stop would cost it, for whoever is about to stop it.
@@ -350,6 +348,6 @@ pub(crate) fn is_id(text: &str, kind: &str) -> bool {
     })
 }
 
-fn by_id(volumes: impl IntoIterator<Item = Volume>) -> BTreeMap<String, Volume> {
+pub(crate) fn by_id(volumes: impl IntoIterator<Item = Volume>) -> BTreeMap<String, Volume> {
     volumes.into_iter().map(|v| (v.id.clone(), v)).collect()
 }

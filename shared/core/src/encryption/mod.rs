@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::controls::{Control, Severity};
-use crate::entry::{Status, digest};
+use crate::entry::{self, Status, digest};
 use crate::exemption::Exemption;
 use crate::security_group::Tags;
 use crate::trigger::Actor;
@@ -228,16 +228,13 @@ impl Encryption {
     /// The unit's id: what follows the last `/` of its ARN.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        self.resource.rsplit('/').next().unwrap_or(&self.resource)
+        entry::id_of(&self.resource)
     }
 
     /// The team for messages: never empty.
     #[must_use]
     pub fn team_or_unowned(&self) -> &str {
-        self.team
-            .as_deref()
-            .filter(|team| !team.is_empty())
-            .unwrap_or("unowned")
+        entry::team_or_unowned(self.team.as_deref())
     }
 
     /// The instance's id, for the ways that have one.
@@ -369,19 +366,19 @@ impl Encryption {
     #[must_use]
     pub fn copies(&self) -> BTreeMap<&str, &str> {
         let mut copies = self.made("copy ");
-        let deleted = |copy: &str| {
-            let delete = Change::DeleteCopy {
-                copy: copy.to_owned(),
-            };
-            self.progress.tries(&delete).is_some()
-        };
-        copies.retain(|_, copy| !deleted(copy));
-        for (of, copy) in self.made("create ") {
-            if !deleted(copy) {
-                copies.insert(of, copy);
-            }
-        }
+        // One from a snapshot is made once the direct one is deleted.
+        copies.retain(|_, copy| !self.deleted(copy));
+        let from_snapshots = self.made("create ").into_iter();
+        copies.extend(from_snapshots.filter(|(_, copy)| !self.deleted(copy)));
         copies
+    }
+
+    /// Whether it deleted a copy, or tried to.
+    fn deleted(&self, copy: &str) -> bool {
+        let delete = Change::DeleteCopy {
+            copy: copy.to_owned(),
+        };
+        self.progress.tries(&delete).is_some()
     }
 
     /// The snapshots that it took, with the volume that each is of.

@@ -1443,7 +1443,7 @@ impl World<'_> {
         let tries = &self.run.progress.tries;
         let known = |kind: &str| {
             let copy = tries.get(&format!("{kind} {id}"))?.made.as_deref()?;
-            let deleted = tries.contains_key(&format!("delete {copy}"));
+            let deleted = self.run.deleted(copy);
             if deleted { None } else { self.live(copy) }
         };
         known("create").or_else(|| known("copy")).or_else(|| {
@@ -1677,12 +1677,7 @@ impl World<'_> {
             return None;
         }
         // What this run deleted itself is not waited for.
-        let deleted = |tries: &Tries| {
-            tries.made.as_ref().is_some_and(|copy| {
-                let delete = Change::DeleteCopy { copy: copy.clone() };
-                self.run.progress.tries(&delete).is_some()
-            })
-        };
+        let deleted = |tries: &Tries| tries.made.as_ref().is_some_and(|c| self.run.deleted(c));
         [format!("copy {of}"), format!("create {of}")]
             .into_iter()
             .find(|key| {

@@ -16,6 +16,7 @@ use super::subject::shortened_subject;
 use super::words::{clause, one_line, or_unknown, shortened};
 use super::{Message, attributes, bodies, text, to_json};
 use crate::controls::{Control, Severity};
+use crate::entry::team_or_unowned;
 use crate::exemption::OPT_OUT_TAG;
 use crate::undo::{Undo, UndoStatus};
 
@@ -150,10 +151,7 @@ pub(super) fn compose(undo: &Undo) -> Message {
 }
 
 fn team(undo: &Undo) -> &str {
-    undo.team
-        .as_deref()
-        .filter(|team| !team.is_empty())
-        .unwrap_or("unowned")
+    team_or_unowned(undo.team.as_deref())
 }
 
 fn headline(undo: &Undo) -> String {

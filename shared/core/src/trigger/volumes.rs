@@ -61,8 +61,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
     let detail = &event.detail;
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
-            let request: CheckRequested = serde_json::from_value(detail.clone())
-                .map_err(|e| BrokenEvent(format!("`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}")))?;
+            let request = CheckRequested::read(detail.clone())?;
             let cause = request
                 .cause
                 .unwrap_or_default()
