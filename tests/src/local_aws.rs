@@ -782,6 +782,15 @@ impl LocalAws {
             .map(|_| ())
     }
 
+    /// The seconds that a function's invocations may take now.
+    ///
+    /// # Errors
+    /// It has no such function, or no time-out.
+    pub fn timeout(&self, function: &str) -> Result<u64> {
+        let timeout = self.configuration(function, None)?["Timeout"].as_u64();
+        timeout.ok_or_else(|| format!("{function} has no time-out").into())
+    }
+
     fn configuration(&self, function: &str, change: Option<&Value>) -> Result<Value> {
         let target = format!(
             "/2015-03-31/functions/{}/configuration",

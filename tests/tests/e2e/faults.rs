@@ -227,9 +227,6 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// lock is two seconds longer.
 const SHORT: u64 = 8;
 
-/// Otherwise.
-const LONG: u64 = 60;
-
 /// The group after a remediation.
 const CLOSED: &[&str] = &[
     "tcp 22-22 10.0.0.0/8 (ssh from inside)",
@@ -322,7 +319,8 @@ async fn clean_run(aws: &LocalAws, story: Story) -> Vec<Recorded> {
 }
 
 /// One run: one call fails in one way, and the event is delivered again.
-async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
+/// `own` is the function's time-out, in seconds.
+async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way, own: u64) {
     let (service, action, nth) = call;
     let run = format!("{story:?}, {way:?}, {service}:{action} number {}", nth + 1);
     let scene = story.set(aws).await;
@@ -330,7 +328,7 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
     // A process that is killed leaves a lock behind whose lease has to lapse
     // here (MiniStack gives the retry another request id, AWS the same).
     let short = way == Way::Killed && story.holds_a_lock();
-    aws.set_timeout(story.function(), if short { SHORT } else { LONG })
+    aws.set_timeout(story.function(), if short { SHORT } else { own })
         .unwrap();
     aws.proxy.reset();
     aws.proxy.attribute(true);
@@ -357,7 +355,7 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     if short {
-        aws.set_timeout(story.function(), LONG).unwrap();
+        aws.set_timeout(story.function(), own).unwrap();
     }
     // As often as Lambda tries: a busy machine may let a call run out of time.
     let mut again = aws.call(story.function(), &scene.event);
@@ -387,11 +385,12 @@ fn every_call_fails_in_every_way(story: Story) {
         clean_run(aws, story).await;
         let calls = clean_run(aws, story).await;
         assert!(!calls.is_empty());
+        let own = aws.timeout(story.function()).unwrap();
         let mut runs = 0;
         for way in WAYS {
             let from = Instant::now();
             for call in &calls {
-                faulty_run(aws, story, call, *way).await;
+                faulty_run(aws, story, call, *way, own).await;
                 runs += 1;
             }
             println!(
