@@ -60,7 +60,7 @@ fn outcome(found: &Found) -> Outcome {
         .rule_id(found.control.name())
         .level(match found.severity {
             Severity::Critical | Severity::High => ResultLevel::Error,
-            Severity::Medium => ResultLevel::Warning,
+            Severity::Medium | Severity::Low => ResultLevel::Warning,
         })
         .message(
             Message::builder()

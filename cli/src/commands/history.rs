@@ -126,8 +126,19 @@ fn resource(record: &Record) -> &str {
     match record {
         Record::Remediation(entry) => entry.resource_id(),
         Record::Encryption(run) => run.resource_id(),
+        Record::Patching(run) => run.resource_id(),
         Record::Undo(undo) => undo.resource_id(),
         Record::Notice(_) => "-",
+    }
+}
+
+/// The first few, and how many more there are.
+fn joined(cves: &[&str]) -> String {
+    const FEW: usize = 5;
+    let few: Vec<&str> = cves.iter().take(FEW).copied().collect();
+    match cves.len().saturating_sub(FEW) {
+        0 => few.join(", "),
+        more => format!("{} and {more} more", few.join(", ")),
     }
 }
 
@@ -154,6 +165,26 @@ fn what(record: &Record) -> String {
                 Some(why) => format!("{what}; {why}"),
                 None => what,
             }
+        }
+        Record::Patching(run) => {
+            let cves: Vec<&str> = run
+                .findings
+                .iter()
+                .flat_map(|finding| finding.cves.first())
+                .map(String::as_str)
+                .collect();
+            let missing = run.before.as_ref().map_or(0, |state| state.missing);
+            let mut what = vec![format!("{missing} patches missing")];
+            if !cves.is_empty() {
+                what.push(joined(&cves));
+            }
+            what.extend(
+                run.command
+                    .as_ref()
+                    .map(|sent| format!("command {}", sent.id)),
+            );
+            what.extend(run.reasons.last().cloned());
+            what.join("; ")
         }
         Record::Undo(undo) => format!(
             "takes {} back, for {}: {}",

@@ -150,7 +150,11 @@ impl Handler {
                 opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
             }
             // The look itself finds the unit that a volume belongs to.
-            Control::UnencryptedVolume | Control::EncryptionByDefault => {
+            Control::UnencryptedVolume
+            | Control::EncryptionByDefault
+            | Control::VulnerablePackage
+            | Control::MissingPatches
+            | Control::UnmanagedInstance => {
                 let tagged = resources.iter();
                 let tagged = tagged.filter(|resource| control.reads_tags_of(resource));
                 tagged.cloned().collect()

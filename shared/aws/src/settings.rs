@@ -24,6 +24,18 @@ pub const RULE_NAMES: &str = "RULE_NAMES";
 /// ARN of the state machine that carries encryptions out.
 pub const STATE_MACHINE_ARN: &str = "STATE_MACHINE_ARN";
 
+/// Name of the log group that takes what patch commands print.
+pub const COMMAND_LOG_GROUP: &str = "COMMAND_LOG_GROUP";
+
+/// Settings of `patch-instance`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchSettings {
+    /// What every remediation function is told.
+    pub remediation: RemediationSettings,
+    /// Name of the log group that takes what patch commands print.
+    pub command_log_group: String,
+}
+
 /// Settings of `encrypt-volume`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncryptSettings {
@@ -169,6 +181,19 @@ impl EncryptSettings {
         read_all(get, |reader| Self {
             remediation: RemediationSettings::from(reader),
             state_machine_arn: reader.text(STATE_MACHINE_ARN),
+        })
+    }
+}
+
+impl PatchSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        read_all(get, |reader| Self {
+            remediation: RemediationSettings::from(reader),
+            command_log_group: reader.text(COMMAND_LOG_GROUP),
         })
     }
 }

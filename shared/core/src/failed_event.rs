@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::controls::Control;
 use crate::trigger::{
-    CHECK_REQUESTED, INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
-    VOLUME_CALLS, VOLUME_NOTIFICATION,
+    CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
+    INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
+    VOLUME_NOTIFICATION,
 };
 
 /// An event that was given up.
@@ -76,11 +77,20 @@ impl FailedEvent {
                     Some(Control::UnencryptedVolume | Control::EncryptionByDefault) => {
                         "EncryptVolumeFunction"
                     }
+                    Some(
+                        Control::VulnerablePackage
+                        | Control::MissingPatches
+                        | Control::UnmanagedInstance,
+                    ) => "PatchInstanceFunction",
                     Some(Control::OpenIngress) | None => "RevokeIngressFunction",
                 }
             }
             ("aws.events", _, _) => "SweepFunction",
+            // Of an instance's start the other function's queue keeps its own copy.
             (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => "EncryptVolumeFunction",
+            (_, INSPECTOR_FINDING | COMPLIANCE_CHANGE | COMMAND_NOTIFICATION, _) => {
+                "PatchInstanceFunction"
+            }
             (_, _, call) if TAG_CALLS.contains(&call) => "WatchOptOutsFunction",
             (_, _, call) if VOLUME_CALLS.contains(&call) => "EncryptVolumeFunction",
             _ => "RevokeIngressFunction",
@@ -271,6 +281,9 @@ mod tests {
                 Control::UnencryptedVolume | Control::EncryptionByDefault => {
                     "EncryptVolumeFunction"
                 }
+                Control::VulnerablePackage
+                | Control::MissingPatches
+                | Control::UnmanagedInstance => "PatchInstanceFunction",
             };
             let failed = FailedEvent::read(&event.to_string()).unwrap();
             assert_eq!(failed.function, Function::Logical(expected));

@@ -9,7 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::controls::Control;
-use crate::controls::{encryption_by_default, open_ingress, unencrypted_volume};
+use crate::controls::{
+    encryption_by_default, missing_patches, open_ingress, unencrypted_volume, unmanaged_instance,
+    vulnerable_package,
+};
+use crate::patching;
 use crate::plan::Mode;
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
@@ -25,6 +29,9 @@ pub struct Policy {
     /// Settings by control.
     #[serde(default)]
     pub controls: Controls,
+    /// How patches are installed, whichever control asks for them.
+    #[serde(default)]
+    pub patching: patching::Settings,
     /// What opt-out tags must say.
     #[serde(default)]
     pub opt_out: OptOutRules,
@@ -78,6 +85,55 @@ pub struct Controls {
     pub unencrypted_volume: ControlPolicy<unencrypted_volume::Settings>,
     /// The account setting that encrypts new volumes.
     pub encryption_by_default: ControlPolicy<encryption_by_default::Settings>,
+    /// Packages with known holes.
+    pub vulnerable_package: ControlPolicy<vulnerable_package::Settings>,
+    /// Instances that lack approved patches.
+    pub missing_patches: ControlPolicy<missing_patches::Settings>,
+    /// Instances that Systems Manager does not manage. Nothing is changed about
+    /// them in any mode.
+    pub unmanaged_instance: ControlPolicy<unmanaged_instance::Settings>,
+}
+
+impl Controls {
+    /// A control's own mode, where the policy names one.
+    #[must_use]
+    pub fn mode(&self, control: Control) -> Option<Mode> {
+        match control {
+            Control::OpenIngress => self.open_ingress.mode,
+            Control::UnencryptedVolume => self.unencrypted_volume.mode,
+            Control::EncryptionByDefault => self.encryption_by_default.mode,
+            Control::VulnerablePackage => self.vulnerable_package.mode,
+            Control::MissingPatches => self.missing_patches.mode,
+            Control::UnmanagedInstance => self.unmanaged_instance.mode,
+        }
+    }
+
+    /// What a control does about what was there before `enforce`.
+    #[must_use]
+    pub fn existing(&self, control: Control) -> Existing {
+        match control {
+            Control::OpenIngress => self.open_ingress.existing,
+            Control::UnencryptedVolume => self.unencrypted_volume.existing,
+            Control::EncryptionByDefault => self.encryption_by_default.existing,
+            Control::VulnerablePackage => self.vulnerable_package.existing,
+            Control::MissingPatches => self.missing_patches.existing,
+            Control::UnmanagedInstance => self.unmanaged_instance.existing,
+        }
+    }
+
+    /// A control's budget.
+    #[must_use]
+    pub fn budget(&self, control: Control) -> u32 {
+        match control {
+            Control::OpenIngress => &self.open_ingress.budget,
+            Control::UnencryptedVolume => &self.unencrypted_volume.budget,
+            Control::EncryptionByDefault => &self.encryption_by_default.budget,
+            Control::VulnerablePackage => &self.vulnerable_package.budget,
+            Control::MissingPatches => &self.missing_patches.budget,
+            Control::UnmanagedInstance => &self.unmanaged_instance.budget,
+        }
+        .changes_per_hour
+    }
 }
 
 /// One control's part of the policy.
@@ -158,8 +214,8 @@ impl Default for UndoRules {
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Changes by this control in a clock hour (UTC), counted when they are
-    /// begun; each rule that is revoked or narrowed, and each volume that is
-    /// replaced, is one. A run that would exceed it changes nothing, and the
+    /// begun; each rule that is revoked or narrowed, each volume that is
+    /// replaced, and each instance that is patched, is one. A run that would exceed it changes nothing, and the
     /// control trips: nothing more is changed until a person re-arms it.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
@@ -219,11 +275,23 @@ impl Policy {
             open_ingress,
             unencrypted_volume,
             encryption_by_default,
+            vulnerable_package: _,
+            missing_patches: _,
+            unmanaged_instance: _,
         } = &self.controls;
-        for (control, budget, settings) in [
+        for control in Control::ALL {
+            if self.controls.budget(*control) == 0 {
+                return Err(format!(
+                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
+                ));
+            }
+        }
+        self.patching
+            .check()
+            .map_err(|(field, problem)| format!("`patching.{field}`: {problem}"))?;
+        for (control, settings) in [
             (
                 Control::OpenIngress,
-                &open_ingress.budget,
                 open_ingress
                     .settings
                     .check()
@@ -231,20 +299,13 @@ impl Policy {
             ),
             (
                 Control::UnencryptedVolume,
-                &unencrypted_volume.budget,
                 unencrypted_volume.settings.check(),
             ),
             (
                 Control::EncryptionByDefault,
-                &encryption_by_default.budget,
                 encryption_by_default.settings.check(),
             ),
         ] {
-            if budget.changes_per_hour == 0 {
-                return Err(format!(
-                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
-                ));
-            }
             settings.map_err(|(field, problem)| {
                 format!("`controls.{control}.settings.{field}`: {problem}")
             })?;

@@ -238,7 +238,7 @@ mod tests {
         let mut policy = Policy::default();
         let settings = &mut policy.controls.unencrypted_volume.settings;
         settings.attached = attached;
-        settings.windows = vec![backstop_core::controls::unencrypted_volume::Window {
+        settings.windows = vec![backstop_core::windows::Window {
             days: Vec::new(),
             from: "09:00".into(),
             to: "11:00".into(),

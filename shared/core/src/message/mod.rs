@@ -28,6 +28,7 @@ mod chat;
 mod encryption;
 mod notice;
 mod notification;
+mod patching;
 mod story;
 mod subject;
 mod text;
@@ -100,6 +101,7 @@ pub fn of(record: &Record) -> Message {
     match record {
         Record::Remediation(entry) => compose(entry),
         Record::Encryption(run) => encryption::compose(run),
+        Record::Patching(run) => patching::compose(run),
         Record::Undo(undo) => undo::compose(undo),
         Record::Notice(notice) => notice::compose(notice),
     }
