@@ -101,6 +101,7 @@ mod tests {
                 name: String::new(),
                 open: Vec::new(),
                 volumes: vec![volume("vol-1", Some("/dev/xvda")), volume("vol-2", None)],
+                patching: None,
                 fingerprints: vec!["f".into(), "g".into()],
                 state: "would be left: opted out".into(),
             }],
@@ -115,7 +116,10 @@ mod tests {
             [
                 "open-ingress",
                 "unencrypted-volume",
-                "encryption-by-default"
+                "encryption-by-default",
+                "vulnerable-package",
+                "missing-patches",
+                "unmanaged-instance",
             ]
         );
         let result = &run["results"][0];
@@ -138,6 +142,7 @@ mod tests {
                 name: "web".into(),
                 open: vec!["tcp 22 from 0.0.0.0/0".into()],
                 volumes: Vec::new(),
+                patching: None,
                 fingerprints: vec!["f".into()],
                 state: "would be put right".into(),
             }],

@@ -105,6 +105,9 @@ pub(crate) struct Found {
     /// The unencrypted volumes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) volumes: Vec<FoundVolume>,
+    /// What is the matter with an instance's patches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) patching: Option<FoundPatching>,
     /// Fingerprints of what is found.
     pub(crate) fingerprints: Vec<String>,
     /// What Backstop would do about it.
@@ -129,6 +132,23 @@ pub(crate) struct FoundVolume {
     pub(crate) opted_out: bool,
 }
 
+/// What is the matter with an instance's patches.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct FoundPatching {
+    /// Approved patches that are not installed; none: it was never scanned, or
+    /// Systems Manager does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missing: Option<u32>,
+    /// Patches that failed to install.
+    pub(crate) failed: u32,
+    /// Whether it is managed and online, and was never scanned.
+    pub(crate) never_scanned: bool,
+    /// The CVEs that Inspector reported, those that a patch mends first.
+    pub(crate) cves: Vec<String>,
+    /// What it lacks to be managed by Systems Manager, a sentence each.
+    pub(crate) lacks: Vec<String>,
+}
+
 impl Found {
     /// What is found, in lines.
     pub(crate) fn what(&self) -> Vec<String> {
@@ -138,7 +158,18 @@ impl Found {
             Control::EncryptionByDefault => {
                 vec!["new volumes are encrypted only where that is asked for".to_owned()]
             }
+            Control::VulnerablePackage | Control::MissingPatches | Control::UnmanagedInstance => {
+                let patching = self.patching.iter();
+                patching.flat_map(FoundPatching::lines).collect()
+            }
         }
+    }
+}
+
+impl FoundPatching {
+    /// What is the matter, in lines.
+    fn lines(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -240,7 +271,7 @@ impl Scan {
             }
         }
         let least = match self.fail_on {
-            FailOn::Any => Severity::Medium,
+            FailOn::Any => Severity::Low,
             FailOn::High => Severity::High,
             FailOn::Critical => Severity::Critical,
         };
@@ -269,6 +300,7 @@ fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
             .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
             .collect(),
         volumes: Vec::new(),
+        patching: None,
         fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
         state: match reason(decision) {
             Some(why) if !enforced(decision) => format!("would be left: {why}"),

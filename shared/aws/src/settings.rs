@@ -281,4 +281,42 @@ mod tests {
         }
         assert!(!error.contains("LEDGER_TABLE"));
     }
+
+    #[test]
+    fn what_patch_instance_is_told() {
+        let set = |name: &str| match name {
+            LEDGER_TABLE => Some("ledger".to_owned()),
+            POLICY_PARAMETER => Some("/backstop/policy".to_owned()),
+            DEFAULT_MODE => Some("enforce".to_owned()),
+            OWNER_TAG_KEY => Some("owner".to_owned()),
+            COMMAND_LOG_GROUP => Some("/backstop/patch-commands".to_owned()),
+            _ => None,
+        };
+        assert_eq!(
+            PatchSettings::read(&set).unwrap(),
+            PatchSettings {
+                remediation: RemediationSettings {
+                    ledger_table: "ledger".to_owned(),
+                    policy_parameter: "/backstop/policy".to_owned(),
+                    mode: Mode::Enforce,
+                    owner_tag_key: "owner".to_owned(),
+                },
+                command_log_group: "/backstop/patch-commands".to_owned(),
+            }
+        );
+        let error = PatchSettings::read(&|name| match name {
+            COMMAND_LOG_GROUP | LEDGER_TABLE => None,
+            name => set(name),
+        })
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "`LEDGER_TABLE` is not set",
+            "`COMMAND_LOG_GROUP` is not set",
+            "deploy template.yaml again",
+        ] {
+            assert!(error.contains(part), "{error} lacks {part}");
+        }
+        assert!(!error.contains("OWNER_TAG_KEY"), "{error}");
+    }
 }

@@ -25,6 +25,7 @@ mod encryption;
 mod faults;
 mod guards;
 mod opt_outs;
+mod patching;
 mod storms;
 mod sweep;
 mod undo;

@@ -1,7 +1,7 @@
 //! What patching needs of the ledger: its record, whose lock is let go while
 //! Inspector has not looked again, and what Inspector reported of an instance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -125,6 +125,9 @@ impl Ledger {
         instances: &[String],
     ) -> Result<BTreeMap<String, Reports>, LedgerError> {
         let mut all = BTreeMap::new();
+        // DynamoDB refuses a read that names a key twice.
+        let instances: BTreeSet<&String> = instances.iter().collect();
+        let instances: Vec<&String> = instances.into_iter().collect();
         for instances in instances.chunks(A_READ) {
             let keys: Vec<Key> = instances.iter().map(|id| reports_key(id)).collect();
             let keys: Vec<&Key> = keys.iter().collect();
@@ -162,10 +165,10 @@ impl Ledger {
             }
             packed = pack(&*reports).map_err(unwritable)?;
         }
-        reports.revision += 1;
+        let next = expected + 1;
         let mut item = key(&at);
         item.insert("document".to_owned(), AttributeValue::B(Blob::new(packed)));
-        item.insert("revision".to_owned(), revision(reports.revision));
+        item.insert("revision".to_owned(), revision(next));
         let expires = Timestamp::now().as_second() + REMEMBERED_DAYS * 86_400;
         item.insert("expires_at".to_owned(), n(expires));
         let put = Put::builder().table_name(&self.table).set_item(Some(item));
@@ -176,7 +179,11 @@ impl Ledger {
                 .expression_attribute_values(":expected", revision(expected)),
         };
         let stored = self.transact(vec![transact_put(put)]).await?;
-        Ok(matches!(stored, Transacted::Done))
+        let stored = matches!(stored, Transacted::Done);
+        if stored {
+            reports.revision = next;
+        }
+        Ok(stored)
     }
 }
 

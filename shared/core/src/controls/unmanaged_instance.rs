@@ -39,7 +39,12 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
             agent.ping
         ));
     }
-    let default_role = reach.is_some_and(|reach| reach.default_role);
+    // One that registered had a role; not known to have lost it, it is not said
+    // to lack it.
+    let default_role = match reach {
+        Some(reach) => reach.default_role,
+        None => agent.is_some(),
+    };
     let has_role = host.instance_profile.is_some() || default_role;
     if !has_role {
         lacks.push(format!(
@@ -52,10 +57,10 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
     let is_open = reach.is_open(host);
     if !is_open {
         let why = match reach.default_route.as_deref() {
-            Some(gateway) if gateway.starts_with("igw-") => format!(
+            // Any other gateway would be a way.
+            Some(gateway) => format!(
                 "its subnet leads to the internet by {gateway}, but it has no public IPv4 address"
             ),
-            Some(gateway) => format!("the default route of its subnet ({gateway}) leads nowhere"),
             None => "its subnet has no default route".to_owned(),
         };
         let missing: Vec<&str> = ["ssm", "ssmmessages"]

@@ -145,7 +145,10 @@ pub fn decide(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> De
     if is_young(host, policy, at.now) && findings.is_empty() {
         return Decision::nothing(Verdict::Settling);
     }
-    let exemption = exempt(&host.tags, found.control, policy, at.now);
+    let exemption = match found.patchable {
+        true => exempt(&host.tags, found.control, policy, at.now),
+        false => own_exemption(&host.tags, found.control, policy, at.now),
+    };
     let exemption = match (exemption.holds(), found.existing) {
         (false, true) => Exemption::Existing,
         _ => exemption,
@@ -245,15 +248,16 @@ fn judge(
             None => None,
         }
     };
-    let wanted = match (patchable.is_empty(), all_spared) {
-        (false, false) => Some(by_findings(false)),
-        (none, _) => match by_state() {
-            Some(by_state) if !by_state.existing || none => Some(by_state),
-            other => match none {
-                true => other,
-                false => Some(by_findings(true)),
-            },
-        },
+    let enforces = |control| at.mode_of(control, policy) == Mode::Enforce;
+    let wanted = if patchable.is_empty() {
+        by_state()
+    } else if !all_spared && enforces(Control::VulnerablePackage) {
+        Some(by_findings(false))
+    } else {
+        // Findings that are only told keep no other control from acting.
+        by_state()
+            .filter(|state| !state.existing && (all_spared || enforces(state.control)))
+            .or_else(|| Some(by_findings(all_spared)))
     };
     let only_told = (!findings.is_empty()).then(|| {
         let severity = worst.unwrap_or(Severity::High);
@@ -266,7 +270,8 @@ fn judge(
         return wanted;
     }
     let lacks = unmanaged_instance::lacks(host, facts.agent.as_ref(), facts.reach.as_ref());
-    if is_on(Control::UnmanagedInstance) && wanted.as_ref().is_none_or(|wanted| wanted.patchable) {
+    let told = is_on(Control::UnmanagedInstance);
+    if told && wanted.as_ref().is_none_or(|wanted| wanted.patchable) {
         wanted = Some(Found {
             control: Control::UnmanagedInstance,
             severity: worst.unwrap_or(Severity::Medium),
@@ -275,7 +280,7 @@ fn judge(
             existing: false,
             lacks,
         });
-    } else if let Some(wanted) = &mut wanted {
+    } else if let Some(wanted) = wanted.as_mut().filter(|wanted| told || wanted.patchable) {
         wanted.lacks = lacks;
     }
     wanted
@@ -320,10 +325,12 @@ fn plan(
         return;
     }
     if !found.patchable {
-        return ends(
+        ends(
             Status::Notified,
             "no patch of the operating system mends it".to_owned(),
         );
+        decision.reasons.extend(found.lacks.iter().cloned());
+        return;
     }
     if at.mode_of(found.control, policy) != Mode::Enforce {
         return ends(Status::Notified, "the mode is `notify`".to_owned());
@@ -395,31 +402,37 @@ fn waits(
             format!("the patch command {} is under way on it", command.id),
         ));
     }
-    if operation == Operation::Scan {
-        return None;
-    }
-    let installs = facts
+    // A scan that left nothing is not sent again at once either.
+    let counts = |name: &str| operation == Operation::Scan || name == Operation::Install.name();
+    let sent = facts
         .commands
         .iter()
-        .filter(|command| command.operation.as_deref() == Some(Operation::Install.name()))
+        .filter(|command| command.operation.as_deref().is_some_and(counts))
         .filter_map(|command| command.requested_at);
-    let installed = facts
+    let ended = facts
         .state
         .iter()
-        .filter(|state| state.operation == Operation::Install.name())
+        .filter(|state| counts(&state.operation))
         .filter_map(|state| state.ended_at);
-    let cools_until = installs
-        .chain(installed)
+    let cools_until = sent
+        .chain(ended)
         .max()
         .and_then(|last| last.checked_add(settings.cool_down()).ok());
     if let Some(until) = cools_until.filter(|until| *until > now) {
+        let what = match operation {
+            Operation::Scan => "a patch command was sent to it",
+            Operation::Install => "patches were installed",
+        };
         return Some((
             Wait::CoolDown,
             format!(
-                "patches were installed within the last {} hours (`patching.cool_down_hours`): not again before {until}",
+                "{what} within the last {} hours (`patching.cool_down_hours`): not again before {until}",
                 settings.cool_down_hours
             ),
         ));
+    }
+    if operation == Operation::Scan {
+        return None;
     }
     if !settings.in_window(now) {
         let opens = settings.next_window(now).map_or_else(
@@ -441,14 +454,7 @@ fn is_young(host: &Host, policy: &Policy, now: Timestamp) -> bool {
 /// out of it.
 #[must_use]
 pub fn exempt(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
-    let read = |control| {
-        exemption::read(
-            tags.get(OPT_OUT_TAG).map(String::as_str),
-            control,
-            Offset::UTC.to_datetime(now).date(),
-            policy.opt_out.require_end,
-        )
-    };
+    let read = |control| own_exemption(tags, control, policy, now);
     match control {
         Control::VulnerablePackage | Control::MissingPatches => exemption::strongest([
             read(Control::VulnerablePackage),
@@ -456,6 +462,16 @@ pub fn exempt(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) ->
         ]),
         own => read(own),
     }
+}
+
+/// What the tag means to a control that installs nothing here.
+fn own_exemption(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
+    exemption::read(
+        tags.get(OPT_OUT_TAG).map(String::as_str),
+        control,
+        Offset::UTC.to_datetime(now).date(),
+        policy.opt_out.require_end,
+    )
 }
 
 /// What of an instance belongs to the baseline of a control.

@@ -261,7 +261,8 @@ impl Reports {
             return;
         }
         self.active.remove(arn);
-        self.closed.insert(arn.to_owned(), at);
+        let closed = self.closed.entry(arn.to_owned()).or_insert(at);
+        *closed = at.max(*closed);
         while self.closed.len() > MOST_CLOSED {
             let Some((oldest, _)) = self.closed.iter().min_by_key(|(_, at)| **at) else {
                 return;

@@ -260,16 +260,18 @@ impl Patching {
     /// for Inspector to close.
     pub fn take_end(&mut self, ended: &Ended, now: Timestamp) -> Came {
         let sent_at = self.command.as_ref().map(|sent| sent.at);
+        let known_at = self.before.as_ref().and_then(|before| before.ended_at);
+        // Systems Manager's and this clock differ by seconds; an operation takes
+        // longer. What was there before is not what this one left.
+        let slack = SignedDuration::from_secs(60);
+        let since = ended.state.as_ref().filter(|state| {
+            let is_new = state.ended_at != known_at;
+            match (state.ended_at, sent_at) {
+                (Some(at), Some(sent)) => is_new && sent.duration_since(at) <= slack,
+                _ => false,
+            }
+        });
         if ended.status == "Success" {
-            // EC2's and this clock differ by seconds; an operation takes longer.
-            let slack = SignedDuration::from_secs(60);
-            let since = ended.state.as_ref().filter(|state| {
-                let at = state.ended_at;
-                match (at, sent_at) {
-                    (Some(at), Some(sent)) => at + slack >= sent,
-                    _ => false,
-                }
-            });
             let Some(state) = since else {
                 return Came::NotShownYet;
             };
@@ -277,7 +279,7 @@ impl Patching {
         } else {
             self.status = Status::Failed;
             self.reasons.push(failure(&ended.status));
-            self.after.clone_from(&ended.state);
+            self.after = since.cloned();
         }
         if let Some(sent) = &mut self.command {
             sent.ended = Some(ended.status.clone());
@@ -310,7 +312,8 @@ impl Patching {
                 "{reboot} of the installed patches take effect only when the instance restarts, which is left to its owner"
             ));
         }
-        self.status = if self.patchable().next().is_some() {
+        let by_inspector = self.control == Control::VulnerablePackage;
+        self.status = if by_inspector && self.patchable().next().is_some() {
             Status::AwaitingRescan
         } else {
             Status::Remediated
@@ -344,6 +347,18 @@ impl Patching {
         true
     }
 
+    /// The instance is gone, and with it what Inspector was to look at. `true`: it
+    /// has ended.
+    pub fn gone(&mut self, now: Timestamp) -> bool {
+        if !self.awaits_rescan() {
+            return false;
+        }
+        self.status = Status::Remediated;
+        self.reasons.push("the instance is gone".to_owned());
+        self.finished_at = Some(now);
+        true
+    }
+
     /// Ends it without a command, or with one that was never taken.
     pub fn fail(&mut self, why: String, now: Timestamp) {
         self.status = Status::Failed;
@@ -351,9 +366,20 @@ impl Patching {
         self.finished_at = Some(now);
     }
 
-    /// What its message is known by; the same key is sent once.
+    /// What its message is known by; the same key is sent once. What fails
+    /// before a command was sent is tried again by every look: the same failure
+    /// is told once a day.
     #[must_use]
     pub fn message_key(&self) -> String {
+        if self.status == Status::Failed && self.command.is_none() {
+            let day = jiff::tz::Offset::UTC.to_datetime(self.started_at).date();
+            let mut parts = vec![
+                format!("patching {} {day}", self.resource),
+                format!("control {}", self.control),
+            ];
+            parts.extend(self.reasons.iter().cloned());
+            return digest(parts.iter().map(String::as_str));
+        }
         digest([
             format!("patching {}", self.id).as_str(),
             &format!("status {}", self.status.name()),

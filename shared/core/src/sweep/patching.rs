@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::controls::Control;
-use crate::entry::digest;
+use crate::entry::{Status, digest};
+use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
 use crate::patching::decide::exempt;
 use crate::patching::{Agent, PatchFacts};
@@ -19,6 +20,24 @@ use crate::policy::Policy;
 /// Hours after which what waits is looked at again although a page shows no
 /// change: commands and their ends are on no page.
 const LOOK_AGAIN_HOURS: i64 = 6;
+
+/// Why an instance is open, in a few words, by the status that was recorded
+/// last.
+#[must_use]
+pub fn reason(status: Option<&str>) -> &'static str {
+    let is = |of: Status| status == Some(of.name());
+    match status {
+        _ if is(Status::Notified) => "told, and left as it is",
+        _ if is(Status::Pending) => "it waits to be patched",
+        _ if is(Status::Refused) => "it is to be replaced, not patched",
+        _ if is(Status::Exempt) => "opted out",
+        _ if is(Status::Held) => "its opt-out tag cannot be read",
+        _ if is(Status::Existing) => "it was there before `enforce`",
+        _ if is(Status::Tripped) => "the control has tripped",
+        _ if is(Status::Stopped) => "the kill switch is on",
+        _ => "being looked at",
+    }
+}
 
 /// Everything that a page shows of an instance and that its last record depends
 /// on. While it stays the same the instance wants no closer look for
@@ -39,6 +58,8 @@ pub fn page_key(
         .is_none_or(|at| now.duration_since(at) >= policy.patching.min_age());
     let mut parts = vec![
         format!("{} {:?}", host.state, host.auto_scaling_group()),
+        format!("{:?} {}", host.instance_profile, host.public_ipv4),
+        format!("{:?}", host.tags.get(OPT_OUT_TAG)),
         format!("{:?}", facts.agent.as_ref().map(Agent::is_online)),
         format!(
             "{:?}",
@@ -77,7 +98,13 @@ pub fn page_key(
         policy.controls.vulnerable_package.settings.severity
     ));
     for finding in &facts.findings {
-        parts.push(format!("{} {:?}", finding.arn, finding.installed_by));
+        parts.push(format!(
+            "{} {:?} {} {}",
+            finding.arn,
+            finding.installed_by,
+            finding.severity,
+            finding.is_patchable()
+        ));
     }
     digest(parts.iter().map(String::as_str))
 }

@@ -213,7 +213,7 @@ fn finding(detail: &Value, arn: String, reported_at: Option<Timestamp>) -> Vulne
         title: kept(text(detail, &["title"]).unwrap_or_default()),
         cves,
         packages: packages.collect(),
-        remediation: text(detail, &["remediation", "recommendation", "text"]).map(kept),
+        remediation: advice(detail, &["remediation", "recommendation", "text"]),
         reported_at,
         installed_by: None,
     }
@@ -230,8 +230,15 @@ fn package(package: &Value) -> Package {
         fixed_in: text(package, &["fixedInVersion"])
             .filter(|fixed| !fixed.eq_ignore_ascii_case("NotAvailable")),
         manager: text(package, &["packageManager"]).unwrap_or_else(|| "unknown".to_owned()),
-        remediation: text(package, &["remediation"]).map(kept),
+        remediation: advice(package, &["remediation"]),
     }
+}
+
+/// What Inspector says is to be done; where it knows nothing it says so.
+fn advice(value: &Value, path: &[&str]) -> Option<String> {
+    text(value, path)
+        .filter(|advice| !advice.eq_ignore_ascii_case("None Provided"))
+        .map(kept)
 }
 
 /// What cannot be read is told rather than left: it counts as high.
@@ -258,5 +265,250 @@ fn instance_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
         broken(format!(
             "{field} is `{id}`, which is not the id of an instance (`i-…`)"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const INSTANCE: &str = "i-0a1b2c3d4e5f60718";
+
+    fn event(source: &str, detail_type: &str, detail: &Value) -> Value {
+        json!({
+            "id": "66a7a279-5f92-471c-ad3e-c92da0950992",
+            "source": source,
+            "detail-type": detail_type,
+            "account": "111122223333",
+            "region": "eu-central-1",
+            "time": "2026-11-19T09:40:12Z",
+            "detail": detail,
+        })
+    }
+
+    fn finding_with(change: impl FnOnce(&mut Value)) -> Value {
+        let mut detail = json!({
+            "findingArn": "arn:aws:inspector2:eu-central-1:111122223333:finding/0a1b",
+            "type": "PACKAGE_VULNERABILITY",
+            "status": "ACTIVE",
+            "severity": "HIGH",
+            "title": "CVE-2026-10001 - openssl",
+            "resources": [{ "type": "AWS_EC2_INSTANCE", "id": INSTANCE }],
+            "packageVulnerabilityDetails": { "vulnerabilityId": "CVE-2026-10001" },
+        });
+        change(&mut detail);
+        event("aws.inspector2", INSPECTOR_FINDING, &detail)
+    }
+
+    fn read(event: &Value) -> Hint {
+        match patching(event) {
+            Ok(PatchingParsed::Look(hint)) => hint,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn found(event: &Value) -> Vulnerability {
+        match read(event).says {
+            Says::Active(found) => *found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_severity_that_cannot_be_read_counts_as_high() {
+        for (said, expected) in [
+            (json!("CRITICAL"), Severity::Critical),
+            (json!("HIGH"), Severity::High),
+            (json!("MEDIUM"), Severity::Medium),
+            (json!("LOW"), Severity::Low),
+            (json!("INFORMATIONAL"), Severity::Low),
+            (json!("UNTRIAGED"), Severity::Low),
+            (json!("SEVERE"), Severity::High),
+            (json!(""), Severity::High),
+            (json!(null), Severity::High),
+            (json!(9), Severity::High),
+        ] {
+            let event = finding_with(|detail| detail["severity"] = said.clone());
+            assert_eq!(found(&event).severity, expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn only_packages_of_the_system_with_a_fix_are_patchable() {
+        for (package, expected) in [
+            (
+                json!({ "packageManager": "OS", "fixedInVersion": "1:3.0.9" }),
+                true,
+            ),
+            (json!({ "packageManager": "OS", "fixedInVersion": 3 }), true),
+            (
+                json!({ "packageManager": "OS", "fixedInVersion": "NotAvailable" }),
+                false,
+            ),
+            (
+                json!({ "packageManager": "OS", "fixedInVersion": "NOTAVAILABLE" }),
+                false,
+            ),
+            (
+                json!({ "packageManager": "OS", "fixedInVersion": "" }),
+                false,
+            ),
+            (json!({ "packageManager": "OS" }), false),
+            (
+                json!({ "packageManager": "PIP", "fixedInVersion": "2.3.2" }),
+                false,
+            ),
+            (json!({ "fixedInVersion": "2.3.2" }), false),
+        ] {
+            let event = finding_with(|detail| {
+                detail["packageVulnerabilityDetails"]["vulnerablePackages"] = json!([package]);
+            });
+            assert_eq!(found(&event).is_patchable(), expected, "{package}");
+        }
+    }
+
+    #[test]
+    fn a_version_has_its_release_where_it_has_one() {
+        for (package, expected) in [
+            (
+                json!({ "version": "3.0.8", "release": "1.amzn2023" }),
+                Some("3.0.8-1.amzn2023"),
+            ),
+            (json!({ "version": "3.0.8" }), Some("3.0.8")),
+            (json!({ "version": "3.0.8", "release": "" }), Some("3.0.8")),
+            (json!({ "release": "1.amzn2023" }), None),
+        ] {
+            assert_eq!(
+                super::package(&package).version.as_deref(),
+                expected,
+                "{package}"
+            );
+        }
+    }
+
+    #[test]
+    fn advice_that_is_none_is_none() {
+        for (said, expected) in [
+            (json!("None Provided"), None),
+            (json!("none provided"), None),
+            (json!(""), None),
+            (json!(null), None),
+            (json!("dnf upgrade openssl"), Some("dnf upgrade openssl")),
+        ] {
+            let event = finding_with(|detail| {
+                detail["remediation"] = json!({ "recommendation": { "text": said } });
+                detail["packageVulnerabilityDetails"]["vulnerablePackages"] =
+                    json!([{ "name": "openssl", "remediation": said }]);
+            });
+            let found = found(&event);
+            assert_eq!(found.remediation.as_deref(), expected, "{said}");
+            let of_package = found
+                .packages
+                .first()
+                .and_then(|p| p.remediation.as_deref());
+            assert_eq!(of_package, expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_finding_a_part_is_kept() {
+        let long = "ü".repeat(MOST_TEXT + 1);
+        let packages = vec![json!({ "name": long, "packageManager": "OS" }); 40];
+        let related: Vec<String> = (0..40).map(|n| format!("CVE-2026-{n}")).collect();
+        let found = found(&finding_with(|detail| {
+            detail["title"] = json!(long);
+            let details = &mut detail["packageVulnerabilityDetails"];
+            details["vulnerablePackages"] = json!(packages);
+            details["relatedVulnerabilities"] = json!(related);
+        }));
+        let kept = format!("{}…", "ü".repeat(MOST_TEXT));
+        assert_eq!(found.title, kept);
+        assert_eq!(found.packages.len(), MOST_OF_FINDING);
+        assert!(found.packages.iter().all(|package| package.name == kept));
+        assert_eq!(found.cves.len(), MOST_OF_FINDING);
+        assert_eq!(
+            found.cves.first().map(String::as_str),
+            Some("CVE-2026-10001")
+        );
+    }
+
+    #[test]
+    fn the_instance_is_found_among_other_resources() {
+        let event = finding_with(|detail| {
+            detail["resources"] = json!([
+                "i-0fedcba9876543210",
+                { "type": "AWS_ECR_CONTAINER_IMAGE", "id": "arn:aws:ecr:eu-central-1:111122223333:repository/shop" },
+                { "type": "AWS_EC2_INSTANCE", "id": format!("arn:aws:ec2:eu-central-1:111122223333:instance/{INSTANCE}") },
+            ]);
+        });
+        let trigger = read(&event).trigger;
+        assert_eq!(trigger.resource, INSTANCE);
+        assert_eq!(trigger.actor.principal.as_deref(), Some("Amazon Inspector"));
+        assert_eq!(trigger.actor.event_name.as_deref(), Some(INSPECTOR_FINDING));
+        assert_eq!(
+            trigger.actor.event_time,
+            "2026-11-19T09:40:12Z".parse().ok()
+        );
+    }
+
+    #[test]
+    fn what_is_closed_says_when_and_nothing_else() {
+        for status in ["CLOSED", "SUPPRESSED"] {
+            let closed = finding_with(|detail| detail["status"] = json!(status));
+            assert_eq!(
+                read(&closed).says,
+                Says::Closed {
+                    arn: "arn:aws:inspector2:eu-central-1:111122223333:finding/0a1b".to_owned(),
+                    at: "2026-11-19T09:40:12Z".parse().unwrap(),
+                }
+            );
+            for time in [json!(null), json!("Nov 19, 2026, 9:40:12 AM")] {
+                let mut closed = closed.clone();
+                closed["time"] = time.clone();
+                assert!(patching(&closed).is_err(), "{status} at {time}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_counts_once_it_has_ended() {
+        for (status, ended) in [
+            ("Pending", false),
+            ("InProgress", false),
+            ("Delayed", false),
+            ("Cancelling", false),
+            ("Success", true),
+            ("Failed", true),
+            ("TimedOut", true),
+            ("Cancelled", true),
+            ("Terminated", true),
+        ] {
+            let detail = json!({
+                "document-name": DOCUMENT, "instance-id": INSTANCE, "status": status,
+            });
+            let parsed = patching(&event("aws.ssm", COMMAND_NOTIFICATION, &detail)).unwrap();
+            assert_eq!(matches!(parsed, PatchingParsed::Look(_)), ended, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_look_may_be_asked_for_by_the_controls_of_instances_alone() {
+        for control in Control::ALL {
+            let detail = json!({ "control": control.name(), "resource": INSTANCE });
+            let parsed = patching(&event(OWN_SOURCE, CHECK_REQUESTED, &detail)).unwrap();
+            assert_eq!(
+                matches!(
+                    parsed,
+                    PatchingParsed::Look(Hint {
+                        says: Says::Nothing,
+                        ..
+                    })
+                ),
+                Control::PATCHING.contains(control),
+                "{control}"
+            );
+        }
     }
 }

@@ -1,0 +1,274 @@
+//! What a run that has begun does: safety snapshots, the message that says what
+//! is coming, and the command, one for all of a group.
+//!
+//! Each step is in the ledger before the next is taken. A run that is cut off
+//! before its command is taken up by whoever looks next: snapshots are found by
+//! their tags, a command whose answer was lost by the mark in its comment.
+
+use backstop_aws::bus;
+use backstop_aws::error::AwsError;
+use backstop_aws::ledger::{Begun, Lock, patching_holder};
+use backstop_aws::patching::{self, Batch};
+use backstop_aws::policy_store::Versioned;
+use backstop_core::entry::Status;
+use backstop_core::guards::Trip;
+use backstop_core::patching::decide::{Decision, Verdict};
+use backstop_core::patching::{Operation, Patching, Sent};
+use jiff::Timestamp;
+use tracing::{info, warn};
+use ulid::Ulid;
+
+use super::{Failure, Handler, Invocation, Looked, Work};
+
+/// What one instance's run came to.
+type Answer = (Work, Result<&'static str, Failure>);
+
+impl Handler {
+    /// Prepares runs that have begun and sends their command.
+    pub(super) async fn carry_out(
+        &self,
+        begun: Vec<(Work, Patching)>,
+        policy: &Versioned,
+        invocation: &Invocation,
+    ) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let mut ready: Vec<(Work, Patching)> = Vec::new();
+        let mark = Ulid::generate().to_string();
+        for (work, mut run) in begun {
+            match self.prepare(&mut run, &mark, invocation).await {
+                Ok(None) => ready.push((work, run)),
+                Ok(Some(verdict)) => answers.push((work, Ok(verdict))),
+                Err(failure) => answers.push((work, Err(failure))),
+            }
+        }
+        for operation in [Operation::Scan, Operation::Install] {
+            let group: Vec<(Work, Patching)> = ready
+                .extract_if(.., |(_, run)| run.operation == operation)
+                .collect();
+            answers.extend(self.send(group, operation, &mark, policy, invocation).await);
+        }
+        answers
+    }
+
+    /// Snapshots, and the message beforehand. `Some`: the run has ended.
+    async fn prepare(
+        &self,
+        run: &mut Patching,
+        mark: &str,
+        invocation: &Invocation,
+    ) -> Result<Option<&'static str>, Failure> {
+        // The policy as it is now: a kill switch stops what has not been sent.
+        let policy = self.policy.get(&invocation.deadline).await?;
+        if policy.policy.kill_switch {
+            run.status = Status::Stopped;
+            run.reasons.push("the kill switch is on".to_owned());
+            run.finished_at = Some(Timestamp::now());
+            return self.finish(run).await.map(Some);
+        }
+        if run.snapshots_wanted && run.snapshots.is_empty() {
+            let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+            match patching::safety_snapshots(ec2, run, deadline).await {
+                Ok(snapshots) => run.snapshots = snapshots,
+                Err(error) => {
+                    let why = format!(
+                        "no safety snapshots could be taken, so nothing was installed: {error}"
+                    );
+                    self.give_up(run, why, &error).await?;
+                    return Ok(Some(run.status.name()));
+                }
+            }
+        }
+        run.batch = Some(mark.to_owned());
+        self.store(run).await?;
+        // Beforehand: what cannot be undone is told before it is done.
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        Ok(None)
+    }
+
+    /// Sends one command for a group, or one for each where somebody is denied
+    /// or not known: IAM and Systems Manager refuse a command as a whole.
+    async fn send(
+        &self,
+        group: Vec<(Work, Patching)>,
+        operation: Operation,
+        mark: &str,
+        policy: &Versioned,
+        invocation: &Invocation,
+    ) -> Vec<Answer> {
+        let Some((_, first)) = group.first() else {
+            return Vec::new();
+        };
+        let batch = Batch {
+            mark,
+            operation,
+            reboot: first.reboot,
+            instances: &[],
+            settings: &policy.policy.patching,
+            log_group: &self.settings.command_log_group,
+        };
+        let ids: Vec<String> = group
+            .iter()
+            .map(|(_, run)| run.resource_id().to_owned())
+            .collect();
+        let sent = self.send_to(&ids, &batch, invocation).await;
+        if let Err(error) = &sent
+            && is_refused(error)
+            && ids.len() > 1
+        {
+            warn!(%error, instances = ids.len(), "the command was refused as a whole: one by one");
+            let mut answers = Vec::new();
+            for (work, run) in group {
+                let id = [run.resource_id().to_owned()];
+                let sent = self.send_to(&id, &batch, invocation).await;
+                answers.push(self.sent(work, run, sent).await);
+            }
+            return answers;
+        }
+        let mut answers = Vec::new();
+        for (work, run) in group {
+            answers.push(self.sent(work, run, sent.clone()).await);
+        }
+        answers
+    }
+
+    async fn send_to(
+        &self,
+        ids: &[String],
+        batch: &Batch<'_>,
+        invocation: &Invocation,
+    ) -> Result<String, AwsError> {
+        let batch = Batch {
+            instances: ids,
+            ..*batch
+        };
+        let sent = patching::send(&self.clients.ssm, &batch, &invocation.deadline).await;
+        info!(
+            operation = batch.operation.name(),
+            instances = ids.len(),
+            mark = batch.mark,
+            ?sent,
+            "command"
+        );
+        sent
+    }
+
+    async fn sent(&self, work: Work, mut run: Patching, sent: Result<String, AwsError>) -> Answer {
+        let answer = match sent {
+            Ok(id) => {
+                run.command = Some(Sent {
+                    id,
+                    at: Timestamp::now(),
+                    ended: None,
+                });
+                self.store(&mut run).await.map(|()| "begun")
+            }
+            // Whoever looks next finds it by its mark, or sends it again.
+            Err(error) if error.may_have_acted() => Err(Failure::Unanswered {
+                entry: run.id.clone(),
+                error,
+            }),
+            Err(error) => {
+                let why = format!("the command was not sent: {error}");
+                let given_up = self.give_up(&mut run, why, &error).await;
+                given_up.map(|()| run.status.name())
+            }
+        };
+        (work, answer)
+    }
+
+    /// Ends a run whose command was not sent. What no second try betters is left
+    /// alone until a person has seen to it: else every look would take snapshots
+    /// of it again.
+    async fn give_up(
+        &self,
+        run: &mut Patching,
+        why: String,
+        error: &AwsError,
+    ) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        if !error.retryable {
+            let trip = Trip {
+                at: now,
+                why: format!("its patches could not be installed (entry {})", run.id),
+            };
+            self.ledger
+                .trip_resource(run.control, run.resource_id(), &trip)
+                .await?;
+        }
+        run.fail(why, now);
+        self.finish(run).await.map(|_| ())
+    }
+
+    /// Finds the command that a run was cut off after. `true`: it was sent.
+    pub(super) async fn adopt(
+        &self,
+        run: &mut Patching,
+        lock: &Lock,
+        invocation: &Invocation,
+    ) -> Result<bool, Failure> {
+        let Some(mark) = run.batch.clone() else {
+            return Ok(false);
+        };
+        let comment = Patching::comment(&mark);
+        let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
+        let id = run.resource_id();
+        let commands = patching::commands(ssm, id, run.started_at, deadline).await?;
+        let Some(command) = commands.into_iter().find(|c| c.comment == comment) else {
+            return Ok(false);
+        };
+        warn!(entry = %run.id, resource = %run.resource, command = %command.id, "its command had been sent");
+        run.command = Some(Sent {
+            at: command.requested_at.unwrap_or_else(Timestamp::now),
+            id: command.id,
+            ended: None,
+        });
+        run.revision += 1;
+        let holder = patching_holder(run);
+        self.ledger.go_on(run, &holder, Some(lock), 0, 0).await?;
+        Ok(true)
+    }
+
+    /// Takes up a run that was cut off before its command was sent, by what is
+    /// decided now.
+    pub(super) async fn go_on(
+        &self,
+        mut run: Patching,
+        lock: Option<&Lock>,
+        decision: &Decision,
+    ) -> Result<Looked, Failure> {
+        run.attempts += 1;
+        run.revision += 1;
+        let holder = patching_holder(&run);
+        match self.ledger.go_on(&run, &holder, lock, 0, 0).await? {
+            Begun::Started => {}
+            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Moved | Begun::OverBudget => return Ok(Looked::Again),
+        }
+        warn!(entry = %run.id, resource = %run.resource, attempts = run.attempts, "taken up again");
+        if decision.status == Status::InProgress && decision.operation == run.operation {
+            return Ok(Looked::Begun(Box::new(run)));
+        }
+        run.finished_at = Some(Timestamp::now());
+        match &decision.verdict {
+            // The look that follows records it by itself.
+            Verdict::Violates(_) => {
+                run.status = Status::RolledBack;
+                run.reasons.extend(decision.reasons.iter().cloned());
+                run.reasons
+                    .push("it was cut off before its command was sent".to_owned());
+            }
+            _ => {
+                run.status = Status::Remediated;
+                run.reasons
+                    .push("nothing is missing any more; no command was sent".to_owned());
+            }
+        }
+        self.finish(&mut run).await?;
+        Ok(Looked::Again)
+    }
+}
+
+/// Whether a command was refused because of one of its instances.
+fn is_refused(error: &AwsError) -> bool {
+    error.code.starts_with("AccessDenied") || error.code.starts_with("InvalidInstance")
+}

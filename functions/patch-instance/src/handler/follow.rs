@@ -1,0 +1,198 @@
+//! What became of a run: the end of its command, and Inspector's next look.
+
+use std::collections::BTreeSet;
+
+use backstop_aws::bus;
+use backstop_aws::ledger::{Closed, run_holder};
+use backstop_aws::metrics;
+use backstop_aws::patching::{self, Invocation as Of};
+use backstop_core::entry::Status;
+use backstop_core::patching::{Came, Ended, Host, Patching, Reports};
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+use super::{Failure, Handler, Invocation, Looked, MOST_WRITES, World};
+
+/// For how long a command that Systems Manager does not know, or whose effect it
+/// does not show, is waited for.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(6);
+
+impl Handler {
+    /// Asks what became of a run's command.
+    pub(super) async fn follow(
+        &self,
+        run: &mut Patching,
+        reports: &mut Reports,
+        invocation: &Invocation,
+    ) -> Result<Looked, Failure> {
+        let Some(sent) = run.command.clone() else {
+            return Ok(Looked::Done("under way"));
+        };
+        let id = run.resource_id().to_owned();
+        let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
+        let now = Timestamp::now();
+        let waited = now.duration_since(sent.at);
+        let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
+            Of::UnderWay => return Ok(Looked::Done("under way")),
+            Of::Unknown if waited < PATIENCE => return Ok(Looked::Done("under way")),
+            Of::Unknown => {
+                run.fail(
+                    "Systems Manager knows nothing of the command any more: whether patches were installed shows with the next scan".to_owned(),
+                    now,
+                );
+                return self.finish(run).await.map(Looked::Done);
+            }
+            Of::Ended(status) => status,
+        };
+        // As it is after the end: what was read before may be older.
+        let state = patching::states(ssm, std::slice::from_ref(&id), deadline)
+            .await?
+            .remove(&id);
+        let ended = Ended { status, state };
+        if run.take_end(&ended, now) == Came::NotShownYet {
+            if waited < PATIENCE {
+                return Ok(Looked::Done("ended, and not shown yet"));
+            }
+            run.fail(
+                "the command succeeded, but Systems Manager shows no patch operation since: is its inventory role in order?".to_owned(),
+                now,
+            );
+        }
+        info!(
+            entry = %run.id, resource = %run.resource, command = %sent.id,
+            ended = %ended.status, outcome = run.status.name(), "command ended"
+        );
+        if !run.awaits_rescan() {
+            self.finish(run).await?;
+            return Ok(Looked::Again);
+        }
+        // First what leads back here, then the run.
+        self.change_reports(&id, reports, |reports| {
+            let patchable: Vec<String> = reports
+                .active
+                .values()
+                .filter(|finding| finding.is_patchable() && finding.installed_by.is_none())
+                .map(|finding| finding.arn.clone())
+                .collect();
+            reports.installed(&run.id, patchable.iter().map(String::as_str));
+            reports.awaiting.insert(run.id.clone());
+        })
+        .await?;
+        self.store(run).await?;
+        self.release(run).await
+    }
+
+    /// Settles the runs that waited for Inspector to look again.
+    pub(super) async fn settle(
+        &self,
+        id: &str,
+        world: &World,
+        reports: &mut Reports,
+    ) -> Result<(), Failure> {
+        let gone = world.hosts.get(id).is_none_or(Host::is_ended);
+        let mut settled = Vec::new();
+        for entry in reports.awaiting.clone() {
+            let Some(mut run) = self.ledger.patching(&entry).await? else {
+                settled.push(entry);
+                continue;
+            };
+            if run.is_open() {
+                continue;
+            }
+            let now = Timestamp::now();
+            let left: BTreeSet<&str> = reports.of(&entry).map(|f| f.arn.as_str()).collect();
+            let ended = match gone {
+                true => run.gone(now),
+                false => run.rescanned(&left, now),
+            };
+            if ended {
+                if !self.ledger.store_unlocked(&mut run).await? {
+                    return Err(Failure::Overtaken(run.id.clone()));
+                }
+                count(&run);
+                info!(entry = %run.id, resource = %run.resource, outcome = run.status.name(), left = left.len(), "settled");
+            }
+            if !run.awaits_rescan() {
+                bus::tell(&self.clients.eventbridge, &run.id).await?;
+                self.ledger.mark_told(&run.id).await?;
+                settled.push(entry);
+            }
+        }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.change_reports(id, reports, |reports| {
+            for entry in &settled {
+                reports.settled(entry);
+            }
+        })
+        .await
+    }
+
+    /// Changes what is kept of Inspector's reports, however often another
+    /// invocation is quicker.
+    async fn change_reports(
+        &self,
+        id: &str,
+        reports: &mut Reports,
+        change: impl Fn(&mut Reports),
+    ) -> Result<(), Failure> {
+        for _ in 0..MOST_WRITES {
+            change(reports);
+            if self.ledger.store_reports(id, reports).await? {
+                return Ok(());
+            }
+            *reports = self.reread(id).await?;
+        }
+        Err(Failure::Contended(id.to_owned()))
+    }
+
+    /// Tells a run that is over, or waits for Inspector, and releases its lock.
+    pub(super) async fn release(&self, run: &Patching) -> Result<Looked, Failure> {
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        let closed = match run.awaits_rescan() {
+            true => self.ledger.let_go(run).await?,
+            false => {
+                let holder = run_holder(&run.id);
+                self.ledger.close(run, &holder, false, None).await?
+            }
+        };
+        if closed == Closed::LookAgain {
+            info!(resource = %run.resource, "looking again");
+        }
+        Ok(Looked::Again)
+    }
+
+    /// Ends a run: stored, told, the lock released.
+    pub(super) async fn finish(&self, run: &mut Patching) -> Result<&'static str, Failure> {
+        self.store(run).await?;
+        count(run);
+        if run.status == Status::Failed {
+            warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");
+        }
+        self.release(run).await?;
+        Ok(run.status.name())
+    }
+
+    pub(super) async fn store(&self, run: &mut Patching) -> Result<(), Failure> {
+        match self.ledger.advance(run).await? {
+            true => Ok(()),
+            false => Err(Failure::Overtaken(run.id.clone())),
+        }
+    }
+}
+
+/// Counts what a run came to.
+fn count(run: &Patching) {
+    let mut counted = metrics::run(run.control.name());
+    match run.status {
+        Status::Remediated => {
+            counted.remediations = 1;
+            let since = run.actor.event_time;
+            counted.time_to_closed =
+                since.and_then(|since| Timestamp::now().duration_since(since).try_into().ok());
+        }
+        Status::Failed => counted.failures = 1,
+        _ => {}
+    }
+}
