@@ -359,7 +359,13 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
     if short {
         aws.set_timeout(story.function(), LONG).unwrap();
     }
-    let again = aws.call(story.function(), &scene.event);
+    // As often as Lambda tries: a busy machine may let a call run out of time.
+    let mut again = aws.call(story.function(), &scene.event);
+    for _ in 0..2 {
+        if again.is_err() {
+            again = aws.call(story.function(), &scene.event);
+        }
+    }
     assert!(again.is_ok(), "{run}, delivered again: {again:?}");
     story
         .settled(aws, &scene, &format!("{run}, delivered again"))
