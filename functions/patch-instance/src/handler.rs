@@ -32,7 +32,7 @@ use backstop_core::patching::{Agent, Host, Operation, PatchFacts, PatchState, Pa
 use backstop_core::plan::Mode;
 use backstop_core::sweep::patching::page_key;
 use backstop_core::trigger::{self, BrokenEvent, Hint, PatchingParsed, Queued, Says, Trigger};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info};
@@ -40,6 +40,8 @@ use ulid::Ulid;
 
 mod carry;
 mod follow;
+
+use carry::Carried;
 
 /// How often an instance is looked at again in one invocation.
 const MOST_LOOKS: usize = 4;
@@ -50,6 +52,10 @@ const MOST_WRITES: usize = 5;
 /// Time that has to be left for a run to begin: its snapshots, its command, and
 /// what is written down about them.
 const TO_BEGIN: Duration = Duration::from_secs(45);
+
+/// For how long a command may be at work: those that were sent since are looked
+/// at, however short the cool-down is.
+const LONGEST_COMMAND: SignedDuration = SignedDuration::from_hours(24);
 
 /// Everything that makes a look at an instance fail, so that its messages are
 /// delivered again.
@@ -299,6 +305,7 @@ impl Handler {
             };
             let mut again = Vec::new();
             let mut begun: Vec<(Work, Patching)> = Vec::new();
+            let mut carried = Vec::new();
             for mut work in todo {
                 match self.look(&mut work, &mut world, now).await {
                     Ok(Looked::Done(verdict)) => answers.push((work, Ok(verdict))),
@@ -308,10 +315,17 @@ impl Handler {
                 }
                 if begun.len() >= MOST_INSTANCES {
                     let full = std::mem::take(&mut begun);
-                    answers.extend(self.carry_out(full, &world.policy, now).await);
+                    carried.extend(self.carry_out(full, &world.policy, now).await);
                 }
             }
-            answers.extend(self.carry_out(begun, &world.policy, now).await);
+            carried.extend(self.carry_out(begun, &world.policy, now).await);
+            for (work, looked) in carried {
+                match looked {
+                    Ok(Carried::Done(verdict)) => answers.push((work, Ok(verdict))),
+                    Ok(Carried::Again) => again.push(work),
+                    Err(failure) => answers.push((work, Err(failure))),
+                }
+            }
             todo = again;
         }
         answers.extend(todo.into_iter().map(|work| {
@@ -369,7 +383,10 @@ impl Handler {
         let mut cut_off = None;
         if let Some(lock) = world.lock(&id) {
             match self.ledger.patching(&lock.entry).await? {
-                Some(run) if !run.is_open() => return self.release(&run).await,
+                Some(run) if !run.is_open() => {
+                    self.release(&run).await?;
+                    return Ok(Looked::Again);
+                }
                 Some(mut run) if run.command.is_some() => {
                     return self.follow(&mut run, &mut reports, invocation).await;
                 }
@@ -427,7 +444,7 @@ impl Handler {
             }
         }
         if let Some(run) = cut_off {
-            return self.go_on(run, world.lock(&id), &decision).await;
+            return self.go_on(run, world.lock(&id), &decision, policy).await;
         }
         let about = About {
             id: &Ulid::generate().to_string(),
@@ -481,7 +498,12 @@ impl Handler {
             let before = reports.clone();
             for says in &work.says {
                 match says {
-                    Says::Active(finding) if !off && finding.severity >= least => {
+                    // One that is kept is also taken where it is less bad now.
+                    Says::Active(finding)
+                        if !off
+                            && (finding.severity >= least
+                                || reports.active.contains_key(&finding.arn)) =>
+                    {
                         reports.report(finding.as_ref().clone());
                     }
                     Says::Closed { arn, at } => reports.close(arn, *at),
@@ -527,7 +549,8 @@ impl Handler {
         }
         let lists = decision.operation == Operation::Install && facts.state.is_some();
         let begins = decision.status == Status::InProgress;
-        let since = Timestamp::now().saturating_sub(policy.patching.cool_down());
+        let since = policy.patching.cool_down().max(LONGEST_COMMAND);
+        let since = Timestamp::now().saturating_sub(since);
         let since = since.unwrap_or(Timestamp::MIN);
         let (missing, commands) = tokio::join!(
             async {
@@ -625,3 +648,6 @@ fn log_decision(trigger: &Trigger, decision: &Decision) {
         "decided"
     );
 }
+
+#[cfg(test)]
+mod tests;

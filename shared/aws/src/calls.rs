@@ -137,3 +137,36 @@ fn creates_with_tags(input: &Input) -> bool {
         || snapshot.is_some_and(|input| !input.tag_specifications().is_empty())
         || snapshots.is_some_and(|input| !input.tag_specifications().is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::{ResourceType, TagSpecification};
+    use aws_sdk_ssm::operation::send_command::SendCommandInput;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_with_tags_need_the_right_to_tag_and_those_without_do_not() {
+        let plain = CreateSnapshotsInput::builder();
+        let tags = TagSpecification::builder()
+            .resource_type(ResourceType::Snapshot)
+            .build();
+        let tagged = plain.clone().tag_specifications(tags);
+        let needs =
+            |input: CreateSnapshotsInput| actions("EC2", "CreateSnapshots", &Input::erase(input));
+        assert_eq!(
+            needs(tagged.build().unwrap()),
+            ["ec2:CreateSnapshots", "ec2:CreateTags"]
+        );
+        assert_eq!(needs(plain.build().unwrap()), ["ec2:CreateSnapshots"]);
+    }
+
+    #[test]
+    fn a_command_needs_the_right_to_send_it() {
+        let command = SendCommandInput::builder().build().unwrap();
+        assert_eq!(
+            actions("SSM", "SendCommand", &Input::erase(command)),
+            ["ssm:SendCommand"]
+        );
+    }
+}

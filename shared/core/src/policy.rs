@@ -662,6 +662,232 @@ mod tests {
                     "`exemption`",
                 ],
             ),
+            (
+                r#"{"version":1,"patching":{"windows":[{"from":"02:00","to":"25:00"}]}}"#,
+                &["`patching.windows[0].to`", "`25:00`", "`02:00`", "UTC"],
+            ),
+            (
+                r#"{"version":1,"patching":{"windows":[{"from":"02:00","to":"05:00"},{"days":["tuesday"],"from":"02:00","to":"05:00"}]}}"#,
+                &["`patching.windows[1].days[0]`", "tuesday", "`tue`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"reboot":"if-needed"}}"#,
+                &[
+                    "`patching.windows`",
+                    "maintenance window",
+                    "\"from\": \"02:00\"",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"reboot":"always"}}"#,
+                &["`patching.reboot`", "`never`", "`if-needed`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"auto_scaling":"allow"}}"#,
+                &["`patching.auto_scaling`", "`replace`", "`patch`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"min_age_minutes":10081}}"#,
+                &["`patching.min_age_minutes`", "10081", "0 to 10080"],
+            ),
+            (
+                r#"{"version":1,"patching":{"min_age_minutes":-1}}"#,
+                &["`patching.min_age_minutes`", "-1"],
+            ),
+            (
+                r#"{"version":1,"patching":{"cool_down_hours":0}}"#,
+                &[
+                    "`patching.cool_down_hours`",
+                    "0 is out of range",
+                    "1 to 720",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"cool_down_hours":721}}"#,
+                &["`patching.cool_down_hours`", "721", "1 to 720"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":"no"}}"#,
+                &["`patching.snapshots`", "boolean"],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"0"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`0`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"0%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`0%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"101%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`101%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":""}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "``",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"10 %"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`10 %`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"1.5"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`1.5`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"01"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`01`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"ten"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`ten`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"101%"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`101%`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"-1"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`-1`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"00"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`00`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"5%%"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`5%%`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":10}}"#,
+                &["`patching.max_concurrency`", "string"],
+            ),
+            (
+                r#"{"version":1,"patching":{"window":[]}}"#,
+                &["`patching.window`", "`windows`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"settings":{"severity":"HIGH"}}}}"#,
+                &[
+                    "`controls.vulnerable-package.settings.severity`",
+                    "HIGH",
+                    "`low`",
+                    "`critical`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"settings":{"windows":[]}}}}"#,
+                &[
+                    "`controls.vulnerable-package.settings.windows`",
+                    "`severity`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"missing-patches":{"settings":{"reboot":"never"}}}}"#,
+                &[
+                    "`controls.missing-patches.settings.reboot`",
+                    "unknown field",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unmanaged-instance":{"mode":"on"}}}"#,
+                &[
+                    "`controls.unmanaged-instance.mode`",
+                    "`off`",
+                    "`notify`",
+                    "`enforce`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.vulnerable-package.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"missing-patches":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.missing-patches.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unmanaged-instance":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.unmanaged-instance.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
             (r#"{"version":1} trailing"#, &["trailing"]),
             ("", &["EOF"]),
         ] {
@@ -704,6 +930,66 @@ mod tests {
         let read = serde_json::to_string(&policy).unwrap();
         assert_eq!(Policy::parse(&read).unwrap(), policy);
         assert_eq!(policy.controls.unencrypted_volume.settings.windows.len(), 2);
+    }
+
+    #[test]
+    fn the_defaults_of_patching_are_the_careful_ones() {
+        let policy = Policy::parse(r#"{"version":1}"#).unwrap();
+        let patching = &policy.patching;
+        assert!(patching.windows.is_empty());
+        assert_eq!(patching.reboot, patching::Reboot::Never);
+        assert_eq!(patching.min_age_minutes, 60);
+        assert_eq!(patching.cool_down_hours, 24);
+        assert_eq!(patching.auto_scaling, patching::AutoScaling::Replace);
+        assert!(patching.snapshots);
+        assert_eq!(patching.max_concurrency, "10%");
+        assert_eq!(patching.max_errors, "10%");
+        let severity = policy.controls.vulnerable_package.settings.severity;
+        assert_eq!(severity, crate::controls::Severity::High);
+        for control in Control::PATCHING {
+            assert_eq!(policy.controls.mode(*control), None, "{control}");
+            assert_eq!(policy.controls.existing(*control), Existing::Notify);
+            assert_eq!(policy.controls.budget(*control), 50, "{control}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_names_every_setting_of_patching_is_taken() {
+        let document = r#"{
+            "version": 1,
+            "controls": {
+                "vulnerable-package": { "mode": "enforce", "existing": "enforce", "settings": { "severity": "medium" } },
+                "missing-patches": { "mode": "notify", "budget": { "changes_per_hour": 5 }, "settings": {} },
+                "unmanaged-instance": { "mode": "off", "settings": {} }
+            },
+            "patching": {
+                "windows": [{ "days": ["sat", "sun"], "from": "22:00", "to": "04:00" }],
+                "reboot": "if-needed",
+                "min_age_minutes": 0,
+                "cool_down_hours": 720,
+                "auto_scaling": "patch",
+                "snapshots": false,
+                "max_concurrency": "100%",
+                "max_errors": "0"
+            }
+        }"#;
+        let policy = Policy::parse(document).unwrap();
+        let read = serde_json::to_string(&policy).unwrap();
+        assert_eq!(Policy::parse(&read).unwrap(), policy);
+        assert_eq!(policy.patching.reboot, patching::Reboot::IfNeeded);
+        assert_eq!(policy.patching.cool_down().as_hours(), 720);
+        assert_eq!(
+            policy.controls.mode(Control::UnmanagedInstance),
+            Some(Mode::Off)
+        );
+        assert_eq!(policy.controls.budget(Control::MissingPatches), 5);
+        for amount in ["1", "50", "1%", "99%"] {
+            let document = format!(
+                r#"{{"version":1,"patching":{{"max_concurrency":"{amount}","max_errors":"{amount}"}}}}"#
+            );
+            assert!(Policy::parse(&document).is_ok(), "{amount}");
+        }
+        assert!(Policy::parse(r#"{"version":1,"patching":{"max_errors":"0%"}}"#).is_ok());
     }
 
     #[test]

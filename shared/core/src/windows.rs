@@ -127,3 +127,144 @@ pub fn check(windows: &[Window]) -> Result<(), (String, String)> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(days: &[Day], from: &str, to: &str) -> Window {
+        Window {
+            days: days.to_vec(),
+            from: from.into(),
+            to: to.into(),
+        }
+    }
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    // 2026-11-24 is a Tuesday.
+
+    #[test]
+    fn a_window_is_open_from_its_first_second_to_the_one_before_its_end() {
+        let tuesday = window(&[Day::Tue], "02:00", "05:00");
+        for (time, open) in [
+            ("2026-11-24T01:59:59Z", false),
+            ("2026-11-24T02:00:00Z", true),
+            ("2026-11-24T04:59:59.999Z", true),
+            ("2026-11-24T05:00:00Z", false),
+            ("2026-11-25T03:00:00Z", false),
+            ("2026-12-01T03:00:00Z", true),
+        ] {
+            assert_eq!(tuesday.is_open(at(time)), open, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_window_over_midnight_belongs_to_the_day_on_which_it_begins() {
+        let sunday = window(&[Day::Sun], "22:00", "04:00");
+        for (time, open) in [
+            ("2026-11-29T03:00:00Z", false),
+            ("2026-11-29T22:00:00Z", true),
+            ("2026-11-30T03:59:00Z", true),
+            ("2026-11-30T04:00:00Z", false),
+            ("2026-11-30T23:00:00Z", false),
+        ] {
+            assert_eq!(sunday.is_open(at(time)), open, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_ends_when_it_begins_is_open_for_a_day() {
+        let day = window(&[Day::Tue], "09:00", "09:00");
+        for (time, open) in [
+            ("2026-11-24T08:59:00Z", false),
+            ("2026-11-24T09:00:00Z", true),
+            ("2026-11-25T08:59:00Z", true),
+            ("2026-11-25T09:00:00Z", false),
+        ] {
+            assert_eq!(day.is_open(at(time)), open, "{time}");
+        }
+        assert!(is_open(
+            &[window(&[], "00:00", "00:00")],
+            at("2026-11-24T13:37:00Z")
+        ));
+    }
+
+    #[test]
+    fn without_days_it_begins_every_day() {
+        let daily = window(&[], "02:00", "05:00");
+        for day in 23..30 {
+            assert!(
+                daily.is_open(at(&format!("2026-11-{day}T03:00:00Z"))),
+                "{day}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_are_open_when_one_is() {
+        let two = [
+            window(&[Day::Mon], "02:00", "05:00"),
+            window(&[Day::Tue], "10:00", "11:00"),
+        ];
+        assert!(is_open(&two, at("2026-11-24T10:30:00Z")));
+        assert!(!is_open(&two, at("2026-11-24T03:00:00Z")));
+        assert!(!is_open(&[], at("2026-11-24T03:00:00Z")));
+    }
+
+    #[test]
+    fn the_next_opening_is_the_first_that_is_still_to_come() {
+        let saturday = || window(&[Day::Sat], "02:00", "05:00");
+        let daily = || window(&[], "12:00", "13:00");
+        for (windows, after, opens_at) in [
+            (
+                vec![saturday()],
+                "2026-11-24T10:00:00Z",
+                "2026-11-28T02:00:00Z",
+            ),
+            // Today's has begun: next week's.
+            (
+                vec![saturday()],
+                "2026-11-28T02:00:00Z",
+                "2026-12-05T02:00:00Z",
+            ),
+            (
+                vec![saturday()],
+                "2026-11-28T01:59:59Z",
+                "2026-11-28T02:00:00Z",
+            ),
+            (
+                vec![daily()],
+                "2026-11-24T12:00:01Z",
+                "2026-11-25T12:00:00Z",
+            ),
+            // Over the end of a month and of a year.
+            (
+                vec![daily()],
+                "2026-12-31T20:00:00Z",
+                "2027-01-01T12:00:00Z",
+            ),
+            (
+                vec![saturday(), daily()],
+                "2026-11-27T20:00:00Z",
+                "2026-11-28T02:00:00Z",
+            ),
+        ] {
+            assert_eq!(opens(&windows, at(after)), Some(at(opens_at)), "{after}");
+        }
+        assert_eq!(opens(&[], at("2026-11-24T10:00:00Z")), None);
+    }
+
+    #[test]
+    fn a_time_of_day_that_is_none_is_named_with_its_place() {
+        let good = || window(&[], "02:00", "05:00");
+        assert_eq!(check(&[good()]), Ok(()));
+        for text in ["2:00", "02:60", "24:00", "02:00:00", "0200", "", "+2:00"] {
+            let (field, problem) = check(&[good(), window(&[], "02:00", text)]).unwrap_err();
+            assert_eq!(field, "windows[1].to", "{text}");
+            assert!(problem.contains(&format!("`{text}`")), "{problem}");
+        }
+    }
+}

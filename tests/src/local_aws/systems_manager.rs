@@ -3,7 +3,7 @@
 //!
 //! | call | here |
 //! | --- | --- |
-//! | SendCommand | moto's; refused for an instance that is not online, or that a test denies |
+//! | SendCommand | moto's, which adds all instances there are to a command without targets; refused for an instance that is not online, or that a test denies |
 //! | ListCommands | moto's, with the filters and the status, which moto does not have: every command is `Success` from the start |
 //! | ListCommandInvocations | moto's commands; an invocation is `InProgress` until the test ends it |
 //! | DescribeInstanceInformation, DescribeInstancePatchStates, DescribeInstancePatches | what the test says |
@@ -99,7 +99,7 @@ impl SystemsManager {
         let body = match call.action.as_str() {
             "SendCommand" => {
                 let refused = self.state().refusal(asked);
-                return Some(refused.map_or_else(|| request.send(upstreams.moto), Ok));
+                return Some(refused.map_or_else(|| to_these(request, asked, upstreams), Ok));
             }
             "ListCommands" => {
                 let commands = self.commands(upstreams, asked);
@@ -276,6 +276,15 @@ impl State {
             })
             .collect()
     }
+}
+
+/// Sends a command to moto for the instances that it names, and no others.
+fn to_these(request: &Message, asked: &Value, upstreams: &Upstreams) -> io::Result<Message> {
+    let mut ask = asked.clone();
+    ask["Targets"] = json!([{ "Key": "instance-id", "Values": asked["InstanceIds"] }]);
+    let mut request = request.clone();
+    request.body = ask.to_string().into_bytes();
+    request.send(upstreams.moto)
 }
 
 impl Upstreams {

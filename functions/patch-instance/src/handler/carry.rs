@@ -5,23 +5,41 @@
 //! before its command is taken up by whoever looks next: snapshots are found by
 //! their tags, a command whose answer was lost by the mark in its comment.
 
+use std::time::Duration;
+
 use backstop_aws::bus;
 use backstop_aws::error::AwsError;
-use backstop_aws::ledger::{Begun, Lock, patching_holder};
+use backstop_aws::ledger::{Begun, Closed, Lock, patching_holder};
 use backstop_aws::patching::{self, Batch};
 use backstop_aws::policy_store::Versioned;
 use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::patching::decide::{Decision, Verdict};
-use backstop_core::patching::{Operation, Patching, Sent};
-use jiff::Timestamp;
+use backstop_core::patching::{Operation, Patching, Reboot, Sent};
+use backstop_core::plan::Mode;
+use backstop_core::policy::Policy;
+use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 use ulid::Ulid;
 
 use super::{Failure, Handler, Invocation, Looked, Work};
 
+/// Time that has to be left for one more run's snapshots, and for the command of
+/// all that are ready.
+const TO_PREPARE: Duration = Duration::from_secs(20);
+
+/// How far this clock and Systems Manager's may be apart.
+const SLACK: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a run that has begun came to here.
+pub(super) enum Carried {
+    Done(&'static str),
+    /// It has ended, and another invocation left a look at its instance to it.
+    Again,
+}
+
 /// What one instance's run came to.
-type Answer = (Work, Result<&'static str, Failure>);
+type Answer = (Work, Result<Carried, Failure>);
 
 impl Handler {
     /// Prepares runs that have begun and sends their command.
@@ -37,13 +55,18 @@ impl Handler {
         for (work, mut run) in begun {
             match self.prepare(&mut run, &mark, invocation).await {
                 Ok(None) => ready.push((work, run)),
-                Ok(Some(verdict)) => answers.push((work, Ok(verdict))),
+                Ok(Some(carried)) => answers.push((work, Ok(carried))),
                 Err(failure) => answers.push((work, Err(failure))),
             }
         }
-        for operation in [Operation::Scan, Operation::Install] {
+        // What is sent is one thing for all: one that was cut off may have begun
+        // under another policy.
+        while let Some((_, first)) = ready.first() {
+            let (operation, reboot) = (first.operation, first.reboot);
             let group: Vec<(Work, Patching)> = ready
-                .extract_if(.., |(_, run)| run.operation == operation)
+                .extract_if(.., |(_, run)| {
+                    run.operation == operation && run.reboot == reboot
+                })
                 .collect();
             answers.extend(self.send(group, operation, &mark, policy, invocation).await);
         }
@@ -56,14 +79,21 @@ impl Handler {
         run: &mut Patching,
         mark: &str,
         invocation: &Invocation,
-    ) -> Result<Option<&'static str>, Failure> {
+    ) -> Result<Option<Carried>, Failure> {
+        // It stays as it has begun, and is taken up again when its lease lapses.
+        if invocation.deadline.left() < TO_PREPARE {
+            return Err(Failure::NoTime);
+        }
         // The policy as it is now: a kill switch stops what has not been sent.
         let policy = self.policy.get(&invocation.deadline).await?;
+        if policy.policy.patching.reboot == Reboot::Never {
+            run.reboot = Reboot::Never;
+        }
         if policy.policy.kill_switch {
             run.status = Status::Stopped;
             run.reasons.push("the kill switch is on".to_owned());
             run.finished_at = Some(Timestamp::now());
-            return self.finish(run).await.map(Some);
+            return self.carried(run).await.map(Some);
         }
         if run.snapshots_wanted && run.snapshots.is_empty() {
             let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
@@ -73,8 +103,7 @@ impl Handler {
                     let why = format!(
                         "no safety snapshots could be taken, so nothing was installed: {error}"
                     );
-                    self.give_up(run, why, &error).await?;
-                    return Ok(Some(run.status.name()));
+                    return self.give_up(run, why, &error).await.map(Some);
                 }
             }
         }
@@ -160,7 +189,7 @@ impl Handler {
                     at: Timestamp::now(),
                     ended: None,
                 });
-                self.store(&mut run).await.map(|()| "begun")
+                self.store(&mut run).await.map(|()| Carried::Done("begun"))
             }
             // Whoever looks next finds it by its mark, or sends it again.
             Err(error) if error.may_have_acted() => Err(Failure::Unanswered {
@@ -169,8 +198,7 @@ impl Handler {
             }),
             Err(error) => {
                 let why = format!("the command was not sent: {error}");
-                let given_up = self.give_up(&mut run, why, &error).await;
-                given_up.map(|()| run.status.name())
+                self.give_up(&mut run, why, &error).await
             }
         };
         (work, answer)
@@ -184,9 +212,11 @@ impl Handler {
         run: &mut Patching,
         why: String,
         error: &AwsError,
-    ) -> Result<(), Failure> {
+    ) -> Result<Carried, Failure> {
         let now = Timestamp::now();
-        if !error.retryable {
+        // An instance whose agent went offline meanwhile is looked at as such.
+        let unknown = error.code.starts_with("InvalidInstance");
+        if !error.retryable && !unknown {
             let trip = Trip {
                 at: now,
                 why: format!("its patches could not be installed (entry {})", run.id),
@@ -196,7 +226,15 @@ impl Handler {
                 .await?;
         }
         run.fail(why, now);
-        self.finish(run).await.map(|_| ())
+        self.carried(run).await
+    }
+
+    /// Ends a run that sent no command.
+    async fn carried(&self, run: &mut Patching) -> Result<Carried, Failure> {
+        Ok(match self.finish(run).await? {
+            Closed::LookAgain => Carried::Again,
+            Closed::Done => Carried::Done(run.status.name()),
+        })
     }
 
     /// Finds the command that a run was cut off after. `true`: it was sent.
@@ -212,7 +250,9 @@ impl Handler {
         let comment = Patching::comment(&mark);
         let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
         let id = run.resource_id();
-        let commands = patching::commands(ssm, id, run.started_at, deadline).await?;
+        let since = run.started_at.saturating_sub(SLACK);
+        let since = since.unwrap_or(Timestamp::MIN);
+        let commands = patching::commands(ssm, id, since, deadline).await?;
         let Some(command) = commands.into_iter().find(|c| c.comment == comment) else {
             return Ok(false);
         };
@@ -235,6 +275,7 @@ impl Handler {
         mut run: Patching,
         lock: Option<&Lock>,
         decision: &Decision,
+        policy: &Policy,
     ) -> Result<Looked, Failure> {
         run.attempts += 1;
         run.revision += 1;
@@ -249,20 +290,26 @@ impl Handler {
             return Ok(Looked::Begun(Box::new(run)));
         }
         run.finished_at = Some(Timestamp::now());
-        match &decision.verdict {
+        let mode = policy.controls.mode(run.control);
+        let is_off = mode.unwrap_or(self.settings.remediation.mode) == Mode::Off;
+        let why = match &decision.verdict {
+            Verdict::Compliant if is_off => Some("the mode is `off`".to_owned()),
+            Verdict::Compliant => None,
+            Verdict::NotApplicable(why) => Some(why.clone()),
+            Verdict::Settling => Some("it was started a moment ago".to_owned()),
             // The look that follows records it by itself.
             Verdict::Violates(_) => {
-                run.status = Status::RolledBack;
                 run.reasons.extend(decision.reasons.iter().cloned());
-                run.reasons
-                    .push("it was cut off before its command was sent".to_owned());
+                Some("it was cut off before its command was sent".to_owned())
             }
-            _ => {
-                run.status = Status::Remediated;
-                run.reasons
-                    .push("nothing is missing any more; no command was sent".to_owned());
-            }
-        }
+        };
+        run.status = match why {
+            Some(_) => Status::RolledBack,
+            None => Status::Remediated,
+        };
+        run.reasons.push(
+            why.unwrap_or_else(|| "nothing is missing any more; no command was sent".to_owned()),
+        );
         self.finish(&mut run).await?;
         Ok(Looked::Again)
     }

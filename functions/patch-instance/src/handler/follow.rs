@@ -40,7 +40,10 @@ impl Handler {
                     "Systems Manager knows nothing of the command any more: whether patches were installed shows with the next scan".to_owned(),
                     now,
                 );
-                return self.finish(run).await.map(Looked::Done);
+                return Ok(match self.finish(run).await? {
+                    Closed::LookAgain => Looked::Again,
+                    Closed::Done => Looked::Done(run.status.name()),
+                });
             }
             Of::Ended(status) => status,
         };
@@ -79,7 +82,8 @@ impl Handler {
         })
         .await?;
         self.store(run).await?;
-        self.release(run).await
+        self.release(run).await?;
+        Ok(Looked::Again)
     }
 
     /// Settles the runs that waited for Inspector to look again.
@@ -148,7 +152,7 @@ impl Handler {
     }
 
     /// Tells a run that is over, or waits for Inspector, and releases its lock.
-    pub(super) async fn release(&self, run: &Patching) -> Result<Looked, Failure> {
+    pub(super) async fn release(&self, run: &Patching) -> Result<Closed, Failure> {
         bus::tell(&self.clients.eventbridge, &run.id).await?;
         let closed = match run.awaits_rescan() {
             true => self.ledger.let_go(run).await?,
@@ -158,20 +162,19 @@ impl Handler {
             }
         };
         if closed == Closed::LookAgain {
-            info!(resource = %run.resource, "looking again");
+            info!(resource = %run.resource, "another look was asked for");
         }
-        Ok(Looked::Again)
+        Ok(closed)
     }
 
     /// Ends a run: stored, told, the lock released.
-    pub(super) async fn finish(&self, run: &mut Patching) -> Result<&'static str, Failure> {
+    pub(super) async fn finish(&self, run: &mut Patching) -> Result<Closed, Failure> {
         self.store(run).await?;
         count(run);
         if run.status == Status::Failed {
             warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");
         }
-        self.release(run).await?;
-        Ok(run.status.name())
+        self.release(run).await
     }
 
     pub(super) async fn store(&self, run: &mut Patching) -> Result<(), Failure> {

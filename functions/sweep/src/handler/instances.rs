@@ -4,7 +4,7 @@
 //! what no event told of: instances that were never scanned, or that Systems
 //! Manager does not manage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
@@ -125,9 +125,14 @@ impl Handler {
                 guards: &guards,
             };
             let decision = decide(&facts, &policy.policy, &circumstances);
+            // Its run was cut off, or ended and was cut off before it let go.
+            let silent = of.values().any(|standing| {
+                let lock = standing.lock.as_ref();
+                lock.is_some_and(|lock| !lock.is_live(place.now))
+            });
             let Some(control) = decision.control() else {
                 // What is known of it holds no more.
-                if of.values().any(|standing| standing.known.is_some()) {
+                if silent || of.values().any(|standing| standing.known.is_some()) {
                     checks.push(check(Control::MissingPatches, &id, sweeping()));
                 }
                 continue;
@@ -142,7 +147,10 @@ impl Handler {
             let by_reason = digest.open.entry(control).or_default();
             sweep::count(by_reason.entry(why.to_owned()).or_default(), &id);
             if lock.is_some() {
-                // Its end is asked for with everything that is untold.
+                // The end of a command is asked for with all that is untold.
+                if silent {
+                    checks.push(check(control, &id, sweeping()));
+                }
                 continue;
             }
             if known.is_none() {
@@ -162,7 +170,12 @@ impl Handler {
                 checks.push(check(control, &id, sweeping()));
             }
         }
-        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        // Said, and no reason to make the baseline once more.
+        let asked = bus::request_checks(&self.clients.eventbridge, &checks).await;
+        let not_asked = asked.err();
+        digest
+            .unseen
+            .extend(not_asked.map(|error| format!("checks that could not be asked for: {error}")));
         Ok(())
     }
 
@@ -183,7 +196,7 @@ impl Handler {
             let Some(standing) = of.get_mut(control) else {
                 continue;
             };
-            let there = decide::baseline(facts, *control);
+            let there: BTreeSet<String> = decide::baseline(facts, *control).into_iter().collect();
             let guards = &mut standing.guards;
             let exempt = exempt(&host.tags, *control, &policy.policy, place.now);
             let spared = match baseline {
@@ -194,12 +207,11 @@ impl Handler {
                     .collect(),
                 _ => continue,
             };
-            if spared.len() != guards.baseline.len() {
-                self.ledger
-                    .set_baseline(*control, &host.id, spared.clone())
-                    .await?;
+            if spared != guards.baseline {
+                let noted = spared.iter().cloned().collect();
+                self.ledger.set_baseline(*control, &host.id, noted).await?;
             }
-            guards.baseline = spared.into_iter().collect();
+            guards.baseline = spared;
         }
         Ok(())
     }

@@ -294,7 +294,15 @@ pub async fn invocation(
         .instance_id(instance)
         .send();
     let answer = match deadline.call("ListCommandInvocations", request).await {
-        Err(error) if error.code == "InvalidCommandId" => return Ok(Invocation::Unknown),
+        // The second of an instance that is gone.
+        Err(error)
+            if matches!(
+                error.code.as_str(),
+                "InvalidCommandId" | "InvalidInstanceId"
+            ) =>
+        {
+            return Ok(Invocation::Unknown);
+        }
         answer => answer?,
     };
     let Some(found) = answer.command_invocations().first() else {

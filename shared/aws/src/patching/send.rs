@@ -111,7 +111,7 @@ async fn taken(
     deadline: &Deadline,
 ) -> Result<Vec<String>, AwsError> {
     let of_entry = format!("tag:{ENTRY_TAG}");
-    let found = read::snapshots(ec2, &of_entry, &[run.id.clone()], deadline).await?;
+    let found = read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.id), deadline).await?;
     let ours = |snapshot: &Snapshot| {
         snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(Purpose::Safety.name())
     };

@@ -52,6 +52,11 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
         ));
     }
     let Some(reach) = reach else {
+        if let (None, Some(profile)) = (agent, &host.instance_profile) {
+            lacks.push(format!(
+                "agent: it never registered: see that amazon-ssm-agent is installed and running, that the role of {profile} has {MANAGED_POLICY}, and that there is a way to Systems Manager"
+            ));
+        }
         return lacks;
     };
     let is_open = reach.is_open(host);
@@ -84,4 +89,205 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
         ));
     }
     lacks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    const PROFILE: &str = "arn:aws:iam::111122223333:instance-profile/web";
+
+    fn host(profile: bool, public_ipv4: bool) -> Host {
+        Host {
+            id: "i-1".into(),
+            instance_profile: profile.then(|| PROFILE.to_owned()),
+            public_ipv4,
+            ..Host::default()
+        }
+    }
+
+    fn reach(default_route: Option<&str>, endpoints: &[&str], default_role: bool) -> Reach {
+        Reach {
+            default_route: default_route.map(str::to_owned),
+            endpoints: endpoints
+                .iter()
+                .map(|service| (*service).to_owned())
+                .collect(),
+            default_role,
+        }
+    }
+
+    fn agent(ping: &str, last_ping: Option<&str>) -> Agent {
+        Agent {
+            ping: ping.into(),
+            last_ping: last_ping.map(|at| at.parse::<Timestamp>().unwrap()),
+            ..Agent::default()
+        }
+    }
+
+    /// The words before the colon, of all that it lacks.
+    fn kinds(host: &Host, reach: &Reach) -> Vec<String> {
+        lacks(host, None, Some(reach))
+            .iter()
+            .map(|lack| lack.split(':').next().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_what_is_there_is_not() {
+        let nat = Some("nat-1");
+        let internet = Some("igw-1");
+        let both = &["ssm", "ssmmessages"][..];
+        for (host, reach, expected) in [
+            // A role and a way: then it is the agent.
+            (host(true, false), reach(nat, &[], false), &["agent"][..]),
+            (
+                host(true, false),
+                reach(Some("tgw-1"), &[], false),
+                &["agent"],
+            ),
+            (host(true, true), reach(internet, &[], false), &["agent"]),
+            // A private subnet with endpoints needs no route.
+            (host(true, false), reach(None, both, false), &["agent"]),
+            (host(true, false), reach(internet, both, false), &["agent"]),
+            // Default host management stands for a role.
+            (host(false, false), reach(nat, &[], true), &["agent"]),
+            // Without a role nothing can be said of the agent.
+            (host(false, false), reach(nat, &[], false), &["role"]),
+            (host(false, false), reach(None, both, false), &["role"]),
+            // No way.
+            (host(true, false), reach(None, &[], false), &["endpoint"]),
+            (
+                host(true, false),
+                reach(internet, &[], false),
+                &["endpoint"],
+            ),
+            (
+                host(true, false),
+                reach(None, &["ssm"], false),
+                &["endpoint"],
+            ),
+            (
+                host(true, false),
+                reach(None, &["ssmmessages", "ec2messages"], false),
+                &["endpoint"],
+            ),
+            (
+                host(false, false),
+                reach(None, &[], false),
+                &["role", "endpoint"],
+            ),
+            (host(false, false), reach(None, &[], true), &["endpoint"]),
+        ] {
+            assert_eq!(kinds(&host, &reach), expected, "{host:?} {reach:?}");
+        }
+    }
+
+    #[test]
+    fn each_lack_says_what_would_mend_it() {
+        let text = |host: &Host, reach: &Reach| lacks(host, None, Some(reach)).join(" / ");
+        let role = text(&host(false, false), &reach(Some("nat-1"), &[], false));
+        assert!(role.contains("AmazonSSMManagedInstanceCore"), "{role}");
+        assert!(role.contains("default host management"), "{role}");
+        let no_address = text(&host(true, false), &reach(Some("igw-1"), &["ssm"], false));
+        assert!(no_address.contains("igw-1"), "{no_address}");
+        assert!(
+            no_address.contains("no public IPv4 address"),
+            "{no_address}"
+        );
+        assert!(
+            no_address.ends_with("no interface endpoint for ssmmessages"),
+            "{no_address}"
+        );
+        let no_route = text(&host(true, false), &reach(None, &[], false));
+        assert!(no_route.contains("no default route"), "{no_route}");
+        assert!(no_route.ends_with("for ssm and ssmmessages"), "{no_route}");
+        let agent = text(&host(true, false), &reach(Some("nat-1"), &[], false));
+        assert!(agent.contains("amazon-ssm-agent"), "{agent}");
+        assert!(agent.contains(PROFILE), "{agent}");
+        let by_default = text(&host(false, false), &reach(Some("nat-1"), &[], true));
+        assert!(by_default.contains("3.2.582"), "{by_default}");
+        assert!(!by_default.contains("profile"), "{by_default}");
+    }
+
+    #[test]
+    fn an_agent_that_is_online_lacks_nothing_whatever_else_is_known() {
+        let online = agent("Online", None);
+        let bare = reach(None, &[], false);
+        for reach in [None, Some(&bare)] {
+            assert!(lacks(&host(false, false), Some(&online), reach).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_agent_that_was_lost_says_since_when_and_that_it_is_registered() {
+        for ping in ["ConnectionLost", "Inactive"] {
+            let lost = agent(ping, Some("2026-11-24T09:00:00Z"));
+            let there = reach(Some("nat-1"), &[], false);
+            for reach in [None, Some(&there)] {
+                let lacks = lacks(&host(true, false), Some(&lost), reach);
+                let [only] = &lacks[..] else {
+                    panic!("{lacks:?}")
+                };
+                assert!(only.contains(ping), "{only}");
+                assert!(only.contains("2026-11-24T09:00:00Z"), "{only}");
+                assert!(!only.contains("never registered"), "{only}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_agent_with_what_is_known_to_be_missing_says_that_too() {
+        let lost = agent("ConnectionLost", None);
+        let bare = reach(None, &[], false);
+        let told = lacks(&host(false, false), Some(&lost), Some(&bare));
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[1].starts_with("role:") && told[2].starts_with("endpoint:"));
+        // It registered, so that it had a role: default host management's, for all
+        // that is known.
+        let told = lacks(&host(false, false), Some(&lost), None);
+        assert_eq!(told.len(), 1, "{told:?}");
+        // Never registered, and nothing known of its ways.
+        let told = lacks(&host(false, false), None, None);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with("role:"), "{told:?}");
+    }
+
+    #[test]
+    fn an_instance_that_is_not_online_always_lacks_something() {
+        let ways = [
+            None,
+            Some(reach(None, &[], false)),
+            Some(reach(None, &["ssm", "ssmmessages"], true)),
+            Some(reach(Some("igw-1"), &[], false)),
+            Some(reach(Some("nat-1"), &[], true)),
+        ];
+        for (profile, public) in [(true, true), (true, false), (false, true), (false, false)] {
+            for agent in [
+                None,
+                Some(agent("ConnectionLost", None)),
+                Some(agent("", None)),
+            ] {
+                for way in &ways {
+                    let lacks = lacks(&host(profile, public), agent.as_ref(), way.as_ref());
+                    assert!(!lacks.is_empty(), "{profile} {public} {agent:?} {way:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn endpoints_beside_those_that_are_needed_do_not_matter() {
+        let all = reach(None, &["ssm", "ssmmessages", "ec2messages", "s3"], false);
+        assert_eq!(kinds(&host(true, false), &all), ["agent"]);
+        let other = Reach {
+            endpoints: BTreeSet::from(["s3".to_owned()]),
+            ..Reach::default()
+        };
+        assert_eq!(kinds(&host(true, false), &other), ["endpoint"]);
+    }
 }

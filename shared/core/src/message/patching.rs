@@ -17,7 +17,7 @@ use super::words::one_line;
 use super::{MOST_BYTES, Message, RULES_SHOWN, attributes, bodies, text, to_json};
 use crate::controls::Control;
 use crate::entry::Status;
-use crate::patching::{Operation, PatchState, Patching, Reboot, Sent};
+use crate::patching::{GONE, Operation, PatchState, Patching, Reboot, Sent};
 
 mod notification;
 mod sections;
@@ -68,7 +68,7 @@ struct Story<'a> {
 /// How an installation or a scan failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failure {
-    /// No command is known to have been sent.
+    /// No command was sent. (One whose answer was lost leaves the run open.)
     NotSent,
     /// A command was sent, and how it ended is not known.
     EndUnknown,
@@ -101,14 +101,26 @@ impl Story<'_> {
             && run.patchable().next().is_none()
     }
 
+    /// Whether there is something in it that was still active after every approved
+    /// patch had been installed.
+    fn has_unmended(&self) -> bool {
+        self.run.findings.iter().any(|finding| finding.unmended)
+    }
+
     /// Whether a command is, was, or would be sent.
     fn is_sendable(&self) -> bool {
         !self.is_only_told() && !self.is_unmanaged()
     }
 
-    /// Whether a command was sent, or may have been.
-    fn may_have_been_sent(&self) -> bool {
-        self.run.command.is_some() || self.run.batch.is_some()
+    /// Whether Inspector's next look is what counts.
+    fn is_closed_by_inspector(&self) -> bool {
+        self.run.control == Control::VulnerablePackage && self.run.patchable().next().is_some()
+    }
+
+    /// Whether the instance is gone, so that nothing is known of how it ended.
+    fn is_gone(&self) -> bool {
+        let last = self.run.reasons.last();
+        self.run.status == Status::Remediated && last.is_some_and(|why| why == GONE)
     }
 
     /// How many findings there were, those that the record leaves out included.
@@ -190,7 +202,8 @@ impl Story<'_> {
     fn headline(&self, name: usize) -> String {
         let verb = match self.run.status {
             // A scan mends nothing.
-            Status::Remediated if self.is_scan() => "SCANNED",
+            Status::Remediated if self.is_gone() => "ENDED",
+            Status::Remediated if self.is_scan() && self.run.command.is_some() => "SCANNED",
             status => status_verb(status),
         };
         format!(
@@ -226,14 +239,17 @@ impl Story<'_> {
                     Reboot::IfNeeded => " and RESTARTS",
                 }
             ),
+            Status::Remediated if self.is_gone() => " is gone".to_owned(),
+            Status::Remediated if run.command.is_none() => " lacks nothing any more".to_owned(),
             Status::Remediated if self.is_scan() => {
                 lacks(run.after.as_ref()).unwrap_or_else(|| " lacks no approved patch".to_owned())
             }
-            Status::Remediated if run.patchable().next().is_some() => {
+            Status::Remediated if self.is_closed_by_inspector() => {
                 ": Inspector has closed its findings".to_owned()
             }
             Status::Remediated => " has all approved patches".to_owned(),
             Status::AwaitingRescan => ": patches installed, awaiting rescan".to_owned(),
+            Status::RolledBack => " was left as it was, no command was sent".to_owned(),
             Status::Failed if self.is_scan() => ": the scan for patches failed".to_owned(),
             Status::Failed => match self.failure() {
                 Failure::NotSent | Failure::NotRun => " was not patched".to_owned(),
@@ -256,8 +272,12 @@ impl Story<'_> {
             }
             Control::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
             Control::VulnerablePackage if self.is_only_told() => format!(
-                " has {} that no OS patch mends",
-                count(self.findings(), "known hole")
+                " has {} that no {} patch mends",
+                count(self.findings(), "known hole"),
+                match self.has_unmended() {
+                    true => "approved",
+                    false => "OS",
+                }
             ),
             Control::VulnerablePackage => {
                 format!(" has {}", count(self.findings(), "known hole"))
@@ -278,10 +298,12 @@ impl Story<'_> {
             Status::Stopped => ", the kill switch is on: nothing was changed",
             Status::Pending => ", it waits",
             Status::Refused => ", and Backstop does not patch it",
-            Status::Remediated | Status::AwaitingRescan if self.pending_reboot() > 0 => {
+            Status::Remediated | Status::AwaitingRescan
+                if self.pending_reboot() > 0 && !self.is_gone() =>
+            {
                 ", a restart is pending"
             }
-            Status::InProgress if !self.is_scan() => ", which cannot be undone",
+            Status::InProgress if !self.is_scan() => ": a patch cannot be undone",
             Status::InProgress
             | Status::Remediated
             | Status::Failed

@@ -145,9 +145,10 @@ pub fn decide(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> De
     if is_young(host, policy, at.now) && findings.is_empty() {
         return Decision::nothing(Verdict::Settling);
     }
-    let exemption = match found.patchable {
-        true => exempt(&host.tags, found.control, policy, at.now),
-        false => own_exemption(&host.tags, found.control, policy, at.now),
+    let exemption = if found.patchable {
+        exempt(&host.tags, found.control, policy, at.now)
+    } else {
+        own_exemption(&host.tags, found.control, policy, at.now)
     };
     let exemption = match (exemption.holds(), found.existing) {
         (false, true) => Exemption::Existing,
@@ -325,10 +326,8 @@ fn plan(
         return;
     }
     if !found.patchable {
-        ends(
-            Status::Notified,
-            "no patch of the operating system mends it".to_owned(),
-        );
+        decision.status = Status::Notified;
+        decision.reasons.extend(only_told(&decision.findings));
         decision.reasons.extend(found.lacks.iter().cloned());
         return;
     }
@@ -373,6 +372,19 @@ fn plan(
         return ends(Status::Pending, why);
     }
     decision.status = Status::InProgress;
+}
+
+/// Why what Inspector found is told and not patched.
+fn only_told(findings: &[Vulnerability]) -> Vec<String> {
+    let unmended = findings.iter().any(|finding| finding.unmended).then_some(
+        "every approved patch was installed and did not mend it: does the patch baseline approve the fixed version?",
+    );
+    let other = findings
+        .iter()
+        .any(|finding| !finding.unmended)
+        .then_some("no patch of the operating system mends it");
+    let why = unmended.into_iter().chain(other);
+    why.map(str::to_owned).collect()
 }
 
 /// What an instance has to wait for.

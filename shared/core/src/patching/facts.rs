@@ -191,13 +191,18 @@ pub struct Vulnerability {
     /// Inspector's next look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_by: Option<String>,
+    /// Whether every approved patch was installed and it was still active a day
+    /// later: the same command would not mend it either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmended: bool,
 }
 
 impl Vulnerability {
-    /// Whether a patch of the operating system mends something of it.
+    /// Whether a patch of the operating system mends something of it, as far as
+    /// has been tried.
     #[must_use]
     pub fn is_patchable(&self) -> bool {
-        self.packages.iter().any(Package::is_patchable)
+        !self.unmended && self.packages.iter().any(Package::is_patchable)
     }
 }
 
@@ -233,6 +238,7 @@ impl Reports {
                 return;
             }
             finding.installed_by = known.installed_by.clone();
+            finding.unmended = known.unmended;
         }
         self.active.insert(finding.arn.clone(), finding);
         while self.active.len() > MOST_FINDINGS {
@@ -290,12 +296,13 @@ impl Reports {
             .filter(move |finding| finding.installed_by.as_deref() == Some(entry))
     }
 
-    /// An entry waits no more: what is still active counts as anything else.
+    /// An entry waits no more: what is still active was not mended by it.
     pub fn settled(&mut self, entry: &str) {
         self.awaiting.remove(entry);
         for finding in self.active.values_mut() {
             if finding.installed_by.as_deref() == Some(entry) {
                 finding.installed_by = None;
+                finding.unmended = true;
             }
         }
     }
@@ -381,4 +388,222 @@ pub struct PatchFacts {
     /// How it could reach Systems Manager; only asked for where it is not
     /// managed.
     pub reach: Option<Reach>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: &str = "01M7SH8XYF6H0J2M4N8P7R3T1W";
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    }
+
+    fn finding(arn: &str, severity: Severity, minute: i64) -> Vulnerability {
+        Vulnerability {
+            arn: arn.to_owned(),
+            severity,
+            title: "CVE-2026-1 - openssl".into(),
+            cves: vec!["CVE-2026-1".into()],
+            packages: vec![Package {
+                name: "openssl".into(),
+                fixed_in: Some("1.1".into()),
+                manager: OS.into(),
+                ..Package::default()
+            }],
+            remediation: None,
+            reported_at: Some(at(minute)),
+            installed_by: None,
+            unmended: false,
+        }
+    }
+
+    fn high(arn: &str, minute: i64) -> Vulnerability {
+        finding(arn, Severity::High, minute)
+    }
+
+    fn active(reports: &Reports) -> Vec<&str> {
+        reports.active.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn only_what_the_systems_package_manager_installed_and_has_a_fix_for_is_patchable() {
+        let package = |manager: &str, fixed_in: Option<&str>| Package {
+            manager: manager.into(),
+            fixed_in: fixed_in.map(str::to_owned),
+            ..Package::default()
+        };
+        assert!(package("OS", Some("1.1")).is_patchable());
+        assert!(!package("OS", None).is_patchable());
+        for manager in ["PIP", "NPM", "JAR", "GOBINARY", "os", "unknown", ""] {
+            assert!(!package(manager, Some("1.1")).is_patchable(), "{manager}");
+        }
+        let code = Vulnerability {
+            packages: Vec::new(),
+            ..high("a", 0)
+        };
+        assert!(!code.is_patchable());
+    }
+
+    #[test]
+    fn a_report_that_is_older_than_what_closed_it_is_none() {
+        let mut reports = Reports::default();
+        reports.report(high("a", 1));
+        reports.close("a", at(5));
+        assert!(reports.active.is_empty());
+        for late in [1, 4, 5] {
+            reports.report(high("a", late));
+            assert!(reports.active.is_empty(), "{late}");
+        }
+        reports.report(Vulnerability {
+            reported_at: None,
+            ..high("a", 0)
+        });
+        assert!(reports.active.is_empty(), "nobody knows when");
+        // One that was closed before its first report came.
+        reports.close("b", at(5));
+        reports.report(high("b", 2));
+        assert!(reports.active.is_empty());
+    }
+
+    #[test]
+    fn a_newer_report_opens_what_was_closed() {
+        let mut reports = Reports::default();
+        reports.close("a", at(5));
+        reports.report(high("a", 6));
+        assert_eq!(active(&reports), ["a"]);
+        assert!(reports.closed.is_empty());
+    }
+
+    #[test]
+    fn a_closure_that_is_older_than_the_last_report_or_closure_changes_nothing() {
+        let mut reports = Reports::default();
+        reports.report(high("a", 6));
+        reports.close("a", at(5));
+        assert_eq!(active(&reports), ["a"]);
+        reports.close("a", at(10));
+        reports.close("a", at(3));
+        reports.report(high("a", 7));
+        assert!(reports.active.is_empty(), "it was closed after that");
+    }
+
+    #[test]
+    fn the_newest_report_counts_in_whatever_order_they_come() {
+        for order in [[1, 2], [2, 1]] {
+            let mut reports = Reports::default();
+            for minute in order {
+                let severity = if minute == 2 {
+                    Severity::Critical
+                } else {
+                    Severity::High
+                };
+                reports.report(finding("a", severity, minute));
+            }
+            assert_eq!(reports.active["a"].severity, Severity::Critical);
+        }
+    }
+
+    #[test]
+    fn what_was_installed_for_survives_an_update_of_the_finding() {
+        let mut reports = Reports::default();
+        reports.report(high("a", 1));
+        reports.report(high("b", 1));
+        reports.installed(ENTRY, ["a", "unknown"]);
+        reports.report(finding("a", Severity::Critical, 3));
+        assert_eq!(reports.active["a"].installed_by.as_deref(), Some(ENTRY));
+        assert_eq!(reports.active["a"].severity, Severity::Critical);
+        assert_eq!(reports.active["b"].installed_by, None);
+        let of: Vec<&str> = reports.of(ENTRY).map(|f| f.arn.as_str()).collect();
+        assert_eq!(of, ["a"]);
+        assert!(reports.awaiting.contains(ENTRY));
+    }
+
+    #[test]
+    fn an_entry_whose_findings_are_all_gone_has_nothing_to_wait_for() {
+        let mut reports = Reports::default();
+        reports.installed(ENTRY, ["a"]);
+        assert!(reports.is_empty());
+        reports.report(high("a", 1));
+        reports.installed(ENTRY, ["a"]);
+        reports.close("a", at(2));
+        assert_eq!(reports.of(ENTRY).count(), 0);
+        assert!(reports.awaiting.contains(ENTRY), "until it is settled");
+        reports.settled(ENTRY);
+        assert!(reports.awaiting.is_empty());
+    }
+
+    #[test]
+    fn what_is_settled_awaits_nothing_and_other_entries_do_not_change() {
+        let mut reports = Reports::default();
+        reports.report(high("a", 1));
+        reports.report(high("b", 1));
+        reports.installed(ENTRY, ["a"]);
+        reports.installed("another", ["b"]);
+        reports.settled(ENTRY);
+        assert_eq!(reports.active["a"].installed_by, None);
+        assert_eq!(reports.active["b"].installed_by.as_deref(), Some("another"));
+        assert_eq!(reports.awaiting, BTreeSet::from(["another".to_owned()]));
+    }
+
+    #[test]
+    fn what_was_not_mended_by_every_approved_patch_is_no_longer_for_a_patch() {
+        let mut reports = Reports::default();
+        reports.report(high("a", 1));
+        reports.report(high("b", 1));
+        reports.installed(ENTRY, ["a"]);
+        reports.settled(ENTRY);
+        assert!(!reports.active["a"].is_patchable());
+        assert!(reports.active["b"].is_patchable(), "nothing was tried");
+        // An update says nothing about that.
+        reports.report(high("a", 9));
+        assert!(!reports.active["a"].is_patchable());
+    }
+
+    #[test]
+    fn where_there_is_no_room_the_worst_and_what_awaits_a_rescan_stay() {
+        let mut reports = Reports::default();
+        reports.report(finding("waits", Severity::Low, 0));
+        reports.installed(ENTRY, ["waits"]);
+        for n in 0..MOST_FINDINGS {
+            let minute = i64::try_from(n).unwrap() + 1;
+            reports.report(finding(&format!("m{n:03}"), Severity::Medium, minute));
+        }
+        assert_eq!(reports.active.len(), MOST_FINDINGS);
+        assert!(
+            !reports.active.contains_key("m000"),
+            "the oldest of the least"
+        );
+        reports.report(finding("critical", Severity::Critical, 1));
+        assert_eq!(reports.active.len(), MOST_FINDINGS);
+        assert!(reports.active.contains_key("critical"));
+        assert!(!reports.active.contains_key("m001"));
+        reports.report(finding("low", Severity::Low, 999));
+        assert!(!reports.active.contains_key("low"), "the rest matters more");
+        assert!(reports.active.contains_key("waits"));
+    }
+
+    #[test]
+    fn of_what_was_closed_the_latest_is_remembered() {
+        let mut reports = Reports::default();
+        for n in 0..=MOST_CLOSED {
+            reports.close(&format!("{n}"), at(i64::try_from(n).unwrap()));
+        }
+        assert_eq!(reports.closed.len(), MOST_CLOSED);
+        assert!(!reports.closed.contains_key("0"));
+        assert!(reports.closed.contains_key("1"));
+    }
+
+    #[test]
+    fn an_instance_is_called_by_its_name_tag_or_else_by_its_id() {
+        let mut host = Host {
+            id: "i-1".into(),
+            ..Host::default()
+        };
+        assert_eq!(host.name(), "i-1");
+        host.tags.insert("Name".into(), String::new());
+        assert_eq!(host.name(), "i-1");
+        host.tags.insert("Name".into(), "web".into());
+        assert_eq!(host.name(), "web");
+    }
 }

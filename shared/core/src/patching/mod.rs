@@ -34,6 +34,9 @@ pub use settings::{AutoScaling, Reboot, Settings};
 /// a changed package inventory within the day.
 pub const RESCAN: SignedDuration = SignedDuration::from_hours(24);
 
+/// The reason of a run that ended because its instance is gone.
+pub const GONE: &str = "the instance is gone";
+
 /// Most patches of an instance that an entry lists; the others are counted.
 pub const MOST_LISTED: usize = 100;
 
@@ -309,7 +312,7 @@ impl Patching {
         }
         if reboot > 0 {
             self.reasons.push(format!(
-                "{reboot} of the installed patches take effect only when the instance restarts, which is left to its owner"
+                "{reboot} of the installed patches may take effect only when the instance restarts, which is left to its owner"
             ));
         }
         let by_inspector = self.control == Control::VulnerablePackage;
@@ -354,7 +357,7 @@ impl Patching {
             return false;
         }
         self.status = Status::Remediated;
-        self.reasons.push("the instance is gone".to_owned());
+        self.reasons.push(GONE.to_owned());
         self.finished_at = Some(now);
         true
     }
@@ -389,7 +392,8 @@ impl Patching {
     /// What was found and not changed: while it stays the same there is nothing
     /// new to record or to tell. Of what patches mend the worst severity counts
     /// and not each finding: new ones come every day, and all of them go with
-    /// the same command. What is only told counts by package.
+    /// the same command. What is only told counts by package,
+    /// and what is in code by finding.
     #[must_use]
     pub fn state_key(&self) -> String {
         let mut parts: BTreeSet<String> = BTreeSet::new();
@@ -405,6 +409,9 @@ impl Patching {
         for finding in self.only_told() {
             let packages = finding.packages.iter();
             parts.extend(packages.map(|package| format!("package {}", package.name)));
+            if finding.packages.is_empty() {
+                parts.insert(format!("code {}", finding.arn));
+            }
         }
         digest(parts.iter().map(String::as_str))
     }

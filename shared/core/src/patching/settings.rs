@@ -15,7 +15,8 @@ pub enum Reboot {
     /// it.
     #[default]
     Never,
-    /// Restarted when a patch asks for it; only inside a maintenance window.
+    /// Restarted once something was installed, or when an earlier patch waits for
+    /// it; only inside a maintenance window.
     IfNeeded,
 }
 

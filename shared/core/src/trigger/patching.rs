@@ -33,6 +33,10 @@ const MOST_TEXT: usize = 300;
 const MOST_OF_FINDING: usize = 8;
 
 /// What `patch-instance` is asked for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and nearly every one is a look"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatchingParsed {
     /// Look at this instance.
@@ -216,6 +220,7 @@ fn finding(detail: &Value, arn: String, reported_at: Option<Timestamp>) -> Vulne
         remediation: advice(detail, &["remediation", "recommendation", "text"]),
         reported_at,
         installed_by: None,
+        unmended: false,
     }
 }
 

@@ -147,6 +147,9 @@ pub struct NotifiedVulnerability {
     /// Whether a patch of the operating system mends it. If not, nothing is
     /// changed for it: its owner is told.
     pub patchable: bool,
+    /// Whether it was still active a day after every approved patch had been
+    /// installed.
+    pub unmended: bool,
     /// Inspector's own words about what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
@@ -356,6 +359,7 @@ impl From<&Vulnerability> for NotifiedVulnerability {
                 .map(Into::into)
                 .collect(),
             patchable: finding.is_patchable(),
+            unmended: finding.unmended,
             remediation: some_text(&finding.remediation),
             reported_at: finding.reported_at,
         }

@@ -9,7 +9,6 @@ use jiff::ToSpan;
 use jiff::tz::Offset;
 
 use super::{Failure, Story, count};
-use crate::controls::Control;
 use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::message::story::{Section, terms, who};
@@ -41,6 +40,8 @@ const MOST_FINDING: usize = 450;
 const OPT_OUT_DAYS: i64 = 90;
 /// What a trip for one resource is told with.
 const FOR_THIS_RESOURCE: &str = "tripped for this resource";
+/// How the reasons begin that say what keeps Systems Manager from an instance.
+const LACKS: &[&str] = &["role:", "endpoint:", "agent:", "its agent "];
 
 impl Story<'_> {
     /// The sections, in the order of reading.
@@ -55,8 +56,14 @@ impl Story<'_> {
                 self.stop_it(),
                 self.output(),
             ]),
+            Status::Remediated if self.run.command.is_none() => {
+                sections.extend([self.came_to_nothing(), self.safety()]);
+            }
             Status::Remediated if self.is_scan() => {
                 sections.extend([self.was_scanned(), self.see_patches()]);
+            }
+            Status::Remediated if self.is_gone() => {
+                sections.extend([self.has_ended_with_the_instance(), self.safety()])
             }
             Status::Remediated | Status::AwaitingRescan => sections.extend([
                 self.was_installed(),
@@ -72,10 +79,13 @@ impl Story<'_> {
                 self.output(),
                 self.go_back(),
             ]),
-            _ if self.is_unmanaged() => {
-                sections.extend([self.unchanged(), self.manage_it()]);
+            _ => {
+                sections.extend([self.unchanged(), self.manage_it(), self.by_hand()]);
+                // Those of a run that had begun.
+                if !self.run.snapshots.is_empty() {
+                    sections.push(self.safety());
+                }
             }
-            _ => sections.extend([self.unchanged(), self.by_hand()]),
         }
         sections.push(self.for_the_owner());
         sections.push(self.opt_out());
@@ -108,7 +118,9 @@ impl Story<'_> {
                 .map(|finding| self.finding_line(finding, with_advice)),
         );
         lines.extend(self.more_findings(findings.len()));
-        if !self.is_only_told() {
+        // A scan that succeeded has answered just that.
+        let has_answered = is_done && self.is_scan() && run.before.is_none();
+        if !self.is_only_told() && !has_answered {
             lines.push(match &run.before {
                 Some(state) => format!("Approved patches: {}.", of_state(state)),
                 None if self.is_unmanaged() => {
@@ -171,11 +183,14 @@ impl Story<'_> {
         if finding.packages.is_empty() || finding.cves.is_empty() {
             let title = one_line(&finding.title, 120);
             of = match of.is_empty() {
-                true => format!("in code: {title}"),
+                true => format!("in code, {title}"),
                 false => format!("{title}: {of}"),
             };
         }
         line = format!("{line}: {of}");
+        if finding.unmended {
+            line += ", STILL ACTIVE after every approved patch had been installed";
+        }
         if with_advice {
             let own = finding.remediation.as_deref();
             let mut advice: Vec<String> = Vec::new();
@@ -222,12 +237,30 @@ impl Story<'_> {
             self.finding_line(finding, true)
         });
         if !lines.is_empty() {
-            lines.push("Backstop changes nothing about these: they are for the instance's owner to mend, where the application is built.".to_owned());
+            lines.push("Backstop changes nothing about these.".to_owned());
+            lines.extend(self.advice());
         }
         Section {
-            heading: "What no patch of the operating system mends",
+            heading: match self.has_unmended() {
+                true => "What no approved patch mends",
+                false => "What no patch of the operating system mends",
+            },
             lines,
         }
+    }
+
+    /// What the owner can do about what is only told.
+    fn advice(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let told = || self.run.only_told();
+        if told().any(|finding| finding.unmended) {
+            lines.push("What is still active: approve the version that mends it in the patch baseline, or install it by hand. What is not in effect before a restart (a kernel) is still found until then.".to_owned());
+        }
+        if told().any(|finding| !finding.unmended) {
+            lines.push("Its owner has to mend it where the application or the image is built: bring in the version that is named, and roll it out.".to_owned());
+        }
+        lines.push("Inspector closes a finding by itself when it sees that.".to_owned());
+        lines
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -258,7 +291,9 @@ impl Story<'_> {
         ];
         lines.extend(self.command_line());
         lines.extend(self.reasons());
-        lines.push(closes().to_owned());
+        if run.patchable().next().is_some() {
+            lines.push(closes().to_owned());
+        }
         Section {
             heading: "What is done now",
             lines,
@@ -335,21 +370,20 @@ impl Story<'_> {
         match &self.run.command {
             Some(command) => {
                 lines.push(self.cancel(&command.id));
-                lines.push("What is installed by then stays installed, and an installation that is cut off may leave a package half done.".to_owned());
             }
             None => {
-                lines.push(
-                    "Until the command is sent, the kill switch keeps it back: backstop kill-switch on"
-                        .to_owned(),
-                );
                 lines.push(format!(
-                    "Once it is sent, find it and cancel it: {}",
+                    "The command follows this message within seconds. Find it: {}",
                     self.list_commands()
                 ));
-                lines.push(self.cancel("<command-id>"));
-                lines.push("What is installed by then stays installed, and an installation that is cut off may leave a package half done.".to_owned());
+                lines.push(format!("Cancel it: {}", self.cancel("<command-id>")));
             }
         }
+        lines.push("What is installed by then stays installed, and an installation that is cut off may leave a package half done.".to_owned());
+        lines.push(
+            "Later ones are kept back by an opt-out, and everywhere by: backstop kill-switch on"
+                .to_owned(),
+        );
         Section {
             heading: "How to stop it now",
             lines,
@@ -374,6 +408,29 @@ impl Story<'_> {
             });
         }
         lines.extend(self.command_line());
+        Section {
+            heading: "What was done",
+            lines,
+        }
+    }
+
+    /// A run that was cut off before its command, and not needed any more.
+    fn came_to_nothing(&self) -> Section {
+        let mut lines = vec!["Backstop sent no command, and changed nothing.".to_owned()];
+        lines.extend(self.reasons());
+        Section {
+            heading: "What was done",
+            lines,
+        }
+    }
+
+    /// Nobody can say of an instance that is gone what was closed on it.
+    fn has_ended_with_the_instance(&self) -> Section {
+        let mut lines = vec![
+            "Patches were installed, and the instance was gone before Inspector looked again. Nothing has to be done.".to_owned(),
+        ];
+        lines.extend(self.command_line());
+        lines.extend(self.reasons());
         Section {
             heading: "What was done",
             lines,
@@ -420,15 +477,9 @@ impl Story<'_> {
                     .to_owned(),
             );
         }
-        let pending = self.pending_reboot();
-        if pending > 0 {
+        if self.pending_reboot() > 0 {
             lines.push(format!(
-                "{} of the installed patches {} pending a restart: until the instance restarts, a new kernel and libraries that running programs have loaded are without effect{}.",
-                pending,
-                match pending {
-                    1 => "is",
-                    _ => "are",
-                },
+                "Until the instance restarts, a new kernel and libraries that running programs have loaded are without effect{}.",
                 match run.awaits_rescan() {
                     true => ", and Inspector may keep its findings about them",
                     false => "",
@@ -459,24 +510,14 @@ impl Story<'_> {
             _ if self.is_scan() => {
                 lines.push("A scan changes nothing: the instance is as it was.".to_owned());
             }
-            Failure::NotSent if run.batch.is_none() => {
+            Failure::NotSent => {
                 lines.push("No command was sent. The instance is as it was.".to_owned());
             }
-            Failure::NotSent => lines.push(format!(
-                "Whether the command was sent is not known. If it was, its comment is `{}`: {}",
-                one_line(
-                    &crate::patching::Patching::comment(run.batch.as_deref().unwrap_or_default()),
-                    MOST_ID
-                ),
-                self.list_commands()
-            )),
             Failure::NotRun => {
                 lines.push("Nothing was installed, and the instance was not restarted.".to_owned());
             }
             Failure::EndUnknown | Failure::NotDone => {
-                lines.push(
-                    "A part of the patches may be installed, which cannot be undone.".to_owned(),
-                );
+                lines.push("What is installed cannot be undone.".to_owned());
                 lines.push(may_have_restarted(run.reboot).to_owned());
             }
             Failure::StillMissing | Failure::StillFound => {
@@ -500,10 +541,12 @@ impl Story<'_> {
         let failure = self.failure();
         let console = run.command.as_ref().and_then(|sent| self.console(sent));
         if let Some(console) = &console {
-            lines.push(format!("See what the command printed: {console}"));
+            lines.push(format!(
+                "See what became of the command, and what it printed: {console}"
+            ));
         } else if let Some(command) = &run.command {
             lines.push(format!(
-                "See what the command printed: {}",
+                "See what became of the command, and what it printed: {}",
                 self.list_invocations(&command.id)
             ));
         }
@@ -530,7 +573,7 @@ impl Story<'_> {
                         self.aws("ec2 reboot-instances", &[("--instance-ids", &[id])])
                     ));
                 }
-                lines.push("Or the patch baseline does not approve the version that mends it (yet): compare the versions above with what it approves, or install the package by hand.".to_owned());
+                lines.push("The patch baseline may not approve the version that mends it (yet): compare the versions above with what it approves, or install the package by hand.".to_owned());
                 let filter = format!(
                     "{{\"resourceId\":[{{\"comparison\":\"EQUALS\",\"value\":\"{}\"}}],\"findingStatus\":[{{\"comparison\":\"EQUALS\",\"value\":\"ACTIVE\"}}]}}",
                     one_line(id, MOST_ID)
@@ -544,8 +587,14 @@ impl Story<'_> {
                 ));
             }
         }
-        lines.push(match self.is_scan() || !self.may_have_been_sent() {
-            true => "Backstop looks at it again with the next sweep (at once: backstop sweep).".to_owned(),
+        lines.push(match run.command.is_none() {
+            true => format!(
+                "Backstop looks at it again with the next sweep (at once: backstop sweep). If it then says that the control has tripped for this resource: backstop re-arm {} {}",
+                run.control,
+                quote(&one_line(id, MOST_ID))
+            ),
+            false if failure == Failure::StillFound => "Backstop does not install again for these findings: the same command would not mend them.".to_owned(),
+            false if self.is_scan() => "Backstop scans again once the policy's `patching.cool_down_hours` have passed.".to_owned(),
             false => "Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.".to_owned(),
         });
         Section {
@@ -565,11 +614,12 @@ impl Story<'_> {
         // What nothing would be done about has nothing but its opt-out to tell.
         let mut would = self.is_sendable();
         match run.status {
-            Status::Notified if self.is_only_told() => lines.extend([
-                "Its owner has to mend it where the application is built: bring in the version that is named, and roll it out.".to_owned(),
-                "Inspector closes the finding by itself when it sees that.".to_owned(),
-            ]),
+            Status::Notified if self.is_only_told() => lines.extend(self.advice()),
             Status::Notified if self.is_unmanaged() => {}
+            Status::RolledBack => {
+                would = false;
+                lines.push("It was looked at again at once, as it is now: a further message says what comes of it, if anything does.".to_owned());
+            }
             Status::Notified => lines.push(format!(
                 "To have it done, set the mode `enforce` for {control} in the policy."
             )),
@@ -596,9 +646,8 @@ impl Story<'_> {
             Status::Stopped => lines.push(
                 "It is looked at again by the first sweep after the kill switch is off.".to_owned(),
             ),
-            Status::Pending => lines.push(
-                "Nothing has to be done: the sweep takes it up by itself then.".to_owned(),
-            ),
+            Status::Pending => lines
+                .push("Nothing has to be done: the sweep takes it up by itself then.".to_owned()),
             Status::Refused => {
                 would = false;
                 lines.push(
@@ -640,7 +689,10 @@ impl Story<'_> {
         }
         steps.push(everything());
         steps.push(restart(self.run.reboot));
-        steps.push(format!("A patch cannot be undone. {}", closes()));
+        steps.push("A patch cannot be undone.".to_owned());
+        if self.run.patchable().next().is_some() {
+            steps.push(closes().to_owned());
+        }
         steps
     }
 
@@ -701,6 +753,9 @@ impl Story<'_> {
         let id = run.resource_id();
         let lacks = |what: &str| run.reasons.iter().any(|why| why.starts_with(what));
         let mut lines = Vec::new();
+        if !self.is_unmanaged() && !LACKS.iter().any(|what| lacks(what)) {
+            return Section { heading: "", lines };
+        }
         if lacks("role:") {
             lines.push(format!(
                 "Role: {}",
@@ -719,7 +774,7 @@ impl Story<'_> {
         if lacks("endpoint:") {
             lines.push("Endpoint: give its VPC interface endpoints for the services ssm and ssmmessages of this Region, with private DNS, and let them in from the instance on TCP 443; or a route through a NAT gateway.".to_owned());
         }
-        if lacks("agent:") || lacks("its agent is registered") {
+        if lacks("agent:") || lacks("its agent ") {
             lines.push("Agent, on the instance: sudo systemctl status amazon-ssm-agent (Windows: Get-Service AmazonSSMAgent). It says in its log what keeps it: /var/log/amazon/ssm/amazon-ssm-agent.log".to_owned());
         }
         lines.push(format!(
@@ -728,7 +783,7 @@ impl Story<'_> {
         ));
         lines.push("Backstop does none of this: a role is a right that the workload gets. Once the instance is online, the next sweep looks at it again.".to_owned());
         Section {
-            heading: "What can be done",
+            heading: "How it comes under Systems Manager",
             lines,
         }
     }
@@ -782,10 +837,7 @@ impl Story<'_> {
             "ec2 create-tags",
             &[("--resources", &[run.resource_id()]), ("--tags", &[&tag])],
         )];
-        if matches!(
-            run.control,
-            Control::VulnerablePackage | Control::MissingPatches
-        ) {
+        if self.is_sendable() {
             lines.push("An opt-out of vulnerable-package or of missing-patches holds for both: their remediation is one.".to_owned());
         }
         Section {
@@ -820,11 +872,11 @@ impl Story<'_> {
             lines.extend(self.console(command));
             let stream = format!("{}/{}", command.id, self.run.resource_id());
             lines.push(format!(
-                "All of it is in the log group CommandLogGroupName, an output of the Backstop stack: {}",
+                "All of it, if the instance's role lets its agent write there: {}",
                 self.aws(
                     "logs filter-log-events",
                     &[
-                        ("--log-group-name", &["<CommandLogGroupName>"]),
+                        ("--log-group-name", &["/backstop/<stack>/patch-commands"]),
                         ("--log-stream-name-prefix", &[&stream]),
                     ],
                 )
@@ -848,11 +900,11 @@ impl Story<'_> {
         let run = self.run;
         let id = run.resource_id();
         let nothing_installed = self.is_scan()
-            || !self.may_have_been_sent()
+            || run.command.is_none()
             || (run.status == Status::Failed && self.failure() == Failure::NotRun);
         let mut lines = Vec::new();
         if !nothing_installed && !run.snapshots.is_empty() {
-            lines.push("Patches cannot be undone, and there is no `backstop undo` for them. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is not on those. Opt the instance out first, or it is patched again.".to_owned());
+            lines.push("Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.".to_owned());
             let filter = format!(
                 "Name=attachment.instance-id,Values={}",
                 one_line(id, MOST_ID)
@@ -1162,5 +1214,8 @@ fn sentence(text: &str, most: usize) -> String {
         Some(first) if !is_id => first.to_uppercase().chain(chars).collect(),
         _ => clause.clone(),
     };
-    sentence + "."
+    match sentence.ends_with(['?', '!']) {
+        true => sentence,
+        false => sentence + ".",
+    }
 }
