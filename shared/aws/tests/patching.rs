@@ -1404,6 +1404,7 @@ async fn a_command_that_systems_manager_does_not_know_is_unknown() {
         json_reply(json!({"CommandInvocations": []})),
         json_reply(json!({})),
         Reply::json_error("InvalidCommandId", "no such command"),
+        Reply::json_error("InvalidInstanceId", "no such instance"),
     ] {
         let wire = Wire::new(move |_: &Call| reply.clone());
         let found = invocation(&ssm(&wire, 1), COMMAND, INSTANCE, &long()).await;
