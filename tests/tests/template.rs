@@ -389,7 +389,7 @@ fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
             PATCH_INSTANCE,
             REPORTED,
             60,
-            1800,
+            1860,
             &[
                 "PatchInstanceCheckRequestedRule",
                 "PatchInstanceCommandRule",
