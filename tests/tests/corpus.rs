@@ -160,7 +160,14 @@ fn says(says: &Says) -> Value {
     match says {
         Says::Nothing => json!("nothing"),
         Says::Active(found) => json!({ "active": finding(found) }),
-        Says::Closed { arn, at } => json!({ "closed": { "arn": arn, "at": at } }),
+        Says::Closed {
+            arn,
+            at,
+            suppressed,
+        } => {
+            let what = if *suppressed { "suppressed" } else { "closed" };
+            json!({ what: { "arn": arn, "at": at } })
+        }
     }
 }
 

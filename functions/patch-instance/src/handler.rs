@@ -506,7 +506,12 @@ impl Handler {
                     {
                         reports.report(finding.as_ref().clone());
                     }
-                    Says::Closed { arn, at } => reports.close(arn, *at),
+                    Says::Closed {
+                        arn,
+                        at,
+                        suppressed: true,
+                    } => reports.suppress(arn, *at),
+                    Says::Closed { arn, at, .. } => reports.close(arn, *at),
                     Says::Active(_) | Says::Nothing => {}
                 }
             }

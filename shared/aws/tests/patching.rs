@@ -1231,7 +1231,7 @@ async fn a_command_names_document_instances_pace_mark_and_log_group() {
         json!({
             "DocumentName": "AWS-RunPatchBaseline", "InstanceIds": ids(2),
             "Parameters": {"Operation": ["Install"], "RebootOption": ["NoReboot"]},
-            "TimeoutSeconds": 600, "MaxConcurrency": "10%", "MaxErrors": "10%",
+            "TimeoutSeconds": 21_600, "MaxConcurrency": "10%", "MaxErrors": "10%",
             "Comment": "Backstop 01KAZ0000000000000000000B1",
             "CloudWatchOutputConfig": {
                 "CloudWatchLogGroupName": "/backstop/commands", "CloudWatchOutputEnabled": true,

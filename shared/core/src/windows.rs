@@ -90,6 +90,21 @@ impl Window {
             .find(|opens| *opens > after)
     }
 
+    /// When it closes, if it is open at a time.
+    fn closes(&self, at: Timestamp) -> Option<Timestamp> {
+        let (from, to) = (time_of_day(&self.from)?, time_of_day(&self.to)?);
+        if !self.is_open(at) {
+            return None;
+        }
+        let now = Offset::UTC.to_datetime(at);
+        let began_today = to > from || now.time() >= from && self.begins_on(now.weekday());
+        let day = match to > from || !began_today {
+            true => now.date(),
+            false => now.date().checked_add(1.days()).ok()?,
+        };
+        Offset::UTC.to_timestamp(day.to_datetime(to)).ok()
+    }
+
     fn begins_on(&self, day: Weekday) -> bool {
         self.days.is_empty() || self.days.iter().any(|own| own.weekday() == day)
     }
@@ -108,6 +123,12 @@ pub fn opens(windows: &[Window], after: Timestamp) -> Option<Timestamp> {
         .iter()
         .filter_map(|window| window.opens(after))
         .min()
+}
+
+/// When the last of those that are open at a time closes; none: none is open.
+#[must_use]
+pub fn closes(windows: &[Window], at: Timestamp) -> Option<Timestamp> {
+    windows.iter().filter_map(|window| window.closes(at)).max()
 }
 
 /// Checks that every window has times of day.
@@ -255,6 +276,61 @@ mod tests {
             assert_eq!(opens(&windows, at(after)), Some(at(opens_at)), "{after}");
         }
         assert_eq!(opens(&[], at("2026-11-24T10:00:00Z")), None);
+    }
+
+    #[test]
+    fn a_window_closes_on_the_day_on_which_it_ends() {
+        // 2026-11-24 is a Tuesday.
+        for (days, from, to, now, expected) in [
+            (
+                &[Day::Tue][..],
+                "09:00",
+                "11:00",
+                "2026-11-24T10:00:00Z",
+                Some("2026-11-24T11:00:00Z"),
+            ),
+            (&[Day::Tue], "09:00", "11:00", "2026-11-24T11:00:00Z", None),
+            (
+                &[Day::Tue],
+                "22:00",
+                "05:00",
+                "2026-11-24T23:00:00Z",
+                Some("2026-11-25T05:00:00Z"),
+            ),
+            (
+                &[Day::Mon],
+                "22:00",
+                "05:00",
+                "2026-11-24T01:00:00Z",
+                Some("2026-11-24T05:00:00Z"),
+            ),
+            (
+                &[],
+                "22:00",
+                "05:00",
+                "2026-11-24T01:00:00Z",
+                Some("2026-11-24T05:00:00Z"),
+            ),
+            (
+                &[],
+                "00:00",
+                "00:00",
+                "2026-11-24T10:00:00Z",
+                Some("2026-11-25T00:00:00Z"),
+            ),
+        ] {
+            let windows = [window(days, from, to)];
+            assert_eq!(
+                closes(&windows, at(now)),
+                expected.map(at),
+                "{from} to {to} at {now}"
+            );
+        }
+        let two = [window(&[], "09:00", "11:00"), window(&[], "10:00", "13:00")];
+        assert_eq!(
+            closes(&two, at("2026-11-24T10:30:00Z")),
+            Some(at("2026-11-24T13:00:00Z"))
+        );
     }
 
     #[test]

@@ -20,11 +20,11 @@ use backstop_core::entry::Status;
 use backstop_core::exemption::{Exemption, OPT_OUT_TAG};
 use backstop_core::guards::{Guards, Trip};
 use backstop_core::patching::decide::{
-    About, Circumstances, Decision, Verdict, baseline, decide, record,
+    About, Circumstances, Decision, Verdict, baseline, decide, record, stops,
 };
 use backstop_core::patching::{
     Agent, Came, Command, Ended, Host, MOST_LISTED, MOST_RECORDED, OS, Operation, Package, Patch,
-    PatchFacts, PatchState, Patching, Reach, Reboot, Sent, Vulnerability, Wait,
+    PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Vulnerability, Wait,
 };
 use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
@@ -1088,14 +1088,30 @@ fn a_baseline_holds_what_a_patch_would_mend_and_nothing_else() {
         baseline(&facts, Control::MissingPatches),
         [missing_patches::fingerprint(INSTANCE)]
     );
+    // What an instance lacks that nobody ever looked at was there before, too.
+    assert_eq!(
+        baseline(&never_scanned(), Control::MissingPatches),
+        [missing_patches::fingerprint(INSTANCE)]
+    );
     for nothing in [
         baseline(&facts, Control::UnmanagedInstance),
         baseline(&healthy(), Control::MissingPatches),
-        baseline(&never_scanned(), Control::MissingPatches),
         baseline(&with(|f| f.host = None), Control::MissingPatches),
     ] {
         assert!(nothing.is_empty(), "{nothing:?}");
     }
+}
+
+#[test]
+fn what_a_first_scan_brings_out_was_there_before_enforce() {
+    let spared = defaults().spares(
+        Control::MissingPatches,
+        &[missing_patches::fingerprint(INSTANCE)],
+    );
+    // The scan itself changes nothing.
+    spared.begins(&never_scanned(), "missing-patches scan");
+    let decision = spared.decide(&with_missing());
+    assert_eq!(decision.status, Status::Existing);
 }
 
 // --- 8: installed, and not looked at again ------------------------------------------
@@ -1129,12 +1145,139 @@ fn a_finding_that_the_approved_patches_did_not_mend_is_told_and_not_patched_agai
     let and_npm = with(|f| f.findings = vec![unmended(1), of_npm(2)]);
     let reasons = [did_not, "no patch of the operating system mends it"];
     defaults().check(&and_npm, &expected, &reasons);
-    // Another that a patch may mend, or patches that are missing, are something
-    // else.
+    // Another that a patch may mend is something else.
     let and_new = with(|f| f.findings = vec![unmended(1), of_os(2, Severity::High)]);
     defaults().begins(&and_new, BY_FINDING);
+    // So is a patch that is missing since: it may be the one.
     let and_missing = and(with_missing(), |f| f.findings = vec![unmended(1)]);
-    defaults().begins(&and_missing, BY_STATE);
+    defaults().begins(&and_missing, BY_FINDING);
+    let run = defaults().record(&and_missing).unwrap();
+    assert_eq!(run.patchable().count(), 1);
+}
+
+#[test]
+fn what_was_not_mended_is_scanned_for_again_once_a_baseline_may_have_approved_it() {
+    let unmended = |hours: i64| {
+        with(|f| {
+            f.state = Some(state("Install", hours_ago(hours), 0));
+            f.findings = vec![Vulnerability {
+                unmended: true,
+                ..of_os(1, Severity::High)
+            }];
+        })
+    };
+    let week = 7 * 24;
+    let did_not = "did not mend it";
+    let told = format!("notified {BY_FINDING}");
+    defaults().check(&unmended(week - 1), &told, &[did_not]);
+    defaults().begins(&unmended(week), "vulnerable-package scan");
+    let run = defaults().record(&unmended(week)).unwrap();
+    assert!(!run.snapshots_wanted);
+    // Only where the instance can be scanned.
+    let offline = and(unmended(week), unmanaged);
+    assert_ne!(defaults().decide(&offline).status, Status::InProgress);
+    // What is patchable needs no scan, and application packages get none.
+    let npm = and(unmended(week), |f| f.findings = vec![of_npm(2)]);
+    defaults().check(&npm, &told, &["no patch of the operating system mends it"]);
+}
+
+#[test]
+fn a_report_with_another_fixed_version_is_tried_again() {
+    let unmended = Vulnerability {
+        unmended: true,
+        reported_at: Some(hours_ago(2)),
+        ..of_os(1, Severity::High)
+    };
+    let mut reports = Reports::default();
+    reports.report(unmended.clone());
+    let again = Vulnerability {
+        unmended: false,
+        reported_at: Some(hours_ago(1)),
+        ..unmended.clone()
+    };
+    reports.report(again.clone());
+    assert!(reports.active[&arn(1)].unmended, "the same fix");
+    let mut other = again;
+    other.reported_at = Some(now());
+    other.packages[0].fixed_in = Some("9.9.9".into());
+    reports.report(other);
+    assert!(!reports.active[&arn(1)].unmended);
+}
+
+#[test]
+fn a_finding_that_is_suppressed_while_it_awaits_a_rescan_is_not_said_to_be_closed() {
+    let entry = "01M7SH8XYF6H0J2M4N8P7R3T1W";
+    let reported = |n| Vulnerability {
+        reported_at: Some(hours_ago(2)),
+        ..of_os(n, Severity::High)
+    };
+    let mut reports = Reports::default();
+    reports.report(reported(1));
+    reports.report(reported(2));
+    reports.installed(entry, [arn(1).as_str()]);
+    // One that nothing was installed for makes nothing unclear.
+    reports.suppress(&arn(2), hours_ago(1));
+    assert!(reports.unclear.is_empty() && !reports.active.contains_key(&arn(2)));
+    // Nor does an old report.
+    reports.suppress(&arn(1), hours_ago(3));
+    assert!(reports.unclear.is_empty() && reports.active.contains_key(&arn(1)));
+    reports.suppress(&arn(1), hours_ago(1));
+    assert!(reports.unclear.contains(entry));
+
+    let mut run = awaiting();
+    assert!(run.rescanned(&BTreeSet::new(), true, later()));
+    assert_eq!(run.status, Status::Failed);
+    assert!(run.reasons.join(". ").contains("suppressed"));
+
+    reports.settled(entry);
+    assert!(reports.unclear.is_empty());
+}
+
+// --- just before the command ------------------------------------------------------------
+
+#[test]
+fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() {
+    let run = defaults().record(&with_missing()).unwrap();
+    let scan = defaults().record(&never_scanned()).unwrap();
+    let stopped = |under: &Under, run: &Patching, facts: &PatchFacts| {
+        stops(
+            run,
+            facts.host.as_ref(),
+            &under.parsed(),
+            under.mode,
+            under.now,
+        )
+    };
+    assert_eq!(stopped(&defaults(), &run, &with_missing()), None);
+    let back = |facts: PatchFacts| {
+        let (status, why) = stopped(&defaults(), &run, &facts).unwrap();
+        assert_eq!(status, Status::RolledBack);
+        why
+    };
+    for (facts, words) in [
+        (with(|f| f.host = None), "gone"),
+        (with(|f| host(f).state = "terminated".into()), "gone"),
+        (with(|f| host(f).state = "stopped".into()), "does not run"),
+        (
+            with(tagged("missing-patches until=2027-01-31")),
+            "opted out",
+        ),
+        (with(tagged("vulnerable-package")), "opted out"),
+        (with(tagged("mising-patches")), "cannot be read"),
+    ] {
+        let why = back(facts);
+        assert!(why.contains(words), "{why}");
+    }
+    let off = defaults().mode_of(Control::MissingPatches, "notify");
+    assert!(stopped(&off, &run, &with_missing()).is_some());
+    let killed = defaults().top("kill_switch", json!(true));
+    let (status, _) = stopped(&killed, &run, &with_missing()).unwrap();
+    assert_eq!(status, Status::Stopped);
+    // A window that has closed holds an installation back, and no scan.
+    let closed = patching(closed_window());
+    let (_, why) = stopped(&closed, &run, &with_missing()).unwrap();
+    assert!(why.contains("window"), "{why}");
+    assert_eq!(stopped(&closed, &scan, &never_scanned()), None);
 }
 
 // --- the record ------------------------------------------------------------------------
@@ -1380,8 +1523,8 @@ fn every_other_end_is_a_failure_that_says_what_happened() {
         ("Failed", "failed on the instance"),
         ("TimedOut", "ran out of time"),
         ("ExecutionTimedOut", "ran out of time"),
-        ("DeliveryTimedOut", "never reached the instance"),
-        ("Undeliverable", "never reached the instance"),
+        ("DeliveryTimedOut", "did not begin on the instance in time"),
+        ("Undeliverable", "did not begin on the instance in time"),
         ("Cancelled", "was cancelled"),
         ("Terminated", "was not run here"),
         ("AccessDenied", "was denied"),
@@ -1452,7 +1595,7 @@ fn awaiting() -> Patching {
 fn inspectors_last_closed_finding_closes_the_entry() {
     let mut run = awaiting();
     let closed_at = later() + SignedDuration::from_hours(30);
-    assert!(run.rescanned(&BTreeSet::new(), closed_at));
+    assert!(run.rescanned(&BTreeSet::new(), false, closed_at));
     assert_eq!(run.status, Status::Remediated);
     assert_eq!(run.finished_at, Some(closed_at));
 }
@@ -1464,14 +1607,14 @@ fn what_is_still_active_is_told_after_24_hours_and_not_before() {
     let mut run = awaiting();
     let day = SignedDuration::from_hours(24);
     let unchanged = run.clone();
-    assert!(!run.rescanned(&left, later() + day - SignedDuration::from_secs(1)));
+    assert!(!run.rescanned(&left, false, later() + day - SignedDuration::from_secs(1)));
     assert_eq!(run, unchanged);
-    assert!(run.rescanned(&left, later() + day));
+    assert!(run.rescanned(&left, false, later() + day));
     assert_eq!(run.status, Status::Failed);
     assert_eq!(run.finished_at, Some(later() + day));
     assert!(run.reasons.join(". ").contains("still active 24 hours"));
     // Once is enough.
-    assert!(!run.rescanned(&left, later() + day + day));
+    assert!(!run.rescanned(&left, false, later() + day + day));
 }
 
 #[test]
@@ -1486,7 +1629,11 @@ fn only_what_awaits_a_rescan_is_ended_by_one() {
         let mut run = awaiting();
         run.status = status;
         let unchanged = run.clone();
-        assert!(!run.rescanned(&BTreeSet::new(), later() + SignedDuration::from_hours(48)));
+        assert!(!run.rescanned(
+            &BTreeSet::new(),
+            false,
+            later() + SignedDuration::from_hours(48)
+        ));
         assert_eq!(run, unchanged);
     }
 }
@@ -1614,7 +1761,7 @@ fn each_status_of_a_run_is_told_once() {
     let mut installed = run.clone();
     installed.take_end(&left(|_| {}), later());
     let mut closed = installed.clone();
-    closed.rescanned(&BTreeSet::new(), later());
+    closed.rescanned(&BTreeSet::new(), false, later());
     let keys: BTreeSet<String> = [&run, &installed, &closed]
         .map(Patching::message_key)
         .into();

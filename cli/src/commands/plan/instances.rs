@@ -68,7 +68,7 @@ async fn facts(
     match says {
         Says::Nothing => {}
         Says::Active(finding) => reports.report(finding.as_ref().clone()),
-        Says::Closed { arn, at } => reports.close(arn, *at),
+        Says::Closed { arn, at, .. } => reports.close(arn, *at),
     }
     facts.findings = reports.active.into_values().collect();
     if facts.agent.is_some() {
@@ -388,7 +388,7 @@ mod tests {
         in_order(
             &plan(&waits, &policy),
             &[
-                "it would be carried out later\nbecause the patch command c-1 is under way on it\n",
+                "it would be carried out later\nbecause the patch command c-1, which was sent to it, is under way\n",
                 "1. First snapshots",
             ],
         );

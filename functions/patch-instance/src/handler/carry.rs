@@ -14,7 +14,7 @@ use backstop_aws::patching::{self, Batch};
 use backstop_aws::policy_store::Versioned;
 use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
-use backstop_core::patching::decide::{Decision, Verdict};
+use backstop_core::patching::decide::{Decision, Verdict, stops};
 use backstop_core::patching::{Operation, Patching, Reboot, Sent};
 use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
@@ -124,8 +124,18 @@ impl Handler {
         policy: &Versioned,
         invocation: &Invocation,
     ) -> Vec<Answer> {
+        let (group, mut answers) = match self.still_wanted(group, invocation).await {
+            Ok(looked) => looked,
+            Err((group, failure)) => {
+                let why = failure.to_string();
+                let failed = group.into_iter();
+                return failed
+                    .map(|(work, _)| (work, Err(Failure::Batch(why.clone()))))
+                    .collect();
+            }
+        };
         let Some((_, first)) = group.first() else {
-            return Vec::new();
+            return answers;
         };
         let batch = Batch {
             mark,
@@ -145,7 +155,6 @@ impl Handler {
             && ids.len() > 1
         {
             warn!(%error, instances = ids.len(), "the command was refused as a whole: one by one");
-            let mut answers = Vec::new();
             for (work, run) in group {
                 let id = [run.resource_id().to_owned()];
                 let sent = self.send_to(&id, &batch, invocation).await;
@@ -153,11 +162,51 @@ impl Handler {
             }
             return answers;
         }
-        let mut answers = Vec::new();
         for (work, run) in group {
             answers.push(self.sent(work, run, sent.clone()).await);
         }
         answers
+    }
+
+    /// Looks once more at what may keep the command from being sent: tags, mode,
+    /// kill switch, window. Those that are still to have it, and what the others
+    /// came to. A read that fails sends nothing: the runs are taken up again.
+    async fn still_wanted(
+        &self,
+        group: Vec<(Work, Patching)>,
+        invocation: &Invocation,
+    ) -> Result<(Vec<(Work, Patching)>, Vec<Answer>), (Vec<(Work, Patching)>, Failure)> {
+        let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+        let ids: Vec<String> = group
+            .iter()
+            .map(|(_, run)| run.resource_id().to_owned())
+            .collect();
+        let policy = match self.policy.get(deadline).await {
+            Ok(policy) => policy,
+            Err(problem) => return Err((group, problem.into())),
+        };
+        let hosts = match patching::hosts(ec2, &ids, deadline).await {
+            Ok(hosts) => hosts,
+            Err(error) => return Err((group, error.into())),
+        };
+        let (mut wanted, mut answers) = (Vec::new(), Vec::new());
+        for (work, mut run) in group {
+            let now = Timestamp::now();
+            let host = hosts.get(run.resource_id());
+            let mode = self.settings.remediation.mode;
+            let Some((status, why)) = stops(&run, host, &policy.policy, mode, now) else {
+                wanted.push((work, run));
+                continue;
+            };
+            info!(entry = %run.id, resource = %run.resource, %why, "not sent after all");
+            run.status = status;
+            run.reasons.push(why);
+            run.finished_at = Some(now);
+            // What it is now is for the look that follows to say.
+            let ended = self.finish(&mut run).await;
+            answers.push((work, ended.map(|_| Carried::Again)));
+        }
+        Ok((wanted, answers))
     }
 
     async fn send_to(
@@ -214,9 +263,11 @@ impl Handler {
         error: &AwsError,
     ) -> Result<Carried, Failure> {
         let now = Timestamp::now();
-        // An instance whose agent went offline meanwhile is looked at as such.
-        let unknown = error.code.starts_with("InvalidInstance");
-        if !error.retryable && !unknown {
+        // An instance whose agent went offline meanwhile is looked at as such; what
+        // is in the way for now, a backup that runs, goes by itself.
+        let passes = error.code.starts_with("InvalidInstance")
+            || ["ConcurrentSnapshotLimitExceeded", "IncorrectState"].contains(&error.code.as_str());
+        if !error.retryable && !passes {
             let trip = Trip {
                 at: now,
                 why: format!("its patches could not be installed (entry {})", run.id),

@@ -7,7 +7,8 @@ use backstop_aws::ledger::{Closed, run_holder};
 use backstop_aws::metrics;
 use backstop_aws::patching::{self, Invocation as Of};
 use backstop_core::entry::Status;
-use backstop_core::patching::{Came, Ended, Host, Patching, Reports};
+use backstop_core::guards::Trip;
+use backstop_core::patching::{Came, Ended, Host, Operation, Patching, Reports};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
@@ -16,6 +17,14 @@ use super::{Failure, Handler, Invocation, Looked, MOST_WRITES, World};
 /// For how long a command that Systems Manager does not know, or whose effect it
 /// does not show, is waited for.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(6);
+
+/// For how long one that is under way is: longer than Systems Manager lets a
+/// command wait and run.
+const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// After how many installations in a row that failed an instance is left alone
+/// until a person has seen to it: each takes snapshots and may restart it.
+const MOST_FAILURES: u32 = 3;
 
 impl Handler {
     /// Asks what became of a run's command.
@@ -33,17 +42,21 @@ impl Handler {
         let now = Timestamp::now();
         let waited = now.duration_since(sent.at);
         let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
-            Of::UnderWay => return Ok(Looked::Done("under way")),
+            Of::UnderWay if waited < LONGEST => return Ok(Looked::Done("under way")),
+            Of::UnderWay => {
+                run.fail(
+                    "the command is still under way after 24 hours, and is waited for no longer: see what hangs on the instance, and cancel the command".to_owned(),
+                    now,
+                );
+                return self.ended(run).await;
+            }
             Of::Unknown if waited < PATIENCE => return Ok(Looked::Done("under way")),
             Of::Unknown => {
                 run.fail(
                     "Systems Manager knows nothing of the command any more: whether patches were installed shows with the next scan".to_owned(),
                     now,
                 );
-                return Ok(match self.finish(run).await? {
-                    Closed::LookAgain => Looked::Again,
-                    Closed::Done => Looked::Done(run.status.name()),
-                });
+                return self.ended(run).await;
             }
             Of::Ended(status) => status,
         };
@@ -65,25 +78,94 @@ impl Handler {
             entry = %run.id, resource = %run.resource, command = %sent.id,
             ended = %ended.status, outcome = run.status.name(), "command ended"
         );
+        self.check_snapshots(run, invocation).await?;
+        // First what leads back here, then the run.
+        self.note_end(&id, run, reports).await?;
         if !run.awaits_rescan() {
             self.finish(run).await?;
             return Ok(Looked::Again);
         }
-        // First what leads back here, then the run.
-        self.change_reports(&id, reports, |reports| {
+        self.store(run).await?;
+        self.release(run).await?;
+        Ok(Looked::Again)
+    }
+
+    /// Notes on what is kept of an instance how its installation ended: what now
+    /// waits for Inspector, and how often it has failed.
+    async fn note_end(
+        &self,
+        id: &str,
+        run: &Patching,
+        reports: &mut Reports,
+    ) -> Result<(), Failure> {
+        let failed = run.status == Status::Failed;
+        let counts = run.operation == Operation::Install && (failed || reports.failures > 0);
+        if !counts && !run.awaits_rescan() {
+            return Ok(());
+        }
+        // What was reported later was not there to be mended.
+        let until = run.after.as_ref().and_then(|state| state.ended_at);
+        let mended: BTreeSet<&str> = run.findings.iter().map(|f| f.arn.as_str()).collect();
+        self.change_reports(id, reports, |reports| {
+            reports.failures = if failed { reports.failures + 1 } else { 0 };
+            if !run.awaits_rescan() {
+                return;
+            }
             let patchable: Vec<String> = reports
                 .active
                 .values()
                 .filter(|finding| finding.is_patchable() && finding.installed_by.is_none())
+                .filter(|finding| {
+                    mended.contains(finding.arn.as_str()) || finding.reported_at <= until
+                })
                 .map(|finding| finding.arn.clone())
                 .collect();
             reports.installed(&run.id, patchable.iter().map(String::as_str));
             reports.awaiting.insert(run.id.clone());
         })
         .await?;
-        self.store(run).await?;
-        self.release(run).await?;
-        Ok(Looked::Again)
+        if reports.failures >= MOST_FAILURES {
+            let trip = Trip {
+                at: Timestamp::now(),
+                why: format!(
+                    "its patches could not be installed {} times in a row (entry {})",
+                    reports.failures, run.id
+                ),
+            };
+            self.ledger
+                .trip_resource(run.control, run.resource_id(), &trip)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot that came to nothing is no way back, and is not named as one.
+    async fn check_snapshots(
+        &self,
+        run: &mut Patching,
+        invocation: &Invocation,
+    ) -> Result<(), Failure> {
+        if run.snapshots.is_empty() {
+            return Ok(());
+        }
+        let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+        let lost = patching::lost_snapshots(ec2, run, deadline).await?;
+        if !lost.is_empty() {
+            run.snapshots.retain(|snapshot| !lost.contains(snapshot));
+            run.reasons.push(format!(
+                "the safety snapshots {} came to nothing: there is no way back by them",
+                lost.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends a run whose command is followed no longer.
+    async fn ended(&self, run: &mut Patching) -> Result<Looked, Failure> {
+        Ok(match self.finish(run).await? {
+            Closed::LookAgain => Looked::Again,
+            Closed::Done => Looked::Done(run.status.name()),
+        })
     }
 
     /// Settles the runs that waited for Inspector to look again.
@@ -107,7 +189,7 @@ impl Handler {
             let left: BTreeSet<&str> = reports.of(&entry).map(|f| f.arn.as_str()).collect();
             let ended = match gone {
                 true => run.gone(now),
-                false => run.rescanned(&left, now),
+                false => run.rescanned(&left, reports.unclear.contains(&entry), now),
             };
             if ended {
                 if !self.ledger.store_unlocked(&mut run).await? {

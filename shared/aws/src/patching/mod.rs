@@ -14,7 +14,7 @@ mod send;
 pub use reach::reach;
 pub(crate) use read::INSTANCES_PAGE;
 pub use read::{agents, commands, host, hosts, invocation, missing, states};
-pub use send::{safety_snapshots, send};
+pub use send::{lost_snapshots, safety_snapshots, send};
 
 /// What became of a command on one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]

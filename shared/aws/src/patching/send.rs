@@ -15,6 +15,7 @@ use aws_smithy_types::retry::RetryConfig;
 use backstop_core::encryption::Purpose;
 use backstop_core::patching::{DOCUMENT, Patching};
 use backstop_core::volumes::{ENTRY_TAG, PURPOSE_TAG, Snapshot};
+use jiff::Timestamp;
 
 use super::{Batch, MOST_INSTANCES, incomplete};
 use crate::deadline::Deadline;
@@ -26,11 +27,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a throttled command is sent.
 const TRIES: u32 = 5;
-
-/// For how many seconds a command waits for an instance's agent: one that was
-/// online a moment ago takes it within seconds, and one that comes back hours
-/// later must not begin to install outside its window.
-const DELIVERY_SECONDS: i32 = 600;
 
 /// How many characters of an instance's name stand in a snapshot's: a tag's
 /// value has at most 256.
@@ -126,6 +122,22 @@ async fn taken(
     Ok(good.into_iter().map(|snapshot| snapshot.id).collect())
 }
 
+/// The safety snapshots of a run that came to nothing since they were taken.
+///
+/// # Errors
+/// A call failed.
+pub async fn lost_snapshots(
+    ec2: &aws_sdk_ec2::Client,
+    run: &Patching,
+    deadline: &Deadline,
+) -> Result<Vec<String>, AwsError> {
+    let of_entry = format!("tag:{ENTRY_TAG}");
+    let found = read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.id), deadline).await?;
+    let lost = found.into_iter().filter(|s| s.state == "error");
+    let lost = lost.map(|snapshot| snapshot.id);
+    Ok(lost.filter(|id| run.snapshots.contains(id)).collect())
+}
+
 /// Sends a command; its id.
 ///
 /// # Errors
@@ -153,6 +165,9 @@ pub async fn send(
         .cloud_watch_output_enabled(true)
         .cloud_watch_log_group_name(batch.log_group)
         .build();
+    // One that comes to an instance later must not begin outside its window.
+    let begin_within = batch.settings.begin_within(Timestamp::now());
+    let begin_within = i32::try_from(begin_within).unwrap_or(i32::MAX);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -162,7 +177,7 @@ pub async fn send(
             .document_name(DOCUMENT)
             .set_instance_ids(Some(batch.instances.to_vec()))
             .set_parameters(Some(parameters.clone()))
-            .timeout_seconds(DELIVERY_SECONDS)
+            .timeout_seconds(begin_within)
             .max_concurrency(&batch.settings.max_concurrency)
             .max_errors(&batch.settings.max_errors)
             .comment(Patching::comment(batch.mark))

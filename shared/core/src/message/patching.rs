@@ -271,7 +271,7 @@ impl Story<'_> {
                 " is out of reach of Systems Manager".to_owned()
             }
             Control::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
-            Control::VulnerablePackage if self.is_only_told() => format!(
+            Control::VulnerablePackage if self.is_only_told() || self.is_scan() => format!(
                 " has {} that no {} patch mends",
                 count(self.findings(), "known hole"),
                 match self.has_unmended() {

@@ -20,8 +20,8 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Vulnerability,
@@ -36,6 +36,10 @@ use crate::plan::Mode;
 use crate::policy::{Existing, Policy};
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
+
+/// After how long an instance is scanned again for what every approved patch did
+/// not mend: AWS's own baselines approve a patch seven days after its release.
+const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Under what circumstances it is decided.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +186,12 @@ fn relevant(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> Vec<
         .filter(|finding| finding.severity >= least && finding.installed_by.is_none())
         .cloned()
         .collect();
+    // What was tried in vain may be mended by what has been approved since.
+    if facts.state.as_ref().is_some_and(|state| state.missing > 0) {
+        for finding in &mut findings {
+            finding.unmended = false;
+        }
+    }
     findings.sort_by(|a, b| {
         let rank = |finding: &Vulnerability| (finding.is_patchable(), finding.severity);
         rank(b).cmp(&rank(a)).then(a.arn.cmp(&b.arn))
@@ -260,6 +270,16 @@ fn judge(
             .filter(|state| !state.existing && (all_spared || enforces(state.control)))
             .or_else(|| Some(by_findings(all_spared)))
     };
+    // Whether the baseline approves by now what it did not: a scan says.
+    let scanned_at = facts.state.as_ref().and_then(|state| state.ended_at);
+    let is_due = scanned_at.is_some_and(|scan| at.now.duration_since(scan) >= RESCAN_UNMENDED);
+    let unmended = findings.iter().any(|finding| finding.unmended);
+    let wanted = wanted.or_else(|| {
+        let severity = worst.unwrap_or(Severity::High);
+        let control = Control::VulnerablePackage;
+        (running && online && unmended && is_due)
+            .then(|| found(control, severity, Operation::Scan, true, false))
+    });
     let only_told = (!findings.is_empty()).then(|| {
         let severity = worst.unwrap_or(Severity::High);
         let control = Control::VulnerablePackage;
@@ -374,6 +394,43 @@ fn plan(
     decision.status = Status::InProgress;
 }
 
+/// What keeps a command from being sent after all, looked at once more just
+/// before it is: between the decision and the command lie snapshots of up to fifty
+/// instances, and people who read what is coming.
+#[must_use]
+pub fn stops(
+    run: &Patching,
+    host: Option<&Host>,
+    policy: &Policy,
+    mode: Mode,
+    now: Timestamp,
+) -> Option<(Status, String)> {
+    let back = |why: &str| Some((Status::RolledBack, why.to_owned()));
+    if policy.kill_switch {
+        return Some((Status::Stopped, "the kill switch is on".to_owned()));
+    }
+    if policy.controls.mode(run.control).unwrap_or(mode) != Mode::Enforce {
+        return back("the mode is `enforce` no more");
+    }
+    let Some(host) = host.filter(|host| !host.is_ended()) else {
+        return back("the instance is gone");
+    };
+    if host.state != "running" {
+        return back("the instance does not run any more");
+    }
+    match exempt(&host.tags, run.control, policy, now) {
+        Exemption::Malformed { .. } => {
+            return back("its opt-out tag was set meanwhile and cannot be read");
+        }
+        tag if tag.holds() => return back("it was opted out meanwhile"),
+        _ => {}
+    }
+    if run.operation == Operation::Install && !policy.patching.in_window(now) {
+        return back("the maintenance window has closed");
+    }
+    None
+}
+
 /// Why what Inspector found is told and not patched.
 fn only_told(findings: &[Vulnerability]) -> Vec<String> {
     let unmended = findings.iter().any(|finding| finding.unmended).then_some(
@@ -411,7 +468,10 @@ fn waits(
     if let Some(command) = facts.commands.iter().find(|command| command.is_under_way()) {
         return Some((
             Wait::Command,
-            format!("the patch command {} is under way on it", command.id),
+            format!(
+                "the patch command {}, which was sent to it, is under way",
+                command.id
+            ),
         ));
     }
     // A scan that left nothing is not sent again at once either.
@@ -433,7 +493,7 @@ fn waits(
     if let Some(until) = cools_until.filter(|until| *until > now) {
         let what = match operation {
             Operation::Scan => "a patch command was sent to it",
-            Operation::Install => "patches were installed",
+            Operation::Install => "a command that installs patches was sent to it",
         };
         return Some((
             Wait::CoolDown,
@@ -499,11 +559,13 @@ pub fn baseline(facts: &PatchFacts, control: Control) -> Vec<String> {
             .filter(|finding| finding.is_patchable())
             .map(|finding| vulnerable_package::fingerprint(&finding.arn))
             .collect(),
+        // What was never scanned may lack anything: the scan brings out what was
+        // there, and not what came since.
         Control::MissingPatches
             if facts
                 .state
                 .as_ref()
-                .is_some_and(|state| state.missing > 0 || state.failed > 0) =>
+                .is_none_or(|state| state.missing > 0 || state.failed > 0) =>
         {
             vec![missing_patches::fingerprint(&host.id)]
         }

@@ -192,12 +192,20 @@ pub struct Vulnerability {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_by: Option<String>,
     /// Whether every approved patch was installed and it was still active a day
-    /// later: the same command would not mend it either.
+    /// later: while no other patch is missing, the same command would not mend it
+    /// either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unmended: bool,
 }
 
 impl Vulnerability {
+    /// The versions in which it is mended.
+    fn fixes(&self) -> impl Iterator<Item = Option<&String>> {
+        self.packages
+            .iter()
+            .map(|package| package.fixed_in.as_ref())
+    }
+
     /// Whether a patch of the operating system mends something of it, as far as
     /// has been tried.
     #[must_use]
@@ -217,6 +225,11 @@ pub struct Reports {
     pub closed: BTreeMap<String, Timestamp>,
     /// Entries that wait for findings to be closed.
     pub awaiting: BTreeSet<String>,
+    /// Those of them of which a finding went without being closed: somebody
+    /// suppressed it, or there was no room for it.
+    pub unclear: BTreeSet<String>,
+    /// How many installations failed in a row.
+    pub failures: u32,
     /// Rises with every write.
     #[serde(skip)]
     pub revision: u64,
@@ -238,7 +251,8 @@ impl Reports {
                 return;
             }
             finding.installed_by = known.installed_by.clone();
-            finding.unmended = known.unmended;
+            // Another version mends it now: that was not tried.
+            finding.unmended = known.unmended && known.fixes().eq(finding.fixes());
         }
         self.active.insert(finding.arn.clone(), finding);
         while self.active.len() > MOST_FINDINGS {
@@ -253,7 +267,18 @@ impl Reports {
             (waits, finding.severity, finding.reported_at)
         });
         if let Some(arn) = least.map(|finding| finding.arn.clone()) {
-            self.active.remove(&arn);
+            let gone = self.active.remove(&arn);
+            self.unclear.extend(gone.and_then(|gone| gone.installed_by));
+        }
+    }
+
+    /// Takes a report that somebody suppressed a finding: it is told no more, and
+    /// was not closed.
+    pub fn suppress(&mut self, arn: &str, at: Timestamp) {
+        let by = self.active.get(arn).and_then(|f| f.installed_by.clone());
+        self.close(arn, at);
+        if !self.active.contains_key(arn) {
+            self.unclear.extend(by);
         }
     }
 
@@ -299,6 +324,7 @@ impl Reports {
     /// An entry waits no more: what is still active was not mended by it.
     pub fn settled(&mut self, entry: &str) {
         self.awaiting.remove(entry);
+        self.unclear.remove(entry);
         for finding in self.active.values_mut() {
             if finding.installed_by.as_deref() == Some(entry) {
                 finding.installed_by = None;
@@ -310,7 +336,10 @@ impl Reports {
     /// Whether nothing is worth keeping.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.closed.is_empty() && self.awaiting.is_empty()
+        self.active.is_empty()
+            && self.closed.is_empty()
+            && self.awaiting.is_empty()
+            && self.failures == 0
     }
 }
 

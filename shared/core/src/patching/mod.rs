@@ -324,11 +324,18 @@ impl Patching {
     }
 
     /// What became of what it waits for at Inspector: `left` are its findings
-    /// that are still active, or none because the instance is gone. `true`: it
-    /// has ended.
-    pub fn rescanned(&mut self, left: &BTreeSet<&str>, now: Timestamp) -> bool {
+    /// that are still active; `unclear`: one went without being closed. `true`:
+    /// it has ended.
+    pub fn rescanned(&mut self, left: &BTreeSet<&str>, unclear: bool, now: Timestamp) -> bool {
         if !self.awaits_rescan() {
             return false;
+        }
+        if left.is_empty() && unclear {
+            self.fail(
+                "a finding was suppressed before Inspector had closed it: whether the patches mended it, nobody has said".to_owned(),
+                now,
+            );
+            return true;
         }
         if left.is_empty() {
             self.status = Status::Remediated;
@@ -421,7 +428,7 @@ impl Patching {
 fn failure(status: &str) -> String {
     let what = match status {
         "DeliveryTimedOut" | "Delivery Timed Out" | "Undeliverable" => {
-            "the command never reached the instance: is its agent still online?"
+            "the command did not begin on the instance in time: its agent was not online, or its turn had not come when the maintenance window closed"
         }
         "ExecutionTimedOut" | "Execution Timed Out" | "TimedOut" => {
             "the command ran out of time on the instance: it may have installed a part"

@@ -151,6 +151,20 @@ impl Settings {
         windows::opens(&self.windows, after)
     }
 
+    /// Within how many seconds a command has to have begun on an instance: not
+    /// after its window has closed. Without a window there is time for all that
+    /// `max_concurrency` lets wait.
+    #[must_use]
+    pub fn begin_within(&self, now: Timestamp) -> i64 {
+        // The least that SendCommand takes.
+        const LEAST: i64 = 30;
+        const MOST: i64 = 6 * 3600;
+        let closes = windows::closes(&self.windows, now);
+        closes.map_or(MOST, |closes| {
+            closes.duration_since(now).as_secs().clamp(LEAST, MOST)
+        })
+    }
+
     /// For how long an instance has to be running.
     #[must_use]
     pub fn min_age(&self) -> SignedDuration {

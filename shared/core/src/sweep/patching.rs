@@ -70,6 +70,7 @@ pub fn page_key(
                 state.failed
             ))
         ),
+        format!("{}", cooled_down(facts, policy, now)),
         format!(
             "{:?} {:?} {} {old_enough} {}",
             policy.patching,
@@ -108,6 +109,13 @@ pub fn page_key(
         ));
     }
     digest(parts.iter().map(String::as_str))
+}
+
+/// Whether the cool-down after the last operation is over, as far as a page
+/// shows it.
+fn cooled_down(facts: &PatchFacts, policy: &Policy, now: Timestamp) -> bool {
+    let ended = facts.state.as_ref().and_then(|state| state.ended_at);
+    ended.is_none_or(|at| now.duration_since(at) >= policy.patching.cool_down())
 }
 
 #[cfg(test)]
@@ -325,6 +333,24 @@ mod tests {
             let same = keys.insert(key(change), what);
             assert_eq!(same, None, "{what}");
         }
+    }
+
+    #[test]
+    fn the_end_of_the_cool_down_changes_the_key_at_once() {
+        let cooled = |now: &'static str| {
+            key(move |p| {
+                state(p).ended_at = Some(at("2026-11-23T08:30:00Z"));
+                p.now = at(now);
+            })
+        };
+        assert_eq!(
+            cooled("2026-11-24T08:00:00Z"),
+            cooled("2026-11-24T08:29:59Z")
+        );
+        assert_ne!(
+            cooled("2026-11-24T08:29:59Z"),
+            cooled("2026-11-24T08:30:00Z")
+        );
     }
 
     #[test]

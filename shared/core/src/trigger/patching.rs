@@ -67,6 +67,8 @@ pub enum Says {
         arn: String,
         /// When that was said.
         at: Timestamp,
+        /// Not closed: somebody wants to hear no more of it.
+        suppressed: bool,
     },
 }
 
@@ -141,7 +143,15 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
                     let finding = finding(detail, arn, at);
                     look(id, actor, Says::Active(Box::new(finding)))
                 }
-                ("CLOSED" | "SUPPRESSED", Some(at)) => look(id, actor, Says::Closed { arn, at }),
+                ("CLOSED" | "SUPPRESSED", Some(at)) => look(
+                    id,
+                    actor,
+                    Says::Closed {
+                        suppressed: status == "SUPPRESSED",
+                        arn,
+                        at,
+                    },
+                ),
                 ("CLOSED" | "SUPPRESSED", None) => broken(
                     "`time` of the event is missing or no time: without it a closed finding cannot be told from an older report of it",
                 ),
@@ -467,6 +477,7 @@ mod tests {
                 Says::Closed {
                     arn: "arn:aws:inspector2:eu-central-1:111122223333:finding/0a1b".to_owned(),
                     at: "2026-11-19T09:40:12Z".parse().unwrap(),
+                    suppressed: status == "SUPPRESSED",
                 }
             );
             for time in [json!(null), json!("Nov 19, 2026, 9:40:12 AM")] {

@@ -388,7 +388,7 @@ fn what_cannot_be_undone_is_said_before_it_is_done() {
         - See all: aws ssm describe-instance-patches --region eu-central-1 --instance-id i-0123456789abcdef0 --filters 'Key=State,Values=Missing,Failed'
 
         How to stop it now
-        - The command follows this message within seconds. Find it: aws ssm list-commands --region eu-central-1 --instance-id i-0123456789abcdef0 --filters 'key=DocumentName,value=AWS-RunPatchBaseline'
+        - The command follows this message within minutes. Find it: aws ssm list-commands --region eu-central-1 --instance-id i-0123456789abcdef0 --filters 'key=DocumentName,value=AWS-RunPatchBaseline'
         - Cancel it: aws ssm cancel-command --region eu-central-1 --command-id '<command-id>' --instance-ids i-0123456789abcdef0
         - What is installed by then stays installed, and an installation that is cut off may leave a package half done.
         - Later ones are kept back by an opt-out, and everywhere by: backstop kill-switch on
@@ -614,7 +614,7 @@ fn what_inspector_has_closed_is_said_to_be() {
     let mut run = awaiting();
     run.reasons.clear();
     run.after = Some(state("Install", "02:05:00", 0, 0, 0));
-    assert!(run.rescanned(&[].into(), at("09:00:00")));
+    assert!(run.rescanned(&[].into(), false, at("09:00:00")));
     expect![[r#"
         Subject: [Backstop] FIXED critical: i-0123456789abcdef0 (web-1): Inspector has closed its findings
 
@@ -731,7 +731,7 @@ fn a_scan_that_succeeded_is_not_said_to_have_mended_anything() {
         What was done
         - The instance was scanned. A scan changes nothing and restarts nothing.
         - Approved patches now: 12 missing (Scan of 2026-11-28 02:01:00 UTC, baseline pb-0123456789abcdef0).
-        - What is missing is a finding of missing-patches from now on: the next sweep looks at it, and you are told before anything is installed.
+        - What is missing is a finding of missing-patches from now on: it is looked at next, and you are told before anything is installed.
         - Command 0831e1a8-a1ac-4257-a1fd-c831b48c4107, sent at 2026-11-28 02:00:10 UTC: ended as Success.
 
         How to see which patches are missing
@@ -919,7 +919,7 @@ fn a_command_that_never_reached_the_instance_installed_nothing() {
         - Approved patches: 3 missing (Scan of 2026-11-28 00:30:00 UTC, baseline pb-0123456789abcdef0).
 
         What was done, and what failed
-        - The command never reached the instance: is its agent still online? (DeliveryTimedOut).
+        - The command did not begin on the instance in time: its agent was not online, or its turn had not come when the maintenance window closed (DeliveryTimedOut).
         - Command 0831e1a8-a1ac-4257-a1fd-c831b48c4107, sent at 2026-11-28 02:00:10 UTC: ended as DeliveryTimedOut.
         - Nothing was installed, and the instance was not restarted.
 
@@ -968,7 +968,7 @@ fn findings_that_inspector_still_sees_a_day_later_say_what_to_look_for() {
     run.findings[0].packages[0].remediation = Some("dnf update openssl".to_owned());
     let left = run.findings[1].arn.clone();
     let later = "2026-11-29T02:30:00Z".parse().unwrap();
-    assert!(run.rescanned(&[left.as_str()].into(), later));
+    assert!(run.rescanned(&[left.as_str()].into(), false, later));
     expect![[r#"
         Subject: [Backstop] FAILED critical: i-0123456789abcdef0 (web-1): findings are still active after patching
 
@@ -994,7 +994,7 @@ fn findings_that_inspector_still_sees_a_day_later_say_what_to_look_for() {
         - 3 patches are pending a restart: what is not in effect Inspector still finds. DOWNTIME: aws ec2 reboot-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - The patch baseline may not approve the version that mends it (yet): compare the versions above with what it approves, or install the package by hand.
         - See what Inspector still finds: aws inspector2 list-findings --region eu-central-1 --filter-criteria '{"resourceId":[{"comparison":"EQUALS","value":"i-0123456789abcdef0"}],"findingStatus":[{"comparison":"EQUALS","value":"ACTIVE"}]}'
-        - Backstop does not install again for these findings: the same command would not mend them.
+        - Backstop does not install again for these findings while nothing else is missing: the same command would not mend them. It scans once a week whether the patch baseline approves more by now.
 
         Safety snapshots
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb

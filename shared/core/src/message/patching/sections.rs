@@ -373,7 +373,7 @@ impl Story<'_> {
             }
             None => {
                 lines.push(format!(
-                    "The command follows this message within seconds. Find it: {}",
+                    "The command follows this message within minutes. Find it: {}",
                     self.list_commands()
                 ));
                 lines.push(format!("Cancel it: {}", self.cancel("<command-id>")));
@@ -401,7 +401,7 @@ impl Story<'_> {
             lines.push(format!("Approved patches now: {}.", of_state(state)));
             lines.push(match state.missing > 0 || state.failed > 0 {
                 true => format!(
-                    "What is missing is a finding of {} from now on: the next sweep looks at it, and you are told before anything is installed.",
+                    "What is missing is a finding of {} from now on: it is looked at next, and you are told before anything is installed.",
                     run.control
                 ),
                 false => "Nothing has to be done.".to_owned(),
@@ -593,7 +593,7 @@ impl Story<'_> {
                 run.control,
                 quote(&one_line(id, MOST_ID))
             ),
-            false if failure == Failure::StillFound => "Backstop does not install again for these findings: the same command would not mend them.".to_owned(),
+            false if failure == Failure::StillFound => "Backstop does not install again for these findings while nothing else is missing: the same command would not mend them. It scans once a week whether the patch baseline approves more by now.".to_owned(),
             false if self.is_scan() => "Backstop scans again once the policy's `patching.cool_down_hours` have passed.".to_owned(),
             false => "Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.".to_owned(),
         });
