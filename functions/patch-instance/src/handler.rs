@@ -54,8 +54,9 @@ const MOST_WRITES: usize = 5;
 const TO_BEGIN: Duration = Duration::from_secs(45);
 
 /// For how long a command may be at work: those that were sent since are looked
-/// at, however short the cool-down is.
-const LONGEST_COMMAND: SignedDuration = SignedDuration::from_hours(24);
+/// at, however short the cool-down is. Longer than a run waits for its own, or
+/// one that hangs would be followed by a second.
+const LONGEST_COMMAND: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Everything that makes a look at an instance fail, so that its messages are
 /// delivered again.

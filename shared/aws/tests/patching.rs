@@ -16,8 +16,8 @@ use std::time::Duration;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::patching::{
-    Batch, Invocation, MOST_INSTANCES, agents, commands, hosts, invocation, missing, reach,
-    safety_snapshots, send, states,
+    Batch, Invocation, MOST_INSTANCES, agents, commands, hosts, invocation, lost_snapshots,
+    missing, reach, safety_snapshots, send, states,
 };
 use backstop_core::patching::{
     Agent, Command, Host, MOST_LISTED, Operation, Patch, PatchState, Patching, Reach, Reboot,
@@ -1172,6 +1172,49 @@ async fn without_snapshots_there_is_an_error() {
     assert_eq!(calls_of(&wire, "CreateSnapshots").len(), 1);
 }
 
+#[tokio::test]
+async fn a_runs_snapshots_that_are_in_error_are_lost_and_no_others() {
+    let wire = Wire::new(|call: &Call| match call.parameter("NextToken") {
+        None => snapshots_xml(
+            &(snapshot_xml("snap-1", "vol-1", "completed", "safety")
+                + &snapshot_xml("snap-2", "vol-2", "error", "safety")
+                + &snapshot_xml("snap-3", "vol-3", "pending", "safety")),
+            Some("two"),
+        ),
+        // The last two are none that the run names.
+        Some(_) => snapshots_xml(
+            &(snapshot_xml("snap-4", "vol-4", "error", "safety")
+                + &snapshot_xml("snap-8", "vol-2", "error", "safety")
+                + &snapshot_xml("snap-9", "vol-9", "error", "transfer")),
+            None,
+        ),
+    });
+    let mut run = run();
+    // Of one that was deleted nobody says that it came to nothing.
+    run.snapshots = ["snap-1", "snap-2", "snap-3", "snap-4", "snap-5"]
+        .map(str::to_owned)
+        .to_vec();
+    let lost = lost_snapshots(&ec2(&wire, 1), &run, &long()).await;
+    assert_eq!(lost.unwrap(), ["snap-2", "snap-4"]);
+    assert_eq!(
+        wire.operations(),
+        ["DescribeSnapshots", "DescribeSnapshots"]
+    );
+    let call = &wire.calls()[0];
+    assert_eq!(call.parameter("Owner.1"), Some("self"));
+    assert_eq!(call.parameter("Filter.1.Name"), Some("tag:backstop:entry"));
+    assert_eq!(call.parameter("Filter.1.Value.1"), Some(ENTRY));
+
+    let wire = Wire::new(|_: &Call| Reply::ec2_error(403, "UnauthorizedOperation", "no"));
+    let error = lost_snapshots(&ec2(&wire, 1), &run, &long())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "DescribeSnapshots: UnauthorizedOperation: no"
+    );
+}
+
 // ----------------------------------------------------------------------- send
 
 fn sent_json() -> Reply {
@@ -1248,6 +1291,93 @@ async fn a_command_names_document_instances_pace_mark_and_log_group() {
         calls[2].json["Parameters"],
         json!({"Operation": ["Scan"], "RebootOption": ["NoReboot"]})
     );
+}
+
+fn windows(windows: &[(&str, &str)]) -> Settings {
+    let windows: Vec<Value> = windows
+        .iter()
+        .map(|(from, to)| json!({"from": from, "to": to}))
+        .collect();
+    serde_json::from_value(json!({"windows": windows})).unwrap()
+}
+
+#[test]
+fn a_command_has_to_begin_before_its_window_closes_and_within_six_hours_without_one() {
+    // 30 seconds is the least that SendCommand takes.
+    for (of, now, expected) in [
+        (windows(&[]), "2026-11-24T03:00:00Z", 21_600),
+        (
+            windows(&[("02:00", "05:00")]),
+            "2026-11-24T02:00:00Z",
+            10_800,
+        ),
+        (windows(&[("02:00", "05:00")]), "2026-11-24T04:50:00Z", 600),
+        (windows(&[("02:00", "05:00")]), "2026-11-24T04:59:29Z", 31),
+        (windows(&[("02:00", "05:00")]), "2026-11-24T04:59:31Z", 30),
+        (windows(&[("02:00", "05:00")]), "2026-11-24T04:59:59Z", 30),
+        // Over midnight, and longer than six hours.
+        (windows(&[("22:00", "01:00")]), "2026-11-24T23:30:00Z", 5400),
+        (
+            windows(&[("00:00", "00:00")]),
+            "2026-11-24T10:00:00Z",
+            21_600,
+        ),
+        (windows(&[("00:00", "00:00")]), "2026-11-24T23:00:00Z", 3600),
+        // Of two that are open the one that closes last.
+        (
+            windows(&[("02:00", "05:00"), ("04:00", "06:00")]),
+            "2026-11-24T04:30:00Z",
+            5400,
+        ),
+    ] {
+        assert_eq!(
+            of.begin_within(at(now)),
+            expected,
+            "{:?} at {now}",
+            of.windows
+        );
+    }
+}
+
+/// How long a command that is sent now waits for its turn.
+async fn waits_for(settings: &Settings, operation: Operation) -> i64 {
+    let wire = Wire::new(|_: &Call| sent_json());
+    let instances = one();
+    let batch = Batch {
+        operation,
+        ..batch(&instances, settings)
+    };
+    send(&ssm(&wire, 1), &batch, &long()).await.unwrap();
+    wire.calls()[0].json["TimeoutSeconds"].as_i64().unwrap()
+}
+
+/// A time of day, so many minutes from now, and that minute's beginning.
+fn in_minutes(minutes: u64) -> (String, Timestamp) {
+    let then = Timestamp::now() + Duration::from_secs(60 * minutes);
+    let minute = Timestamp::from_second(then.as_second() / 60 * 60).unwrap();
+    (then.strftime("%H:%M").to_string(), minute)
+}
+
+#[tokio::test]
+async fn a_command_waits_for_its_turn_for_what_is_left_of_its_window() {
+    let (from, _) = in_minutes(23 * 60);
+    let (to, closes) = in_minutes(2 * 60);
+    let before = Timestamp::now();
+    let waits = waits_for(&windows(&[(&from, &to)]), Operation::Install).await;
+    let left = |now: Timestamp| closes.duration_since(now).as_secs();
+    assert!(
+        (left(Timestamp::now())..=left(before)).contains(&waits),
+        "{waits}: {from} to {to}"
+    );
+}
+
+#[tokio::test]
+async fn an_installation_whose_window_has_closed_since_waits_as_short_as_can_be() {
+    let ((from, _), (to, _)) = (in_minutes(2 * 60), in_minutes(3 * 60));
+    let closed = windows(&[(&from, &to)]);
+    assert_eq!(waits_for(&closed, Operation::Install).await, 30);
+    // A scan is bound to no window.
+    assert_eq!(waits_for(&closed, Operation::Scan).await, 21_600);
 }
 
 #[tokio::test]

@@ -79,14 +79,17 @@ impl Handler {
             ended = %ended.status, outcome = run.status.name(), "command ended"
         );
         self.check_snapshots(run, invocation).await?;
-        // First what leads back here, then the run.
-        self.note_end(&id, run, reports).await?;
-        if !run.awaits_rescan() {
-            self.finish(run).await?;
-            return Ok(Looked::Again);
+        if run.awaits_rescan() {
+            // First what leads back here, then the run.
+            self.note_end(&id, run, reports).await?;
+            self.store(run).await?;
+            self.release(run).await?;
+        } else {
+            // First the run: what is followed once more must not count twice.
+            self.store(run).await?;
+            self.note_end(&id, run, reports).await?;
+            self.conclude(run).await?;
         }
-        self.store(run).await?;
-        self.release(run).await?;
         Ok(Looked::Again)
     }
 
@@ -252,6 +255,11 @@ impl Handler {
     /// Ends a run: stored, told, the lock released.
     pub(super) async fn finish(&self, run: &mut Patching) -> Result<Closed, Failure> {
         self.store(run).await?;
+        self.conclude(run).await
+    }
+
+    /// Counts and tells a run that is stored as ended, and releases its lock.
+    async fn conclude(&self, run: &Patching) -> Result<Closed, Failure> {
         count(run);
         if run.status == Status::Failed {
             warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");

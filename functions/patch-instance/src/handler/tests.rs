@@ -73,6 +73,10 @@ struct World {
     commands: Vec<SentCommand>,
     /// Entry and id.
     snapshots: Vec<(String, String)>,
+    /// How many volumes an instance has.
+    volumes: usize,
+    /// Snapshots that came to nothing.
+    lost: BTreeSet<String>,
     denied: BTreeSet<String>,
     /// Instance, status and message key of what was told, in order; what has the
     /// same key is sent once, so it stands here once.
@@ -89,6 +93,8 @@ impl World {
             items: BTreeMap::new(),
             commands: Vec::new(),
             snapshots: Vec::new(),
+            volumes: 1,
+            lost: BTreeSet::new(),
             denied: BTreeSet::new(),
             told: Vec::new(),
             notices: Vec::new(),
@@ -103,7 +109,8 @@ impl World {
                 let ours = self.snapshots.iter().filter(|(of, _)| of == entry);
                 let items: String = ours
                     .map(|(entry, id)| {
-                        format!("<item><snapshotId>{id}</snapshotId><volumeId>vol-1</volumeId><status>pending</status><tagSet><item><key>backstop:entry</key><value>{entry}</value></item><item><key>backstop:purpose</key><value>safety</value></item></tagSet></item>")
+                        let state = if self.lost.contains(id) { "error" } else { "pending" };
+                        format!("<item><snapshotId>{id}</snapshotId><volumeId>vol-1</volumeId><status>{state}</status><tagSet><item><key>backstop:entry</key><value>{entry}</value></item><item><key>backstop:purpose</key><value>safety</value></item></tagSet></item>")
                     })
                     .collect();
                 xml("DescribeSnapshots", &format!("<snapshotSet>{items}</snapshotSet>"))
@@ -116,9 +123,13 @@ impl World {
                     .map(|(key, _)| key.replace(".Key", ".Value"))
                     .and_then(|key| call.parameter(&key))
                     .unwrap();
-                let id = format!("snap-{:017x}", self.snapshots.len());
-                self.snapshots.push((entry.to_owned(), id.clone()));
-                xml("CreateSnapshots", &format!("<snapshotSet><item><snapshotId>{id}</snapshotId></item></snapshotSet>"))
+                let mut made = String::new();
+                for _ in 0..self.volumes {
+                    let id = format!("snap-{:017x}", self.snapshots.len());
+                    made += &format!("<item><snapshotId>{id}</snapshotId></item>");
+                    self.snapshots.push((entry.to_owned(), id));
+                }
+                xml("CreateSnapshots", &format!("<snapshotSet>{made}</snapshotSet>"))
             }
             "DescribeRouteTables" => xml("DescribeRouteTables", "<routeTableSet/>"),
             "DescribeVpcEndpoints" => xml("DescribeVpcEndpoints", "<vpcEndpointSet/>"),
@@ -1068,6 +1079,9 @@ async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_t
     for (code, status, trips) in [
         ("UnauthorizedOperation", 403, true),
         ("InternalError", 500, false),
+        // A backup is at work on its volumes, or it changes its state.
+        ("ConcurrentSnapshotLimitExceeded", 400, false),
+        ("IncorrectState", 400, false),
     ] {
         let world = World::of([(1, lacking(1))]);
         let wire = wire_with(&world, move |_, call| {
@@ -1352,6 +1366,245 @@ async fn of_two_invocations_at_once_one_patches() {
     assert_eq!(world.snapshots.len(), 1);
 }
 
+// --- the last look before the command
+
+/// A wire on which the world changes when the last of `runs` is told that its
+/// command is coming: between the decision and the command.
+fn changing_before_the_command(
+    world: &Arc<Mutex<World>>,
+    runs: usize,
+    change: impl Fn(&mut World) + Send + Sync + 'static,
+) -> Wire {
+    wire_with(world, move |world, call| {
+        if call.operation == "PutEvents" && world.told.len() + 1 == runs {
+            change(world);
+        }
+        None
+    })
+}
+
+/// The only window opens in two hours.
+fn close_window(world: &mut World) {
+    let at = |hours: u64| {
+        let at = Timestamp::now() + Duration::from_secs(3600 * hours);
+        at.strftime("%H:%M").to_string()
+    };
+    let (from, to) = (at(2), at(3));
+    world.policy = POLICY.replace(
+        r#""version":1"#,
+        &format!(r#""version":1,"patching":{{"windows":[{{"from":"{from}","to":"{to}"}}]}}"#),
+    );
+}
+
+fn tag(world: &mut World, number: usize, value: &'static str) {
+    let machine = world.machines.get_mut(&id(number)).unwrap();
+    machine.tags.push(("backstop:opt-out", value));
+}
+
+#[tokio::test]
+async fn whoever_opts_out_just_before_the_command_is_left_out_of_it_and_the_others_are_patched() {
+    for opted_out in [
+        "missing-patches",
+        "all until=2999-01-01",
+        "missing-patches until=2999-01-01 owner=web",
+        // The other control that ends in the same command.
+        "vulnerable-package until=2999-01-01",
+    ] {
+        let world = World::of((1..=4).map(|n| (n, lacking(1))));
+        let wire = changing_before_the_command(&world, 4, |world| {
+            tag(world, 2, opted_out);
+            // One that holds no more, and one for somebody else.
+            tag(world, 3, "missing-patches until=2020-01-01");
+            tag(world, 4, "open-ingress");
+        });
+        let answer = run(&wire, batch((1..=4).map(compliance))).await.unwrap();
+        assert_eq!(failed(&answer), Vec::<&str>::new(), "{opted_out}");
+        assert_eq!(count(&wire, "SendCommand"), 1, "{opted_out}");
+        let world = world.lock().unwrap();
+        assert_eq!(
+            world.commands[0].instances,
+            [id(1), id(3), id(4)],
+            "{opted_out}"
+        );
+        assert_eq!(
+            world.told_of(2),
+            ["in-progress", "rolled-back", "exempt"],
+            "{opted_out}"
+        );
+        for other in [1, 3, 4] {
+            assert_eq!(world.told_of(other), ["in-progress"], "{opted_out}");
+        }
+        let kept = world.records();
+        let kept: Vec<&Patching> = kept.iter().filter(|r| r.resource_id() == id(2)).collect();
+        let [back, exempt] = kept[..] else {
+            panic!("{opted_out}: {} records", kept.len())
+        };
+        assert_eq!(
+            (back.status, exempt.status),
+            (Status::RolledBack, Status::Exempt)
+        );
+        assert!(back.command.is_none() && back.finished_at.is_some());
+        assert!(
+            back.reasons.iter().any(|why| why.contains("opted out")),
+            "{:?}",
+            back.reasons
+        );
+        assert_eq!(world.locks(), 3, "{opted_out}: it holds nothing");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_just_before_the_command_keeps_it_from_being_sent() {
+    fn policy(world: &mut World, more: &str) {
+        world.policy = POLICY.replace(r#""version":1"#, &format!(r#""version":1,{more}"#));
+    }
+    fn mode(world: &mut World, mode: &str) {
+        world.policy = POLICY.replace(
+            r#""missing-patches":{"mode":"enforce"}"#,
+            &format!(r#""missing-patches":{{"mode":"{mode}"}}"#),
+        );
+        assert_ne!(world.policy, POLICY);
+    }
+    type Case = (
+        &'static str,
+        fn(&mut World),
+        &'static [&'static str],
+        &'static str,
+    );
+    let cases: [Case; 8] = [
+        (
+            "notify",
+            |w| mode(w, "notify"),
+            &["rolled-back", "notified"],
+            "`enforce` no more",
+        ),
+        (
+            "off",
+            |w| mode(w, "off"),
+            &["rolled-back"],
+            "`enforce` no more",
+        ),
+        (
+            "kill switch",
+            |w| policy(w, r#""kill_switch":true"#),
+            // The run, and then what is found and held back.
+            &["stopped", "stopped"],
+            "kill switch",
+        ),
+        (
+            "window",
+            close_window,
+            &["rolled-back", "pending"],
+            "window has closed",
+        ),
+        (
+            "stopped",
+            |w| w.machines.get_mut(&id(1)).unwrap().state = "stopped",
+            &["rolled-back"],
+            "does not run",
+        ),
+        (
+            "terminated",
+            |w| w.machines.get_mut(&id(1)).unwrap().state = "terminated",
+            &["rolled-back"],
+            "gone",
+        ),
+        ("gone", |w| w.machines.clear(), &["rolled-back"], "gone"),
+        (
+            "a tag that cannot be read",
+            |w| tag(w, 1, "missing-patches until=tomorrow"),
+            &["rolled-back", "held"],
+            "cannot be read",
+        ),
+    ];
+    for (case, change, told, why) in cases {
+        let world = World::of([(1, lacking(1))]);
+        let wire = changing_before_the_command(&world, 1, change);
+        let answer = run(&wire, batch([compliance(1)])).await.unwrap();
+        assert_eq!(failed(&answer), Vec::<&str>::new(), "{case}");
+        assert_eq!(count(&wire, "SendCommand"), 0, "{case}");
+        let world = world.lock().unwrap();
+        let all: Vec<&str> = ["in-progress"].iter().chain(told).copied().collect();
+        assert_eq!(world.told_of(1), all, "{case}");
+        let run = &world.records()[0];
+        assert!(
+            run.reasons.iter().any(|said| said.contains(why)),
+            "{case}: {:?}",
+            run.reasons
+        );
+        assert_eq!(
+            (world.records().len(), world.locks()),
+            (told.len(), 0),
+            "{case}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_closes_just_before_the_command_keeps_no_scan_from_being_sent() {
+    let never = Machine {
+        patches: None,
+        ..Machine::default()
+    };
+    let world = World::of([(1, never)]);
+    let wire = changing_before_the_command(&world, 1, close_window);
+    let answer = run(&wire, compliance(1)).await.unwrap();
+    assert_eq!(answer["verdict"], "begun");
+    assert_eq!(world.lock().unwrap().commands[0].operation, "Scan");
+}
+
+#[tokio::test]
+async fn when_the_last_look_fails_nothing_is_sent_and_one_command_is_sent_later() {
+    for (case, named) in [("instances", "DescribeInstances"), ("policy", "nonsense")] {
+        let world = World::of([(1, lacking(1)), (2, lacking(1))]);
+        let before = world.lock().unwrap().policy.clone();
+        let fails = wire_with(&world, move |world, call| {
+            let told = world.told.len();
+            if case == "policy" && call.operation == "PutEvents" && told == 1 {
+                world.policy = r#"{"version":1,"nonsense":1}"#.into();
+            }
+            (case == "instances" && call.operation == "DescribeInstances" && told == 2)
+                .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+        });
+        let error = run(&fails, batch([compliance(1), compliance(2)]))
+            .await
+            .unwrap_err();
+        assert!(error.contains(named), "{case}: {error}");
+        assert_eq!(count(&fails, "SendCommand"), 0, "{case}");
+        {
+            let mut world = world.lock().unwrap();
+            assert!(world.records().iter().all(Patching::is_open), "{case}");
+            assert_eq!((world.told.len(), world.locks()), (2, 2), "{case}");
+            world.policy = before;
+        }
+
+        // At once: they may be at work still.
+        let early = run(&wire(&world), compliance(1)).await.unwrap();
+        assert_eq!(early["verdict"], "another run will look again", "{case}");
+
+        world.lock().unwrap().lapse();
+        let answer = run(&wire(&world), batch([compliance(1), compliance(2)]))
+            .await
+            .unwrap();
+        assert_eq!(failed(&answer), Vec::<&str>::new(), "{case}");
+        let world = world.lock().unwrap();
+        let sent: Vec<&Vec<String>> = world.commands.iter().map(|c| &c.instances).collect();
+        assert_eq!(sent, [&vec![id(1), id(2)]], "{case}");
+        assert_eq!(
+            (world.records().len(), world.snapshots.len()),
+            (2, 2),
+            "{case}"
+        );
+        assert!(
+            world.records().iter().all(|run| run.command.is_some()),
+            "{case}"
+        );
+        for number in [1, 2] {
+            assert_eq!(world.told_of(number), ["in-progress"], "{case}");
+        }
+    }
+}
+
 // --- the end is followed
 
 /// A world in which an instance's command is under way.
@@ -1391,13 +1644,13 @@ async fn a_compliance_entry_is_closed_by_missing_0_and_by_nothing_less() {
             "Delivery Timed Out",
             2,
             Status::Failed,
-            Some("never reached the instance"),
+            Some("did not begin on the instance in time"),
         ),
         (
             "Undeliverable",
             2,
             Status::Failed,
-            Some("never reached the instance"),
+            Some("did not begin on the instance in time"),
         ),
         (
             "Execution Timed Out",
@@ -1492,7 +1745,360 @@ async fn what_a_scan_finds_is_installed_by_a_run_of_its_own() {
     );
 }
 
+#[tokio::test]
+async fn a_command_that_is_under_way_for_more_than_24_hours_is_told_and_followed_by_none_while_it_is()
+ {
+    let world = under_way(compliance(1), lacking(2)).await;
+    let sent = |minutes: u64| {
+        let mut world = world.lock().unwrap();
+        world.commands[0].at = ago(minutes);
+        world.rewrite(|run| {
+            if run["command"].is_object() {
+                run["command"]["at"] = ago(minutes).to_string().into();
+            }
+        });
+    };
+    sent(24 * 60 - 1);
+    let answer = run(&wire(&world), ended(1)).await.unwrap();
+    assert_eq!(answer["verdict"], "under way");
+    assert_eq!(world.lock().unwrap().locks(), 1);
+
+    sent(24 * 60 + 1);
+    let answer = run(&wire(&world), ended(1)).await.unwrap();
+    assert_eq!(answer["verdict"], "failed");
+    {
+        let world = world.lock().unwrap();
+        assert_eq!(world.told_of(1), ["in-progress", "failed"]);
+        assert_eq!(world.locks(), 0);
+        let why = &world.records()[0].reasons;
+        assert!(why.iter().any(|why| why.contains("24 hours")), "{why:?}");
+    }
+
+    // It is still under way, days later: no second one.
+    for days in [1, 2, 6] {
+        sent(days * 24 * 60 + 2);
+        let next = wire(&world);
+        let answer = run(&next, compliance(1)).await.unwrap();
+        let verdict = answer["verdict"].as_str().unwrap();
+        assert!(["pending", "known"].contains(&verdict), "{days}: {answer}");
+        assert!(nothing_done(&next), "{days}");
+    }
+    assert_eq!(
+        world.lock().unwrap().told_of(1),
+        ["in-progress", "failed", "pending"]
+    );
+
+    // Somebody cancelled it: it is tried again.
+    let cancelled = (id(1), "Cancelled");
+    world.lock().unwrap().commands[0].ended.extend([cancelled]);
+    let answer = run(&wire(&world), compliance(1)).await.unwrap();
+    assert_eq!(answer["verdict"], "begun");
+    assert_eq!(world.lock().unwrap().commands.len(), 2);
+}
+
+/// Begins an installation and lets it end like that; then as though a day had
+/// gone by and the instance were as `machine` again.
+async fn installed(
+    world: &Arc<Mutex<World>>,
+    event: Value,
+    status: &'static str,
+    machine: &Machine,
+) {
+    let sent = world.lock().unwrap().commands.len();
+    run(&wire(world), batch([event])).await.unwrap();
+    {
+        let mut world = world.lock().unwrap();
+        assert_eq!(world.commands.len(), sent + 1, "begun");
+        let missing = machine.patches.map_or(0, |(_, _, missing, _)| missing);
+        let left = if status == "Success" { 0 } else { missing };
+        world.end(status, left);
+    }
+    // Delivered twice.
+    for _ in 0..2 {
+        run(&wire(world), batch([ended(1)])).await.unwrap();
+    }
+    let mut world = world.lock().unwrap();
+    world.machines.insert(id(1), machine.clone());
+    for command in &mut world.commands {
+        command.at -= Duration::from_secs(25 * 3600);
+    }
+}
+
+fn tripped(world: &Arc<Mutex<World>>, control: Control) -> bool {
+    let key = format!("trip#{}#{}", control.name(), id(1));
+    world.lock().unwrap().items.contains_key(&key)
+}
+
+#[tokio::test]
+async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_resets_the_count() {
+    let by_state: (Control, fn(usize) -> Value, Machine) =
+        (Control::MissingPatches, |_| compliance(1), lacking(2));
+    let by_finding: (Control, fn(usize) -> Value, Machine) = (
+        Control::VulnerablePackage,
+        |n| active(1, n),
+        Machine::default(),
+    );
+    for (control, event, machine) in [by_state, by_finding] {
+        let world = World::of([(1, machine.clone())]);
+        // Not without a success in between.
+        for (n, (status, failures)) in [
+            ("Failed", 1),
+            ("Execution Timed Out", 2),
+            ("Success", 0),
+            ("Failed", 1),
+            ("Failed", 2),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            installed(&world, event(n), status, &machine).await;
+            assert_eq!(
+                reports(&world, 1).await.failures,
+                failures,
+                "{control}, {n}"
+            );
+            assert!(!tripped(&world, control), "{control}, {n}");
+        }
+        installed(&world, event(5), "Failed", &machine).await;
+        assert!(tripped(&world, control), "{control}");
+        let trip = world.lock().unwrap().items[&format!("trip#{control}#{}", id(1))].clone();
+        assert!(trip.to_string().contains("3 times in a row"), "{trip}");
+        assert_eq!(world.lock().unwrap().told_of(1).last(), Some(&"tripped"));
+
+        let next = wire(&world);
+        run(&next, batch([event(6)])).await.unwrap();
+        assert!(nothing_done(&next), "{control}");
+        assert_eq!(world.lock().unwrap().commands.len(), 6, "{control}");
+    }
+}
+
+#[tokio::test]
+async fn scans_that_fail_do_not_count_as_installations_that_failed() {
+    let never = Machine {
+        patches: None,
+        ..Machine::default()
+    };
+    let world = World::of([(1, never.clone())]);
+    for _ in 0..4 {
+        run(&wire(&world), batch([compliance(1)])).await.unwrap();
+        {
+            let mut world = world.lock().unwrap();
+            world.end("Failed", 0);
+            world.machines.insert(id(1), never.clone());
+        }
+        run(&wire(&world), batch([ended(1)])).await.unwrap();
+        for command in &mut world.lock().unwrap().commands {
+            command.at -= Duration::from_secs(25 * 3600);
+        }
+    }
+    let scans = world.lock().unwrap().commands.len();
+    assert_eq!(scans, 4);
+    assert_eq!(reports(&world, 1).await.failures, 0);
+    assert!(!tripped(&world, Control::MissingPatches));
+}
+
+#[tokio::test]
+async fn an_installation_that_failed_is_counted_once_at_most_whichever_change_is_lost() {
+    for took_effect in [true, false] {
+        for lost in 0.. {
+            let context = format!("change {lost}, took effect: {took_effect}");
+            let world = under_way(compliance(1), lacking(2)).await;
+            world.lock().unwrap().end("Failed", 2);
+            let made = Arc::new(Mutex::new(0));
+            let seen = made.clone();
+            let wire = wire_with(&world, move |world, call| {
+                if !changes(call) {
+                    return None;
+                }
+                let mut seen = seen.lock().unwrap();
+                *seen += 1;
+                (*seen == lost + 1).then(|| {
+                    if took_effect {
+                        world.answer(call);
+                    }
+                    Reply::Broken
+                })
+            });
+            let mut done = false;
+            for _ in 0..3 {
+                done = done || run(&wire, batch([ended(1)])).await.is_ok();
+                world.lock().unwrap().lapse();
+            }
+            assert!(done, "{context}");
+            let failures = reports(&world, 1).await.failures;
+            assert!(failures <= 1, "{context}: {failures}");
+            assert_eq!(
+                world.lock().unwrap().told_of(1)[..2],
+                ["in-progress", "failed"]
+            );
+            if *made.lock().unwrap() <= lost {
+                assert_eq!(failures, 1, "none was lost");
+                assert!(lost > 3, "all of them were lost once");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_safety_snapshot_that_came_to_nothing_is_named_as_lost_and_listed_no_more() {
+    for status in ["Success", "Failed"] {
+        let world = World::of([(1, lacking(2))]);
+        world.lock().unwrap().volumes = 3;
+        run(&wire(&world), batch([compliance(1)])).await.unwrap();
+        let taken = world.lock().unwrap().records()[0].snapshots.clone();
+        let [first, second, third] = &taken[..] else {
+            panic!("{taken:?}")
+        };
+        {
+            let mut world = world.lock().unwrap();
+            world.lost.insert(second.clone());
+            world.end(status, 0);
+        }
+        run(&wire(&world), batch([ended(1)])).await.unwrap();
+        let world = world.lock().unwrap();
+        let run = &world.records()[0];
+        assert!(!run.is_open(), "{status}");
+        assert_eq!(run.snapshots, [first.clone(), third.clone()], "{status}");
+        let said: Vec<&String> = run
+            .reasons
+            .iter()
+            .filter(|why| why.contains("came to nothing"))
+            .collect();
+        let [said] = said[..] else {
+            panic!("{status}: {:?}", run.reasons)
+        };
+        assert!(said.contains(second.as_str()), "{said}");
+        assert!(
+            !said.contains(first.as_str()) && !said.contains(third.as_str()),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn snapshots_that_all_came_to_something_are_all_listed_and_nothing_is_said_of_them() {
+    let world = World::of([(1, lacking(2))]);
+    world.lock().unwrap().volumes = 2;
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    world.lock().unwrap().end("Success", 0);
+    run(&wire(&world), batch([ended(1)])).await.unwrap();
+    let world = world.lock().unwrap();
+    let run = &world.records()[0];
+    assert_eq!(run.status, Status::Remediated);
+    assert_eq!(run.snapshots.len(), 2);
+    assert!(!run.reasons.iter().any(|why| why.contains("snapshot")));
+}
+
 // --- Inspector closes what Inspector found
+
+#[tokio::test]
+async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_installed() {
+    let world = under_way(active(1, 1), Machine::default()).await;
+    // While it was under way: what it installed may have mended it.
+    run(&wire(&world), batch([active(1, 2)])).await.unwrap();
+    world.lock().unwrap().end("Success", 0);
+    let later = Timestamp::now() + Duration::from_secs(60);
+    // The first of them is in the record, and reported once more.
+    let late = [1, 3].map(|of| finding(1, of, "ACTIVE", "HIGH", later));
+    run(&wire(&world), batch(late)).await.unwrap();
+
+    let kept = reports(&world, 1).await;
+    let entry = world.lock().unwrap().records()[0].id.clone();
+    let by: BTreeMap<&str, Option<&String>> = kept
+        .active
+        .values()
+        .map(|finding| (finding.arn.as_str(), finding.installed_by.as_ref()))
+        .collect();
+    assert_eq!(
+        by,
+        BTreeMap::from([
+            (arn(1).as_str(), Some(&entry)),
+            (arn(2).as_str(), Some(&entry)),
+            (arn(3).as_str(), None),
+        ])
+    );
+    // It waits for the cool-down, and is not settled with the others.
+    assert_eq!(
+        world.lock().unwrap().told_of(1),
+        ["in-progress", "awaiting-rescan", "pending"]
+    );
+    let closed = [1, 2].map(|of| finding(1, of, "CLOSED", "HIGH", later));
+    run(&wire(&world), batch(closed)).await.unwrap();
+    let world = world.lock().unwrap();
+    assert_eq!(world.record(&entry).unwrap().status, Status::Remediated);
+    let pending = world.records();
+    let pending = pending.iter().find(|run| run.status == Status::Pending);
+    let [waits] = &pending.unwrap().findings[..] else {
+        panic!("one finding")
+    };
+    assert_eq!(waits.arn, arn(3));
+}
+
+#[tokio::test]
+async fn a_finding_that_is_suppressed_while_it_awaits_its_rescan_is_never_told_as_remediated() {
+    let now = Timestamp::now;
+    for (case, events) in [
+        ("suppressed alone", vec![(1, "SUPPRESSED")]),
+        (
+            "suppressed, then closed",
+            vec![(1, "SUPPRESSED"), (2, "CLOSED")],
+        ),
+        (
+            "closed, then suppressed",
+            vec![(2, "CLOSED"), (1, "SUPPRESSED")],
+        ),
+    ] {
+        let world = World::of([(1, Machine::default())]);
+        let found: BTreeSet<usize> = events.iter().map(|(of, _)| *of).collect();
+        run(&wire(&world), batch(found.iter().map(|of| active(1, *of))))
+            .await
+            .unwrap();
+        world.lock().unwrap().end("Success", 0);
+        run(&wire(&world), batch([ended(1)])).await.unwrap();
+        // What was said before it was reported says nothing.
+        let old = finding(1, 1, "SUPPRESSED", "HIGH", ago(30));
+        run(&wire(&world), batch([old])).await.unwrap();
+
+        for (n, (of, status)) in events.iter().enumerate() {
+            assert_eq!(
+                world.lock().unwrap().told_of(1),
+                ["in-progress", "awaiting-rescan"],
+                "{case}, {n}"
+            );
+            let event = finding(1, *of, status, "HIGH", now());
+            for _ in 0..2 {
+                run(&wire(&world), batch([event.clone()])).await.unwrap();
+            }
+        }
+        {
+            let world = world.lock().unwrap();
+            assert_eq!(
+                world.told_of(1),
+                ["in-progress", "awaiting-rescan", "failed"],
+                "{case}"
+            );
+            let [run] = &world.records()[..] else {
+                panic!("{case}: one run")
+            };
+            assert!(
+                run.reasons.iter().any(|why| why.contains("suppressed")),
+                "{case}: {:?}",
+                run.reasons
+            );
+            let closed = |why: &String| why.contains("has closed every finding");
+            assert!(!run.reasons.iter().any(closed), "{case}");
+            let item = &world.items[&format!("entry#{}", run.id)];
+            assert!(item.get("untold").is_none(), "{case}");
+            assert_eq!(world.commands.len(), 1, "{case}");
+        }
+        let kept = reports(&world, 1).await;
+        assert!(
+            kept.awaiting.is_empty() && kept.unclear.is_empty(),
+            "{case}"
+        );
+    }
+}
 
 #[tokio::test]
 async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it() {

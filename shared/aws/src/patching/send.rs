@@ -13,7 +13,7 @@ use aws_sdk_ec2::types::{InstanceSpecification, ResourceType, Tag, TagSpecificat
 use aws_sdk_ssm::types::CloudWatchOutputConfig;
 use aws_smithy_types::retry::RetryConfig;
 use backstop_core::encryption::Purpose;
-use backstop_core::patching::{DOCUMENT, Patching};
+use backstop_core::patching::{DOCUMENT, Operation, Patching};
 use backstop_core::volumes::{ENTRY_TAG, PURPOSE_TAG, Snapshot};
 use jiff::Timestamp;
 
@@ -27,6 +27,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a throttled command is sent.
 const TRIES: u32 = 5;
+
+/// The least for which SendCommand lets a command wait for its turn.
+const LEAST_SECONDS: i32 = 30;
 
 /// How many characters of an instance's name stand in a snapshot's: a tag's
 /// value has at most 256.
@@ -165,9 +168,14 @@ pub async fn send(
         .cloud_watch_output_enabled(true)
         .cloud_watch_log_group_name(batch.log_group)
         .build();
-    // One that comes to an instance later must not begin outside its window.
-    let begin_within = batch.settings.begin_within(Timestamp::now());
-    let begin_within = i32::try_from(begin_within).unwrap_or(i32::MAX);
+    // One that comes to an instance later must not begin outside its window; that
+    // may have closed since it was looked at.
+    let now = Timestamp::now();
+    let closed = batch.operation == Operation::Install && !batch.settings.in_window(now);
+    let begin_within = match closed {
+        true => LEAST_SECONDS,
+        false => i32::try_from(batch.settings.begin_within(now)).unwrap_or(i32::MAX),
+    };
     let mut tries = 0;
     loop {
         tries += 1;
