@@ -1,5 +1,6 @@
 //! What became of a run: the end of its command, and Inspector's next look.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use backstop_aws::bus;
@@ -102,15 +103,20 @@ impl Handler {
         reports: &mut Reports,
     ) -> Result<(), Failure> {
         let failed = run.status == Status::Failed;
-        let counts = run.operation == Operation::Install && (failed || reports.failures > 0);
+        let installs = run.operation == Operation::Install && run.is_telling();
+        let counts = installs && (failed || reports.failures > 0);
         if !counts && !run.awaits_rescan() {
             return Ok(());
         }
         // What was reported later was not there to be mended.
         let until = run.after.as_ref().and_then(|state| state.ended_at);
         let mended: BTreeSet<&str> = run.findings.iter().map(|f| f.arn.as_str()).collect();
+        // Once it has tripped, whoever re-arms it has it tried as often again.
+        let trips = Cell::new(false);
         self.change_reports(id, reports, |reports| {
-            reports.failures = if failed { reports.failures + 1 } else { 0 };
+            let failures = if failed { reports.failures + 1 } else { 0 };
+            trips.set(failures >= MOST_FAILURES);
+            reports.failures = if trips.get() { 0 } else { failures };
             if !run.awaits_rescan() {
                 return;
             }
@@ -125,14 +131,18 @@ impl Handler {
                 .collect();
             reports.installed(&run.id, patchable.iter().map(String::as_str));
             reports.awaiting.insert(run.id.clone());
+            // Suppressed while its command was under way: nobody will close it.
+            if run.patchable().any(|f| reports.suppressed.contains(&f.arn)) {
+                reports.unclear.insert(run.id.clone());
+            }
         })
         .await?;
-        if reports.failures >= MOST_FAILURES {
+        if trips.get() {
             let trip = Trip {
                 at: Timestamp::now(),
                 why: format!(
-                    "its patches could not be installed {} times in a row (entry {})",
-                    reports.failures, run.id
+                    "its patches could not be installed {MOST_FAILURES} times in a row (entry {})",
+                    run.id
                 ),
             };
             self.ledger

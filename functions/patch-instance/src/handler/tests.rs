@@ -1846,6 +1846,9 @@ async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_res
             ("Execution Timed Out", 2),
             ("Success", 0),
             ("Failed", 1),
+            // These say nothing about the instance.
+            ("Terminated", 1),
+            ("Delivery Timed Out", 1),
             ("Failed", 2),
         ]
         .into_iter()
@@ -1859,16 +1862,18 @@ async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_res
             );
             assert!(!tripped(&world, control), "{control}, {n}");
         }
-        installed(&world, event(5), "Failed", &machine).await;
+        installed(&world, event(7), "Failed", &machine).await;
         assert!(tripped(&world, control), "{control}");
+        // Whoever re-arms it has it tried as often again.
+        assert_eq!(reports(&world, 1).await.failures, 0, "{control}");
         let trip = world.lock().unwrap().items[&format!("trip#{control}#{}", id(1))].clone();
         assert!(trip.to_string().contains("3 times in a row"), "{trip}");
         assert_eq!(world.lock().unwrap().told_of(1).last(), Some(&"tripped"));
 
         let next = wire(&world);
-        run(&next, batch([event(6)])).await.unwrap();
+        run(&next, batch([event(8)])).await.unwrap();
         assert!(nothing_done(&next), "{control}");
-        assert_eq!(world.lock().unwrap().commands.len(), 6, "{control}");
+        assert_eq!(world.lock().unwrap().commands.len(), 8, "{control}");
     }
 }
 
@@ -2033,6 +2038,30 @@ async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_ins
         panic!("one finding")
     };
     assert_eq!(waits.arn, arn(3));
+}
+
+#[tokio::test]
+async fn a_finding_that_is_suppressed_while_its_command_is_under_way_is_never_told_as_remediated() {
+    let world = World::of([(1, Machine::default())]);
+    run(&wire(&world), batch([active(1, 1)])).await.unwrap();
+    let event = finding(1, 1, "SUPPRESSED", "HIGH", Timestamp::now());
+    run(&wire(&world), batch([event])).await.unwrap();
+    world.lock().unwrap().end("Success", 0);
+    for _ in 0..2 {
+        run(&wire(&world), batch([ended(1)])).await.unwrap();
+    }
+    let world = world.lock().unwrap();
+    let told = world.told_of(1);
+    assert_eq!(told.last(), Some(&"failed"), "{told:?}");
+    assert!(!told.contains(&"remediated"), "{told:?}");
+    let records = world.records();
+    let says = |why: &String| why.contains("suppressed");
+    assert!(
+        records[0].reasons.iter().any(says),
+        "{:?}",
+        records[0].reasons
+    );
+    assert_eq!((world.commands.len(), world.locks()), (1, 0));
 }
 
 #[tokio::test]

@@ -223,6 +223,8 @@ pub struct Reports {
     pub active: BTreeMap<String, Vulnerability>,
     /// Findings that were closed or suppressed, and when.
     pub closed: BTreeMap<String, Timestamp>,
+    /// Those of them that were suppressed.
+    pub suppressed: BTreeSet<String>,
     /// Entries that wait for findings to be closed.
     pub awaiting: BTreeSet<String>,
     /// Those of them of which a finding went without being closed: somebody
@@ -246,6 +248,7 @@ impl Reports {
             return;
         }
         self.closed.remove(&finding.arn);
+        self.suppressed.remove(&finding.arn);
         if let Some(known) = self.active.get(&finding.arn) {
             if known.reported_at > reported {
                 return;
@@ -278,6 +281,7 @@ impl Reports {
         let by = self.active.get(arn).and_then(|f| f.installed_by.clone());
         self.close(arn, at);
         if !self.active.contains_key(arn) {
+            self.suppressed.insert(arn.to_owned());
             self.unclear.extend(by);
         }
     }
@@ -292,6 +296,7 @@ impl Reports {
             return;
         }
         self.active.remove(arn);
+        self.suppressed.remove(arn);
         let closed = self.closed.entry(arn.to_owned()).or_insert(at);
         *closed = at.max(*closed);
         while self.closed.len() > MOST_CLOSED {
@@ -299,6 +304,7 @@ impl Reports {
                 return;
             };
             let oldest = oldest.clone();
+            self.suppressed.remove(&oldest);
             self.closed.remove(&oldest);
         }
     }

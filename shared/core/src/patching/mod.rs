@@ -258,6 +258,14 @@ impl Patching {
         format!("Backstop {batch}")
     }
 
+    /// Whether its end says anything about how the instance takes patches: that of
+    /// a command that never began there, or that somebody cancelled, does not.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        let ended = self.command.as_ref().and_then(|sent| sent.ended.as_deref());
+        ended.is_some_and(|status| !INCONCLUSIVE.contains(&status))
+    }
+
     /// Takes the end of its command. Success is what Systems Manager's patch
     /// state says since, and not that the command ran; what Inspector found is
     /// for Inspector to close.
@@ -423,6 +431,16 @@ impl Patching {
         digest(parts.iter().map(String::as_str))
     }
 }
+
+/// How a command ends that did not begin on an instance, or was not let end.
+const INCONCLUSIVE: &[&str] = &[
+    "DeliveryTimedOut",
+    "Undeliverable",
+    "Terminated",
+    "RateExceeded",
+    "AccessDenied",
+    "Cancelled",
+];
 
 /// What a command that did not succeed came to, in words.
 fn failure(status: &str) -> String {
