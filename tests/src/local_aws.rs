@@ -772,8 +772,7 @@ impl LocalAws {
     pub fn restart_function(&self, function: &str) -> Result<()> {
         // MiniStack ends them when something that matters to them is set, even
         // to what it was.
-        let timeout = self.configuration(function, None)?["Timeout"].as_u64();
-        self.set_timeout(function, timeout.unwrap_or(60))
+        self.set_timeout(function, self.timeout(function)?)
     }
 
     /// Gives a function this many seconds, and ends its running copies.

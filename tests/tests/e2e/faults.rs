@@ -319,8 +319,7 @@ async fn clean_run(aws: &LocalAws, story: Story) -> Vec<Recorded> {
 }
 
 /// One run: one call fails in one way, and the event is delivered again.
-/// `own` is the function's time-out, in seconds.
-async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way, own: u64) {
+async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way) {
     let (service, action, nth) = call;
     let run = format!("{story:?}, {way:?}, {service}:{action} number {}", nth + 1);
     let scene = story.set(aws).await;
@@ -328,6 +327,7 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way, own
     // A process that is killed leaves a lock behind whose lease has to lapse
     // here (MiniStack gives the retry another request id, AWS the same).
     let short = way == Way::Killed && story.holds_a_lock();
+    let own = aws.timeout(story.function()).unwrap();
     aws.set_timeout(story.function(), if short { SHORT } else { own })
         .unwrap();
     aws.proxy.reset();
@@ -343,27 +343,16 @@ async fn faulty_run(aws: &LocalAws, story: Story, call: &Recorded, way: Way, own
     }
     // The world may be as it should be before the function has come to its last
     // calls: the sweep tells its digest when the group has long been closed.
-    let settled = Instant::now();
-    while aws.proxy.faults_left() > 0 {
-        let calls = aws.proxy.calls().into_iter();
-        let calls = calls.map(|call| (call.function, call.action, call.status, call.faulted));
-        assert!(
-            settled.elapsed() < PATIENCE,
-            "{run}: the call was not made: {:#?}",
-            calls.collect::<Vec<_>>()
-        );
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
+    wait_for(
+        &format!("{run}: the call that fails"),
+        PATIENCE,
+        async || (aws.proxy.faults_left() == 0).then_some(()),
+    )
+    .await;
     if short {
         aws.set_timeout(story.function(), own).unwrap();
     }
-    // As often as Lambda tries: a busy machine may let a call run out of time.
-    let mut again = aws.call(story.function(), &scene.event);
-    for _ in 0..2 {
-        if again.is_err() {
-            again = aws.call(story.function(), &scene.event);
-        }
-    }
+    let again = aws.call(story.function(), &scene.event);
     assert!(again.is_ok(), "{run}, delivered again: {again:?}");
     story
         .settled(aws, &scene, &format!("{run}, delivered again"))
@@ -385,12 +374,11 @@ fn every_call_fails_in_every_way(story: Story) {
         clean_run(aws, story).await;
         let calls = clean_run(aws, story).await;
         assert!(!calls.is_empty());
-        let own = aws.timeout(story.function()).unwrap();
         let mut runs = 0;
         for way in WAYS {
             let from = Instant::now();
             for call in &calls {
-                faulty_run(aws, story, call, *way, own).await;
+                faulty_run(aws, story, call, *way).await;
                 runs += 1;
             }
             println!(
