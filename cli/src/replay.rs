@@ -1,9 +1,9 @@
 //! What Backstop would have looked at, from CloudTrail's own log files.
 //!
 //! A log file holds `{"Records": […]}`, each record being the `detail` of the
-//! event that EventBridge would have sent. The events that EBS and EC2 send of
-//! their own, about volumes and instances, are in no log file. Deliberately not
-//! here: any call.
+//! event that EventBridge would have sent. The events that EBS, EC2, Inspector and
+//! Systems Manager send of their own, about volumes, instances and patches, are in
+//! no log file. Deliberately not here: any call.
 
 use std::collections::BTreeMap;
 use std::io::Read;

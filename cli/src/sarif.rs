@@ -61,6 +61,7 @@ fn outcome(found: &Found) -> Outcome {
         .level(match found.severity {
             Severity::Critical | Severity::High => ResultLevel::Error,
             Severity::Medium => ResultLevel::Warning,
+            Severity::Low => ResultLevel::Note,
         })
         .message(
             Message::builder()
@@ -80,7 +81,7 @@ fn outcome(found: &Found) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::scan::FoundVolume;
+    use crate::commands::scan::{FoundPatching, FoundVolume};
 
     #[test]
     fn every_control_has_a_rule_and_a_unit_is_told_with_its_volumes() {
@@ -101,6 +102,7 @@ mod tests {
                 name: String::new(),
                 open: Vec::new(),
                 volumes: vec![volume("vol-1", Some("/dev/xvda")), volume("vol-2", None)],
+                patching: None,
                 fingerprints: vec!["f".into(), "g".into()],
                 state: "would be left: opted out".into(),
             }],
@@ -115,7 +117,10 @@ mod tests {
             [
                 "open-ingress",
                 "unencrypted-volume",
-                "encryption-by-default"
+                "encryption-by-default",
+                "vulnerable-package",
+                "missing-patches",
+                "unmanaged-instance",
             ]
         );
         let result = &run["results"][0];
@@ -125,6 +130,49 @@ mod tests {
             "i-1: vol-1, 8 GiB gp3, /dev/xvda; vol-2, 8 GiB gp3, attached nowhere, opted out; would be left: opted out"
         );
         assert_eq!(result["partialFingerprints"]["backstop/1"], "g");
+    }
+
+    #[test]
+    fn an_instance_is_told_with_what_it_lacks_and_low_is_a_note() {
+        let found = |control, severity, patching| Found {
+            control,
+            severity,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-1".into(),
+            id: "i-1".into(),
+            name: "web-1".into(),
+            open: Vec::new(),
+            volumes: Vec::new(),
+            patching: Some(patching),
+            fingerprints: vec!["f".into()],
+            state: "would be put right".into(),
+        };
+        let missing = FoundPatching {
+            missing: Some(3),
+            cves: vec!["CVE-2026-1000".into()],
+            ..FoundPatching::default()
+        };
+        let unmanaged = FoundPatching {
+            lacks: vec!["role: it has none".into()],
+            ..FoundPatching::default()
+        };
+        let scanned = Scanned {
+            found: vec![
+                found(Control::MissingPatches, Severity::Low, missing),
+                found(Control::UnmanagedInstance, Severity::Medium, unmanaged),
+            ],
+            ..Scanned::default()
+        };
+        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        let results = log["runs"][0]["results"].as_array().unwrap();
+        let of = |n: usize, field: &str| results[n][field].as_str().unwrap();
+        assert_eq!([of(0, "level"), of(1, "level")], ["note", "warning"]);
+        assert_eq!(of(1, "ruleId"), "unmanaged-instance");
+        let text = |n: usize| results[n]["message"]["text"].as_str().unwrap();
+        assert_eq!(
+            text(0),
+            "i-1 web-1: 3 approved patches missing; CVE-2026-1000: mended by a patch; would be put right"
+        );
+        assert_eq!(text(1), "i-1 web-1: role: it has none; would be put right");
     }
 
     #[test]
@@ -138,6 +186,7 @@ mod tests {
                 name: "web".into(),
                 open: vec!["tcp 22 from 0.0.0.0/0".into()],
                 volumes: Vec::new(),
+                patching: None,
                 fingerprints: vec!["f".into()],
                 state: "would be put right".into(),
             }],

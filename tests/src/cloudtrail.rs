@@ -137,11 +137,16 @@ pub fn instance_state(instance: &str, state: &str) -> Value {
 }
 
 fn of_ec2(detail_type: &str, resource: String, detail: Value) -> Value {
+    native("aws.ec2", detail_type, resource, detail)
+}
+
+/// An event that a service puts on the bus itself.
+pub(crate) fn native(source: &str, detail_type: &str, resource: String, detail: Value) -> Value {
     json!({
         "version": "0",
         "id": uuid(),
         "detail-type": detail_type,
-        "source": "aws.ec2",
+        "source": source,
         "account": ACCOUNT,
         "time": now(),
         "region": REGION,
@@ -189,7 +194,7 @@ fn uuid() -> String {
 }
 
 /// Now, as CloudTrail writes it: whole seconds.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let seconds = jiff::Timestamp::now().as_second();
     jiff::Timestamp::from_second(seconds)
         .expect("a time of today")

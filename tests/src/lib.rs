@@ -9,5 +9,6 @@
 
 pub mod cloudtrail;
 pub mod local_aws;
+pub mod native_events;
 pub mod runtime_api;
 pub mod template;

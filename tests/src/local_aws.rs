@@ -1,8 +1,9 @@
 //! A local AWS with this repository's own template deployed to it: real rules,
 //! real binaries, real SDK calls over HTTP; no account, no Docker.
 //!
-//! MiniStack is the control plane and runs the functions, moto is EC2, and a
-//! proxy between the functions and both records and disturbs their calls:
+//! MiniStack is the control plane and runs the functions, moto is EC2 and takes
+//! the commands of Systems Manager, and a proxy between the functions and both
+//! records and disturbs their calls:
 //!
 //! ```text
 //! test ──────────────┬────────────────────────► moto (EC2)
@@ -16,11 +17,13 @@
 mod gaps;
 pub mod http;
 pub mod proxy;
+pub mod systems_manager;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
+use backstop_core::patching::PatchState;
 use http::Message;
 use proxy::{Proxy, Upstreams};
 use serde_json::{Map, Value, json};
@@ -96,6 +99,8 @@ pub struct Rule {
     /// Logical ids of the functions that are its targets, or that take its
     /// events from a queue.
     pub functions: Vec<String>,
+    /// Those of them that are no targets: they take its events from a queue.
+    pub behind_queues: Vec<String>,
     /// URLs of the queues that are its targets.
     pub queues: Vec<String>,
 }
@@ -363,8 +368,8 @@ impl LocalAws {
 
     // --- events in
 
-    /// Delivers an event as AWS would: to the functions behind every deployed
-    /// rule whose pattern matches. Says which functions those were, by logical
+    /// Delivers an event as AWS would: to the functions and queues behind every
+    /// deployed rule whose pattern matches. Says which functions those were, by logical
     /// id; none when no rule matched.
     ///
     /// `PutEvents` takes no events of AWS's own sources, so the bus itself is
@@ -377,12 +382,10 @@ impl LocalAws {
                 let send = self.sqs.send_message().queue_url(queue);
                 send.message_body(event.to_string()).send().await?;
             }
-            if !rule.queues.is_empty() {
-                invoked.extend(rule.functions.iter().cloned());
-                continue;
-            }
             for function in &rule.functions {
-                self.start_function(function, event)?;
+                if !rule.behind_queues.contains(function) {
+                    self.start_function(function, event)?;
+                }
                 invoked.push(function.clone());
             }
         }
@@ -654,9 +657,15 @@ impl LocalAws {
                     Some("json") => serde_json::from_str(&message).unwrap_or_default(),
                     _ => BTreeMap::from([("default".to_owned(), message)]),
                 };
+                let named = |n: u32| {
+                    let name = format!("MessageAttributes.entry.{n}");
+                    let value = field(&format!("{name}.Value.StringValue"));
+                    Some((field(&format!("{name}.Name"))?, value.unwrap_or_default()))
+                };
                 Published {
                     subject: field("Subject"),
                     bodies,
+                    attributes: (1..).map_while(named).collect(),
                 }
             })
             .collect()
@@ -734,6 +743,26 @@ impl LocalAws {
                 None => return Ok(lines),
             }
         }
+    }
+
+    // --- Systems Manager
+
+    /// Makes an instance a managed one, online or not.
+    pub fn manage(&self, instance: &str, online: bool) {
+        self.proxy.systems_manager.manage(instance, online);
+    }
+
+    /// Says what the last patch operation left on an instance.
+    pub fn patch_state(&self, instance: &str, state: Option<PatchState>) {
+        self.proxy.systems_manager.patch_state(instance, state);
+    }
+
+    /// The commands that were sent to an instance, oldest first, as moto keeps
+    /// them.
+    #[must_use]
+    pub fn commands_to(&self, instance: &str) -> Vec<Value> {
+        let ask = json!({ "InstanceId": instance });
+        self.proxy.upstreams.commands(&ask)
     }
 
     // --- the world around
@@ -874,6 +903,7 @@ impl LocalAws {
             }
             let targets = self.events.list_targets_by_rule().rule(name).send().await?;
             let (mut functions, mut queues) = (Vec::new(), Vec::new());
+            let mut behind_queues = Vec::new();
             for target in targets.targets() {
                 if target.input().or(target.input_path()).is_some()
                     || target.input_transformer().is_some()
@@ -894,7 +924,9 @@ impl LocalAws {
                 for mapping in self.mappings()? {
                     if mapping["EventSourceArn"] == arn {
                         let function = mapping["FunctionArn"].as_str().unwrap_or_default();
-                        functions.push(self.whose(function)?);
+                        let function = self.whose(function)?;
+                        functions.push(function.clone());
+                        behind_queues.push(function);
                     }
                 }
             }
@@ -902,6 +934,7 @@ impl LocalAws {
                 name: name.to_owned(),
                 pattern: rule.event_pattern().map(str::to_owned),
                 functions,
+                behind_queues,
                 queues,
             });
         }
@@ -924,6 +957,8 @@ pub struct Published {
     pub subject: Option<String>,
     /// The bodies by protocol.
     pub bodies: BTreeMap<String, String>,
+    /// The message attributes, as filter policies see them.
+    pub attributes: BTreeMap<String, String>,
 }
 
 // --- building and deploying

@@ -149,6 +149,62 @@ pub fn rules() -> Vec<Rule> {
     rules
 }
 
+/// Whether EventBridge would send an event by a pattern of the template, in a
+/// stack of this account and Region. It knows what the template uses of
+/// patterns, and fails on anything else.
+#[must_use]
+pub fn matches(pattern: &Value, event: &Value, (account, region): (&str, &str)) -> bool {
+    let named = |reference: &str| match reference {
+        "AWS::AccountId" => json!(account),
+        "AWS::Region" => json!(region),
+        other => panic!("`{other}` in a pattern is not modelled here"),
+    };
+    let is = |condition: &Value, found: Option<&Value>| {
+        let Some((operator, operand)) = entries(condition).next() else {
+            return found == Some(condition);
+        };
+        match operator.as_str() {
+            "Ref" => found == Some(&named(text(operand))),
+            "exists" => json!(found.is_some()) == *operand,
+            "prefix" => found
+                .and_then(Value::as_str)
+                .is_some_and(|found| found.starts_with(text(operand))),
+            "anything-but" => found.is_some_and(|found| !items(operand).contains(found)),
+            other => panic!("operator `{other}` of a pattern is not modelled here"),
+        }
+    };
+    entries(pattern).all(|(key, wanted)| {
+        // A list in an event stands for each of its elements.
+        let found = match event {
+            Value::Array(events) => events.iter().filter_map(|event| event.get(key)).collect(),
+            event => event.get(key).into_iter().collect::<Vec<_>>(),
+        };
+        match wanted {
+            Value::Array(conditions) => {
+                let found: Vec<Value> = found.into_iter().flat_map(items).collect();
+                conditions.iter().any(|condition| {
+                    if found.is_empty() {
+                        is(condition, None)
+                    } else {
+                        found.iter().any(|found| is(condition, Some(found)))
+                    }
+                })
+            }
+            inner => {
+                let nothing = Value::Null;
+                let found = if found.is_empty() {
+                    vec![&nothing]
+                } else {
+                    found
+                };
+                found
+                    .into_iter()
+                    .any(|found| matches(inner, found, (account, region)))
+            }
+        }
+    })
+}
+
 /// How functions take from queues: function, and the event's properties.
 #[must_use]
 pub fn queue_mappings() -> Vec<(String, Value)> {

@@ -16,13 +16,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_core::controls::Control;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
+use backstop_core::patching::DOCUMENT;
+use backstop_core::patching::decide;
+use backstop_core::policy::Policy;
 use backstop_core::trigger::{
-    CHECK_REQUESTED, CLOUDTRAIL_CALL, INGRESS_CALLS, INSTANCE_NOTIFICATION, OWN_SOURCE,
-    REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS, VOLUME_NOTIFICATION,
+    CHECK_REQUESTED, CLOUDTRAIL_CALL, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INGRESS_CALLS,
+    INSPECTOR_FINDING, INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
+    VOLUME_CALLS, VOLUME_NOTIFICATION,
 };
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG};
 use backstop_tests::template::{
-    Statement, entries, functions, granted_actions, items, queue_mappings, read, resource,
+    Statement, entries, functions, granted_actions, items, matches, queue_mappings, read, resource,
     resources, role_of, role_statements, root, rules, statements, statements_of, template, text,
 };
 use serde_json::{Value, json};
@@ -34,10 +38,12 @@ const REMEDIATIONS: &[(&str, &[Control])] = &[
         "EncryptVolumeFunction",
         &[Control::UnencryptedVolume, Control::EncryptionByDefault],
     ),
+    (PATCH_INSTANCE, Control::PATCHING),
 ];
 
-/// Controls of the account: it has no tags, so exemptions stand in the policy.
-const WITHOUT_TAGS: &[Control] = &[Control::EncryptionByDefault];
+/// Controls of which IAM has nothing to bar: the account has no tags, so that
+/// exemptions stand in the policy; and what is only told changes nothing.
+const NOTHING_TO_BAR: &[Control] = &[Control::EncryptionByDefault, Control::UnmanagedInstance];
 
 /// What finishes or takes back what a function began: no opt-out may leave an
 /// instance stopped or half swapped. (Tags are set while something is made, and
@@ -63,15 +69,23 @@ const WITHOUT_RESOURCES: &[&str] = &[
     "ec2:DescribeInstanceTypes",
     "ec2:DescribeInstances",
     "ec2:DescribeManagedPrefixLists",
+    "ec2:DescribeRouteTables",
     "ec2:DescribeSecurityGroupRules",
     "ec2:DescribeSecurityGroups",
     "ec2:DescribeSnapshots",
     "ec2:DescribeTags",
     "ec2:DescribeVolumes",
+    "ec2:DescribeVpcEndpoints",
     "ec2:EnableEbsEncryptionByDefault",
     "ec2:GetEbsDefaultKmsKeyId",
     "ec2:GetEbsEncryptionByDefault",
+    "ssm:DescribeInstanceInformation",
+    "ssm:ListCommandInvocations",
+    "ssm:ListCommands",
 ];
+
+/// What installs patches.
+const PATCH_INSTANCE: &str = "PatchInstanceFunction";
 
 /// What leads back: no opt-out bars it, and only people start it.
 const UNDO: &str = "UndoFunction";
@@ -86,6 +100,10 @@ const NAMESPACE: &str = "Backstop";
 const QUEUE: &str = "FailedEventsQueue";
 /// Where what waits to be told is gathered.
 const RECORDED: &str = "RecordedQueue";
+/// Where what is said of instances is gathered.
+const REPORTED: &str = "PatchInstanceQueue";
+/// Where the agents of instances write what patch commands print.
+const COMMAND_LOGS: &str = "PatchCommandLogGroup";
 const TABLE: &str = "LedgerTable";
 const PARAMETER: &str = "PolicyParameter";
 const TOPIC: &str = "NotificationTopic";
@@ -190,6 +208,8 @@ fn the_environment_is_the_contract_with_the_code() {
     revoke_ingress["DEFAULT_MODE"] = reference("Mode");
     let mut encrypt_volume = revoke_ingress.clone();
     encrypt_volume["STATE_MACHINE_ARN"] = json!({ "Fn::Sub": MACHINE_ARN });
+    let mut patch_instance = revoke_ingress.clone();
+    patch_instance["COMMAND_LOG_GROUP"] = reference(COMMAND_LOGS);
     let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
     let mut sweep = both.clone();
@@ -218,6 +238,7 @@ fn the_environment_is_the_contract_with_the_code() {
     for (id, expected) in [
         ("RevokeIngressFunction", revoke_ingress),
         ("EncryptVolumeFunction", encrypt_volume),
+        (PATCH_INSTANCE, patch_instance),
         ("NotifyFunction", notify),
         ("WatchOptOutsFunction", with_policy),
         (UNDO, undo),
@@ -230,7 +251,12 @@ fn the_environment_is_the_contract_with_the_code() {
 
 #[test]
 fn every_function_logs_to_a_group_of_its_own_that_ends() {
-    let mut groups = BTreeSet::new();
+    // Written by instances, with their own roles.
+    assert_eq!(
+        resource(COMMAND_LOGS)["Properties"]["RetentionInDays"],
+        reference("LogRetentionDays")
+    );
+    let mut groups = BTreeSet::from([COMMAND_LOGS.to_owned()]);
     for (id, function) in functions() {
         let group = text(&function["Properties"]["LoggingConfig"]["LogGroup"]["Ref"]).to_owned();
         assert_eq!(
@@ -255,7 +281,7 @@ fn every_function_logs_to_a_group_of_its_own_that_ends() {
             .into_keys()
             .collect::<BTreeSet<_>>(),
         groups,
-        "no log group without a function"
+        "no log group that nobody writes to"
     );
 }
 
@@ -345,60 +371,95 @@ fn the_queue_takes_dead_letters_of_exactly_these_rules() {
     only_over_tls(&statements["OnlyOverTls"], &arn_of(QUEUE));
 }
 
-/// What waits to be told is gathered in a queue that only its rule writes to;
-/// what is given up ends where everything does.
+/// What a function takes in batches waits in a queue that only its rules write
+/// to; what is given up ends where everything does. AWS's own advice: a message
+/// stays hidden for six times the time-out, else a batch is handed out again
+/// while it is still being worked on.
 #[test]
-fn messages_are_gathered_in_a_queue_that_loses_nothing() {
-    let queue = &resource(RECORDED)["Properties"];
-    assert_eq!(queue["MessageRetentionPeriod"], 14 * 24 * 3600);
-    assert_eq!(queue["SqsManagedSseEnabled"], true);
-    assert_eq!(
-        queue["RedrivePolicy"],
-        json!({ "deadLetterTargetArn": arn_of(QUEUE), "maxReceiveCount": 3 })
-    );
-
+fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
+    let expected: [(&str, &str, u64, u64, &[&str]); 2] = [
+        (
+            "NotifyFunction",
+            RECORDED,
+            10,
+            190,
+            &["RemediationRecordedRule"],
+        ),
+        (
+            PATCH_INSTANCE,
+            REPORTED,
+            60,
+            1860,
+            &[
+                "PatchInstanceCheckRequestedRule",
+                "PatchInstanceCommandRule",
+                "PatchInstanceComplianceRule",
+                "PatchInstanceFindingRule",
+                "PatchInstanceRunningRule",
+            ],
+        ),
+    ];
     let mappings = queue_mappings();
-    let [(function, mapping)] = &mappings[..] else {
-        panic!("one function takes from a queue: {mappings:?}")
-    };
-    assert_eq!(function, "NotifyFunction");
-    assert_eq!(
-        *mapping,
-        json!({
-            "Queue": arn_of(RECORDED),
-            "BatchSize": 500,
-            "MaximumBatchingWindowInSeconds": 10,
-            // Without it one that fails has all of them delivered again, or,
-            // answered as a success, loses it.
-            "FunctionResponseTypes": ["ReportBatchItemFailures"],
-            "ScalingConfig": { "MaximumConcurrency": 2 },
-        })
-    );
-    // AWS's own advice: else a batch is handed out again while it is told.
-    let timeout = functions()[function]["Properties"]["Timeout"]
-        .as_u64()
-        .unwrap();
-    let window = mapping["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
-    let visibility = queue["VisibilityTimeout"].as_u64().unwrap();
-    assert!(visibility >= 6 * timeout + window, "{visibility} s");
+    assert_eq!(mappings.len(), expected.len(), "{mappings:?}");
+    for (function, id, window, hidden, senders) in expected {
+        let queue = &resource(id)["Properties"];
+        assert_eq!(queue["MessageRetentionPeriod"], 14 * 24 * 3600, "{id}");
+        assert_eq!(queue["SqsManagedSseEnabled"], true, "{id}");
+        assert_eq!(
+            queue["RedrivePolicy"],
+            json!({ "deadLetterTargetArn": arn_of(QUEUE), "maxReceiveCount": 3 }),
+            "{id}"
+        );
+        let (_, mapping) = mappings
+            .iter()
+            .find(|(taker, _)| taker == function)
+            .unwrap_or_else(|| panic!("{function} takes from no queue"));
+        assert_eq!(
+            *mapping,
+            json!({
+                "Queue": arn_of(id),
+                "BatchSize": 500,
+                "MaximumBatchingWindowInSeconds": window,
+                // Without it one that fails has all of them delivered again, or,
+                // answered as a success, loses it.
+                "FunctionResponseTypes": ["ReportBatchItemFailures"],
+                "ScalingConfig": { "MaximumConcurrency": 2 },
+            }),
+            "{function}"
+        );
+        let timeout = functions()[function]["Properties"]["Timeout"]
+            .as_u64()
+            .unwrap();
+        assert_eq!(queue["VisibilityTimeout"], hidden, "{id}");
+        assert!(hidden >= 6 * timeout, "{id}: {hidden} s");
 
-    let policy = &resource("RecordedQueuePolicy")["Properties"];
-    assert_eq!(policy["Queues"], json!([reference(RECORDED)]));
-    let statements = by_sid(statements(&policy["PolicyDocument"]));
-    assert_eq!(statements.len(), 2);
-    let allow = &statements["RuleMaySend"];
-    rules_may_send(allow, &arn_of(RECORDED));
-    let senders: Vec<Value> = rules()
-        .iter()
-        .filter(|rule| rule.queue.as_deref() == Some(RECORDED))
-        .map(|rule| arn_of(&rule.logical_id))
-        .collect();
-    assert_eq!(senders.len(), 1);
-    assert_eq!(
-        allow.condition,
-        json!({ "ArnEquals": { "aws:SourceArn": senders[0] } })
-    );
-    only_over_tls(&statements["OnlyOverTls"], &arn_of(RECORDED));
+        let policy = &resource(&format!("{id}Policy"))["Properties"];
+        assert_eq!(policy["Queues"], json!([reference(id)]));
+        let statements = statements(&policy["PolicyDocument"]);
+        let [allow, tls] = &statements[..] else {
+            panic!("{id}: {statements:?}")
+        };
+        rules_may_send(allow, &arn_of(id));
+        assert_eq!(entries(&allow.condition).count(), 1, "{id}");
+        assert_eq!(entries(&allow.condition["ArnEquals"]).count(), 1, "{id}");
+        let written: BTreeSet<String> = items(&allow.condition["ArnEquals"]["aws:SourceArn"])
+            .iter()
+            .map(Value::to_string)
+            .collect();
+        let arns: BTreeSet<String> = senders.iter().map(|id| arn_of(id).to_string()).collect();
+        assert_eq!(written, arns, "who may send to {id}");
+        let lead_here: BTreeSet<String> = rules()
+            .into_iter()
+            .filter(|rule| rule.queue.as_deref() == Some(id))
+            .map(|rule| rule.logical_id)
+            .collect();
+        assert_eq!(
+            lead_here,
+            senders.iter().map(|id| (*id).to_owned()).collect(),
+            "rules that lead to {id}"
+        );
+        only_over_tls(tls, &arn_of(id));
+    }
 }
 
 #[test]
@@ -566,6 +627,72 @@ fn rules_name_the_events_that_the_code_handles() {
             }),
         ),
         (
+            "PatchInstanceFindingRule",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.inspector2"],
+                "detail-type": [INSPECTOR_FINDING],
+                "detail": {
+                    "type": ["PACKAGE_VULNERABILITY", "CODE_VULNERABILITY"],
+                    "status": ["ACTIVE", "CLOSED", "SUPPRESSED"],
+                    "resources": { "type": ["AWS_EC2_INSTANCE"] },
+                },
+            }),
+        ),
+        (
+            "PatchInstanceComplianceRule",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ssm"],
+                "detail-type": [COMPLIANCE_CHANGE],
+                "detail": {
+                    "compliance-type": ["Patch"],
+                    "compliance-status": ["non_compliant"],
+                    "resource-id": [{ "prefix": "i-" }],
+                },
+            }),
+        ),
+        (
+            "PatchInstanceCommandRule",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ssm"],
+                "detail-type": [COMMAND_NOTIFICATION],
+                "detail": {
+                    "document-name": [DOCUMENT],
+                    "instance-id": [{ "prefix": "i-" }],
+                    "status": [{ "anything-but":
+                        ["Pending", "InProgress", "Delayed", "Cancelling"] }],
+                },
+            }),
+        ),
+        (
+            "PatchInstanceRunningRule",
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [INSTANCE_NOTIFICATION],
+                "detail": { "state": ["running"] },
+            }),
+        ),
+        (
+            "PatchInstanceCheckRequestedRule",
+            json!({
+                "source": [OWN_SOURCE],
+                "detail-type": [CHECK_REQUESTED],
+                "account": [account],
+                "detail": { "control": [
+                    Control::VulnerablePackage.name(),
+                    Control::MissingPatches.name(),
+                    Control::UnmanagedInstance.name(),
+                ] },
+            }),
+        ),
+        (
             "RemediationRecordedRule",
             json!({
                 "source": [OWN_SOURCE],
@@ -607,6 +734,83 @@ fn rules_name_the_events_that_the_code_handles() {
         scheduled,
         [("SweepFunctionDue", &reference("SweepSchedule"))]
     );
+}
+
+#[test]
+fn a_pattern_matches_as_event_bridge_says() {
+    let event = json!({
+        "source": "aws.ssm",
+        "account": "111122223333",
+        "detail": { "id": "i-1", "state": "ended", "resources": [{ "type": "A" }, { "type": "B" }] },
+    });
+    for (pattern, expected) in [
+        (json!({ "source": ["aws.ec2", "aws.ssm"] }), true),
+        (json!({ "source": ["aws.ec2"] }), false),
+        (json!({ "account": [reference("AWS::AccountId")] }), true),
+        (json!({ "region": [reference("AWS::Region")] }), false),
+        (json!({ "detail": { "id": [{ "prefix": "i-" }] } }), true),
+        (json!({ "detail": { "id": [{ "prefix": "mi-" }] } }), false),
+        (
+            json!({ "detail": { "state": [{ "anything-but": ["begun"] }] } }),
+            true,
+        ),
+        (
+            json!({ "detail": { "state": [{ "anything-but": ["ended"] }] } }),
+            false,
+        ),
+        (
+            json!({ "detail": { "other": [{ "anything-but": ["ended"] }] } }),
+            false,
+        ),
+        (
+            json!({ "detail": { "resources": { "type": ["B"] } } }),
+            true,
+        ),
+        (
+            json!({ "detail": { "resources": { "type": ["C"] } } }),
+            false,
+        ),
+        (
+            json!({ "detail": { "error": [{ "exists": false }] } }),
+            true,
+        ),
+        (
+            json!({ "detail": { "error": { "code": [{ "exists": false }] } } }),
+            true,
+        ),
+        (json!({ "detail": { "id": [{ "exists": false }] } }), false),
+    ] {
+        assert_eq!(
+            matches(&pattern, &event, ("111122223333", "eu-central-1")),
+            expected,
+            "{pattern}"
+        );
+    }
+}
+
+/// A look that is asked for comes to the function that serves the control, and
+/// to no other.
+#[test]
+fn every_control_is_asked_for_by_one_rule() {
+    let mut asked: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for rule in rules() {
+        if rule.pattern["detail-type"] == json!([CHECK_REQUESTED]) {
+            for control in items(&rule.pattern["detail"]["control"]) {
+                let takers = asked.entry(text(&control).to_owned()).or_default();
+                takers.push(rule.function.clone());
+            }
+        }
+    }
+    let served: BTreeMap<String, Vec<String>> = REMEDIATIONS
+        .iter()
+        .flat_map(|(function, controls)| {
+            let takers = vec![(*function).to_owned()];
+            controls
+                .iter()
+                .map(move |control| (control.name().to_owned(), takers.clone()))
+        })
+        .collect();
+    assert_eq!(asked, served);
 }
 
 #[test]
@@ -726,6 +930,10 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     // A snapshot's ARN names no account when it is made or used.
     const SNAPSHOTS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*";
     const ANY_KEY: &str = "arn:${AWS::Partition}:kms:${AWS::Region}:*:key/*";
+    const HOST_MANAGEMENT: &str = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:servicesetting/ssm/managed-instance/default-ec2-instance-management-role";
+    // Of AWS, so that its ARN names no account.
+    let patch_document =
+        format!("arn:${{AWS::Partition}}:ssm:${{AWS::Region}}::document/{DOCUMENT}");
     let sub = |arn: &str| json!({ "Fn::Sub": arn }).to_string();
     let table = arn_of(TABLE).to_string();
     let queue = arn_of(QUEUE).to_string();
@@ -743,6 +951,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     let while_making = json!({ "StringEquals": {
         "ec2:CreateAction": ["CopyVolumes", "CreateSnapshot", "CreateVolume"],
     } });
+    let while_snapshotting = json!({ "StringEquals": { "ec2:CreateAction": "CreateSnapshots" } });
     let only_what_replaced_it = json!({
         "ForAllValues:StringEquals": { "aws:TagKeys": [REPLACED_BY_TAG] },
         "Null": { "aws:TagKeys": "false" },
@@ -760,9 +969,11 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
 
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
     let encrypt_volume_logs = arn_of("EncryptVolumeLogGroup").to_string();
+    let patch_instance_logs = arn_of("PatchInstanceLogGroup").to_string();
     let notify_logs = arn_of("NotifyLogGroup").to_string();
     let watch_opt_outs_logs = arn_of("WatchOptOutsLogGroup").to_string();
     let recorded = arn_of(RECORDED).to_string();
+    let reported = arn_of(REPORTED).to_string();
     let parameter = sub(
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${PolicyParameter}",
     );
@@ -856,6 +1067,41 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("sqs:SendMessage", &queue, &none),
                 ("ssm:GetParameter", &parameter, &none),
                 ("states:StartExecution", &sub(MACHINE_ARN), &none),
+            ],
+        ),
+        (
+            PATCH_INSTANCE,
+            vec![
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:CreateSnapshots", &sub(INSTANCES), &none),
+                ("ec2:CreateSnapshots", &sub(SNAPSHOTS), &none),
+                ("ec2:CreateSnapshots", &sub(VOLUMES), &none),
+                ("ec2:CreateTags", &sub(SNAPSHOTS), &while_snapshotting),
+                ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:DescribeRouteTables", &everything, &none),
+                ("ec2:DescribeSnapshots", &everything, &none),
+                ("ec2:DescribeVpcEndpoints", &everything, &none),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("logs:CreateLogStream", &patch_instance_logs, &none),
+                ("logs:PutLogEvents", &patch_instance_logs, &none),
+                ("sqs:DeleteMessage", &reported, &none),
+                ("sqs:GetQueueAttributes", &reported, &none),
+                ("sqs:ReceiveMessage", &reported, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:DescribeInstanceInformation", &everything, &none),
+                ("ssm:DescribeInstancePatchStates", &sub(INSTANCES), &none),
+                ("ssm:DescribeInstancePatches", &sub(INSTANCES), &none),
+                ("ssm:GetParameter", &parameter, &none),
+                ("ssm:GetServiceSetting", &sub(HOST_MANAGEMENT), &none),
+                ("ssm:ListCommandInvocations", &everything, &none),
+                ("ssm:ListCommands", &everything, &none),
+                // This document, on instances: nothing else is ever run.
+                ("ssm:SendCommand", &sub(&patch_document), &none),
+                ("ssm:SendCommand", &sub(INSTANCES), &none),
             ],
         ),
         (
@@ -997,10 +1243,11 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
         assert!(!holds(&condition, None), "{function}, no tag");
         for control in controls
             .iter()
-            .filter(|control| !WITHOUT_TAGS.contains(control))
+            .filter(|control| !NOTHING_TO_BAR.contains(control))
         {
-            let others = Control::ALL.iter();
-            let other = others.copied().find(|other| other != control).unwrap();
+            // Of another function: controls of one can share a remediation.
+            let mut others = Control::ALL.iter();
+            let other = others.find(|other| !controls.contains(other)).unwrap();
             for (tag, by_iam, by_code) in [
                 // everything, without an end
                 ("all", true, true),
@@ -1052,6 +1299,29 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
                 let exemption = exemption::read(Some(&tag), *control, today, false);
                 assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
             }
+        }
+    }
+}
+
+/// Two controls have one remediation: whoever is opted out of either is opted
+/// out of it, by IAM as by the code. What is only told bars nothing.
+#[test]
+fn an_opt_out_of_one_patching_control_is_one_of_the_installation() {
+    let now = "2026-11-24T12:00:00Z".parse().unwrap();
+    let condition = deny_of(PATCH_INSTANCE).condition;
+    for (tag, barred) in [
+        ("vulnerable-package", true),
+        ("missing-patches", true),
+        ("unmanaged-instance+missing-patches owner=payments", true),
+        ("unmanaged-instance", false),
+        ("unmanaged-instance owner=payments", false),
+        ("unencrypted-volume", false),
+    ] {
+        assert_eq!(holds(&condition, Some(tag)), barred, "IAM, `{tag}`");
+        let tags = [(OPT_OUT_TAG.to_owned(), tag.to_owned())].into();
+        for control in [Control::VulnerablePackage, Control::MissingPatches] {
+            let exemption = decide::exempt(&tags, control, &Policy::default(), now);
+            assert_eq!(exemption.holds(), barred, "{control}, `{tag}`");
         }
     }
 }
@@ -1114,18 +1384,17 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
 fn opt_outs_bar_every_change_that_a_function_can_begin() {
     for (function, _) in REMEDIATIONS {
         let deny = deny_of(function);
-        assert_eq!(
-            deny.resources,
-            [json!("*")],
-            "{function}: on whatever carries the tag"
-        );
+        // On whatever carries the tag; but a volume's opt-out says nothing to
+        // whether its instance is patched.
+        let expected = match *function {
+            PATCH_INSTANCE => json!({ "Fn::Sub":
+                "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*" }),
+            _ => json!("*"),
+        };
+        assert_eq!(deny.resources, [expected], "{function}");
         let (back, begins): (Vec<String>, Vec<String>) = granted_actions(function)
             .into_iter()
-            .filter(|action| {
-                action.starts_with("ec2:")
-                    && !action.starts_with("ec2:Describe")
-                    && !action.starts_with("ec2:Get")
-            })
+            .filter(|action| changes(action))
             .partition(|action| LEADS_BACK.contains(&action.as_str()));
         assert_eq!(deny.actions, begins, "{function}");
         for action in back {
@@ -1138,6 +1407,10 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
     assert_eq!(
         deny_of("EncryptVolumeFunction").actions,
         ["ec2:CopyVolumes", "ec2:CreateSnapshot", "ec2:StopInstances"]
+    );
+    assert_eq!(
+        deny_of(PATCH_INSTANCE).actions,
+        ["ec2:CreateSnapshots", "ssm:SendCommand"]
     );
     // The sweep deletes, and only what carries the mark of having been replaced.
     let deny = deny_of(SWEEP);
@@ -1156,20 +1429,16 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
         delete.condition,
         json!({ "Null": { (format!("aws:ResourceTag/{REPLACED_BY_TAG}")): "false" } })
     );
-    let changes: Vec<String> = granted_actions(SWEEP)
+    let by_sweep: Vec<String> = granted_actions(SWEEP)
         .into_iter()
-        .filter(|a| a.starts_with("ec2:"))
-        .filter(|a| !a.starts_with("ec2:Describe") && !a.starts_with("ec2:Get"))
+        .filter(|action| changes(action))
         .collect();
-    assert_eq!(changes, ["ec2:DeleteVolume"], "it changes nothing else");
+    assert_eq!(by_sweep, ["ec2:DeleteVolume"], "it changes nothing else");
     for id in functions().into_keys() {
-        let changes = granted_actions(&id).iter().any(|a| {
-            a.starts_with("ec2:") && !a.starts_with("ec2:Describe") && !a.starts_with("ec2:Get")
-        });
         assert_eq!(
-            changes,
+            granted_actions(&id).iter().any(|action| changes(action)),
             REMEDIATIONS.iter().any(|(function, _)| *function == id) || id == UNDO || id == SWEEP,
-            "{id} changes EC2, or is listed here without"
+            "{id} changes resources, or is listed here without"
         );
     }
 }
@@ -1703,6 +1972,18 @@ fn no_anchors_which_cloudformation_does_not_know() {
 }
 
 // ------------------------------------------------- used by several of these
+
+/// Whether an action changes resources of EC2, or sends commands to instances.
+fn changes(action: &str) -> bool {
+    let name = ["ec2:", "ssm:"]
+        .iter()
+        .find_map(|service| action.strip_prefix(service));
+    name.is_some_and(|name| {
+        !["Describe", "Get", "List"]
+            .iter()
+            .any(|verb| name.starts_with(verb))
+    })
+}
 
 fn by_sid(statements: Vec<Statement>) -> BTreeMap<String, Statement> {
     statements

@@ -126,8 +126,19 @@ fn resource(record: &Record) -> &str {
     match record {
         Record::Remediation(entry) => entry.resource_id(),
         Record::Encryption(run) => run.resource_id(),
+        Record::Patching(run) => run.resource_id(),
         Record::Undo(undo) => undo.resource_id(),
         Record::Notice(_) => "-",
+    }
+}
+
+/// The first few, and how many more there are.
+fn joined(cves: &[&str]) -> String {
+    const FEW: usize = 5;
+    let few: Vec<&str> = cves.iter().take(FEW).copied().collect();
+    match cves.len().saturating_sub(FEW) {
+        0 => few.join(", "),
+        more => format!("{} and {more} more", few.join(", ")),
     }
 }
 
@@ -155,6 +166,29 @@ fn what(record: &Record) -> String {
                 None => what,
             }
         }
+        Record::Patching(run) => {
+            let cves: Vec<&str> = run
+                .findings
+                .iter()
+                .flat_map(|finding| finding.cves.first())
+                .map(String::as_str)
+                .collect();
+            let before = run.before.as_ref();
+            let mut what: Vec<String> = before
+                .map(|state| format!("{} patches missing", state.missing))
+                .into_iter()
+                .collect();
+            if !cves.is_empty() {
+                what.push(joined(&cves));
+            }
+            what.extend(
+                run.command
+                    .as_ref()
+                    .map(|sent| format!("command {}", sent.id)),
+            );
+            what.extend(run.reasons.last().cloned());
+            what.join("; ")
+        }
         Record::Undo(undo) => format!(
             "takes {} back, for {}: {}",
             undo.undoes,
@@ -162,5 +196,46 @@ fn what(record: &Record) -> String {
             undo.reason
         ),
         Record::Notice(notice) => notice.subject(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patching_is_told_by_its_patches_its_cves_its_command_and_why() {
+        let of = |more: serde_json::Value| {
+            let mut run = json!({
+                "kind": "patching", "version": 1, "id": "01K00000000000000000000000",
+                "control": "vulnerable-package", "severity": "critical", "actor": {},
+                "resource": "arn:aws:ec2:eu-central-1:111122223333:instance/i-1",
+                "resource_name": "web-1", "account": "111122223333", "region": "eu-central-1",
+                "status": "awaiting-rescan", "operation": "install", "reboot": "never",
+                "policy_version": 1, "attempts": 1, "started_at": "2026-11-24T10:00:00Z",
+            });
+            let fields = more.as_object().unwrap().clone();
+            run.as_object_mut().unwrap().extend(fields);
+            Record::parse(&run.to_string()).unwrap()
+        };
+        let finding = |n: u32| {
+            json!({
+                "arn": format!("arn-{n}"), "severity": "high", "title": "t", "packages": [],
+                "cves": [format!("CVE-2026-{n}")],
+            })
+        };
+        let installed = of(json!({
+            "findings": (1..=7).map(finding).collect::<Vec<_>>(),
+            "before": {"operation": "Scan", "missing": 3, "failed": 0, "pending_reboot": 0},
+            "command": {"id": "c-1", "at": "2026-11-24T10:01:00Z", "ended": "Success"},
+            "reasons": ["first", "last"],
+        }));
+        assert_eq!(
+            what(&installed),
+            "3 patches missing; CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more; command c-1; last"
+        );
+        assert_eq!(resource(&installed), "i-1");
+        let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));
+        assert_eq!(what(&told), "Systems Manager cannot reach it");
     }
 }

@@ -1,6 +1,6 @@
 //! `backstop plan`: what would be done about one resource, and why. Reads the
 //! live resource and decides with the same code as the function; changes
-//! nothing. Volumes and the account's setting: `volumes`.
+//! nothing. Volumes and the account's setting: `volumes`; patches: `instances`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +13,9 @@ use backstop_core::message::one_line;
 use backstop_core::plan::RuleChange;
 use backstop_core::policy::Policy;
 use backstop_core::security_group::Facts;
-use backstop_core::trigger::{self, BrokenEvent, Parsed, Trigger, VolumesParsed};
+use backstop_core::trigger::{
+    self, BrokenEvent, Parsed, PatchingParsed, Says, Trigger, VolumesParsed,
+};
 use clap::Args;
 use serde_json::Value;
 
@@ -46,25 +48,32 @@ impl Plan {
                 aws.region
             )));
         }
-        let policy = self.judging.policy(context, &aws).await?;
+        let basis = self.judging.basis(context, &aws).await?;
+        let policy = &basis.policy;
         let mode = self.judging.mode();
         let found = match target {
             Target::Ignored(reason) => {
                 println!("nothing would be looked at: {reason}");
                 false
             }
-            Target::Group(id) => self.groups(vec![id], &aws, &account, &policy).await?,
+            Target::Group(id) => self.groups(vec![id], &aws, &account, policy).await?,
             Target::List(id) => match groups_naming(&aws.clients.ec2, &id, &aws.deadline).await? {
-                ListUse::NamedBy(groups) => self.groups(groups, &aws, &account, &policy).await?,
-                ListUse::Gone => self.groups(Vec::new(), &aws, &account, &policy).await?,
+                ListUse::NamedBy(groups) => self.groups(groups, &aws, &account, policy).await?,
+                ListUse::Gone => self.groups(Vec::new(), &aws, &account, policy).await?,
                 ListUse::BeingModified(state) => {
                     return Err(Problem(format!(
                         "the prefix list {id} is being modified ({state}): look again later"
                     )));
                 }
             },
-            Target::Unit(id) => volumes::plan(&id, &aws, &policy, mode).await?,
-            Target::Setting => volumes::plan_setting(&aws, &policy, mode).await?,
+            Target::Unit(id) if id.starts_with("i-") => {
+                let of_volumes = volumes::plan(&id, &aws, policy, mode).await?;
+                println!();
+                instances::plan(&id, &Says::Nothing, &aws, &basis, mode).await? || of_volumes
+            }
+            Target::Unit(id) => volumes::plan(&id, &aws, policy, mode).await?,
+            Target::Patches(id, says) => instances::plan(&id, &says, &aws, &basis, mode).await?,
+            Target::Setting => volumes::plan_setting(&aws, policy, mode).await?,
         };
         Ok(ExitCode::from(u8::from(found)))
     }
@@ -126,20 +135,27 @@ impl Plan {
 enum Target {
     Group(String),
     List(String),
-    /// A volume or an instance.
+    /// A volume, or an instance with its volumes and its patches.
     Unit(String),
+    /// The patches of an instance, and what an event says of them.
+    Patches(String, Says),
     /// The account's setting.
     Setting,
     Ignored(String),
 }
 
+/// A target with the Region and account of the event that leads to it.
+fn found<E>(
+    target: impl FnOnce(String) -> Target,
+    trigger: Trigger,
+) -> Result<(Target, Option<(String, String)>), E> {
+    let place = (trigger.region, trigger.account);
+    Ok((target(trigger.resource), Some(place)))
+}
+
 /// What an event leads to, whichever function takes it; and its Region and
 /// account.
 fn of_event(event: &Value) -> Result<(Target, Option<(String, String)>), BrokenEvent> {
-    let found = |target: fn(String) -> Target, trigger: Trigger| {
-        let place = (trigger.region, trigger.account);
-        Ok((target(trigger.resource), Some(place)))
-    };
     let why = match trigger::ingress(event)? {
         Parsed::Check(trigger) => return found(Target::Group, trigger),
         Parsed::Expand(trigger) => return found(Target::List, trigger),
@@ -152,9 +168,30 @@ fn of_event(event: &Value) -> Result<(Target, Option<(String, String)>), BrokenE
             let why = "it is a step of a run that is under way".to_owned();
             Ok((Target::Ignored(why), None))
         }
-        VolumesParsed::Ignored(also) if also == why => Ok((Target::Ignored(why), None)),
-        VolumesParsed::Ignored(also) => Ok((Target::Ignored(format!("{why}, and {also}")), None)),
+        VolumesParsed::Ignored(also) => match trigger::patching(event)? {
+            PatchingParsed::Look(hint) => {
+                let says = hint.says;
+                found(|id| Target::Patches(id, says), hint.trigger)
+            }
+            PatchingParsed::Ignored(last) => {
+                Ok((Target::Ignored(reasons([why, also, last])), None))
+            }
+        },
     }
+}
+
+/// Why no function looks at an event: what each says, and that it is not for it
+/// only where none says more.
+fn reasons(all: [String; 3]) -> String {
+    let is_general = |why: &String| why.ends_with("is no event for this function");
+    let special = all.iter().any(|why| !is_general(why));
+    let mut said: Vec<String> = Vec::new();
+    for why in all {
+        if !(said.contains(&why) || special && is_general(&why)) {
+            said.push(why);
+        }
+    }
+    said.join(", and ")
 }
 
 /// Prints a decision; whether anything was found.
@@ -220,6 +257,7 @@ fn would_be(change: &RuleChange) -> String {
     text
 }
 
+mod instances;
 mod volumes;
 
 #[cfg(test)]
@@ -283,6 +321,55 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("names no volume")
+        );
+    }
+
+    #[test]
+    fn an_event_about_patches_leads_to_the_instance_with_what_it_says() {
+        let instance = "i-0a3f5c7e91b2d4f60";
+        let event = |source: &str, detail_type: &str, detail: Value| {
+            json!({
+                "version": "0", "id": "e", "detail-type": detail_type, "source": source,
+                "account": "111122223333", "region": "eu-central-1",
+                "time": "2026-11-24T10:00:00Z", "resources": [], "detail": detail,
+            })
+        };
+        let finding = |status: &str, kind: &str| {
+            event(
+                "aws.inspector2",
+                "Inspector2 Finding",
+                json!({
+                    "type": kind, "status": status, "severity": "HIGH", "findingArn": "arn-1",
+                    "resources": [{"type": "AWS_EC2_INSTANCE", "id": instance}],
+                }),
+            )
+        };
+        let target = |event: &Value| of_event(event).unwrap().0;
+        let Target::Patches(id, Says::Active(found)) =
+            target(&finding("ACTIVE", "PACKAGE_VULNERABILITY"))
+        else {
+            panic!("a finding that is active");
+        };
+        assert_eq!((id.as_str(), found.arn.as_str()), (instance, "arn-1"));
+        assert!(matches!(
+            target(&finding("CLOSED", "PACKAGE_VULNERABILITY")),
+            Target::Patches(_, Says::Closed { .. })
+        ));
+        let lacking = json!({
+            "compliance-type": "Patch", "compliance-status": "non_compliant", "resource-id": instance,
+        });
+        let detail_type = "Configuration Compliance State Change";
+        assert_eq!(
+            target(&event("aws.ssm", detail_type, lacking)),
+            Target::Patches(instance.into(), Says::Nothing)
+        );
+        assert_eq!(
+            target(&finding("ACTIVE", "NETWORK_REACHABILITY")),
+            Target::Ignored("a finding of type `NETWORK_REACHABILITY` is none of a package".into())
+        );
+        assert_eq!(
+            target(&event("aws.s3", "Object Created", json!({}))),
+            Target::Ignored("`Object Created` of `aws.s3` is no event for this function".into())
         );
     }
 }

@@ -4,7 +4,7 @@
 //! Groups come in pages, as for the sweep; those that look open are read
 //! closely, and decided about by the code that the functions decide with. What
 //! cannot be read is said, and loses nothing else. Volumes and the account's
-//! setting: `volumes`.
+//! setting: `volumes`; patches of instances: `instances`.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -27,7 +27,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::context::{Aws, Context};
-use crate::judging::Judging;
+use crate::judging::{Basis, Judging};
 use crate::sarif::sarif;
 use crate::table::{bad, doubtful, table};
 
@@ -49,6 +49,8 @@ enum FailOn {
     /// Whatever is found
     #[default]
     Any,
+    /// From medium on
+    Medium,
     /// From high on
     High,
     /// Only critical
@@ -81,6 +83,8 @@ pub(crate) struct Scanned {
     pub(crate) unencrypted_volumes: u64,
     /// How many of them are kept and no finding: originals that were replaced.
     pub(crate) kept_volumes: u64,
+    /// Running instances whose patches were looked at.
+    pub(crate) instances: u64,
     /// What was found.
     pub(crate) found: Vec<Found>,
     /// What could not be seen, a sentence each.
@@ -105,6 +109,9 @@ pub(crate) struct Found {
     /// The unencrypted volumes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) volumes: Vec<FoundVolume>,
+    /// What is the matter with an instance's patches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) patching: Option<FoundPatching>,
     /// Fingerprints of what is found.
     pub(crate) fingerprints: Vec<String>,
     /// What Backstop would do about it.
@@ -129,6 +136,26 @@ pub(crate) struct FoundVolume {
     pub(crate) opted_out: bool,
 }
 
+/// What is the matter with an instance's patches.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct FoundPatching {
+    /// Approved patches that are not installed; none: it was never scanned, or
+    /// Systems Manager does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missing: Option<u32>,
+    /// Patches that failed to install.
+    pub(crate) failed: u32,
+    /// Whether it is managed and online, and was never scanned.
+    pub(crate) never_scanned: bool,
+    /// What Inspector reported and a patch of the operating system mends, by
+    /// CVE.
+    pub(crate) cves: Vec<String>,
+    /// What it reported and none mends, by CVE, or by title where there is none.
+    pub(crate) only_told: Vec<String>,
+    /// What it lacks to be managed by Systems Manager, a sentence each.
+    pub(crate) lacks: Vec<String>,
+}
+
 impl Found {
     /// What is found, in lines.
     pub(crate) fn what(&self) -> Vec<String> {
@@ -138,7 +165,48 @@ impl Found {
             Control::EncryptionByDefault => {
                 vec!["new volumes are encrypted only where that is asked for".to_owned()]
             }
+            Control::VulnerablePackage | Control::MissingPatches | Control::UnmanagedInstance => {
+                let patching = self.patching.iter();
+                patching.flat_map(FoundPatching::lines).collect()
+            }
         }
+    }
+}
+
+impl FoundPatching {
+    /// What is the matter, in lines.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match (self.missing.unwrap_or_default(), self.failed) {
+            (0, 0) if self.never_scanned => {
+                lines.push("never scanned for missing patches".to_owned());
+            }
+            (0, 0) => {}
+            (missing, 0) => lines.push(format!("{missing} approved patches missing")),
+            (missing, failed) => lines.push(format!(
+                "{missing} approved patches missing, {failed} failed to install"
+            )),
+        }
+        if !self.cves.is_empty() {
+            lines.push(format!("{}: mended by a patch", few(&self.cves)));
+        }
+        if !self.only_told.is_empty() {
+            let names = few(&self.only_told);
+            lines.push(format!("{names}: no patch of the operating system"));
+        }
+        let lacks = self.lacks.iter();
+        lines.extend(lacks.map(|lack| one_line(lack, 300)));
+        lines
+    }
+}
+
+/// The first few names, and how many more there are.
+pub(super) fn few(names: &[String]) -> String {
+    const FEW: usize = 5;
+    let first: Vec<String> = names.iter().take(FEW).map(|n| one_line(n, 80)).collect();
+    match names.len().saturating_sub(FEW) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
@@ -161,7 +229,7 @@ impl Scan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
         let account = aws.account().await?;
-        let policy = self.judging.policy(context, &aws).await?;
+        let Basis { policy, ledger } = self.judging.basis(context, &aws).await?;
         let mut scanned = Scanned {
             account,
             region: aws.region.clone(),
@@ -188,6 +256,7 @@ impl Scan {
         let mode = self.judging.mode();
         volumes::look(&aws, &policy, mode, &mut scanned).await;
         volumes::look_at_setting(&aws, &policy, mode, &mut scanned).await;
+        instances::look(&aws, &policy, mode, ledger.as_ref(), &mut scanned).await;
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
@@ -239,17 +308,25 @@ impl Scan {
                 println!("{sarif}");
             }
         }
-        let least = match self.fail_on {
-            FailOn::Any => Severity::Medium,
-            FailOn::High => Severity::High,
-            FailOn::Critical => Severity::Critical,
+        Ok(ExitCode::from(self.fail_on.code(scanned)))
+    }
+}
+
+impl FailOn {
+    /// The exit code of a scan.
+    fn code(self, scanned: &Scanned) -> u8 {
+        let least = match self {
+            Self::Any => Severity::Low,
+            Self::Medium => Severity::Medium,
+            Self::High => Severity::High,
+            Self::Critical => Severity::Critical,
         };
         let fails = scanned.found.iter().any(|found| found.severity >= least);
-        Ok(ExitCode::from(match (scanned.unseen.is_empty(), fails) {
+        match (scanned.unseen.is_empty(), fails) {
             (false, _) => 2,
             (true, true) => 1,
             (true, false) => 0,
-        }))
+        }
     }
 }
 
@@ -269,6 +346,7 @@ fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
             .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
             .collect(),
         volumes: Vec::new(),
+        patching: None,
         fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
         state: match reason(decision) {
             Some(why) if !enforced(decision) => format!("would be left: {why}"),
@@ -324,10 +402,79 @@ fn print_table(scanned: &Scanned) {
         scanned.region,
         scanned.account
     );
+    let unpatched = scanned.found.iter();
+    let unpatched = unpatched.filter(|found| Control::PATCHING.contains(&found.control));
+    println!(
+        "{} of {} running instances have known holes, lack patches, or are not managed",
+        unpatched.count(),
+        scanned.instances
+    );
     println!(
         "{} volumes are unencrypted, {} of them kept after they were replaced",
         scanned.unencrypted_volumes, scanned.kept_volumes
     );
 }
 
+mod instances;
 mod volumes;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(severity: Severity) -> Found {
+        Found {
+            control: Control::VulnerablePackage,
+            severity,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-1".into(),
+            id: "i-1".into(),
+            name: String::new(),
+            open: Vec::new(),
+            volumes: Vec::new(),
+            patching: Some(FoundPatching::default()),
+            fingerprints: Vec::new(),
+            state: "would be put right".into(),
+        }
+    }
+
+    #[test]
+    fn a_scan_fails_from_the_severity_on_that_was_asked_for_and_by_what_it_did_not_see() {
+        use Severity::{Critical, High, Low, Medium};
+        for (fail_on, from) in [
+            (FailOn::Any, Low),
+            (FailOn::Medium, Medium),
+            (FailOn::High, High),
+            (FailOn::Critical, Critical),
+        ] {
+            assert_eq!(fail_on.code(&Scanned::default()), 0, "nothing is found");
+            for severity in [Low, Medium, High, Critical] {
+                let mut scanned = Scanned {
+                    found: vec![found(severity)],
+                    ..Scanned::default()
+                };
+                let fails = u8::from(severity >= from);
+                assert_eq!(fail_on.code(&scanned), fails, "{fail_on:?} {severity}");
+                scanned.unseen.push("something".into());
+                assert_eq!(fail_on.code(&scanned), 2, "not all is seen");
+            }
+        }
+    }
+
+    #[test]
+    fn many_cves_are_named_in_part_and_counted() {
+        let cves = |n: usize| (1..=n).map(|n| format!("CVE-2026-{n}")).collect();
+        let patching = FoundPatching {
+            missing: Some(0),
+            cves: cves(7),
+            only_told: cves(1),
+            ..FoundPatching::default()
+        };
+        assert_eq!(
+            patching.lines(),
+            [
+                "CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more: mended by a patch",
+                "CVE-2026-1: no patch of the operating system",
+            ]
+        );
+    }
+}

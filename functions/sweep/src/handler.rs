@@ -131,6 +131,7 @@ impl Handler {
                 self.walk(place, &policy, &mut digest).await;
                 self.walk_volumes(place, &policy, &mut digest).await;
                 self.see_setting(place, &policy, &mut digest).await;
+                self.walk_instances(place, &policy, &mut digest).await;
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
@@ -371,6 +372,14 @@ impl Handler {
         else {
             return Ok(());
         };
+        // Its command's end, or Inspector's next look: whoever looks asks for it.
+        if let Record::Patching(run) = &record
+            && (run.is_open() || run.awaits_rescan())
+        {
+            let checks = [check(run.control, run.resource_id(), run.actor.clone())];
+            bus::request_checks(&self.clients.eventbridge, &checks).await?;
+            return Ok(());
+        }
         // What a run that may go on is about, and who is behind it.
         let of_run = match &record {
             Record::Remediation(entry) => Some((
@@ -385,6 +394,7 @@ impl Handler {
                 &run.actor,
                 matches!(run.status, Status::InProgress | Status::Failed),
             )),
+            Record::Patching(run) => Some((run.control, run.resource_id(), &run.actor, false)),
             Record::Undo(_) | Record::Notice(_) => None,
         };
         if let Some((control, resource, actor, true)) = of_run
@@ -565,6 +575,7 @@ fn new_notice(place: &Place, about: About) -> Notice {
     }
 }
 
+mod instances;
 mod volumes;
 
 #[cfg(test)]

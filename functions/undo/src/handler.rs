@@ -138,6 +138,15 @@ impl Handler {
                 let days = request.days(self.most_days(deadline).await);
                 return self.undo_encryption(&request, &entry, days, deadline).await;
             }
+            // There is no way back, and what there is instead is on the record.
+            Some(Stored {
+                record: Record::Patching(run),
+                ..
+            }) => {
+                let (days, _) = request.days(self.most_days(deadline).await);
+                let until = undo::opt_out_until(Timestamp::now(), days);
+                return Ok(undo::patchings::answer(&run, until));
+            }
             Some(Stored { record, .. }) => {
                 return Ok(Answer::new(
                     Answered::NotARemediation,

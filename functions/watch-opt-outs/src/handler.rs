@@ -14,8 +14,9 @@ use backstop_aws::policy_store::{NoPolicy, PolicyStore};
 use backstop_aws::settings::WatchSettings;
 use backstop_aws::{bus, opt_outs};
 use backstop_core::controls::Control;
-use backstop_core::exemption::{self, Exemption};
+use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
 use backstop_core::notice::{About, Notice, OptOutChanged};
+use backstop_core::patching::decide::exempt;
 use backstop_core::record;
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, TagChange, TagsParsed};
 use jiff::Timestamp;
@@ -94,18 +95,25 @@ impl Handler {
         let (policy, values) = (policy?, values?);
         let now = Timestamp::now();
         let today = Offset::UTC.to_datetime(now).date();
-        let read = |resource: &str, control| {
-            let value = values.get(resource).map(String::as_str);
-            exemption::read(value, control, today, policy.policy.opt_out.require_end)
+        let read = |resource: &str, control: Control| {
+            let value = values.get(resource);
+            if Control::PATCHING.contains(&control) {
+                let tag = value.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
+                return exempt(&tag.into_iter().collect(), control, &policy.policy, now);
+            }
+            let require_end = policy.policy.opt_out.require_end;
+            exemption::read(value.map(String::as_str), control, today, require_end)
         };
 
         // what nothing on it excludes any more is looked at, now
         let mut asked = Ok(());
-        for control in Control::ALL {
-            let lost = change.resources.iter();
-            let lost = lost.filter(|resource| !read(resource, *control).holds());
+        for control in looks() {
+            let lost = change.resources.iter().filter(|resource| {
+                let mut all = sharing(control);
+                all.any(|control| !read(resource, control).holds())
+            });
             let lost: Vec<String> = lost.cloned().collect();
-            if let Err(failure) = self.request_checks(*control, &lost, change, deadline).await {
+            if let Err(failure) = self.request_checks(control, &lost, change, deadline).await {
                 asked = Err(failure);
             }
         }
@@ -150,7 +158,11 @@ impl Handler {
                 opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
             }
             // The look itself finds the unit that a volume belongs to.
-            Control::UnencryptedVolume | Control::EncryptionByDefault => {
+            Control::UnencryptedVolume
+            | Control::EncryptionByDefault
+            | Control::VulnerablePackage
+            | Control::MissingPatches
+            | Control::UnmanagedInstance => {
                 let tagged = resources.iter();
                 let tagged = tagged.filter(|resource| control.reads_tags_of(resource));
                 tagged.cloned().collect()
@@ -203,6 +215,19 @@ impl Handler {
         }
         Err(Failure::Contended(resource))
     }
+}
+
+/// The controls that are asked for a look: of those that share a remediation
+/// one, for its look is at the resource as a whole.
+fn looks() -> impl Iterator<Item = Control> {
+    let all = Control::ALL.iter().copied();
+    all.filter(|control| control.lock_name() == control.name())
+}
+
+/// The controls that a look covers.
+fn sharing(look: Control) -> impl Iterator<Item = Control> {
+    let all = Control::ALL.iter().copied();
+    all.filter(move |control| control.lock_name() == look.name())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsInput;
 use aws_sdk_ec2::operation::authorize_security_group_ingress::AuthorizeSecurityGroupIngressInput;
 use aws_sdk_ec2::operation::copy_volumes::CopyVolumesInput;
 use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotInput;
+use aws_sdk_ec2::operation::create_snapshots::CreateSnapshotsInput;
 use aws_sdk_ec2::operation::create_volume::CreateVolumeInput;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -129,8 +130,43 @@ fn creates_with_tags(input: &Input) -> bool {
     let copy = input.downcast_ref::<CopyVolumesInput>();
     let volume = input.downcast_ref::<CreateVolumeInput>();
     let snapshot = input.downcast_ref::<CreateSnapshotInput>();
+    let snapshots = input.downcast_ref::<CreateSnapshotsInput>();
     rule.is_some_and(|input| !input.tag_specifications().is_empty())
         || copy.is_some_and(|input| !input.tag_specifications().is_empty())
         || volume.is_some_and(|input| !input.tag_specifications().is_empty())
         || snapshot.is_some_and(|input| !input.tag_specifications().is_empty())
+        || snapshots.is_some_and(|input| !input.tag_specifications().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::{ResourceType, TagSpecification};
+    use aws_sdk_ssm::operation::send_command::SendCommandInput;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_with_tags_need_the_right_to_tag_and_those_without_do_not() {
+        let plain = CreateSnapshotsInput::builder();
+        let tags = TagSpecification::builder()
+            .resource_type(ResourceType::Snapshot)
+            .build();
+        let tagged = plain.clone().tag_specifications(tags);
+        let needs =
+            |input: CreateSnapshotsInput| actions("EC2", "CreateSnapshots", &Input::erase(input));
+        assert_eq!(
+            needs(tagged.build().unwrap()),
+            ["ec2:CreateSnapshots", "ec2:CreateTags"]
+        );
+        assert_eq!(needs(plain.build().unwrap()), ["ec2:CreateSnapshots"]);
+    }
+
+    #[test]
+    fn a_command_needs_the_right_to_send_it() {
+        let command = SendCommandInput::builder().build().unwrap();
+        assert_eq!(
+            actions("SSM", "SendCommand", &Input::erase(command)),
+            ["ssm:SendCommand"]
+        );
+    }
 }

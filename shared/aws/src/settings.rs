@@ -24,6 +24,18 @@ pub const RULE_NAMES: &str = "RULE_NAMES";
 /// ARN of the state machine that carries encryptions out.
 pub const STATE_MACHINE_ARN: &str = "STATE_MACHINE_ARN";
 
+/// Name of the log group that takes what patch commands print.
+pub const COMMAND_LOG_GROUP: &str = "COMMAND_LOG_GROUP";
+
+/// Settings of `patch-instance`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchSettings {
+    /// What every remediation function is told.
+    pub remediation: RemediationSettings,
+    /// Name of the log group that takes what patch commands print.
+    pub command_log_group: String,
+}
+
 /// Settings of `encrypt-volume`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncryptSettings {
@@ -173,6 +185,19 @@ impl EncryptSettings {
     }
 }
 
+impl PatchSettings {
+    /// From a lookup by name, as `|name| std::env::var(name).ok()`.
+    ///
+    /// # Errors
+    /// Everything that is missing or wrong.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadEnvironment> {
+        read_all(get, |reader| Self {
+            remediation: RemediationSettings::from(reader),
+            command_log_group: reader.text(COMMAND_LOG_GROUP),
+        })
+    }
+}
+
 impl RemediationSettings {
     fn from(reader: &mut Reader<'_>) -> Self {
         Self {
@@ -255,5 +280,43 @@ mod tests {
             assert!(error.contains(part), "{error} lacks {part}");
         }
         assert!(!error.contains("LEDGER_TABLE"));
+    }
+
+    #[test]
+    fn what_patch_instance_is_told() {
+        let set = |name: &str| match name {
+            LEDGER_TABLE => Some("ledger".to_owned()),
+            POLICY_PARAMETER => Some("/backstop/policy".to_owned()),
+            DEFAULT_MODE => Some("enforce".to_owned()),
+            OWNER_TAG_KEY => Some("owner".to_owned()),
+            COMMAND_LOG_GROUP => Some("/backstop/patch-commands".to_owned()),
+            _ => None,
+        };
+        assert_eq!(
+            PatchSettings::read(&set).unwrap(),
+            PatchSettings {
+                remediation: RemediationSettings {
+                    ledger_table: "ledger".to_owned(),
+                    policy_parameter: "/backstop/policy".to_owned(),
+                    mode: Mode::Enforce,
+                    owner_tag_key: "owner".to_owned(),
+                },
+                command_log_group: "/backstop/patch-commands".to_owned(),
+            }
+        );
+        let error = PatchSettings::read(&|name| match name {
+            COMMAND_LOG_GROUP | LEDGER_TABLE => None,
+            name => set(name),
+        })
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "`LEDGER_TABLE` is not set",
+            "`COMMAND_LOG_GROUP` is not set",
+            "deploy template.yaml again",
+        ] {
+            assert!(error.contains(part), "{error} lacks {part}");
+        }
+        assert!(!error.contains("OWNER_TAG_KEY"), "{error}");
     }
 }

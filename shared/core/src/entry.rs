@@ -58,6 +58,8 @@ pub enum Status {
     RolledBack,
     /// It cannot go on without a person.
     NeedsPerson,
+    /// Patches were installed; Inspector has not looked again yet.
+    AwaitingRescan,
 }
 
 impl Status {
@@ -79,6 +81,7 @@ impl Status {
             Self::Refused => "refused",
             Self::RolledBack => "rolled-back",
             Self::NeedsPerson => "needs-person",
+            Self::AwaitingRescan => "awaiting-rescan",
         }
     }
 }

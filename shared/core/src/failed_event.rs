@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::controls::Control;
 use crate::trigger::{
-    CHECK_REQUESTED, INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS,
-    VOLUME_CALLS, VOLUME_NOTIFICATION,
+    CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
+    INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
+    VOLUME_NOTIFICATION,
 };
 
 /// An event that was given up.
@@ -76,11 +77,20 @@ impl FailedEvent {
                     Some(Control::UnencryptedVolume | Control::EncryptionByDefault) => {
                         "EncryptVolumeFunction"
                     }
+                    Some(
+                        Control::VulnerablePackage
+                        | Control::MissingPatches
+                        | Control::UnmanagedInstance,
+                    ) => "PatchInstanceFunction",
                     Some(Control::OpenIngress) | None => "RevokeIngressFunction",
                 }
             }
             ("aws.events", _, _) => "SweepFunction",
+            // Of an instance's start the other function's queue keeps its own copy.
             (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => "EncryptVolumeFunction",
+            (_, INSPECTOR_FINDING | COMPLIANCE_CHANGE | COMMAND_NOTIFICATION, _) => {
+                "PatchInstanceFunction"
+            }
             (_, _, call) if TAG_CALLS.contains(&call) => "WatchOptOutsFunction",
             (_, _, call) if VOLUME_CALLS.contains(&call) => "EncryptVolumeFunction",
             _ => "RevokeIngressFunction",
@@ -262,6 +272,52 @@ mod tests {
     }
 
     #[test]
+    fn what_patch_instance_alone_listens_to_is_for_it() {
+        let instance = "i-0123456789abcdef0";
+        let with = |source, detail_type, detail, resource: &str| {
+            let mut event = event(source, detail_type, detail);
+            event["resources"] = json!([resource]);
+            event
+        };
+        for (event, title) in [
+            (
+                with(
+                    "aws.inspector2",
+                    INSPECTOR_FINDING,
+                    json!({ "status": "ACTIVE", "resources": [{ "id": instance }] }),
+                    instance,
+                ),
+                "Inspector2 Finding i-0123456789abcdef0",
+            ),
+            (
+                with(
+                    "aws.ssm",
+                    COMPLIANCE_CHANGE,
+                    json!({ "resource-id": instance, "compliance-type": "Patch" }),
+                    "arn:aws:ssm:eu-central-1:111122223333:managed-instance/i-0123456789abcdef0",
+                ),
+                "Configuration Compliance State Change i-0123456789abcdef0",
+            ),
+            (
+                with(
+                    "aws.ssm",
+                    COMMAND_NOTIFICATION,
+                    json!({ "instance-id": instance, "status": "Success" }),
+                    "arn:aws:ec2:eu-central-1:111122223333:instance/i-0123456789abcdef0",
+                ),
+                "EC2 Command Invocation Status-change Notification i-0123456789abcdef0",
+            ),
+        ] {
+            let failed = FailedEvent::read(&event.to_string()).unwrap();
+            let function = Function::Logical("PatchInstanceFunction");
+            assert_eq!(
+                (failed.function.clone(), failed.title().as_str()),
+                (function, title)
+            );
+        }
+    }
+
+    #[test]
     fn a_check_is_for_the_function_that_serves_its_control() {
         for control in Control::ALL {
             let detail = json!({ "control": control.name(), "resource": "x" });
@@ -271,6 +327,9 @@ mod tests {
                 Control::UnencryptedVolume | Control::EncryptionByDefault => {
                     "EncryptVolumeFunction"
                 }
+                Control::VulnerablePackage
+                | Control::MissingPatches
+                | Control::UnmanagedInstance => "PatchInstanceFunction",
             };
             let failed = FailedEvent::read(&event.to_string()).unwrap();
             assert_eq!(failed.function, Function::Logical(expected));

@@ -9,7 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::controls::Control;
-use crate::controls::{encryption_by_default, open_ingress, unencrypted_volume};
+use crate::controls::{
+    encryption_by_default, missing_patches, open_ingress, unencrypted_volume, unmanaged_instance,
+    vulnerable_package,
+};
+use crate::patching;
 use crate::plan::Mode;
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
@@ -25,6 +29,9 @@ pub struct Policy {
     /// Settings by control.
     #[serde(default)]
     pub controls: Controls,
+    /// How patches are installed, whichever control asks for them.
+    #[serde(default)]
+    pub patching: patching::Settings,
     /// What opt-out tags must say.
     #[serde(default)]
     pub opt_out: OptOutRules,
@@ -78,6 +85,55 @@ pub struct Controls {
     pub unencrypted_volume: ControlPolicy<unencrypted_volume::Settings>,
     /// The account setting that encrypts new volumes.
     pub encryption_by_default: ControlPolicy<encryption_by_default::Settings>,
+    /// Packages with known holes.
+    pub vulnerable_package: ControlPolicy<vulnerable_package::Settings>,
+    /// Instances that lack approved patches.
+    pub missing_patches: ControlPolicy<missing_patches::Settings>,
+    /// Instances that Systems Manager does not manage. Nothing is changed about
+    /// them in any mode.
+    pub unmanaged_instance: ControlPolicy<unmanaged_instance::Settings>,
+}
+
+impl Controls {
+    /// A control's own mode, where the policy names one.
+    #[must_use]
+    pub fn mode(&self, control: Control) -> Option<Mode> {
+        match control {
+            Control::OpenIngress => self.open_ingress.mode,
+            Control::UnencryptedVolume => self.unencrypted_volume.mode,
+            Control::EncryptionByDefault => self.encryption_by_default.mode,
+            Control::VulnerablePackage => self.vulnerable_package.mode,
+            Control::MissingPatches => self.missing_patches.mode,
+            Control::UnmanagedInstance => self.unmanaged_instance.mode,
+        }
+    }
+
+    /// What a control does about what was there before `enforce`.
+    #[must_use]
+    pub fn existing(&self, control: Control) -> Existing {
+        match control {
+            Control::OpenIngress => self.open_ingress.existing,
+            Control::UnencryptedVolume => self.unencrypted_volume.existing,
+            Control::EncryptionByDefault => self.encryption_by_default.existing,
+            Control::VulnerablePackage => self.vulnerable_package.existing,
+            Control::MissingPatches => self.missing_patches.existing,
+            Control::UnmanagedInstance => self.unmanaged_instance.existing,
+        }
+    }
+
+    /// A control's budget.
+    #[must_use]
+    pub fn budget(&self, control: Control) -> u32 {
+        match control {
+            Control::OpenIngress => &self.open_ingress.budget,
+            Control::UnencryptedVolume => &self.unencrypted_volume.budget,
+            Control::EncryptionByDefault => &self.encryption_by_default.budget,
+            Control::VulnerablePackage => &self.vulnerable_package.budget,
+            Control::MissingPatches => &self.missing_patches.budget,
+            Control::UnmanagedInstance => &self.unmanaged_instance.budget,
+        }
+        .changes_per_hour
+    }
 }
 
 /// One control's part of the policy.
@@ -158,8 +214,8 @@ impl Default for UndoRules {
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Changes by this control in a clock hour (UTC), counted when they are
-    /// begun; each rule that is revoked or narrowed, and each volume that is
-    /// replaced, is one. A run that would exceed it changes nothing, and the
+    /// begun; each rule that is revoked or narrowed, each volume that is
+    /// replaced, and each instance that is patched, is one. A run that would exceed it changes nothing, and the
     /// control trips: nothing more is changed until a person re-arms it.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
@@ -219,11 +275,23 @@ impl Policy {
             open_ingress,
             unencrypted_volume,
             encryption_by_default,
+            vulnerable_package: _,
+            missing_patches: _,
+            unmanaged_instance: _,
         } = &self.controls;
-        for (control, budget, settings) in [
+        for control in Control::ALL {
+            if self.controls.budget(*control) == 0 {
+                return Err(format!(
+                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
+                ));
+            }
+        }
+        self.patching
+            .check()
+            .map_err(|(field, problem)| format!("`patching.{field}`: {problem}"))?;
+        for (control, settings) in [
             (
                 Control::OpenIngress,
-                &open_ingress.budget,
                 open_ingress
                     .settings
                     .check()
@@ -231,20 +299,13 @@ impl Policy {
             ),
             (
                 Control::UnencryptedVolume,
-                &unencrypted_volume.budget,
                 unencrypted_volume.settings.check(),
             ),
             (
                 Control::EncryptionByDefault,
-                &encryption_by_default.budget,
                 encryption_by_default.settings.check(),
             ),
         ] {
-            if budget.changes_per_hour == 0 {
-                return Err(format!(
-                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
-                ));
-            }
             settings.map_err(|(field, problem)| {
                 format!("`controls.{control}.settings.{field}`: {problem}")
             })?;
@@ -601,6 +662,232 @@ mod tests {
                     "`exemption`",
                 ],
             ),
+            (
+                r#"{"version":1,"patching":{"windows":[{"from":"02:00","to":"25:00"}]}}"#,
+                &["`patching.windows[0].to`", "`25:00`", "`02:00`", "UTC"],
+            ),
+            (
+                r#"{"version":1,"patching":{"windows":[{"from":"02:00","to":"05:00"},{"days":["tuesday"],"from":"02:00","to":"05:00"}]}}"#,
+                &["`patching.windows[1].days[0]`", "tuesday", "`tue`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"reboot":"if-needed"}}"#,
+                &[
+                    "`patching.windows`",
+                    "maintenance window",
+                    "\"from\": \"02:00\"",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"reboot":"always"}}"#,
+                &["`patching.reboot`", "`never`", "`if-needed`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"auto_scaling":"allow"}}"#,
+                &["`patching.auto_scaling`", "`replace`", "`patch`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"min_age_minutes":10081}}"#,
+                &["`patching.min_age_minutes`", "10081", "0 to 10080"],
+            ),
+            (
+                r#"{"version":1,"patching":{"min_age_minutes":-1}}"#,
+                &["`patching.min_age_minutes`", "-1"],
+            ),
+            (
+                r#"{"version":1,"patching":{"cool_down_hours":0}}"#,
+                &[
+                    "`patching.cool_down_hours`",
+                    "0 is out of range",
+                    "1 to 720",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"cool_down_hours":721}}"#,
+                &["`patching.cool_down_hours`", "721", "1 to 720"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":"no"}}"#,
+                &["`patching.snapshots`", "boolean"],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"0"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`0`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"0%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`0%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"101%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`101%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":""}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "``",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"%"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`%`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"10 %"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`10 %`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"1.5"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`1.5`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"01"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`01`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":"ten"}}"#,
+                &[
+                    "`patching.max_concurrency`",
+                    "`ten`",
+                    "a number from 1 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"101%"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`101%`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"-1"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`-1`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"00"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`00`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_errors":"5%%"}}"#,
+                &[
+                    "`patching.max_errors`",
+                    "`5%%`",
+                    "a number from 0 on",
+                    "`10%`",
+                ],
+            ),
+            (
+                r#"{"version":1,"patching":{"max_concurrency":10}}"#,
+                &["`patching.max_concurrency`", "string"],
+            ),
+            (
+                r#"{"version":1,"patching":{"window":[]}}"#,
+                &["`patching.window`", "`windows`"],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"settings":{"severity":"HIGH"}}}}"#,
+                &[
+                    "`controls.vulnerable-package.settings.severity`",
+                    "HIGH",
+                    "`low`",
+                    "`critical`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"settings":{"windows":[]}}}}"#,
+                &[
+                    "`controls.vulnerable-package.settings.windows`",
+                    "`severity`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"missing-patches":{"settings":{"reboot":"never"}}}}"#,
+                &[
+                    "`controls.missing-patches.settings.reboot`",
+                    "unknown field",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unmanaged-instance":{"mode":"on"}}}"#,
+                &[
+                    "`controls.unmanaged-instance.mode`",
+                    "`off`",
+                    "`notify`",
+                    "`enforce`",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"vulnerable-package":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.vulnerable-package.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"missing-patches":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.missing-patches.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
+            (
+                r#"{"version":1,"controls":{"unmanaged-instance":{"budget":{"changes_per_hour":0}}}}"#,
+                &[
+                    "`controls.unmanaged-instance.budget.changes_per_hour`",
+                    "1 and more",
+                ],
+            ),
             (r#"{"version":1} trailing"#, &["trailing"]),
             ("", &["EOF"]),
         ] {
@@ -643,6 +930,66 @@ mod tests {
         let read = serde_json::to_string(&policy).unwrap();
         assert_eq!(Policy::parse(&read).unwrap(), policy);
         assert_eq!(policy.controls.unencrypted_volume.settings.windows.len(), 2);
+    }
+
+    #[test]
+    fn the_defaults_of_patching_are_the_careful_ones() {
+        let policy = Policy::parse(r#"{"version":1}"#).unwrap();
+        let patching = &policy.patching;
+        assert!(patching.windows.is_empty());
+        assert_eq!(patching.reboot, patching::Reboot::Never);
+        assert_eq!(patching.min_age_minutes, 60);
+        assert_eq!(patching.cool_down_hours, 24);
+        assert_eq!(patching.auto_scaling, patching::AutoScaling::Replace);
+        assert!(patching.snapshots);
+        assert_eq!(patching.max_concurrency, "10%");
+        assert_eq!(patching.max_errors, "10%");
+        let severity = policy.controls.vulnerable_package.settings.severity;
+        assert_eq!(severity, crate::controls::Severity::High);
+        for control in Control::PATCHING {
+            assert_eq!(policy.controls.mode(*control), None, "{control}");
+            assert_eq!(policy.controls.existing(*control), Existing::Notify);
+            assert_eq!(policy.controls.budget(*control), 50, "{control}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_names_every_setting_of_patching_is_taken() {
+        let document = r#"{
+            "version": 1,
+            "controls": {
+                "vulnerable-package": { "mode": "enforce", "existing": "enforce", "settings": { "severity": "medium" } },
+                "missing-patches": { "mode": "notify", "budget": { "changes_per_hour": 5 }, "settings": {} },
+                "unmanaged-instance": { "mode": "off", "settings": {} }
+            },
+            "patching": {
+                "windows": [{ "days": ["sat", "sun"], "from": "22:00", "to": "04:00" }],
+                "reboot": "if-needed",
+                "min_age_minutes": 0,
+                "cool_down_hours": 720,
+                "auto_scaling": "patch",
+                "snapshots": false,
+                "max_concurrency": "100%",
+                "max_errors": "0"
+            }
+        }"#;
+        let policy = Policy::parse(document).unwrap();
+        let read = serde_json::to_string(&policy).unwrap();
+        assert_eq!(Policy::parse(&read).unwrap(), policy);
+        assert_eq!(policy.patching.reboot, patching::Reboot::IfNeeded);
+        assert_eq!(policy.patching.cool_down().as_hours(), 720);
+        assert_eq!(
+            policy.controls.mode(Control::UnmanagedInstance),
+            Some(Mode::Off)
+        );
+        assert_eq!(policy.controls.budget(Control::MissingPatches), 5);
+        for amount in ["1", "50", "1%", "99%"] {
+            let document = format!(
+                r#"{{"version":1,"patching":{{"max_concurrency":"{amount}","max_errors":"{amount}"}}}}"#
+            );
+            assert!(Policy::parse(&document).is_ok(), "{amount}");
+        }
+        assert!(Policy::parse(r#"{"version":1,"patching":{"max_errors":"0%"}}"#).is_ok());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the ledger keeps: remediations, encryptions, undos, and notices.
+//! What the ledger keeps: remediations, encryptions, patchings, undos, and
+//! notices.
 //!
 //! Everything that people are told is a record first: the event that says
 //! "tell" carries an id and nothing else. Deliberately not here: the table
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::encryption::Encryption;
 use crate::entry::Entry;
 use crate::notice::Notice;
+use crate::patching::Patching;
 use crate::undo::Undo;
 
 /// The version of the record formats that this release writes and reads.
@@ -24,6 +26,9 @@ pub enum Record {
     Remediation(Box<Entry>),
     /// A control found something unencrypted: what it was, and what came of it.
     Encryption(Box<Encryption>),
+    /// An instance has known holes or lacks patches: what it was, and what came
+    /// of it.
+    Patching(Box<Patching>),
     /// A remediation was taken back.
     Undo(Box<Undo>),
     /// Something people are told that is not about one finding.
@@ -63,6 +68,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => &entry.id,
             Self::Encryption(run) => &run.id,
+            Self::Patching(run) => &run.id,
             Self::Undo(undo) => &undo.id,
             Self::Notice(notice) => &notice.id,
         }
@@ -74,6 +80,7 @@ impl Record {
         match self {
             Self::Remediation(_) => "remediation",
             Self::Encryption(_) => "encryption",
+            Self::Patching(_) => "patching",
             Self::Undo(_) => "undo",
             Self::Notice(_) => "notice",
         }
@@ -85,6 +92,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => entry.control.name(),
             Self::Encryption(run) => run.control.name(),
+            Self::Patching(run) => run.control.name(),
             Self::Undo(undo) => undo.control.name(),
             Self::Notice(notice) => notice.control(),
         }
@@ -96,6 +104,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => entry.status.name(),
             Self::Encryption(run) => run.status.name(),
+            Self::Patching(run) => run.status.name(),
             Self::Undo(undo) => undo.status.name(),
             Self::Notice(notice) => notice.about.name(),
         }
@@ -107,6 +116,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => entry.started_at,
             Self::Encryption(run) => run.started_at,
+            Self::Patching(run) => run.started_at,
             Self::Undo(undo) => undo.started_at,
             Self::Notice(notice) => notice.at,
         }
@@ -118,6 +128,7 @@ impl Record {
         match self {
             Self::Remediation(entry) => entry.message_key(),
             Self::Encryption(run) => run.message_key(),
+            Self::Patching(run) => run.message_key(),
             Self::Undo(undo) => undo.message_key(),
             Self::Notice(notice) => notice.message_key(),
         }

@@ -48,7 +48,7 @@ impl Kind {
             {
                 return None;
             }
-            Record::Encryption(_) | Record::Undo(_) => false,
+            Record::Encryption(_) | Record::Patching(_) | Record::Undo(_) => false,
             Record::Notice(notice) => match notice.about {
                 About::OptOutChanged(_) => false,
                 _ => return None,
@@ -135,6 +135,13 @@ impl One {
                 entry.team.as_deref(),
             ),
             Record::Encryption(run) => (
+                run.resource.clone(),
+                &run.account,
+                &run.region,
+                Some(run.severity),
+                run.team.as_deref(),
+            ),
+            Record::Patching(run) => (
                 run.resource.clone(),
                 &run.account,
                 &run.region,

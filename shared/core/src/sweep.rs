@@ -16,6 +16,7 @@ use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::plan::Disposition;
 
+pub mod patching;
 pub mod volumes;
 
 /// How many resources are named where a number is told.

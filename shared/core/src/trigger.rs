@@ -18,10 +18,15 @@ use serde_json::Value;
 use crate::controls::Control;
 
 mod opt_out_tags;
+mod patching;
 mod queue;
 mod volumes;
 
 pub use opt_out_tags::{MOST_RESOURCES, TAG_CALLS, TagChange, TagsParsed, opt_out_tags};
+pub use patching::{
+    COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, Hint, INSPECTOR_FINDING, PatchingParsed, Says,
+    patching,
+};
 pub use queue::{Queued, queued};
 pub use volumes::{
     INSTANCE_NOTIFICATION, VOLUME_CALLS, VOLUME_NOTIFICATION, VolumesParsed, volumes,

@@ -24,6 +24,7 @@ use crate::security_group::{Facts, IngressRule, Tags};
 use crate::trigger::entry_id;
 
 pub mod encryptions;
+pub mod patchings;
 
 /// For how many days what is put back is opted out, unless the request says.
 pub const OPT_OUT_DAYS: u32 = 7;
@@ -411,7 +412,8 @@ pub enum Answered {
     Begun,
     /// It was so already; nothing was changed.
     AlreadyAsBefore,
-    /// Something is neither as before nor as it was left; nothing was changed.
+    /// Something is neither as before nor as it was left, or there is no way
+    /// back; nothing was changed.
     Refused,
     /// A run is at work on the resource; nothing was changed.
     InProgress,

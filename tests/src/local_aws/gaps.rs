@@ -1,4 +1,5 @@
-//! What moto cannot answer and the functions need, filled in on the way to it:
+//! What moto's EC2 cannot answer and the functions need, filled in on the way to
+//! it (Systems Manager: `systems_manager`):
 //!
 //! | call | here |
 //! | --- | --- |
@@ -6,7 +7,7 @@
 //! | GetEbsDefaultKmsKeyId (a 500) | AWS's own key: `alias/aws/ebs` |
 //! | DescribeVolumeAttribute (a 500) | no product codes |
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
-//! | DescribeInstances: `launchTime` stays what it was | when a function last started it |
+//! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
@@ -29,7 +30,7 @@ pub(super) struct Gaps {
     /// Answers by the client token of their request.
     made: HashMap<String, Message>,
     /// When instances were last started.
-    launched: HashMap<String, String>,
+    pub(super) launched: HashMap<String, String>,
 }
 
 impl Gaps {

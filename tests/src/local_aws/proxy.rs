@@ -5,6 +5,7 @@
 
 use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
+use super::systems_manager::SystemsManager;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -109,7 +110,7 @@ struct Injection {
 /// Where the emulators listen.
 #[derive(Clone, Copy, Debug)]
 pub struct Upstreams {
-    /// moto: EC2 and IAM.
+    /// moto: EC2, IAM, and the commands of Systems Manager.
     pub moto: SocketAddr,
     /// MiniStack: everything else.
     pub ministack: SocketAddr,
@@ -150,6 +151,9 @@ struct State {
 pub struct Proxy {
     state: Arc<Mutex<State>>,
     gaps: Arc<Mutex<Gaps>>,
+    /// What tests say of managed instances. It outlives a reset: an instance is
+    /// of one scenario.
+    pub systems_manager: SystemsManager,
     /// The emulators behind it.
     pub upstreams: Upstreams,
     /// Where functions find EC2 and IAM.
@@ -166,6 +170,7 @@ impl Proxy {
         let proxy = Self {
             state: Arc::default(),
             gaps: Arc::default(),
+            systems_manager: SystemsManager::default(),
             upstreams,
             moto_port: moto.local_addr()?.port(),
             ministack_port: ministack.local_addr()?.port(),
@@ -207,6 +212,12 @@ impl Proxy {
     /// refused, as where EC2 does not have it.
     pub fn copy_volumes(&self, on: bool) {
         self.gaps.lock().unwrap().copies_volumes = on;
+    }
+
+    /// Makes functions see that an instance was last started at a time.
+    pub fn started_at(&self, instance: &str, at: jiff::Timestamp) {
+        let (instance, at) = (instance.to_owned(), at.to_string());
+        self.gaps.lock().unwrap().launched.insert(instance, at);
     }
 
     fn inject(
@@ -321,7 +332,10 @@ impl Proxy {
         caller: Option<Caller>,
     ) -> io::Result<Message> {
         let dropped = || io::Error::new(io::ErrorKind::ConnectionAborted, "injected");
-        let forward = |call: &Call| gaps::forward(&self.gaps, &self.upstreams, request, call, to);
+        let forward = |call: &Call| {
+            let answer = self.systems_manager.answer(&self.upstreams, request, call);
+            answer.unwrap_or_else(|| gaps::forward(&self.gaps, &self.upstreams, request, call, to))
+        };
         // Taken out of the lock: a fault may itself take time or call AWS.
         let taken = self.take(call);
         call.faulted = taken.is_some();

@@ -4,6 +4,8 @@
 use std::process::{Command, Output};
 
 use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, InstanceType, VolumeType};
+use backstop_core::patching::PatchState;
+use jiff::Timestamp;
 
 use super::*;
 
@@ -30,6 +32,10 @@ fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
         .env(
             "AWS_ENDPOINT_URL_EC2",
             format!("http://127.0.0.1:{}", aws.proxy.moto_port),
+        )
+        .env(
+            "AWS_ENDPOINT_URL_SSM",
+            format!("http://127.0.0.1:{}", aws.proxy.ministack_port),
         )
         .output()
         .unwrap();
@@ -253,6 +259,64 @@ fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
         for id in [&volume, &spared] {
             aws.ec2.delete_volume().volume_id(id).send().await.unwrap();
         }
+    });
+}
+
+#[test]
+fn scan_and_plan_know_the_patches_of_instances_and_change_nothing() {
+    scenario(async |aws| {
+        let (lacking, unmanaged) = (machine(aws).await, machine(aws).await);
+        let earlier = Timestamp::now() - Duration::from_secs(86_400);
+        for instance in [&lacking, &unmanaged] {
+            aws.proxy.started_at(instance, earlier);
+        }
+        aws.manage(&lacking, true);
+        let state = PatchState {
+            operation: "Scan".into(),
+            ended_at: Some(earlier),
+            missing: 2,
+            ..PatchState::default()
+        };
+        aws.patch_state(&lacking, Some(state));
+        let manager = &aws.proxy.systems_manager;
+        manager.missing(&lacking, &[("openssl-3.0.8", "CVE-2026-1000")]);
+        let policy = std::env::temp_dir().join(format!("policy-{lacking}.json"));
+        std::fs::write(&policy, r#"{"version":1}"#).unwrap();
+        let policy = policy.to_str().unwrap();
+
+        let scanned = json_of(aws, &["scan", "--policy", policy, "--format", "json"]);
+        assert_eq!(scanned["unseen"], json!([]));
+        let of = |id: &str, control: &str| {
+            let found = scanned["found"].as_array().unwrap();
+            let one = |one: &&Value| one["id"] == id && one["control"] == control;
+            found.iter().find(one).cloned().unwrap()
+        };
+        let found = of(&lacking, "missing-patches");
+        assert_eq!(found["state"], "would be put right");
+        assert_eq!(found["patching"]["missing"], 2);
+        let found = of(&unmanaged, "unmanaged-instance");
+        assert_eq!(found["severity"], "medium");
+        assert!(!found["patching"]["lacks"].as_array().unwrap().is_empty());
+
+        let (code, plan, err) = backstop(aws, &["plan", &lacking, "--policy", policy]);
+        assert_eq!(code, 1, "{err}");
+        for part in [
+            "the volumes of ",
+            "the patches of ",
+            "openssl-3.0.8",
+            "AWS-RunPatchBaseline with Operation=Install and RebootOption=NoReboot",
+            "A patch cannot be undone",
+        ] {
+            assert!(plan.contains(part), "{part} is missing in\n{plan}");
+        }
+        let (_, plan, _) = backstop(aws, &["plan", &unmanaged, "--policy", policy]);
+        assert!(plan.contains("Systems Manager cannot reach it"), "{plan}");
+
+        assert!(aws.commands_to(&lacking).is_empty(), "nothing was sent");
+        // Not to be in other scenarios' way.
+        let ended = aws.ec2.terminate_instances();
+        let ended = ended.instance_ids(lacking).instance_ids(unmanaged);
+        ended.send().await.unwrap();
     });
 }
 

@@ -25,6 +25,7 @@ mod encryption;
 mod faults;
 mod guards;
 mod opt_outs;
+mod patching;
 mod storms;
 mod sweep;
 mod undo;
@@ -1237,11 +1238,13 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         undo::exercise(aws).await;
         sweep::exercise(aws).await;
         encryption::exercise(aws).await;
+        patching::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
         for function in [
             REVOKE,
             encryption::ENCRYPT,
+            patching::PATCH,
             NOTIFY,
             opt_outs::WATCH,
             undo::UNDO,
@@ -1249,8 +1252,9 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         ] {
             let mut granted = template::granted_actions(function);
             granted.retain(|action| {
-                // Lambda asks it of the queue that notify takes from.
-                let of_queue = function == NOTIFY && action == "sqs:GetQueueAttributes";
+                // Lambda asks it of the queues that these take from.
+                let of_queue = [NOTIFY, patching::PATCH].contains(&function)
+                    && action == "sqs:GetQueueAttributes";
                 let of_ec2 = function == encryption::ENCRYPT
                     && encryption::OF_EC2.contains(&action.as_str());
                 !of_queue && !of_ec2 && !NOT_OURS.contains(&action.as_str())

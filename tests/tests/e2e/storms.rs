@@ -192,6 +192,7 @@ fn what_cannot_be_told_ends_among_the_failed_events_as_the_event_it_was() {
         let queue = &aws
             .rules
             .iter()
+            .filter(|rule| rule.functions.iter().any(|function| function == NOTIFY))
             .find_map(|rule| rule.queues.first())
             .unwrap();
         let visible_after = async |seconds: &str| {

@@ -54,7 +54,7 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
         Unit::Gone => asked.to_owned(),
         Unit::Volume(volume) => named(&volume.id, volume.name()),
         Unit::Instance(instance, _) => format!(
-            "{}, {}, {}",
+            "the volumes of {}, {}, {}",
             named(&instance.id, instance.name()),
             one_line(&instance.instance_type, 50),
             one_line(&instance.state, 50)
@@ -132,7 +132,7 @@ fn said_of_setting(region: &str, decided: Option<(Status, Exemption, String)>) -
 }
 
 /// What an exemption says beside its being one.
-fn exempted(exemption: &Exemption) -> String {
+pub(super) fn exempted(exemption: &Exemption) -> String {
     let terms = |opt_out: &OptOut| {
         let until = opt_out
             .until
@@ -158,7 +158,7 @@ fn exempted(exemption: &Exemption) -> String {
 }
 
 /// The id, and the name where there is one.
-fn named(id: &str, name: &str) -> String {
+pub(super) fn named(id: &str, name: &str) -> String {
     match one_line(name, 60) {
         name if name == id => name,
         name => format!("{id} ({name})"),
@@ -238,7 +238,7 @@ mod tests {
         let mut policy = Policy::default();
         let settings = &mut policy.controls.unencrypted_volume.settings;
         settings.attached = attached;
-        settings.windows = vec![backstop_core::controls::unencrypted_volume::Window {
+        settings.windows = vec![backstop_core::windows::Window {
             days: Vec::new(),
             from: "09:00".into(),
             to: "11:00".into(),

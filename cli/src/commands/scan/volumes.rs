@@ -125,6 +125,7 @@ fn found(
         name,
         open: Vec::new(),
         volumes: volumes.iter().map(volume).collect(),
+        patching: None,
         fingerprints: volumes.iter().map(|v| fingerprint(&v.id)).collect(),
         state,
     })
@@ -162,6 +163,7 @@ pub(super) async fn look_at_setting(aws: &Aws, policy: &Policy, mode: Mode, scan
         name: format!("encryption by default in {region}"),
         open: Vec::new(),
         volumes: Vec::new(),
+        patching: None,
         fingerprints: vec![setting::NAME.to_owned()],
         state: match status {
             Status::InProgress => "would be put right".to_owned(),

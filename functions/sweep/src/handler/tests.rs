@@ -53,6 +53,7 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
+        "DescribeInstances" => xml("DescribeInstances", "<reservationSet/>"),
         "GetEbsEncryptionByDefault" => xml("GetEbsEncryptionByDefault", "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>"),
         other => panic!("{other}"),
     }
@@ -396,4 +397,395 @@ async fn a_part_that_fails_stops_no_other_and_is_said() {
         topics,
         BTreeSet::from(["digest".to_owned(), "health".to_owned()])
     );
+}
+
+// --- instances
+
+const INSTANCE: &str = "i-00000000000000001";
+const ENFORCED: &str = r#"{"version":1,"controls":{"open-ingress":{"mode":"off"},"missing-patches":{"mode":"enforce"},"vulnerable-package":{"mode":"notify"}}}"#;
+
+/// An instance that has been running for days, as a page shows it: its last
+/// patch operation left this many patches missing; none: there was none.
+struct Page {
+    policy: String,
+    missing: Option<u32>,
+    /// The ledger's items, by key.
+    items: std::collections::BTreeMap<String, Value>,
+}
+
+fn page(policy: &str, missing: Option<u32>, items: impl IntoIterator<Item = Value>) -> Page {
+    let key = |item: &Value| item["pk"]["S"].as_str().unwrap().to_owned();
+    Page {
+        policy: policy.to_owned(),
+        missing,
+        items: items.into_iter().map(|item| (key(&item), item)).collect(),
+    }
+}
+
+/// When its last patch operation ended.
+const SCANNED: i64 = 1_790_000_000;
+
+fn wire_of(page: Page) -> Wire {
+    wire_in("off", move |call| {
+        let of = |key: &Value| page.items.get(key["pk"]["S"].as_str().unwrap());
+        Some(match call.operation.as_str() {
+            "GetParameter" => Reply::ok(
+                json!({ "Parameter": { "Value": page.policy, "Version": 3 } }).to_string(),
+            ),
+            "DescribeInstances" => {
+                assert_eq!(call.parameter("Filter.1.Value.1"), Some("running"));
+                xml(
+                    "DescribeInstances",
+                    &format!("<reservationSet><item><reservationId>r-1</reservationId><instancesSet><item><instanceId>{INSTANCE}</instanceId><instanceState><code>16</code><name>running</name></instanceState><launchTime>2026-01-05T10:00:00.000Z</launchTime></item></instancesSet></item></reservationSet>"),
+                )
+            }
+            "DescribeInstanceInformation" => Reply::ok(
+                json!({ "InstanceInformationList": [{ "InstanceId": INSTANCE, "PingStatus": "Online" }] })
+                    .to_string(),
+            ),
+            "DescribeInstancePatchStates" => {
+                let states = page.missing.map(|missing| {
+                    json!({
+                        "InstanceId": INSTANCE, "PatchGroup": "", "BaselineId": "pb-1",
+                        "OperationStartTime": SCANNED, "OperationEndTime": SCANNED,
+                        "Operation": "Scan", "MissingCount": missing, "FailedCount": 0,
+                    })
+                });
+                let states: Vec<Value> = states.into_iter().collect();
+                Reply::ok(json!({ "InstancePatchStates": states }).to_string())
+            }
+            "BatchGetItem" => {
+                let keys = call.json["RequestItems"]["ledger"]["Keys"].as_array();
+                let found: Vec<&Value> = keys.unwrap().iter().filter_map(of).collect();
+                Reply::ok(json!({ "Responses": { "ledger": found } }).to_string())
+            }
+            "GetItem" => match of(&call.json["Key"]) {
+                Some(item) => Reply::ok(json!({ "Item": item }).to_string()),
+                None => Reply::ok("{}"),
+            },
+            "Query" => {
+                let asked = &call.json["ExpressionAttributeValues"][":value"];
+                let index = call.json["ExpressionAttributeNames"]["#partition"].as_str();
+                let index = index.unwrap();
+                let found: Vec<&Value> = page
+                    .items
+                    .values()
+                    .filter(|item| item.get(index) == Some(asked))
+                    .collect();
+                Reply::ok(json!({ "Items": found, "Count": found.len() }).to_string())
+            }
+            _ => return None,
+        })
+    })
+}
+
+/// The instance's facts as a page shows them.
+fn facts(missing: u32) -> backstop_core::patching::PatchFacts {
+    use backstop_core::patching::{Agent, Host, PatchFacts, PatchState};
+    PatchFacts {
+        host: Some(Host {
+            id: INSTANCE.into(),
+            state: "running".into(),
+            launched_at: "2026-01-05T10:00:00Z".parse().ok(),
+            ..Host::default()
+        }),
+        agent: Some(Agent {
+            ping: "Online".into(),
+            ..Agent::default()
+        }),
+        state: Some(PatchState {
+            operation: "Scan".into(),
+            ended_at: Timestamp::from_second(SCANNED).ok(),
+            missing,
+            ..PatchState::default()
+        }),
+        ..PatchFacts::default()
+    }
+}
+
+/// The record of a run on the instance.
+fn patching(status: Status) -> backstop_core::patching::Patching {
+    use backstop_core::patching::decide::{self, About};
+    let policy = backstop_core::policy::Policy::parse(ENFORCED).unwrap();
+    let guards = std::collections::BTreeMap::new();
+    let now = Timestamp::now();
+    let circumstances = decide::Circumstances {
+        mode: Mode::Notify,
+        now,
+        guards: &guards,
+    };
+    let facts = facts(2);
+    let decision = decide::decide(&facts, &policy, &circumstances);
+    let about = About {
+        id: "01K00000000000000000000000",
+        trigger: &backstop_core::trigger::Trigger {
+            resource: INSTANCE.into(),
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            actor: Actor::default(),
+        },
+        partition: "aws",
+        owner_tag: "owner",
+        policy_version: 3,
+        now,
+    };
+    let mut run = decide::record(&facts, &decision, &policy, about).unwrap();
+    run.status = status;
+    run
+}
+
+/// An untold record, as the ledger has it.
+fn untold(run: &backstop_core::patching::Patching) -> Value {
+    let mut document = serde_json::to_value(run).unwrap();
+    document["kind"] = "patching".into();
+    json!({
+        "pk": { "S": format!("entry#{}", run.id) }, "sk": { "S": "entry" },
+        "document": { "S": document.to_string() }, "told": { "BOOL": false },
+        "untold": { "S": "untold" }, "started_at": { "S": "2026-11-19T10:00:00Z" },
+        "revision": { "N": "1" },
+    })
+}
+
+/// What is known of the instance, as a page showed it at this time.
+fn known_at(policy: &str, at: Timestamp) -> Value {
+    let key = backstop_core::sweep::patching::page_key(
+        &facts(2),
+        &backstop_core::policy::Policy::parse(policy).unwrap(),
+        Mode::Notify,
+        &std::collections::BTreeMap::from_iter(
+            Control::PATCHING
+                .iter()
+                .map(|control| (*control, Guards::default())),
+        ),
+        at,
+    );
+    json!({
+        "pk": { "S": format!("known#missing-patches#{INSTANCE}") }, "sk": { "S": "known" },
+        "told": { "BOOL": true }, "state_key": { "S": "x" }, "entry": { "S": "01JD" },
+        "page_key": { "S": key }, "status": { "S": "pending" },
+    })
+}
+
+/// That a control's baseline stands.
+fn walked(control: &str) -> Value {
+    json!({ "pk": { "S": format!("baseline#{control}") }, "sk": { "S": "state" } })
+}
+
+fn baseline(control: &str, fingerprints: &[&str]) -> Value {
+    json!({
+        "pk": { "S": format!("baseline#{control}#{INSTANCE}") }, "sk": { "S": "state" },
+        "fingerprints": { "SS": fingerprints }, "resource": { "S": format!("baseline#{control}") },
+    })
+}
+
+fn lock(lease_until: i64) -> Value {
+    json!({
+        "pk": { "S": format!("lock#missing-patches#{INSTANCE}") }, "sk": { "S": "lock" },
+        "entry": { "S": "01K0" }, "holder": { "S": "run 01K0" },
+        "lease_until": { "N": lease_until.to_string() },
+    })
+}
+
+/// The instance alone is asked about.
+fn asks_about_it(wire: &Wire) -> bool {
+    let asked = asked(wire);
+    assert!(asked.is_empty() || asked == BTreeSet::from([INSTANCE.to_owned()]));
+    !asked.is_empty()
+}
+
+#[tokio::test]
+async fn an_instance_that_was_never_scanned_is_asked_about_and_one_that_lacks_nothing_is_not() {
+    for (missing, asks) in [(None, true), (Some(2), true), (Some(0), false)] {
+        let wire = wire_of(page(ENFORCED, missing, [walked("missing-patches")]));
+        run(&wire, json!({})).await.unwrap();
+        assert_eq!(asks_about_it(&wire), asks, "{missing:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_asked_about_again_when_its_window_opens_and_not_before() {
+    // A window that opened with this minute.
+    let now = Timestamp::now();
+    let minute = Timestamp::from_second(now.as_second().div_euclid(60) * 60).unwrap();
+    let from = minute.strftime("%H:%M");
+    let to = (minute + std::time::Duration::from_secs(7200)).strftime("%H:%M");
+    let policy = ENFORCED.replace(
+        r#""version":1"#,
+        &format!(r#""version":1,"patching":{{"windows":[{{"from":"{from}","to":"{to}"}}]}}"#),
+    );
+    let before = minute - std::time::Duration::from_secs(1);
+    for (known_at_time, asks) in [(before, true), (now, false)] {
+        let known = known_at(&policy, known_at_time);
+        let wire = wire_of(page(&policy, Some(2), [walked("missing-patches"), known]));
+        run(&wire, json!({})).await.unwrap();
+        assert_eq!(asks_about_it(&wire), asks, "known at {known_at_time}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_instance_and_holds_no_more_is_asked_about() {
+    let known = known_at(ENFORCED, Timestamp::now());
+    let wire = wire_of(page(ENFORCED, Some(0), [walked("missing-patches"), known]));
+    run(&wire, json!({})).await.unwrap();
+    assert!(asks_about_it(&wire));
+}
+
+#[tokio::test]
+async fn what_instances_lack_at_the_switch_to_enforce_is_noted_before_they_are_asked_about() {
+    let wire = wire_of(page(ENFORCED, Some(2), []));
+    run(&wire, json!({})).await.unwrap();
+    assert_eq!(
+        put(&wire),
+        [
+            format!("baseline#missing-patches#{INSTANCE}"),
+            "baseline#missing-patches".to_owned()
+        ]
+    );
+    let noted = wire
+        .calls()
+        .into_iter()
+        .find(|call| call.operation == "PutItem");
+    assert_eq!(
+        noted.unwrap().json["Item"]["fingerprints"]["SS"],
+        json!([backstop_core::controls::missing_patches::fingerprint(
+            INSTANCE
+        )])
+    );
+    let operations = wire.operations();
+    let first = |operation: &str| operations.iter().position(|o| o == operation).unwrap();
+    assert!(first("PutItem") < first("PutEvents"));
+    assert!(asks_about_it(&wire), "it is recorded, and left");
+}
+
+#[tokio::test]
+async fn a_page_that_could_not_be_seen_completes_no_baseline() {
+    for operation in ["DescribeInstanceInformation", "DescribeInstancePatchStates"] {
+        let of = wire_of(page(ENFORCED, Some(2), []));
+        let wire = Wire::new(move |call| match call.operation == operation {
+            true => Reply::json_error("AccessDeniedException", "no"),
+            false => of.answer(call),
+        });
+        let error = run(&wire, json!({})).await.unwrap_err();
+        assert!(error.contains(operation), "{error}");
+        assert_eq!(put(&wire), Vec::<String>::new(), "{operation}");
+        assert!(!asks_about_it(&wire));
+    }
+    // What could not be asked for is asked for by the next sweep.
+    let of = wire_of(page(ENFORCED, Some(2), []));
+    let wire = Wire::new(move |call| {
+        let asks = call.json["Entries"][0]["DetailType"] == "Check Requested";
+        match asks {
+            true => Reply::json_error("AccessDeniedException", "no"),
+            false => of.answer(call),
+        }
+    });
+    let error = run(&wire, json!({})).await.unwrap_err();
+    assert!(error.contains("could not be asked for"), "{error}");
+    assert!(put(&wire).contains(&"baseline#missing-patches".to_owned()));
+}
+
+#[tokio::test]
+async fn a_baseline_that_begins_again_holds_what_is_there_now() {
+    use backstop_core::controls::Severity;
+    use backstop_core::patching::{Package, Reports, Vulnerability};
+    let policy = r#"{"version":1,"controls":{"open-ingress":{"mode":"off"},"vulnerable-package":{"mode":"enforce"}}}"#;
+    let arn = "arn:aws:inspector2:eu-central-1:111122223333:finding/1";
+    let package = Package {
+        name: "openssl-libs".into(),
+        fixed_in: Some("3.0.9".into()),
+        manager: "OS".into(),
+        ..Package::default()
+    };
+    let mut reports = Reports::default();
+    reports.report(Vulnerability {
+        arn: arn.into(),
+        severity: Severity::High,
+        title: "CVE-2026-10001 - openssl-libs".into(),
+        cves: vec!["CVE-2026-10001".into()],
+        packages: vec![package],
+        remediation: None,
+        reported_at: Some(Timestamp::now()),
+        installed_by: None,
+        unmended: false,
+    });
+    // As the ledger writes them.
+    let store = Wire::new(|_| Reply::ok("{}"));
+    let ledger = Ledger::new(Clients::new(&store.config(1)).dynamodb, "ledger".into());
+    assert!(ledger.store_reports(INSTANCE, &mut reports).await.unwrap());
+    let stored = store.calls()[0].json["TransactItems"][0]["Put"]["Item"].clone();
+
+    // A walk that was cut off left one that is there no more.
+    let old = baseline("vulnerable-package", &["closed since"]);
+    let wire = wire_of(page(policy, Some(0), [stored, old]));
+    run(&wire, json!({})).await.unwrap();
+    let noted = wire.calls().into_iter().find(|call| {
+        call.operation == "PutItem"
+            && call.json["Item"]["pk"]["S"] == format!("baseline#vulnerable-package#{INSTANCE}")
+    });
+    assert_eq!(
+        noted.unwrap().json["Item"]["fingerprints"]["SS"],
+        json!([backstop_core::controls::vulnerable_package::fingerprint(
+            arn
+        )])
+    );
+}
+
+#[tokio::test]
+async fn what_was_patched_since_is_taken_out_of_a_baseline_that_stands() {
+    let spared = backstop_core::controls::missing_patches::fingerprint(INSTANCE);
+    for (missing, kept) in [(0, false), (2, true)] {
+        let items = [
+            walked("missing-patches"),
+            baseline("missing-patches", &[&spared]),
+        ];
+        let wire = wire_of(page(ENFORCED, Some(missing), items));
+        run(&wire, json!({})).await.unwrap();
+        let deleted: Vec<Value> = wire
+            .calls()
+            .into_iter()
+            .filter(|call| call.operation == "DeleteItem")
+            .map(|call| call.json["Key"]["pk"]["S"].clone())
+            .collect();
+        let gone = json!(format!("baseline#missing-patches#{INSTANCE}"));
+        assert_eq!(deleted.contains(&gone), !kept, "{missing}");
+        assert_eq!(put(&wire), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn an_instance_at_work_is_left_to_its_run_and_one_whose_run_is_silent_is_asked_about() {
+    let now = Timestamp::now().as_millisecond();
+    for missing in [0, 2] {
+        for (lease, asks) in [(now + 600_000, false), (now - 1_000, true)] {
+            let items = [walked("missing-patches"), lock(lease)];
+            let wire = wire_of(page(ENFORCED, Some(missing), items));
+            run(&wire, json!({})).await.unwrap();
+            assert_eq!(
+                asks_about_it(&wire),
+                asks,
+                "missing {missing}, lease {lease}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_patching_that_is_open_or_awaits_its_rescan_is_asked_for_and_not_told() {
+    for (status, asks) in [
+        (Status::InProgress, true),
+        (Status::AwaitingRescan, true),
+        (Status::Failed, false),
+        (Status::Remediated, false),
+    ] {
+        let run_of = patching(status);
+        let items = [walked("missing-patches"), untold(&run_of)];
+        let wire = wire_of(page(ENFORCED, Some(0), items));
+        run(&wire, json!({})).await.unwrap();
+        assert_eq!(asks_about_it(&wire), asks, "{status:?}");
+        let told = events(&wire, "Remediation Recorded");
+        let told = told
+            .iter()
+            .any(|event| event["entry"] == run_of.id.as_str());
+        assert_eq!(told, !asks, "{status:?}");
+    }
 }

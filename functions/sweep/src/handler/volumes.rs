@@ -28,7 +28,7 @@ const CONTROL: Control = Control::UnencryptedVolume;
 /// The originals that were replaced, in the digest.
 const ORIGINALS: &str = "original volumes that were replaced by encrypted copies";
 /// The snapshots of runs, in the digest.
-const SNAPSHOTS: &str = "snapshots taken before volumes were replaced";
+const SNAPSHOTS: &str = "snapshots taken before volumes were replaced or patches installed";
 
 impl Handler {
     /// Looks at every unencrypted volume.

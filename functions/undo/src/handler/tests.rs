@@ -382,6 +382,61 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_patching_is_answered_in_words_and_changes_nothing() {
+    let instance = "i-0123456789abcdef0";
+    let of = |status: &str, more: Value| {
+        let mut run = json!({
+            "kind": "patching", "version": 1, "id": ENTRY, "control": "vulnerable-package",
+            "severity": "critical", "account": "111122223333", "region": "eu-central-1",
+            "resource": format!("arn:aws:ec2:eu-central-1:111122223333:instance/{instance}"),
+            "resource_name": "web-1", "status": status, "operation": "install", "reboot": "never",
+            "actor": {}, "policy_version": 1, "attempts": 1, "started_at": "2026-11-24T10:00:00Z",
+        });
+        let fields = more.as_object().unwrap().clone();
+        run.as_object_mut().unwrap().extend(fields);
+        run
+    };
+    let command = json!({ "id": "c-1", "at": "2026-11-24T10:01:00Z", "ended": "Success" });
+    let snapshots = json!({ "command": command, "snapshots": ["snap-1"] });
+    for (run, verdict, part) in [
+        (of("awaiting-rescan", snapshots), "refused", "snap-1"),
+        (
+            of("remediated", json!({ "command": command })),
+            "refused",
+            "No snapshots were taken first",
+        ),
+        (
+            of("pending", json!({ "reasons": ["it waits"] })),
+            "nothing-to-undo",
+            "no patches have been installed yet",
+        ),
+        (
+            of("notified", json!({})),
+            "nothing-to-undo",
+            "nothing was changed",
+        ),
+    ] {
+        let wire = wire_of(&left(), entry(), move |call| {
+            (call.operation == "GetItem").then(|| {
+                Reply::ok(json!({"Item": {"document": {"S": run.to_string()}}}).to_string())
+            })
+        });
+        let mut days = request();
+        days["opt_out_days"] = 3.into();
+        let answer = self::run(&wire, days).await.unwrap();
+        assert_eq!(answer["verdict"], verdict);
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains(part), "{message}");
+        if verdict == "refused" {
+            let until = undo::opt_out_until(Timestamp::now(), 3);
+            let advice = format!("Value=vulnerable-package until={until}");
+            assert!(message.contains(&advice), "{message}");
+        }
+        assert_eq!(wire.operations(), ["GetItem", "GetParameter"]);
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its_plan() {
     let mut cut_off = entry();
     cut_off.status = Status::InProgress;

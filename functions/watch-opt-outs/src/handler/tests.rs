@@ -224,3 +224,81 @@ async fn a_call_that_deleted_all_tags_is_told_only_of_what_was_known_to_be_opted
     });
     assert_eq!(run(&known, all).await.unwrap(), "told");
 }
+
+const INSTANCE: &str = "i-0123456789abcdef0";
+
+/// The checks that were asked for: control and resource.
+fn checks(wire: &Wire) -> Vec<(String, String)> {
+    let calls = wire.calls();
+    let put = calls.iter().filter(|call| call.operation == "PutEvents");
+    put.flat_map(|call| call.json["Entries"].as_array().unwrap().clone())
+        .filter(|entry| entry["DetailType"] == "Check Requested")
+        .map(|entry| {
+            let detail: Value = serde_json::from_str(entry["Detail"].as_str().unwrap()).unwrap();
+            let text = |name: &str| detail[name].as_str().unwrap().to_owned();
+            (text("control"), text("resource"))
+        })
+        .collect()
+}
+
+fn check(control: &str) -> (String, String) {
+    (control.to_owned(), INSTANCE.to_owned())
+}
+
+#[tokio::test]
+async fn an_instance_that_lost_its_opt_out_is_checked_once_for_its_volumes_and_once_for_its_patches()
+ {
+    for tag in [None, Some("all until=2020-01-31")] {
+        let wire = wire(tag, POLICY, none);
+        let answer = run(&wire, event("DeleteTags", &[INSTANCE])).await;
+        assert_eq!(answer.unwrap(), "told");
+        assert_eq!(
+            checks(&wire),
+            [check("unencrypted-volume"), check("missing-patches")],
+            "{tag:?}"
+        );
+        assert_eq!(recorded(&wire).len(), 1, "told once");
+    }
+    let wire = wire(Some("all"), POLICY, none);
+    run(&wire, event("CreateTags", &[INSTANCE])).await.unwrap();
+    assert_eq!(checks(&wire), [], "it holds for all of them: no look");
+}
+
+#[tokio::test]
+async fn a_tag_that_names_one_control_of_patches_says_what_it_means_to_each() {
+    let cases: [(&str, &[&str]); 3] = [
+        // Installing patches is one thing, whichever control leads to it.
+        (
+            "vulnerable-package until=2099-01-31",
+            &["vulnerable-package", "missing-patches"],
+        ),
+        (
+            "missing-patches",
+            &["vulnerable-package", "missing-patches"],
+        ),
+        ("unmanaged-instance", &["unmanaged-instance"]),
+    ];
+    for (tag, exempt) in cases {
+        let wire = wire(Some(tag), POLICY, none);
+        run(&wire, event("CreateTags", &[INSTANCE])).await.unwrap();
+        let [about] = &recorded(&wire)[..] else {
+            panic!("one notice")
+        };
+        let means = about["means"].as_object().unwrap();
+        let states: Vec<&str> = means
+            .values()
+            .map(|m| m["state"].as_str().unwrap())
+            .collect();
+        assert_eq!(means.len(), exempt.len(), "{tag}: {means:?}");
+        assert!(
+            exempt.iter().all(|control| means.contains_key(*control)),
+            "{tag}"
+        );
+        assert!(states.iter().all(|state| *state == "exempt"), "{tag}");
+        assert_eq!(
+            checks(&wire),
+            [check("unencrypted-volume"), check("missing-patches")],
+            "what it does not name is looked at"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use backstop_core::encryption::Encryption;
 use backstop_core::record::Record;
 use jiff::Timestamp;
 
-use super::items::{Run, key, lock_key, n, s, transact_put, transact_update};
+use super::items::{Run, key, lock_key, n, revision, s, transact_put, transact_update};
 use super::{Holder, Ledger, LedgerError, Stored, Transacted};
 
 /// For how long a run keeps its lock after a step: more than the longest pause
@@ -17,13 +17,37 @@ use super::{Holder, Ledger, LedgerError, Stored, Transacted};
 /// silent for longer was cut off, and is taken up again by whoever looks next.
 const LEASE: Duration = Duration::from_secs(3600);
 
+/// A run of many invocations, whose record is written step by step.
+pub trait Stepwise: Run {
+    /// Makes its revision the next one; the one that it was.
+    fn revise(&mut self) -> u64;
+
+    /// For how long it keeps its lock after a step.
+    fn lease(&self) -> Duration {
+        LEASE
+    }
+}
+
+impl Stepwise for Encryption {
+    fn revise(&mut self) -> u64 {
+        let was = self.revision;
+        self.revision += 1;
+        was
+    }
+}
+
 /// Who holds the lock of a run: the run itself, whichever invocation is at
 /// work for it.
 #[must_use]
 pub fn run_holder(entry: &str) -> Holder {
+    holder_for(entry, LEASE)
+}
+
+/// As [`run_holder`], with another lease.
+pub(super) fn holder_for(entry: &str, lease: Duration) -> Holder {
     Holder {
         id: format!("run {entry}"),
-        lease_until: Timestamp::now() + LEASE,
+        lease_until: Timestamp::now() + lease,
     }
 }
 
@@ -49,14 +73,13 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be stored, so nothing may be changed.
-    pub async fn advance(&self, run: &mut Encryption) -> Result<bool, LedgerError> {
-        let expected = i64::try_from(run.revision).unwrap_or(i64::MAX);
-        run.revision += 1;
+    pub async fn advance(&self, run: &mut impl Stepwise) -> Result<bool, LedgerError> {
+        let expected = revision(run.revise());
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(run.to_item()?))
             .condition_expression("revision = :expected")
-            .expression_attribute_values(":expected", n(expected));
+            .expression_attribute_values(":expected", expected);
         let items = vec![transact_put(put), self.extend_lease(run)];
         Ok(matches!(self.transact(items).await?, Transacted::Done))
     }
@@ -71,9 +94,9 @@ impl Ledger {
     }
 
     /// An update and not a put: somebody may have asked for another look.
-    fn extend_lease(&self, run: &Encryption) -> TransactWriteItem {
-        let holder = run_holder(&run.id);
-        let lock = lock_key(Run::control(run).name(), run.resource_id());
+    fn extend_lease(&self, run: &impl Stepwise) -> TransactWriteItem {
+        let holder = holder_for(run.id(), run.lease());
+        let lock = lock_key(run.control().lock_name(), run.resource_id());
         transact_update(
             Update::builder()
                 .table_name(&self.table)
@@ -81,7 +104,7 @@ impl Ledger {
                 .update_expression("SET lease_until = :lease")
                 .condition_expression("entry = :entry AND holder = :holder")
                 .expression_attribute_values(":lease", n(holder.lease_until.as_millisecond()))
-                .expression_attribute_values(":entry", s(&run.id))
+                .expression_attribute_values(":entry", s(run.id()))
                 .expression_attribute_values(":holder", s(&holder.id)),
         )
     }

@@ -55,6 +55,7 @@ impl Ledger {
         control: Control,
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
+        let lock_name = control.lock_name();
         let control = control.name();
         let control_trip = control_trip_key(control);
         let mut standings = Vec::new();
@@ -63,7 +64,7 @@ impl Ledger {
                 .iter()
                 .map(|resource| {
                     [
-                        lock_key(control, resource),
+                        lock_key(lock_name, resource),
                         known_key(control, resource),
                         resource_trip_key(control, resource),
                         fights_key(control, resource),

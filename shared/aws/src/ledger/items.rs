@@ -9,6 +9,7 @@ use backstop_core::controls::Control;
 use backstop_core::encryption::Encryption;
 use backstop_core::entry::Entry;
 use backstop_core::notice::Notice;
+use backstop_core::patching::{Operation, Patching};
 use backstop_core::record::Record;
 use backstop_core::security_group::IngressRule;
 use backstop_core::undo::Undo;
@@ -17,6 +18,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Holder, LedgerError, MOST_BYTES, Stored};
 
@@ -216,12 +218,70 @@ impl Run for Encryption {
             self,
             None,
         )?;
-        item.insert(
-            "revision".to_owned(),
-            n(i64::try_from(self.revision).unwrap_or(i64::MAX)),
-        );
+        item.insert("revision".to_owned(), revision(self.revision));
         Ok(item)
     }
+}
+
+impl Finding for Patching {
+    fn state_key(&self) -> String {
+        Patching::state_key(self)
+    }
+
+    fn page_key(&self) -> String {
+        self.page_key.clone().unwrap_or_default()
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    fn status(&self) -> &'static str {
+        self.status.name()
+    }
+}
+
+impl Run for Patching {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn control(&self) -> Control {
+        self.control
+    }
+
+    fn resource_id(&self) -> &str {
+        Patching::resource_id(self)
+    }
+
+    /// An instance that is patched is one change; a scan is none.
+    fn changes(&self) -> usize {
+        usize::from(self.operation == Operation::Install)
+    }
+
+    /// Snapshots, the command, its end, Inspector's next look.
+    fn steps(&self) -> usize {
+        4
+    }
+
+    fn to_item(&self) -> Result<Item, LedgerError> {
+        let head = Head {
+            kind: "patching",
+            id: &self.id,
+            control: self.control.name(),
+            resource: &self.resource,
+            status: self.status.name(),
+            at: self.started_at,
+        };
+        let mut item = record_item(&head, self, None)?;
+        item.insert("revision".to_owned(), revision(self.revision));
+        Ok(item)
+    }
+}
+
+/// A revision as the table has it.
+pub(super) fn revision(revision: u64) -> AttributeValue {
+    n(i64::try_from(revision).unwrap_or(i64::MAX))
 }
 
 /// A notice as an item of the table.
@@ -293,7 +353,7 @@ pub(super) fn stored(id: &str, item: &Item) -> Result<Stored, LedgerError> {
             Record::Remediation(entry) => entry.before = before,
             Record::Undo(undo) => undo.before = before,
             // Their `before` is part of the document.
-            Record::Encryption(_) | Record::Notice(_) => {}
+            Record::Encryption(_) | Record::Patching(_) | Record::Notice(_) => {}
         }
     }
     let told = item.get("told") == Some(&AttributeValue::Bool(true));
@@ -405,7 +465,7 @@ pub(super) fn transact_delete(
 }
 
 pub(super) fn lock_item(run: &impl Run, holder: &Holder) -> Item {
-    let mut item = key(&lock_key(run.control().name(), run.resource_id()));
+    let mut item = key(&lock_key(run.control().lock_name(), run.resource_id()));
     item.insert("entry".to_owned(), s(run.id()));
     item.insert("holder".to_owned(), s(&holder.id));
     item.insert(
@@ -438,14 +498,16 @@ fn size(run: &impl Run) -> Result<usize, LedgerError> {
         .sum())
 }
 
-fn pack(before: &BTreeMap<String, IngressRule>) -> Result<Vec<u8>, String> {
-    let json = serde_json::to_vec(before).map_err(|e| e.to_string())?;
+/// Anything as compressed JSON.
+pub(super) fn pack(value: &impl Serialize) -> Result<Vec<u8>, String> {
+    let json = serde_json::to_vec(value).map_err(|e| e.to_string())?;
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(&json).map_err(|e| e.to_string())?;
     gzip.finish().map_err(|e| e.to_string())
 }
 
-fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, IngressRule>, String> {
+/// Compressed JSON as what it was.
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut json = Vec::new();
     GzDecoder::new(bytes)
         .read_to_end(&mut json)

@@ -15,6 +15,7 @@
 //! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
 //! | walked | `baseline#<control>` | the baseline is complete |
 //! | digest | `digest` | what the last digest said |
+//! | reports | `reports#<instance>` | what Inspector reported of an instance and has not closed |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
 //! takes the lock. Deliberately not here: what stands in an entry
@@ -40,12 +41,14 @@ mod encryptions;
 mod guards;
 mod history;
 mod items;
+mod patchings;
 mod storms;
 mod sweep;
 mod undo;
 
-pub use encryptions::run_holder;
+pub use encryptions::{Stepwise, run_holder};
 pub use items::{Finding, Run, oversize};
+pub use patchings::patching_holder;
 pub use storms::Surge;
 pub use sweep::Untold;
 
@@ -414,7 +417,7 @@ impl Ledger {
             .dynamodb
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&lock_key(control.name(), resource_id))))
+            .set_key(Some(key(&lock_key(control.lock_name(), resource_id))))
             .update_expression("SET look_again = :yes")
             .condition_expression("entry = :entry AND lease_until = :lease")
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
@@ -501,7 +504,7 @@ impl Ledger {
         fights: Option<&Fights>,
     ) -> Result<Closed, LedgerError> {
         let (control, resource) = (run.control().name(), run.resource_id());
-        let lock = lock_key(control, resource);
+        let lock = lock_key(run.control().lock_name(), resource);
         let ours = "entry = :entry AND holder = :holder";
         let mut rest = vec![self.told(run.id(), Timestamp::now())];
         if let Some(fights) = fights {
@@ -513,7 +516,7 @@ impl Ledger {
             items
         };
         if failed {
-            let release = self.end_lease(control, resource, holder);
+            let release = self.end_lease(run.control().lock_name(), resource, holder);
             self.transact(with(release)).await?;
             return Ok(Closed::Done);
         }
@@ -800,7 +803,7 @@ impl Ledger {
             .map_err(|e| LedgerError::written(AwsError::new("UpdateItem", &e)))
     }
 
-    async fn get(&self, pk: &Key) -> Result<Option<Item>, LedgerError> {
+    pub(super) async fn get(&self, pk: &Key) -> Result<Option<Item>, LedgerError> {
         self.dynamodb
             .get_item()
             .table_name(&self.table)

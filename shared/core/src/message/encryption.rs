@@ -197,7 +197,8 @@ impl Story<'_> {
             | Status::Failed
             | Status::NotOwned
             | Status::RolledBack
-            | Status::NeedsPerson => "",
+            | Status::NeedsPerson
+            | Status::AwaitingRescan => "",
         }
     }
 

@@ -11,7 +11,7 @@
 //! | `subject` | the subject, which is also the first line of every body |
 //! | `story` | the sections a person reads first, for mail and chat alike |
 //! | `undo_commands` | the AWS CLI commands that take our changes back |
-//! | `encryption`, `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
+//! | `encryption`, `patching`, `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
 //! | `chat` | the custom notification of Amazon Q Developer in chat applications |
 //! | `notification` | the JSON that programs read, and its schema |
@@ -28,6 +28,7 @@ mod chat;
 mod encryption;
 mod notice;
 mod notification;
+mod patching;
 mod story;
 mod subject;
 mod text;
@@ -47,6 +48,10 @@ pub use notification::{
     LedgerKey, Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
     NotifiedFight, NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic,
     NotifiedVerification, Omitted,
+};
+pub use patching::{
+    NotifiedAgent, NotifiedCommand, NotifiedPackage, NotifiedPatch, NotifiedPatchState,
+    NotifiedVulnerability, OmittedOfPatching, PatchingKind, PatchingNotification,
 };
 pub use undo::{UndoKind, UndoNotification};
 pub use words::one_line;
@@ -100,6 +105,7 @@ pub fn of(record: &Record) -> Message {
     match record {
         Record::Remediation(entry) => compose(entry),
         Record::Encryption(run) => encryption::compose(run),
+        Record::Patching(run) => patching::compose(run),
         Record::Undo(undo) => undo::compose(undo),
         Record::Notice(notice) => notice::compose(notice),
     }

@@ -174,10 +174,12 @@ impl<'a> Story<'a> {
                     .to_owned(),
             ],
             Status::Failed if self.treated().is_empty() => self.reasons(),
-            // Of encryptions, which have a story of their own.
-            Status::Pending | Status::Refused | Status::RolledBack | Status::NeedsPerson => {
-                self.reasons()
-            }
+            // Of encryptions and patchings, which have stories of their own.
+            Status::Pending
+            | Status::Refused
+            | Status::RolledBack
+            | Status::NeedsPerson
+            | Status::AwaitingRescan => self.reasons(),
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),

@@ -38,6 +38,7 @@ pub(super) fn status_verb(status: Status) -> &'static str {
         Status::Refused => "REFUSED",
         Status::RolledBack => "ROLLED BACK",
         Status::NeedsPerson => "NEEDS A PERSON",
+        Status::AwaitingRescan => "PATCHED",
     }
 }
 
@@ -77,7 +78,8 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         Status::Tripped => ", the control has tripped: nothing was changed",
         Status::Stopped => ", the kill switch is on: nothing was changed",
         Status::Remediated if story.entry.fight.is_some() => ", it keeps coming back",
-        // The last four are of encryptions, which have a story of their own.
+        // The last five are of encryptions and patchings, which have stories of
+        // their own.
         Status::InProgress
         | Status::Remediated
         | Status::Failed
@@ -85,7 +87,8 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         | Status::Pending
         | Status::Refused
         | Status::RolledBack
-        | Status::NeedsPerson => "",
+        | Status::NeedsPerson
+        | Status::AwaitingRescan => "",
     };
     headline(story, 5, 100) + why
 }

@@ -184,9 +184,10 @@ pub fn may_be_deleted(
 mod tests {
     use super::*;
     use crate::controls::unencrypted_volume::{
-        Attached, Circumstances, Decision, Originals, Verdict, Window, decide,
+        Attached, Circumstances, Decision, Originals, Verdict, decide,
     };
     use crate::volumes::Attachment;
+    use crate::windows::Window;
 
     const ENTRY: &str = "01K00000000000000000000000";
 

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use backstop_core::controls::unencrypted_volume::{Attached, Settings, Window};
+use backstop_core::controls::unencrypted_volume::{Attached, Settings};
 use backstop_core::encryption::{Change, Encryption, Hold, Way};
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, Checks, ENTRY_TAG, Instance, REPLACED_BY_TAG, Snapshot, Volume,
 };
+use backstop_core::windows::Window;
 use jiff::Timestamp;
 use serde_json::json;
 

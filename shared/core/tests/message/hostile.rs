@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use crate::fixtures::{body, exposure, found, outcome, rule, ssh};
 use crate::notices::{each, notice};
-use crate::schemas::{NOTICE, NOTIFICATION};
+use crate::patchings;
+use crate::schemas::{NOTICE, NOTIFICATION, PATCHING};
 
 /// What SNS takes.
 const SNS_BYTES: usize = 256 * 1024;
@@ -334,6 +335,19 @@ proptest! {
         for about in each(&text, items) {
             check_against(&of(&notice(about)), &NOTICE);
         }
+    }
+
+    #[test]
+    fn no_text_breaks_a_message_about_a_patching(
+        text in any::<String>(),
+        status in 0..patchings::STATUSES.len(),
+        shape in 0..patchings::SHAPES.len(),
+        items in 0_usize..6,
+        ended in any::<bool>(),
+    ) {
+        let status = patchings::STATUSES[status];
+        let run = patchings::made_of(&text, status, patchings::SHAPES[shape], items, ended);
+        check_against(&patchings::message(&run), &PATCHING);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use backstop_core::message::{
-    EncryptionNotification, NoticeNotification, Notification, UndoNotification, compose,
+    EncryptionNotification, NoticeNotification, Notification, PatchingNotification,
+    UndoNotification, compose,
 };
 use backstop_core::policy::Policy;
 use jsonschema::Validator;
@@ -46,11 +47,16 @@ pub(crate) static NOTICE: LazyLock<Validator> =
 pub(crate) static ENCRYPTION: LazyLock<Validator> =
     LazyLock::new(|| jsonschema::validator_for(&EncryptionNotification::schema()).unwrap());
 
+/// The same for patchings.
+pub(crate) static PATCHING: LazyLock<Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&PatchingNotification::schema()).unwrap());
+
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
     check("notification.schema.json", &Notification::schema());
     check("notice.schema.json", &NoticeNotification::schema());
     check("encryption.schema.json", &EncryptionNotification::schema());
+    check("patching.schema.json", &PatchingNotification::schema());
     check("policy.schema.json", &Policy::schema());
     check("undo.schema.json", &UndoNotification::schema());
 }
@@ -158,6 +164,55 @@ fn the_policy_schema_takes_what_the_policy_takes() {
         ),
         (
             json!({ "version": 1, "controls": { "encryption-by-default": { "settings": { "exemption": { "owner": "platform" } } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": {
+                "vulnerable-package": { "mode": "enforce", "settings": { "severity": "critical" } },
+                "missing-patches": { "mode": "enforce", "existing": "notify" },
+                "unmanaged-instance": { "mode": "notify" },
+            }, "patching": {
+                "windows": [{ "days": ["sun"], "from": "02:00", "to": "05:00" }],
+                "reboot": "if-needed",
+                "min_age_minutes": 0,
+                "cool_down_hours": 720,
+                "auto_scaling": "patch",
+                "snapshots": false,
+                "max_concurrency": "100%",
+                "max_errors": "0",
+            } }),
+            true,
+        ),
+        (
+            json!({ "version": 1, "controls": { "vulnerable-package": { "settings": { "severity": "bad" } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "controls": { "missing-patches": { "settings": { "severity": "high" } } } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "reboot": "always" } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "cool_down_hours": 0 } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "min_age_minutes": 10081 } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "max_concurrency": "0" } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "max_errors": "101%" } }),
+            false,
+        ),
+        (
+            json!({ "version": 1, "patching": { "snapshot": true } }),
             false,
         ),
         (json!({}), false),

@@ -1,0 +1,372 @@
+//! What a run that has begun does: safety snapshots, the message that says what
+//! is coming, and the command, one for all of a group.
+//!
+//! Each step is in the ledger before the next is taken. A run that is cut off
+//! before its command is taken up by whoever looks next: snapshots are found by
+//! their tags, a command whose answer was lost by the mark in its comment.
+
+use std::time::Duration;
+
+use backstop_aws::bus;
+use backstop_aws::error::AwsError;
+use backstop_aws::ledger::{Begun, Closed, Lock, patching_holder};
+use backstop_aws::patching::{self, Batch};
+use backstop_aws::policy_store::Versioned;
+use backstop_core::entry::Status;
+use backstop_core::guards::Trip;
+use backstop_core::patching::decide::{Decision, Verdict, stops};
+use backstop_core::patching::{Operation, Patching, Reboot, Sent};
+use backstop_core::plan::Mode;
+use backstop_core::policy::Policy;
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+use ulid::Ulid;
+
+use super::{Failure, Handler, Invocation, Looked, Work};
+
+/// Time that has to be left for one more run's snapshots, and for the command of
+/// all that are ready.
+const TO_PREPARE: Duration = Duration::from_secs(20);
+
+/// How far this clock and Systems Manager's may be apart.
+const SLACK: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a run that has begun came to here.
+pub(super) enum Carried {
+    Done(&'static str),
+    /// It has ended, and another invocation left a look at its instance to it.
+    Again,
+}
+
+/// What one instance's run came to.
+type Answer = (Work, Result<Carried, Failure>);
+
+impl Handler {
+    /// Prepares runs that have begun and sends their command.
+    pub(super) async fn carry_out(
+        &self,
+        begun: Vec<(Work, Patching)>,
+        policy: &Versioned,
+        invocation: &Invocation,
+    ) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let mut ready: Vec<(Work, Patching)> = Vec::new();
+        let mark = Ulid::generate().to_string();
+        for (work, mut run) in begun {
+            match self.prepare(&mut run, &mark, invocation).await {
+                Ok(None) => ready.push((work, run)),
+                Ok(Some(carried)) => answers.push((work, Ok(carried))),
+                Err(failure) => answers.push((work, Err(failure))),
+            }
+        }
+        // What is sent is one thing for all: one that was cut off may have begun
+        // under another policy.
+        while let Some((_, first)) = ready.first() {
+            let (operation, reboot) = (first.operation, first.reboot);
+            let group: Vec<(Work, Patching)> = ready
+                .extract_if(.., |(_, run)| {
+                    run.operation == operation && run.reboot == reboot
+                })
+                .collect();
+            answers.extend(self.send(group, operation, &mark, policy, invocation).await);
+        }
+        answers
+    }
+
+    /// Snapshots, and the message beforehand. `Some`: the run has ended.
+    async fn prepare(
+        &self,
+        run: &mut Patching,
+        mark: &str,
+        invocation: &Invocation,
+    ) -> Result<Option<Carried>, Failure> {
+        // It stays as it has begun, and is taken up again when its lease lapses.
+        if invocation.deadline.left() < TO_PREPARE {
+            return Err(Failure::NoTime);
+        }
+        // The policy as it is now: a kill switch stops what has not been sent.
+        let policy = self.policy.get(&invocation.deadline).await?;
+        if policy.policy.patching.reboot == Reboot::Never {
+            run.reboot = Reboot::Never;
+        }
+        if policy.policy.kill_switch {
+            run.status = Status::Stopped;
+            run.reasons.push("the kill switch is on".to_owned());
+            run.finished_at = Some(Timestamp::now());
+            return self.carried(run).await.map(Some);
+        }
+        if run.snapshots_wanted && run.snapshots.is_empty() {
+            let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+            match patching::safety_snapshots(ec2, run, deadline).await {
+                Ok(snapshots) => run.snapshots = snapshots,
+                Err(error) => {
+                    let why = format!(
+                        "no safety snapshots could be taken, so nothing was installed: {error}"
+                    );
+                    return self.give_up(run, why, &error).await.map(Some);
+                }
+            }
+        }
+        run.batch = Some(mark.to_owned());
+        self.store(run).await?;
+        // Beforehand: what cannot be undone is told before it is done.
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        Ok(None)
+    }
+
+    /// Sends one command for a group, or one for each where somebody is denied
+    /// or not known: IAM and Systems Manager refuse a command as a whole.
+    async fn send(
+        &self,
+        group: Vec<(Work, Patching)>,
+        operation: Operation,
+        mark: &str,
+        policy: &Versioned,
+        invocation: &Invocation,
+    ) -> Vec<Answer> {
+        let (group, mut answers) = match self.still_wanted(group, invocation).await {
+            Ok(looked) => looked,
+            Err((group, failure)) => {
+                let why = failure.to_string();
+                let failed = group.into_iter();
+                return failed
+                    .map(|(work, _)| (work, Err(Failure::Batch(why.clone()))))
+                    .collect();
+            }
+        };
+        let Some((_, first)) = group.first() else {
+            return answers;
+        };
+        let batch = Batch {
+            mark,
+            operation,
+            reboot: first.reboot,
+            instances: &[],
+            settings: &policy.policy.patching,
+            log_group: &self.settings.command_log_group,
+        };
+        let ids: Vec<String> = group
+            .iter()
+            .map(|(_, run)| run.resource_id().to_owned())
+            .collect();
+        let sent = self.send_to(&ids, &batch, invocation).await;
+        if let Err(error) = &sent
+            && is_refused(error)
+            && ids.len() > 1
+        {
+            warn!(%error, instances = ids.len(), "the command was refused as a whole: one by one");
+            for (work, run) in group {
+                let id = [run.resource_id().to_owned()];
+                let sent = self.send_to(&id, &batch, invocation).await;
+                answers.push(self.sent(work, run, sent).await);
+            }
+            return answers;
+        }
+        for (work, run) in group {
+            answers.push(self.sent(work, run, sent.clone()).await);
+        }
+        answers
+    }
+
+    /// Looks once more at what may keep the command from being sent: tags, mode,
+    /// kill switch, window. Those that are still to have it, and what the others
+    /// came to. A read that fails sends nothing: the runs are taken up again.
+    async fn still_wanted(
+        &self,
+        group: Vec<(Work, Patching)>,
+        invocation: &Invocation,
+    ) -> Result<(Vec<(Work, Patching)>, Vec<Answer>), (Vec<(Work, Patching)>, Failure)> {
+        let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+        let ids: Vec<String> = group
+            .iter()
+            .map(|(_, run)| run.resource_id().to_owned())
+            .collect();
+        let policy = match self.policy.get(deadline).await {
+            Ok(policy) => policy,
+            Err(problem) => return Err((group, problem.into())),
+        };
+        let hosts = match patching::hosts(ec2, &ids, deadline).await {
+            Ok(hosts) => hosts,
+            Err(error) => return Err((group, error.into())),
+        };
+        let (mut wanted, mut answers) = (Vec::new(), Vec::new());
+        for (work, mut run) in group {
+            let now = Timestamp::now();
+            let host = hosts.get(run.resource_id());
+            let mode = self.settings.remediation.mode;
+            let Some((status, why)) = stops(&run, host, &policy.policy, mode, now) else {
+                wanted.push((work, run));
+                continue;
+            };
+            info!(entry = %run.id, resource = %run.resource, %why, "not sent after all");
+            run.status = status;
+            run.reasons.push(why);
+            run.finished_at = Some(now);
+            // What it is now is for the look that follows to say.
+            let ended = self.finish(&mut run).await;
+            answers.push((work, ended.map(|_| Carried::Again)));
+        }
+        Ok((wanted, answers))
+    }
+
+    async fn send_to(
+        &self,
+        ids: &[String],
+        batch: &Batch<'_>,
+        invocation: &Invocation,
+    ) -> Result<String, AwsError> {
+        let batch = Batch {
+            instances: ids,
+            ..*batch
+        };
+        let sent = patching::send(&self.clients.ssm, &batch, &invocation.deadline).await;
+        info!(
+            operation = batch.operation.name(),
+            instances = ids.len(),
+            mark = batch.mark,
+            ?sent,
+            "command"
+        );
+        sent
+    }
+
+    async fn sent(&self, work: Work, mut run: Patching, sent: Result<String, AwsError>) -> Answer {
+        let answer = match sent {
+            Ok(id) => {
+                run.command = Some(Sent {
+                    id,
+                    at: Timestamp::now(),
+                    ended: None,
+                });
+                self.store(&mut run).await.map(|()| Carried::Done("begun"))
+            }
+            // Whoever looks next finds it by its mark, or sends it again.
+            Err(error) if error.may_have_acted() => Err(Failure::Unanswered {
+                entry: run.id.clone(),
+                error,
+            }),
+            Err(error) => {
+                let why = format!("the command was not sent: {error}");
+                self.give_up(&mut run, why, &error).await
+            }
+        };
+        (work, answer)
+    }
+
+    /// Ends a run whose command was not sent. What no second try betters is left
+    /// alone until a person has seen to it: else every look would take snapshots
+    /// of it again.
+    async fn give_up(
+        &self,
+        run: &mut Patching,
+        why: String,
+        error: &AwsError,
+    ) -> Result<Carried, Failure> {
+        let now = Timestamp::now();
+        // An instance whose agent went offline meanwhile is looked at as such; what
+        // is in the way for now, a backup that runs, goes by itself.
+        let passes = error.code.starts_with("InvalidInstance")
+            || ["ConcurrentSnapshotLimitExceeded", "IncorrectState"].contains(&error.code.as_str());
+        if !error.retryable && !passes {
+            let trip = Trip {
+                at: now,
+                why: format!("its patches could not be installed (entry {})", run.id),
+            };
+            self.ledger
+                .trip_resource(run.control, run.resource_id(), &trip)
+                .await?;
+        }
+        run.fail(why, now);
+        self.carried(run).await
+    }
+
+    /// Ends a run that sent no command.
+    async fn carried(&self, run: &mut Patching) -> Result<Carried, Failure> {
+        Ok(match self.finish(run).await? {
+            Closed::LookAgain => Carried::Again,
+            Closed::Done => Carried::Done(run.status.name()),
+        })
+    }
+
+    /// Finds the command that a run was cut off after. `true`: it was sent.
+    pub(super) async fn adopt(
+        &self,
+        run: &mut Patching,
+        lock: &Lock,
+        invocation: &Invocation,
+    ) -> Result<bool, Failure> {
+        let Some(mark) = run.batch.clone() else {
+            return Ok(false);
+        };
+        let comment = Patching::comment(&mark);
+        let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
+        let id = run.resource_id();
+        let since = run.started_at.saturating_sub(SLACK);
+        let since = since.unwrap_or(Timestamp::MIN);
+        let commands = patching::commands(ssm, id, since, deadline).await?;
+        let Some(command) = commands.into_iter().find(|c| c.comment == comment) else {
+            return Ok(false);
+        };
+        warn!(entry = %run.id, resource = %run.resource, command = %command.id, "its command had been sent");
+        run.command = Some(Sent {
+            at: command.requested_at.unwrap_or_else(Timestamp::now),
+            id: command.id,
+            ended: None,
+        });
+        run.revision += 1;
+        let holder = patching_holder(run);
+        self.ledger.go_on(run, &holder, Some(lock), 0, 0).await?;
+        Ok(true)
+    }
+
+    /// Takes up a run that was cut off before its command was sent, by what is
+    /// decided now.
+    pub(super) async fn go_on(
+        &self,
+        mut run: Patching,
+        lock: Option<&Lock>,
+        decision: &Decision,
+        policy: &Policy,
+    ) -> Result<Looked, Failure> {
+        run.attempts += 1;
+        run.revision += 1;
+        let holder = patching_holder(&run);
+        match self.ledger.go_on(&run, &holder, lock, 0, 0).await? {
+            Begun::Started => {}
+            Begun::Busy => return Ok(Looked::Done("another run will look again")),
+            Begun::Moved | Begun::OverBudget => return Ok(Looked::Again),
+        }
+        warn!(entry = %run.id, resource = %run.resource, attempts = run.attempts, "taken up again");
+        if decision.status == Status::InProgress && decision.operation == run.operation {
+            return Ok(Looked::Begun(Box::new(run)));
+        }
+        run.finished_at = Some(Timestamp::now());
+        let mode = policy.controls.mode(run.control);
+        let is_off = mode.unwrap_or(self.settings.remediation.mode) == Mode::Off;
+        let why = match &decision.verdict {
+            Verdict::Compliant if is_off => Some("the mode is `off`".to_owned()),
+            Verdict::Compliant => None,
+            Verdict::NotApplicable(why) => Some(why.clone()),
+            Verdict::Settling => Some("it was started a moment ago".to_owned()),
+            // The look that follows records it by itself.
+            Verdict::Violates(_) => {
+                run.reasons.extend(decision.reasons.iter().cloned());
+                Some("it was cut off before its command was sent".to_owned())
+            }
+        };
+        run.status = match why {
+            Some(_) => Status::RolledBack,
+            None => Status::Remediated,
+        };
+        run.reasons.push(
+            why.unwrap_or_else(|| "nothing is missing any more; no command was sent".to_owned()),
+        );
+        self.finish(&mut run).await?;
+        Ok(Looked::Again)
+    }
+}
+
+/// Whether a command was refused because of one of its instances.
+fn is_refused(error: &AwsError) -> bool {
+    error.code.starts_with("AccessDenied") || error.code.starts_with("InvalidInstance")
+}

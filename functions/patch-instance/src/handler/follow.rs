@@ -1,0 +1,301 @@
+//! What became of a run: the end of its command, and Inspector's next look.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use backstop_aws::bus;
+use backstop_aws::ledger::{Closed, run_holder};
+use backstop_aws::metrics;
+use backstop_aws::patching::{self, Invocation as Of};
+use backstop_core::entry::Status;
+use backstop_core::guards::Trip;
+use backstop_core::patching::{Came, Ended, Host, Operation, Patching, Reports};
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+use super::{Failure, Handler, Invocation, Looked, MOST_WRITES, World};
+
+/// For how long a command that Systems Manager does not know, or whose effect it
+/// does not show, is waited for.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(6);
+
+/// For how long one that is under way is: longer than Systems Manager lets a
+/// command wait and run.
+const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// After how many installations in a row that failed an instance is left alone
+/// until a person has seen to it: each takes snapshots and may restart it.
+const MOST_FAILURES: u32 = 3;
+
+impl Handler {
+    /// Asks what became of a run's command.
+    pub(super) async fn follow(
+        &self,
+        run: &mut Patching,
+        reports: &mut Reports,
+        invocation: &Invocation,
+    ) -> Result<Looked, Failure> {
+        let Some(sent) = run.command.clone() else {
+            return Ok(Looked::Done("under way"));
+        };
+        let id = run.resource_id().to_owned();
+        let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
+        let now = Timestamp::now();
+        let waited = now.duration_since(sent.at);
+        let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
+            Of::UnderWay if waited < LONGEST => return Ok(Looked::Done("under way")),
+            Of::UnderWay => {
+                run.fail(
+                    "the command is still under way after 24 hours, and is waited for no longer: see what hangs on the instance, and cancel the command".to_owned(),
+                    now,
+                );
+                return self.ended(run).await;
+            }
+            Of::Unknown if waited < PATIENCE => return Ok(Looked::Done("under way")),
+            Of::Unknown => {
+                run.fail(
+                    "Systems Manager knows nothing of the command any more: whether patches were installed shows with the next scan".to_owned(),
+                    now,
+                );
+                return self.ended(run).await;
+            }
+            Of::Ended(status) => status,
+        };
+        // As it is after the end: what was read before may be older.
+        let state = patching::states(ssm, std::slice::from_ref(&id), deadline)
+            .await?
+            .remove(&id);
+        let ended = Ended { status, state };
+        if run.take_end(&ended, now) == Came::NotShownYet {
+            if waited < PATIENCE {
+                return Ok(Looked::Done("ended, and not shown yet"));
+            }
+            run.fail(
+                "the command succeeded, but Systems Manager shows no patch operation since: is its inventory role in order?".to_owned(),
+                now,
+            );
+        }
+        info!(
+            entry = %run.id, resource = %run.resource, command = %sent.id,
+            ended = %ended.status, outcome = run.status.name(), "command ended"
+        );
+        self.check_snapshots(run, invocation).await?;
+        if run.awaits_rescan() {
+            // First what leads back here, then the run.
+            self.note_end(&id, run, reports).await?;
+            self.store(run).await?;
+            self.release(run).await?;
+        } else {
+            // First the run: what is followed once more must not count twice.
+            self.store(run).await?;
+            self.note_end(&id, run, reports).await?;
+            self.conclude(run).await?;
+        }
+        Ok(Looked::Again)
+    }
+
+    /// Notes on what is kept of an instance how its installation ended: what now
+    /// waits for Inspector, and how often it has failed.
+    async fn note_end(
+        &self,
+        id: &str,
+        run: &Patching,
+        reports: &mut Reports,
+    ) -> Result<(), Failure> {
+        let failed = run.status == Status::Failed;
+        let installs = run.operation == Operation::Install && run.is_telling();
+        let counts = installs && (failed || reports.failures > 0);
+        if !counts && !run.awaits_rescan() {
+            return Ok(());
+        }
+        // What was reported later was not there to be mended.
+        let until = run.after.as_ref().and_then(|state| state.ended_at);
+        let mended: BTreeSet<&str> = run.findings.iter().map(|f| f.arn.as_str()).collect();
+        // Once it has tripped, whoever re-arms it has it tried as often again.
+        let trips = Cell::new(false);
+        self.change_reports(id, reports, |reports| {
+            let failures = if failed { reports.failures + 1 } else { 0 };
+            trips.set(failures >= MOST_FAILURES);
+            reports.failures = if trips.get() { 0 } else { failures };
+            if !run.awaits_rescan() {
+                return;
+            }
+            let patchable: Vec<String> = reports
+                .active
+                .values()
+                .filter(|finding| finding.is_patchable() && finding.installed_by.is_none())
+                .filter(|finding| {
+                    mended.contains(finding.arn.as_str()) || finding.reported_at <= until
+                })
+                .map(|finding| finding.arn.clone())
+                .collect();
+            reports.installed(&run.id, patchable.iter().map(String::as_str));
+            reports.awaiting.insert(run.id.clone());
+            // Suppressed while its command was under way: nobody will close it.
+            if run.patchable().any(|f| reports.suppressed.contains(&f.arn)) {
+                reports.unclear.insert(run.id.clone());
+            }
+        })
+        .await?;
+        if trips.get() {
+            let trip = Trip {
+                at: Timestamp::now(),
+                why: format!(
+                    "its patches could not be installed {MOST_FAILURES} times in a row (entry {})",
+                    run.id
+                ),
+            };
+            self.ledger
+                .trip_resource(run.control, run.resource_id(), &trip)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot that came to nothing is no way back, and is not named as one.
+    async fn check_snapshots(
+        &self,
+        run: &mut Patching,
+        invocation: &Invocation,
+    ) -> Result<(), Failure> {
+        if run.snapshots.is_empty() {
+            return Ok(());
+        }
+        let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
+        let lost = patching::lost_snapshots(ec2, run, deadline).await?;
+        if !lost.is_empty() {
+            run.snapshots.retain(|snapshot| !lost.contains(snapshot));
+            run.reasons.push(format!(
+                "the safety snapshots {} came to nothing: there is no way back by them",
+                lost.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends a run whose command is followed no longer.
+    async fn ended(&self, run: &mut Patching) -> Result<Looked, Failure> {
+        Ok(match self.finish(run).await? {
+            Closed::LookAgain => Looked::Again,
+            Closed::Done => Looked::Done(run.status.name()),
+        })
+    }
+
+    /// Settles the runs that waited for Inspector to look again.
+    pub(super) async fn settle(
+        &self,
+        id: &str,
+        world: &World,
+        reports: &mut Reports,
+    ) -> Result<(), Failure> {
+        let gone = world.hosts.get(id).is_none_or(Host::is_ended);
+        let mut settled = Vec::new();
+        for entry in reports.awaiting.clone() {
+            let Some(mut run) = self.ledger.patching(&entry).await? else {
+                settled.push(entry);
+                continue;
+            };
+            if run.is_open() {
+                continue;
+            }
+            let now = Timestamp::now();
+            let left: BTreeSet<&str> = reports.of(&entry).map(|f| f.arn.as_str()).collect();
+            let ended = match gone {
+                true => run.gone(now),
+                false => run.rescanned(&left, reports.unclear.contains(&entry), now),
+            };
+            if ended {
+                if !self.ledger.store_unlocked(&mut run).await? {
+                    return Err(Failure::Overtaken(run.id.clone()));
+                }
+                count(&run);
+                info!(entry = %run.id, resource = %run.resource, outcome = run.status.name(), left = left.len(), "settled");
+            }
+            if !run.awaits_rescan() {
+                bus::tell(&self.clients.eventbridge, &run.id).await?;
+                self.ledger.mark_told(&run.id).await?;
+                settled.push(entry);
+            }
+        }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.change_reports(id, reports, |reports| {
+            for entry in &settled {
+                reports.settled(entry);
+            }
+        })
+        .await
+    }
+
+    /// Changes what is kept of Inspector's reports, however often another
+    /// invocation is quicker.
+    async fn change_reports(
+        &self,
+        id: &str,
+        reports: &mut Reports,
+        change: impl Fn(&mut Reports),
+    ) -> Result<(), Failure> {
+        for _ in 0..MOST_WRITES {
+            change(reports);
+            if self.ledger.store_reports(id, reports).await? {
+                return Ok(());
+            }
+            *reports = self.reread(id).await?;
+        }
+        Err(Failure::Contended(id.to_owned()))
+    }
+
+    /// Tells a run that is over, or waits for Inspector, and releases its lock.
+    pub(super) async fn release(&self, run: &Patching) -> Result<Closed, Failure> {
+        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        let closed = match run.awaits_rescan() {
+            true => self.ledger.let_go(run).await?,
+            false => {
+                let holder = run_holder(&run.id);
+                self.ledger.close(run, &holder, false, None).await?
+            }
+        };
+        if closed == Closed::LookAgain {
+            info!(resource = %run.resource, "another look was asked for");
+        }
+        Ok(closed)
+    }
+
+    /// Ends a run: stored, told, the lock released.
+    pub(super) async fn finish(&self, run: &mut Patching) -> Result<Closed, Failure> {
+        self.store(run).await?;
+        self.conclude(run).await
+    }
+
+    /// Counts and tells a run that is stored as ended, and releases its lock.
+    async fn conclude(&self, run: &Patching) -> Result<Closed, Failure> {
+        count(run);
+        if run.status == Status::Failed {
+            warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");
+        }
+        self.release(run).await
+    }
+
+    pub(super) async fn store(&self, run: &mut Patching) -> Result<(), Failure> {
+        match self.ledger.advance(run).await? {
+            true => Ok(()),
+            false => Err(Failure::Overtaken(run.id.clone())),
+        }
+    }
+}
+
+/// Counts what a run came to.
+fn count(run: &Patching) {
+    let mut counted = metrics::run(run.control.name());
+    match run.status {
+        Status::Remediated => {
+            counted.remediations = 1;
+            let since = run.actor.event_time;
+            counted.time_to_closed =
+                since.and_then(|since| Timestamp::now().duration_since(since).try_into().ok());
+        }
+        Status::Failed => counted.failures = 1,
+        _ => {}
+    }
+}

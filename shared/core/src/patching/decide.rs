@@ -1,0 +1,652 @@
+//! Whether an instance is patched: judge, exempt, plan. The one way in for
+//! events, the sweep and previews.
+//!
+//! Scenarios, each with a test in `tests/patching_cases.rs`:
+//!
+//! 1. nothing missing and nothing reported: compliant; gone: not applicable
+//! 2. what a patch of the operating system mends: installed
+//! 3. application packages, code, and what has no fixed version: only told
+//! 4. approved patches are missing: installed; never scanned: scanned
+//! 5. not managed, or not online: told with exactly what is missing
+//! 6. too young, in an Auto Scaling group, outside the window, a command under
+//!    way, patched of late: not now, and why
+//! 7. opt-outs, the mode, the kill switch, a trip, what was there before
+//!    `enforce`: found, not changed
+//! 8. what a run has installed and Inspector has not looked at again is no
+//!    finding
+//!
+//! Deliberately not here: whether there is room in the budget; only the ledger
+//! can say.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Vulnerability,
+    Wait,
+};
+use crate::controls::{Control, Severity};
+use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
+use crate::entry::{self, Status};
+use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::guards::{self, Guards};
+use crate::plan::Mode;
+use crate::policy::{Existing, Policy};
+use crate::security_group::Tags;
+use crate::trigger::Trigger;
+
+/// After how long an instance is scanned again for what every approved patch did
+/// not mend: AWS's own baselines approve a patch seven days after its release.
+const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Under what circumstances it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The mode that holds where the policy names none.
+    pub mode: Mode,
+    /// The time.
+    pub now: Timestamp,
+    /// What keeps each of [`Control::PATCHING`] from acting.
+    pub guards: &'a BTreeMap<Control, Guards>,
+}
+
+impl Circumstances<'_> {
+    fn mode_of(&self, control: Control, policy: &Policy) -> Mode {
+        policy.controls.mode(control).unwrap_or(self.mode)
+    }
+}
+
+/// What is said about an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is nothing to judge, and why.
+    NotApplicable(String),
+    /// Nothing is missing that is known of.
+    Compliant,
+    /// It was started a moment ago: the sweep comes back to it.
+    Settling,
+    /// This control has something to say.
+    Violates(Control),
+}
+
+/// What is decided about an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is said about it.
+    pub verdict: Verdict,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is (or would be) sent.
+    pub operation: Operation,
+    /// The status that it leads to: in progress where a run begins.
+    pub status: Status,
+    /// What it waits for.
+    pub waits: Option<Wait>,
+    /// What the opt-out tag says.
+    pub exemption: Exemption,
+    /// Inspector's findings that belong to it, what a patch mends first.
+    pub findings: Vec<Vulnerability>,
+    /// Why, one sentence each.
+    pub reasons: Vec<String>,
+}
+
+impl Decision {
+    fn nothing(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            severity: Severity::Low,
+            operation: Operation::Install,
+            status: Status::Notified,
+            waits: None,
+            exemption: Exemption::None,
+            findings: Vec::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    /// The control that has something to say.
+    #[must_use]
+    pub fn control(&self) -> Option<Control> {
+        match self.verdict {
+            Verdict::Violates(control) => Some(control),
+            _ => None,
+        }
+    }
+}
+
+/// What is the matter with an instance.
+struct Found {
+    control: Control,
+    severity: Severity,
+    operation: Operation,
+    /// A patch mends it.
+    patchable: bool,
+    /// All of it was there before `enforce`.
+    existing: bool,
+    /// What keeps Systems Manager from it.
+    lacks: Vec<String>,
+}
+
+/// Decides about an instance.
+#[must_use]
+pub fn decide(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> Decision {
+    let Some(host) = &facts.host else {
+        return Decision::nothing(Verdict::NotApplicable("it is gone".to_owned()));
+    };
+    if host.is_ended() {
+        return Decision::nothing(Verdict::NotApplicable("it is terminated".to_owned()));
+    }
+    let findings = relevant(facts, policy, at);
+    let Some(found) = judge(host, facts, &findings, policy, at) else {
+        return Decision::nothing(match host.state.as_str() {
+            "running" => Verdict::Compliant,
+            state => Verdict::NotApplicable(format!("it is {state}")),
+        });
+    };
+    // Nobody has found anything yet; it may still be setting itself up.
+    if is_young(host, policy, at.now) && findings.is_empty() {
+        return Decision::nothing(Verdict::Settling);
+    }
+    let exemption = if found.patchable {
+        exempt(&host.tags, found.control, policy, at.now)
+    } else {
+        own_exemption(&host.tags, found.control, policy, at.now)
+    };
+    let exemption = match (exemption.holds(), found.existing) {
+        (false, true) => Exemption::Existing,
+        _ => exemption,
+    };
+    let mut decision = Decision {
+        verdict: Verdict::Violates(found.control),
+        severity: found.severity,
+        operation: found.operation,
+        status: Status::Notified,
+        waits: None,
+        exemption,
+        findings,
+        reasons: Vec::new(),
+    };
+    plan(&mut decision, host, facts, &found, policy, at);
+    decision
+}
+
+/// The findings that the control looks at: at or above the policy's severity,
+/// and not waiting for Inspector's next look; what a patch mends first, the worst
+/// first.
+fn relevant(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> Vec<Vulnerability> {
+    if at.mode_of(Control::VulnerablePackage, policy) == Mode::Off {
+        return Vec::new();
+    }
+    let least = policy.controls.vulnerable_package.settings.severity;
+    let mut findings: Vec<Vulnerability> = facts
+        .findings
+        .iter()
+        .filter(|finding| finding.severity >= least && finding.installed_by.is_none())
+        .cloned()
+        .collect();
+    // What was tried in vain may be mended by what has been approved since.
+    if facts.state.as_ref().is_some_and(|state| state.missing > 0) {
+        for finding in &mut findings {
+            finding.unmended = false;
+        }
+    }
+    findings.sort_by(|a, b| {
+        let rank = |finding: &Vulnerability| (finding.is_patchable(), finding.severity);
+        rank(b).cmp(&rank(a)).then(a.arn.cmp(&b.arn))
+    });
+    findings
+}
+
+fn judge(
+    host: &Host,
+    facts: &PatchFacts,
+    findings: &[Vulnerability],
+    policy: &Policy,
+    at: &Circumstances<'_>,
+) -> Option<Found> {
+    let is_on = |control| at.mode_of(control, policy) != Mode::Off;
+    let spared = |control: Control, fingerprint: &str| {
+        policy.controls.existing(control) == Existing::Notify
+            && at
+                .guards
+                .get(&control)
+                .is_some_and(|guards| guards.baseline.contains(fingerprint))
+    };
+    let worst = findings.iter().map(|finding| finding.severity).max();
+    let found = |control, severity, operation, patchable, existing| Found {
+        control,
+        severity,
+        operation,
+        patchable,
+        existing,
+        lacks: Vec::new(),
+    };
+    let patchable: Vec<&Vulnerability> = findings.iter().filter(|f| f.is_patchable()).collect();
+    let all_spared = patchable.iter().all(|finding| {
+        spared(
+            Control::VulnerablePackage,
+            &vulnerable_package::fingerprint(&finding.arn),
+        )
+    });
+    let running = host.state == "running";
+    let online = facts.agent.as_ref().is_some_and(super::Agent::is_online);
+    let by_findings = |existing| {
+        let severity = worst.unwrap_or(Severity::High);
+        let control = Control::VulnerablePackage;
+        found(control, severity, Operation::Install, true, existing)
+    };
+    let by_state = || {
+        if !running || !is_on(Control::MissingPatches) {
+            return None;
+        }
+        let control = Control::MissingPatches;
+        match &facts.state {
+            Some(state) if state.missing > 0 || state.failed > 0 => {
+                let existing = spared(control, &missing_patches::fingerprint(&host.id));
+                let severity = worst.unwrap_or(Severity::High);
+                Some(found(control, severity, Operation::Install, true, existing))
+            }
+            Some(_) => None,
+            None if online => Some(found(
+                control,
+                Severity::Medium,
+                Operation::Scan,
+                true,
+                false,
+            )),
+            None => None,
+        }
+    };
+    let enforces = |control| at.mode_of(control, policy) == Mode::Enforce;
+    let wanted = if patchable.is_empty() {
+        by_state()
+    } else if !all_spared && enforces(Control::VulnerablePackage) {
+        Some(by_findings(false))
+    } else {
+        // Findings that are only told keep no other control from acting.
+        by_state()
+            .filter(|state| !state.existing && (all_spared || enforces(state.control)))
+            .or_else(|| Some(by_findings(all_spared)))
+    };
+    // Whether the baseline approves by now what it did not: a scan says.
+    let scanned_at = facts.state.as_ref().and_then(|state| state.ended_at);
+    let is_due = scanned_at.is_some_and(|scan| at.now.duration_since(scan) >= RESCAN_UNMENDED);
+    let unmended = findings.iter().any(|finding| finding.unmended);
+    let wanted = wanted.or_else(|| {
+        let severity = worst.unwrap_or(Severity::High);
+        let control = Control::VulnerablePackage;
+        (running && online && unmended && is_due)
+            .then(|| found(control, severity, Operation::Scan, true, false))
+    });
+    let only_told = (!findings.is_empty()).then(|| {
+        let severity = worst.unwrap_or(Severity::High);
+        let control = Control::VulnerablePackage;
+        found(control, severity, Operation::Install, false, false)
+    });
+    let mut wanted = wanted.or(only_told);
+    // Its agent may not have registered yet.
+    if !running || online || is_young(host, policy, at.now) {
+        return wanted;
+    }
+    let lacks = unmanaged_instance::lacks(host, facts.agent.as_ref(), facts.reach.as_ref());
+    let told = is_on(Control::UnmanagedInstance);
+    if told && wanted.as_ref().is_none_or(|wanted| wanted.patchable) {
+        wanted = Some(Found {
+            control: Control::UnmanagedInstance,
+            severity: worst.unwrap_or(Severity::Medium),
+            operation: Operation::Install,
+            patchable: wanted.is_some(),
+            existing: false,
+            lacks,
+        });
+    } else if let Some(wanted) = wanted.as_mut().filter(|wanted| told || wanted.patchable) {
+        wanted.lacks = lacks;
+    }
+    wanted
+}
+
+fn plan(
+    decision: &mut Decision,
+    host: &Host,
+    facts: &PatchFacts,
+    found: &Found,
+    policy: &Policy,
+    at: &Circumstances<'_>,
+) {
+    let mut ends = |status: Status, why: String| {
+        decision.status = status;
+        decision.reasons.push(why);
+    };
+    match &decision.exemption {
+        Exemption::Malformed { .. } => {
+            return ends(
+                Status::Held,
+                format!("the tag {OPT_OUT_TAG} cannot be read"),
+            );
+        }
+        Exemption::Existing => {
+            return ends(
+                Status::Existing,
+                "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`".to_owned(),
+            );
+        }
+        Exemption::Exempt(_) => {
+            return ends(Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out"));
+        }
+        Exemption::None | Exemption::Ended(_) => {}
+    }
+    if found.control == Control::UnmanagedInstance {
+        ends(
+            Status::Notified,
+            "Systems Manager cannot reach it, so that nothing can be patched".to_owned(),
+        );
+        decision.reasons.extend(found.lacks.iter().cloned());
+        return;
+    }
+    if !found.patchable {
+        decision.status = Status::Notified;
+        decision.reasons.extend(only_told(&decision.findings));
+        decision.reasons.extend(found.lacks.iter().cloned());
+        return;
+    }
+    if at.mode_of(found.control, policy) != Mode::Enforce {
+        return ends(Status::Notified, "the mode is `notify`".to_owned());
+    }
+    if policy.kill_switch {
+        return ends(Status::Stopped, "the kill switch is on".to_owned());
+    }
+    let guards = at.guards.get(&found.control);
+    if let Some(trip) = guards.and_then(|guards| guards.control_tripped.as_ref()) {
+        return ends(
+            Status::Tripped,
+            format!("the control has tripped: {}", trip.why),
+        );
+    }
+    if let Some(trip) = guards.and_then(|guards| guards.resource_tripped.as_ref()) {
+        return ends(
+            Status::Tripped,
+            format!("the control has tripped for this resource: {}", trip.why),
+        );
+    }
+    if !found.lacks.is_empty() {
+        decision.status = Status::Refused;
+        decision.reasons.extend(found.lacks.iter().cloned());
+        return;
+    }
+    let settings = &policy.patching;
+    if let Some(group) = host.auto_scaling_group()
+        && settings.auto_scaling == AutoScaling::Replace
+        && found.operation == Operation::Install
+    {
+        return ends(
+            Status::Refused,
+            format!(
+                "it is a member of the Auto Scaling group {group}: replace it from a patched image (or allow it: `patching.auto_scaling`)"
+            ),
+        );
+    }
+    if let Some((wait, why)) = waits(host, facts, found.operation, policy, at.now) {
+        decision.waits = Some(wait);
+        return ends(Status::Pending, why);
+    }
+    decision.status = Status::InProgress;
+}
+
+/// What keeps a command from being sent after all, looked at once more just
+/// before it is: between the decision and the command lie snapshots of up to fifty
+/// instances, and people who read what is coming.
+#[must_use]
+pub fn stops(
+    run: &Patching,
+    host: Option<&Host>,
+    policy: &Policy,
+    mode: Mode,
+    now: Timestamp,
+) -> Option<(Status, String)> {
+    let back = |why: &str| Some((Status::RolledBack, why.to_owned()));
+    if policy.kill_switch {
+        return Some((Status::Stopped, "the kill switch is on".to_owned()));
+    }
+    if policy.controls.mode(run.control).unwrap_or(mode) != Mode::Enforce {
+        return back("the mode is `enforce` no more");
+    }
+    let Some(host) = host.filter(|host| !host.is_ended()) else {
+        return back("the instance is gone");
+    };
+    if host.state != "running" {
+        return back("the instance does not run any more");
+    }
+    match exempt(&host.tags, run.control, policy, now) {
+        Exemption::Malformed { .. } => {
+            return back("its opt-out tag was set meanwhile and cannot be read");
+        }
+        tag if tag.holds() => return back("it was opted out meanwhile"),
+        _ => {}
+    }
+    if run.operation == Operation::Install && !policy.patching.in_window(now) {
+        return back("the maintenance window has closed");
+    }
+    None
+}
+
+/// Why what Inspector found is told and not patched.
+fn only_told(findings: &[Vulnerability]) -> Vec<String> {
+    let unmended = findings.iter().any(|finding| finding.unmended).then_some(
+        "every approved patch was installed and did not mend it: does the patch baseline approve the fixed version?",
+    );
+    let other = findings
+        .iter()
+        .any(|finding| !finding.unmended)
+        .then_some("no patch of the operating system mends it");
+    let why = unmended.into_iter().chain(other);
+    why.map(str::to_owned).collect()
+}
+
+/// What an instance has to wait for.
+fn waits(
+    host: &Host,
+    facts: &PatchFacts,
+    operation: Operation,
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<(Wait, String)> {
+    let settings = &policy.patching;
+    if host.state != "running" {
+        return Some((Wait::Running, format!("it is {}", host.state)));
+    }
+    if is_young(host, policy, now) {
+        return Some((
+            Wait::Age,
+            format!(
+                "it was started less than {} minutes ago, and may still be setting itself up",
+                settings.min_age_minutes
+            ),
+        ));
+    }
+    if let Some(command) = facts.commands.iter().find(|command| command.is_under_way()) {
+        return Some((
+            Wait::Command,
+            format!(
+                "the patch command {}, which was sent to it, is under way",
+                command.id
+            ),
+        ));
+    }
+    // A scan that left nothing is not sent again at once either.
+    let counts = |name: &str| operation == Operation::Scan || name == Operation::Install.name();
+    let sent = facts
+        .commands
+        .iter()
+        .filter(|command| command.operation.as_deref().is_some_and(counts))
+        .filter_map(|command| command.requested_at);
+    let ended = facts
+        .state
+        .iter()
+        .filter(|state| counts(&state.operation))
+        .filter_map(|state| state.ended_at);
+    let cools_until = sent
+        .chain(ended)
+        .max()
+        .and_then(|last| last.checked_add(settings.cool_down()).ok());
+    if let Some(until) = cools_until.filter(|until| *until > now) {
+        let what = match operation {
+            Operation::Scan => "a patch command was sent to it",
+            Operation::Install => "a command that installs patches was sent to it",
+        };
+        return Some((
+            Wait::CoolDown,
+            format!(
+                "{what} within the last {} hours (`patching.cool_down_hours`): not again before {until}",
+                settings.cool_down_hours
+            ),
+        ));
+    }
+    if operation == Operation::Scan {
+        return None;
+    }
+    if !settings.in_window(now) {
+        let opens = settings.next_window(now).map_or_else(
+            || "a maintenance window".to_owned(),
+            |at| format!("the maintenance window that opens at {at}"),
+        );
+        return Some((Wait::Window, format!("it waits for {opens}")));
+    }
+    None
+}
+
+fn is_young(host: &Host, policy: &Policy, now: Timestamp) -> bool {
+    host.launched_at
+        .is_some_and(|at| now.duration_since(at) < policy.patching.min_age())
+}
+
+/// What an instance's opt-out tag means to a control. Installing patches is one
+/// thing: whoever is opted out of one of the controls that lead to it is opted
+/// out of it.
+#[must_use]
+pub fn exempt(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
+    let read = |control| own_exemption(tags, control, policy, now);
+    match control {
+        Control::VulnerablePackage | Control::MissingPatches => exemption::strongest([
+            read(Control::VulnerablePackage),
+            read(Control::MissingPatches),
+        ]),
+        own => read(own),
+    }
+}
+
+/// What the tag means to a control that installs nothing here.
+fn own_exemption(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
+    exemption::read(
+        tags.get(OPT_OUT_TAG).map(String::as_str),
+        control,
+        Offset::UTC.to_datetime(now).date(),
+        policy.opt_out.require_end,
+    )
+}
+
+/// What of an instance belongs to the baseline of a control.
+#[must_use]
+pub fn baseline(facts: &PatchFacts, control: Control) -> Vec<String> {
+    let Some(host) = &facts.host else {
+        return Vec::new();
+    };
+    match control {
+        Control::VulnerablePackage => facts
+            .findings
+            .iter()
+            .filter(|finding| finding.is_patchable())
+            .map(|finding| vulnerable_package::fingerprint(&finding.arn))
+            .collect(),
+        // What was never scanned may lack anything: the scan brings out what was
+        // there, and not what came since.
+        Control::MissingPatches
+            if facts
+                .state
+                .as_ref()
+                .is_none_or(|state| state.missing > 0 || state.failed > 0) =>
+        {
+            vec![missing_patches::fingerprint(&host.id)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What a record holds beside the decision.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// A new ULID.
+    pub id: &'a str,
+    /// What led to the look.
+    pub trigger: &'a Trigger,
+    /// The partition: `aws`, `aws-cn`, `aws-us-gov`.
+    pub partition: &'a str,
+    /// Key of the tag whose value is the owning team.
+    pub owner_tag: &'a str,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// When it was decided.
+    pub now: Timestamp,
+}
+
+/// The ledger's record for an instance that a control has something to say
+/// about; `None` where there is nothing to record.
+#[must_use]
+pub fn record(
+    facts: &PatchFacts,
+    decision: &Decision,
+    policy: &Policy,
+    about: About<'_>,
+) -> Option<Patching> {
+    let control = decision.control()?;
+    let host = facts.host.as_ref()?;
+    let Trigger {
+        account, region, ..
+    } = about.trigger;
+    let begins = decision.status == Status::InProgress;
+    let mut missing = facts.missing.clone();
+    missing.truncate(MOST_LISTED);
+    let mut findings = decision.findings.clone();
+    let findings_total = u32::try_from(findings.len()).unwrap_or(u32::MAX);
+    findings.truncate(MOST_RECORDED);
+    Some(Patching {
+        version: entry::VERSION,
+        id: about.id.to_owned(),
+        control,
+        severity: decision.severity,
+        resource: format!(
+            "arn:{}:ec2:{region}:{account}:instance/{}",
+            about.partition, host.id
+        ),
+        resource_name: host.name().to_owned(),
+        account: account.clone(),
+        region: region.clone(),
+        team: host.tags.get(about.owner_tag).cloned(),
+        status: decision.status,
+        operation: decision.operation,
+        reboot: policy.patching.reboot,
+        findings,
+        findings_total,
+        missing,
+        before: facts.state.clone(),
+        after: None,
+        agent: facts.agent.clone(),
+        snapshots_wanted: policy.patching.snapshots && decision.operation == Operation::Install,
+        snapshots: Vec::new(),
+        batch: None,
+        command: None,
+        waits: decision.waits,
+        reasons: decision.reasons.clone(),
+        exemption: decision.exemption.clone(),
+        actor: about.trigger.actor.clone(),
+        policy_version: about.policy_version,
+        attempts: 1,
+        started_at: about.now,
+        installed_at: None,
+        finished_at: (!begins).then_some(about.now),
+        managed_by: guards::managed_by(&host.tags, &about.trigger.actor),
+        page_key: None,
+        revision: 0,
+    })
+}

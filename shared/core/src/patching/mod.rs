@@ -1,0 +1,463 @@
+//! Patching: an instance whose packages have known holes, or that lacks approved
+//! patches, and the one command that installs them.
+//!
+//! The unit is the instance. A run is begun, its volumes are snapshotted, a
+//! command is sent, and its end is waited for; what is stored here is all that
+//! whoever looks next goes by. What Inspector found is closed by Inspector and
+//! nobody else.
+//!
+//! Deliberately not here: how calls are made (`backstop_aws::patching`), the
+//! texts (`message::patching`).
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::controls::{Control, Severity};
+use crate::entry::{self, Status, digest};
+use crate::exemption::Exemption;
+use crate::trigger::Actor;
+
+pub mod decide;
+mod facts;
+mod settings;
+
+pub use facts::{
+    Agent, Command, DOCUMENT, Host, MOST_FINDINGS, OS, Package, Patch, PatchFacts, PatchState,
+    Reach, Reports, Vulnerability,
+};
+pub use settings::{AutoScaling, Reboot, Settings};
+
+/// For how long Inspector has time to look again after an installation: it scans
+/// a changed package inventory within the day.
+pub const RESCAN: SignedDuration = SignedDuration::from_hours(24);
+
+/// The reason of a run that ended because its instance is gone.
+pub const GONE: &str = "the instance is gone";
+
+/// Most patches of an instance that an entry lists; the others are counted.
+pub const MOST_LISTED: usize = 100;
+
+/// Most findings of an instance that an entry lists, those that a patch mends
+/// first; the others are counted.
+pub const MOST_RECORDED: usize = 60;
+
+/// What is sent to an instance.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// Looks which patches are missing; changes nothing.
+    Scan,
+    /// Installs every approved patch that is missing.
+    Install,
+}
+
+impl Operation {
+    /// As the document's parameter wants it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scan => "Scan",
+            Self::Install => "Install",
+        }
+    }
+}
+
+/// What an instance waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wait {
+    /// To be running.
+    Running,
+    /// To be old enough.
+    Age,
+    /// A maintenance window.
+    Window,
+    /// A command that is under way.
+    Command,
+    /// The cool-down after the last installation.
+    CoolDown,
+}
+
+/// A command that was sent, and what became of it on this instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The command's id.
+    pub id: String,
+    /// When it was sent.
+    pub at: Timestamp,
+    /// What it came to on this instance, in Systems Manager's detailed words
+    /// (`Success`, `Failed`, `DeliveryTimedOut`, …); none: under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+/// A patching, as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patching {
+    /// The record format's version.
+    pub version: u32,
+    /// The record's id, a ULID.
+    pub id: String,
+    /// The control that found it.
+    pub control: Control,
+    /// How bad it is: the worst finding's.
+    pub severity: Severity,
+    /// ARN of the instance.
+    pub resource: String,
+    /// The instance's name, for people.
+    pub resource_name: String,
+    /// The account.
+    pub account: String,
+    /// The Region.
+    pub region: String,
+    /// The team that owns the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// Where it stands.
+    pub status: Status,
+    /// What is (or would be) sent.
+    pub operation: Operation,
+    /// Whether the instance may restart.
+    pub reboot: Reboot,
+    /// What Inspector reported, what a patch mends first, the worst first: at
+    /// most [`MOST_RECORDED`].
+    #[serde(default)]
+    pub findings: Vec<Vulnerability>,
+    /// How many findings there were.
+    #[serde(default)]
+    pub findings_total: u32,
+    /// The patches that an Install brings, as of the last scan: at most
+    /// [`MOST_LISTED`].
+    #[serde(default)]
+    pub missing: Vec<Patch>,
+    /// What the last operation before this one left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<PatchState>,
+    /// What this one left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<PatchState>,
+    /// Systems Manager's view of the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// Whether safety snapshots are taken first.
+    #[serde(default)]
+    pub snapshots_wanted: bool,
+    /// The safety snapshots that were taken.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// The mark of the command that it is sent with, in the command's comment:
+    /// stored before it is sent, so that a command whose answer was lost is
+    /// found again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// The command that was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Sent>,
+    /// What it waits for, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Wait>,
+    /// Why it is as it is, one sentence each.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// What the opt-out tag says.
+    #[serde(default)]
+    pub exemption: Exemption,
+    /// Who or what led to the look.
+    pub actor: Actor,
+    /// Version of the policy parameter that was decided by.
+    pub policy_version: i64,
+    /// How often it was begun: 1 unless it was cut off.
+    pub attempts: u32,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When the patches were installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// What manages the instance, where its tags show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
+    /// What a page of the sweep showed of it (`sweep::patching::page_key`); kept
+    /// beside the document.
+    #[serde(skip)]
+    pub page_key: Option<String>,
+    /// Rises with every write: of two at once only one counts.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+/// How a command ended on an instance, with what Systems Manager says of its
+/// patches since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In Systems Manager's detailed words.
+    pub status: String,
+    /// What the last patch operation left.
+    pub state: Option<PatchState>,
+}
+
+/// What an end came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// To an end: the status is set.
+    Concluded,
+    /// The command succeeded, and Systems Manager does not show yet what it
+    /// left.
+    NotShownYet,
+}
+
+impl Patching {
+    /// The instance's id.
+    #[must_use]
+    pub fn resource_id(&self) -> &str {
+        entry::id_of(&self.resource)
+    }
+
+    /// The team for messages: never empty.
+    #[must_use]
+    pub fn team_or_unowned(&self) -> &str {
+        entry::team_or_unowned(self.team.as_deref())
+    }
+
+    /// Whether a command is about to be sent, or under way.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.status == Status::InProgress
+    }
+
+    /// Whether it waits for Inspector to look again.
+    #[must_use]
+    pub fn awaits_rescan(&self) -> bool {
+        self.status == Status::AwaitingRescan
+    }
+
+    /// The findings that a patch of the operating system mends.
+    pub fn patchable(&self) -> impl Iterator<Item = &Vulnerability> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.is_patchable())
+    }
+
+    /// The findings that no patch of the operating system mends: for the owner.
+    pub fn only_told(&self) -> impl Iterator<Item = &Vulnerability> {
+        self.findings
+            .iter()
+            .filter(|finding| !finding.is_patchable())
+    }
+
+    /// The mark in the comment of the command that it is sent with.
+    #[must_use]
+    pub fn comment(batch: &str) -> String {
+        format!("Backstop {batch}")
+    }
+
+    /// Whether its end says anything about how the instance takes patches: that of
+    /// a command that never began there, or that somebody cancelled, does not.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        let ended = self.command.as_ref().and_then(|sent| sent.ended.as_deref());
+        ended.is_some_and(|status| !INCONCLUSIVE.contains(&status))
+    }
+
+    /// Takes the end of its command. Success is what Systems Manager's patch
+    /// state says since, and not that the command ran; what Inspector found is
+    /// for Inspector to close.
+    pub fn take_end(&mut self, ended: &Ended, now: Timestamp) -> Came {
+        let sent_at = self.command.as_ref().map(|sent| sent.at);
+        let known_at = self.before.as_ref().and_then(|before| before.ended_at);
+        // Systems Manager's and this clock differ by seconds; an operation takes
+        // longer. What was there before is not what this one left.
+        let slack = SignedDuration::from_secs(60);
+        let since = ended.state.as_ref().filter(|state| {
+            let is_new = state.ended_at != known_at;
+            match (state.ended_at, sent_at) {
+                (Some(at), Some(sent)) => is_new && sent.duration_since(at) <= slack,
+                _ => false,
+            }
+        });
+        if ended.status == "Success" {
+            let Some(state) = since else {
+                return Came::NotShownYet;
+            };
+            self.conclude_success(state.clone(), now);
+        } else {
+            self.status = Status::Failed;
+            self.reasons.push(failure(&ended.status));
+            self.after = since.cloned();
+        }
+        if let Some(sent) = &mut self.command {
+            sent.ended = Some(ended.status.clone());
+        }
+        if self.status != Status::AwaitingRescan {
+            self.finished_at = Some(now);
+        }
+        Came::Concluded
+    }
+
+    fn conclude_success(&mut self, state: PatchState, now: Timestamp) {
+        let (missing, failed, reboot) = (state.missing, state.failed, state.pending_reboot);
+        self.after = Some(state);
+        if self.operation == Operation::Scan {
+            self.status = Status::Remediated;
+            self.reasons
+                .push(format!("scanned: {missing} approved patches are missing"));
+            return;
+        }
+        self.installed_at = Some(now);
+        if failed > 0 || missing > 0 {
+            self.status = Status::Failed;
+            self.reasons.push(format!(
+                "the command succeeded, but {missing} approved patches are still missing and {failed} failed to install"
+            ));
+            return;
+        }
+        if reboot > 0 {
+            self.reasons.push(format!(
+                "{reboot} of the installed patches may take effect only when the instance restarts, which is left to its owner"
+            ));
+        }
+        let by_inspector = self.control == Control::VulnerablePackage;
+        self.status = if by_inspector && self.patchable().next().is_some() {
+            Status::AwaitingRescan
+        } else {
+            Status::Remediated
+        };
+    }
+
+    /// What became of what it waits for at Inspector: `left` are its findings
+    /// that are still active; `unclear`: one went without being closed. `true`:
+    /// it has ended.
+    pub fn rescanned(&mut self, left: &BTreeSet<&str>, unclear: bool, now: Timestamp) -> bool {
+        if !self.awaits_rescan() {
+            return false;
+        }
+        if left.is_empty() && unclear {
+            self.fail(
+                "a finding was suppressed before Inspector had closed it: whether the patches mended it, nobody has said".to_owned(),
+                now,
+            );
+            return true;
+        }
+        if left.is_empty() {
+            self.status = Status::Remediated;
+            self.reasons
+                .push("Inspector has closed every finding that a patch mends".to_owned());
+            self.finished_at = Some(now);
+            return true;
+        }
+        let since = self.installed_at.unwrap_or(self.started_at);
+        if now.duration_since(since) < RESCAN {
+            return false;
+        }
+        self.status = Status::Failed;
+        self.reasons.push(format!(
+            "{} of Inspector's findings are still active 24 hours after the installation",
+            left.len()
+        ));
+        self.finished_at = Some(now);
+        true
+    }
+
+    /// The instance is gone, and with it what Inspector was to look at. `true`: it
+    /// has ended.
+    pub fn gone(&mut self, now: Timestamp) -> bool {
+        if !self.awaits_rescan() {
+            return false;
+        }
+        self.status = Status::Remediated;
+        self.reasons.push(GONE.to_owned());
+        self.finished_at = Some(now);
+        true
+    }
+
+    /// Ends it without a command, or with one that was never taken.
+    pub fn fail(&mut self, why: String, now: Timestamp) {
+        self.status = Status::Failed;
+        self.reasons.push(why);
+        self.finished_at = Some(now);
+    }
+
+    /// What its message is known by; the same key is sent once. What fails
+    /// before a command was sent is tried again by every look: the same failure
+    /// is told once a day.
+    #[must_use]
+    pub fn message_key(&self) -> String {
+        if self.status == Status::Failed && self.command.is_none() {
+            let day = jiff::tz::Offset::UTC.to_datetime(self.started_at).date();
+            let mut parts = vec![
+                format!("patching {} {day}", self.resource),
+                format!("control {}", self.control),
+            ];
+            parts.extend(self.reasons.iter().cloned());
+            return digest(parts.iter().map(String::as_str));
+        }
+        digest([
+            format!("patching {}", self.id).as_str(),
+            &format!("status {}", self.status.name()),
+        ])
+    }
+
+    /// What was found and not changed: while it stays the same there is nothing
+    /// new to record or to tell. Of what patches mend the worst severity counts
+    /// and not each finding: new ones come every day, and all of them go with
+    /// the same command. What is only told counts by package,
+    /// and what is in code by finding.
+    #[must_use]
+    pub fn state_key(&self) -> String {
+        let mut parts: BTreeSet<String> = BTreeSet::new();
+        parts.insert(format!("found {} {}", self.control, self.resource));
+        parts.insert(format!("status {}", self.status.name()));
+        parts.insert(format!("exemption {:?}", self.exemption));
+        parts.insert(format!("operation {}", self.operation.name()));
+        parts.insert(format!("waits {:?}", self.waits));
+        parts.insert(format!("severity {}", self.severity));
+        if self.waits.is_none() {
+            parts.extend(self.reasons.iter().map(|why| format!("why {why}")));
+        }
+        for finding in self.only_told() {
+            let packages = finding.packages.iter();
+            parts.extend(packages.map(|package| format!("package {}", package.name)));
+            if finding.packages.is_empty() {
+                parts.insert(format!("code {}", finding.arn));
+            }
+        }
+        digest(parts.iter().map(String::as_str))
+    }
+}
+
+/// How a command ends that did not begin on an instance, or was not let end.
+const INCONCLUSIVE: &[&str] = &[
+    "DeliveryTimedOut",
+    "Undeliverable",
+    "Terminated",
+    "RateExceeded",
+    "AccessDenied",
+    "Cancelled",
+];
+
+/// What a command that did not succeed came to, in words.
+fn failure(status: &str) -> String {
+    let what = match status {
+        "DeliveryTimedOut" | "Delivery Timed Out" | "Undeliverable" => {
+            "the command did not begin on the instance in time: its agent was not online, or its turn had not come when the maintenance window closed"
+        }
+        "ExecutionTimedOut" | "Execution Timed Out" | "TimedOut" => {
+            "the command ran out of time on the instance: it may have installed a part"
+        }
+        "Cancelled" => "the command was cancelled: it may have installed a part",
+        "Terminated" | "RateExceeded" => {
+            "the command was not run here, because it failed on too many other instances"
+        }
+        "AccessDenied" => "the command was denied on the instance",
+        "InvalidPlatform" => "the document does not know the instance's operating system",
+        _ => "the command failed on the instance: it may have installed a part",
+    };
+    format!("{what} ({status})")
+}
