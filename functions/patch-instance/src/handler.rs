@@ -18,7 +18,9 @@ use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::findings::{self, TellError};
 use backstop_aws::invocation::{self, diagnostic};
-use backstop_aws::ledger::{Begun, Known, Ledger, LedgerError, Lock, Standing, patching_holder};
+use backstop_aws::ledger::{
+    self, Begun, Known, Ledger, LedgerError, Lock, Standing, patching_holder,
+};
 use backstop_aws::metrics;
 use backstop_aws::patching::{self, MOST_INSTANCES};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
@@ -32,7 +34,7 @@ use backstop_core::patching::{Agent, Host, Operation, PatchFacts, PatchState, Pa
 use backstop_core::plan::Mode;
 use backstop_core::sweep::patching::page_key;
 use backstop_core::trigger::{self, BrokenEvent, Hint, PatchingParsed, Queued, Says, Trigger};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info};
@@ -52,11 +54,6 @@ const MOST_WRITES: usize = 5;
 /// Time that has to be left for a run to begin: its snapshots, its command, and
 /// what is written down about them.
 const TO_BEGIN: Duration = Duration::from_secs(45);
-
-/// For how long a command may be at work: those that were sent since are looked
-/// at, however short the cool-down is. Longer than a run waits for its own, or
-/// one that hangs would be followed by a second.
-const LONGEST_COMMAND: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Everything that makes a look at an instance fail, so that its messages are
 /// delivered again.
@@ -141,6 +138,8 @@ struct World {
     states: BTreeMap<String, PatchState>,
     reports: BTreeMap<String, Reports>,
     standings: BTreeMap<Control, BTreeMap<String, Standing>>,
+    /// The entries of encryptions that are under way, by instance.
+    encryptions: BTreeMap<String, String>,
 }
 
 impl World {
@@ -150,6 +149,7 @@ impl World {
             agent: self.agents.get(id).cloned(),
             state: self.states.get(id).cloned(),
             findings: reports.active.values().cloned().collect(),
+            encrypting: self.encryptions.get(id).cloned(),
             ..PatchFacts::default()
         }
     }
@@ -339,13 +339,14 @@ impl Handler {
     /// Everything that is read for all instances at once.
     async fn gather(&self, ids: &[String], now: &Invocation) -> Result<World, Failure> {
         let (ec2, ssm, deadline) = (&self.clients.ec2, &self.clients.ssm, &now.deadline);
-        let (policy, hosts, agents, states, reports, standings) = tokio::join!(
+        let (policy, hosts, agents, states, reports, standings, encryptions) = tokio::join!(
             self.policy.get(deadline),
             patching::hosts(ec2, ids, deadline),
             patching::agents(ssm, ids, deadline),
             patching::states(ssm, ids, deadline),
             self.ledger.reports(ids),
             self.standings(ids),
+            self.encryptions(ids),
         );
         Ok(World {
             policy: policy?,
@@ -354,6 +355,7 @@ impl Handler {
             states: states?,
             reports: reports?,
             standings: standings?,
+            encryptions: encryptions?,
         })
     }
 
@@ -367,6 +369,25 @@ impl Handler {
             all.insert(*control, ids.iter().cloned().zip(of).collect());
         }
         Ok(all)
+    }
+
+    /// The encryptions of instances' volumes that are under way. Each of the two
+    /// takes its own lock before it looks at the other's, so that one of them
+    /// sees it.
+    async fn encryptions(&self, ids: &[String]) -> Result<BTreeMap<String, String>, LedgerError> {
+        let of = self
+            .ledger
+            .standings(Control::UnencryptedVolume, ids)
+            .await?;
+        let mut open = BTreeMap::new();
+        for (id, standing) in ids.iter().zip(of) {
+            let Some(lock) = standing.lock else { continue };
+            let run = self.ledger.encryption(&lock.entry).await?;
+            if run.is_some_and(|run| run.is_open()) {
+                open.insert(id.clone(), lock.entry);
+            }
+        }
+        Ok(open)
     }
 
     async fn look(
@@ -445,7 +466,8 @@ impl Handler {
             }
         }
         if let Some(run) = cut_off {
-            return self.go_on(run, world.lock(&id), &decision, policy).await;
+            let lock = world.lock(&id);
+            return self.go_on(run, lock, &decision, &reports, policy).await;
         }
         let about = About {
             id: &Ulid::generate().to_string(),
@@ -466,6 +488,8 @@ impl Handler {
         let mut counted = metrics::run(control.name());
         counted.findings = 1;
         run.page_key = Some(page_key(&facts, policy, mode, &guards, now));
+        // What is listed beyond the worst is what a record has room for.
+        while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);
         if run.status != Status::InProgress {
             let tripped = guards.get(&control).map(|of| of.control_tripped.is_some());
@@ -555,8 +579,7 @@ impl Handler {
         }
         let lists = decision.operation == Operation::Install && facts.state.is_some();
         let begins = decision.status == Status::InProgress;
-        let since = policy.patching.cool_down().max(LONGEST_COMMAND);
-        let since = Timestamp::now().saturating_sub(since);
+        let since = Timestamp::now().saturating_sub(policy.patching.looks_back());
         let since = since.unwrap_or(Timestamp::MIN);
         let (missing, commands) = tokio::join!(
             async {

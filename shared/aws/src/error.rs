@@ -29,6 +29,8 @@ const THROTTLES: &[&str] = &[
     "TooManyRequestsException",
     "ProvisionedThroughputExceededException",
     "ThrottledException",
+    // A volume that was snapshotted seconds ago.
+    "SnapshotCreationPerVolumeRateExceeded",
 ];
 
 /// Codes of KMS that mean a fault on AWS's side.

@@ -38,6 +38,9 @@ fn long() -> Deadline {
     Deadline::new(Duration::from_secs(60))
 }
 
+/// What others need of the time for snapshots.
+const SPARE: Duration = Duration::from_secs(20);
+
 /// A quarter of a second for calls.
 fn short() -> Deadline {
     Deadline::new(Duration::from_millis(500))
@@ -981,7 +984,7 @@ async fn all_volumes_of_an_instance_are_snapshotted_with_one_call_and_marked() {
         "DescribeSnapshots" => snapshots_xml("", None),
         _ => made_xml(&["snap-1", "snap-2"]),
     });
-    let found = safety_snapshots(&ec2(&wire, 1), &run(), &long())
+    let found = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &long())
         .await
         .unwrap();
     assert_eq!(found, ["snap-1", "snap-2"]);
@@ -1020,7 +1023,7 @@ async fn a_name_that_is_too_long_for_a_tag_is_cut() {
     });
     let mut run = run();
     run.resource_name = "ü".repeat(256);
-    safety_snapshots(&ec2(&wire, 1), &run, &long())
+    safety_snapshots(&ec2(&wire, 1), &run, SPARE, &long())
         .await
         .unwrap();
     let call = &calls_of(&wire, "CreateSnapshots")[0];
@@ -1039,7 +1042,7 @@ async fn snapshots_that_were_taken_before_the_run_was_cut_off_are_found_again() 
         ),
         Some(_) => snapshots_xml(&snapshot_xml("snap-2", "vol-2", "pending", "safety"), None),
     });
-    let found = safety_snapshots(&ec2(&wire, 1), &run(), &long())
+    let found = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &long())
         .await
         .unwrap();
     assert_eq!(found, ["snap-1", "snap-2"]);
@@ -1072,7 +1075,7 @@ async fn a_volume_whose_snapshot_came_to_nothing_is_snapshotted_again() {
             "DescribeSnapshots" => snapshots_xml(&there, None),
             _ => made_xml(&["snap-new"]),
         });
-        let found = safety_snapshots(&ec2(&wire, 1), &run(), &long())
+        let found = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &long())
             .await
             .unwrap();
         assert_eq!(found, expected);
@@ -1094,6 +1097,7 @@ async fn a_snapshot_whose_answer_was_lost_is_not_asked_for_twice() {
         let error = safety_snapshots(
             &ec2(&wire, 3),
             &run(),
+            Duration::ZERO,
             &Deadline::new(Duration::from_secs(3)),
         )
         .await
@@ -1107,7 +1111,7 @@ async fn a_snapshot_whose_answer_was_lost_is_not_asked_for_twice() {
     }
     // The same client does ask again for what is safe to repeat.
     let wire = Wire::new(move |_: &Call| fault());
-    let error = safety_snapshots(&ec2(&wire, 3), &run(), &long())
+    let error = safety_snapshots(&ec2(&wire, 3), &run(), SPARE, &long())
         .await
         .unwrap_err();
     assert_eq!(error.operation, "DescribeSnapshots");
@@ -1126,7 +1130,7 @@ async fn snapshots_that_were_refused_for_now_are_asked_for_again_while_there_is_
             _ if asked.fetch_add(1, Ordering::SeqCst) == 0 => Reply::ec2_error(400, code, "later"),
             _ => made_xml(&["snap-1"]),
         });
-        let found = safety_snapshots(&ec2(&wire, 1), &run(), &long())
+        let found = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &long())
             .await
             .unwrap();
         assert_eq!(found, ["snap-1"]);
@@ -1136,11 +1140,32 @@ async fn snapshots_that_were_refused_for_now_are_asked_for_again_while_there_is_
         "DescribeSnapshots" => snapshots_xml("", None),
         _ => Reply::ec2_error(503, "RequestLimitExceeded", "later"),
     });
-    let error = safety_snapshots(&ec2(&wire, 1), &run(), &short())
+    let error = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &short())
         .await
         .unwrap_err();
     assert_eq!(error.code, "RequestLimitExceeded");
     assert_eq!(calls_of(&wire, "CreateSnapshots").len(), 1);
+}
+
+#[tokio::test]
+async fn snapshots_that_are_refused_again_and_again_wait_no_time_away_that_others_need() {
+    // How often it is asked with fifty seconds left, by what others need of them.
+    for (spare, asked) in [(20, 5), (49, 1), (60, 1)] {
+        let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+            "DescribeSnapshots" => snapshots_xml("", None),
+            _ => Reply::ec2_error(503, "RequestLimitExceeded", "later"),
+        });
+        let spare = Duration::from_secs(spare);
+        let error = safety_snapshots(&ec2(&wire, 1), &run(), spare, &long())
+            .await
+            .unwrap_err();
+        assert!(error.is_throttled());
+        assert_eq!(
+            calls_of(&wire, "CreateSnapshots").len(),
+            asked,
+            "{spare:?} to spare"
+        );
+    }
 }
 
 #[tokio::test]
@@ -1149,7 +1174,7 @@ async fn without_snapshots_there_is_an_error() {
         "DescribeSnapshots" => snapshots_xml("", None),
         _ => made_xml(&[]),
     });
-    let error = safety_snapshots(&ec2(&wire, 1), &run(), &long())
+    let error = safety_snapshots(&ec2(&wire, 1), &run(), SPARE, &long())
         .await
         .unwrap_err();
     assert_eq!(
@@ -1161,7 +1186,7 @@ async fn without_snapshots_there_is_an_error() {
         "DescribeSnapshots" => snapshots_xml("", None),
         _ => Reply::ec2_error(403, "UnauthorizedOperation", "no"),
     });
-    let error = safety_snapshots(&ec2(&wire, 3), &run(), &long())
+    let error = safety_snapshots(&ec2(&wire, 3), &run(), SPARE, &long())
         .await
         .unwrap_err();
     assert_eq!(

@@ -45,11 +45,10 @@ fn run(control: Control) -> Patching {
 }
 
 fn sent(mut run: Patching) -> Patching {
-    run.command = Some(Sent {
-        id: "ef7fdfd8-9b57-4151-a15c-db9a12345678".into(),
-        at: "2026-11-24T11:00:00Z".parse().unwrap(),
-        ended: None,
-    });
+    run.command = Some(Sent::new(
+        "ef7fdfd8-9b57-4151-a15c-db9a12345678".into(),
+        "2026-11-24T11:00:00Z".parse().unwrap(),
+    ));
     run
 }
 
@@ -93,7 +92,7 @@ fn lasts(lease: &Value) -> i64 {
 // ------------------------------------------------------------------- the lock
 
 #[tokio::test]
-async fn the_controls_of_patching_share_the_lock_of_an_instance_and_nothing_else() {
+async fn the_controls_of_patching_share_the_lock_and_the_trip_of_an_instance_and_nothing_else() {
     for control in Control::PATCHING {
         let wire = Wire::new(|_: &Call| {
             Reply::ok(
@@ -127,7 +126,7 @@ async fn the_controls_of_patching_share_the_lock_of_an_instance_and_nothing_else
             [
                 LOCK.to_owned(),
                 own("known"),
-                own("trip"),
+                format!("trip#missing-patches#{INSTANCE}"),
                 own("fights"),
                 own("baseline"),
                 format!("trip#{control}")

@@ -1243,6 +1243,7 @@ fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() 
         stops(
             run,
             facts.host.as_ref(),
+            facts.encrypting.as_deref(),
             &under.parsed(),
             under.mode,
             under.now,
@@ -1407,11 +1408,10 @@ fn the_arn_is_of_the_partition() {
 fn sent(facts: &PatchFacts) -> Patching {
     let mut run = defaults().record(facts).unwrap();
     assert!(run.is_open());
-    run.command = Some(Sent {
-        id: "0f0e0d0c-1111-2222-3333-444455556666".into(),
-        at: now(),
-        ended: None,
-    });
+    run.command = Some(Sent::new(
+        "0f0e0d0c-1111-2222-3333-444455556666".into(),
+        now(),
+    ));
     run
 }
 
@@ -1502,13 +1502,18 @@ fn a_patch_state_from_before_the_command_proves_nothing() {
     ] {
         let mut run = sent(&with_missing());
         run.before = known.or(run.before);
-        let unchanged = run.clone();
+        let mut unchanged = run.clone();
         let ended = success(shown);
         assert_eq!(
             run.take_end(&ended, later()),
             Came::NotShownYet,
             "{ended:?}"
         );
+        // That it has ended is remembered, and when that was seen first.
+        unchanged.command.as_mut().unwrap().seen_ended = Some(later());
+        assert_eq!(run, unchanged);
+        let again = later() + SignedDuration::from_mins(5);
+        assert_eq!(run.take_end(&ended, again), Came::NotShownYet);
         assert_eq!(run, unchanged);
     }
     // The clocks differ by some seconds.
@@ -1848,6 +1853,7 @@ struct World {
     patches: Option<(&'static str, i64, u32, u32)>,
     holes: Vec<Hole>,
     orders: Vec<Order>,
+    encrypted_now: bool,
     member: bool,
     tag: Tag,
     /// Minutes since Monday, 00:00.
@@ -1928,6 +1934,9 @@ impl World {
                 command(order.operation, status, self.ago(order.minutes_ago))
             })
             .collect();
+        facts.encrypting = self
+            .encrypted_now
+            .then(|| "01M7SH8XYF6H0J2M4N8P7R3T1W".to_owned());
         facts
     }
 
@@ -1992,17 +2001,29 @@ impl World {
         self.modes[n].unwrap_or(self.stack_mode) == "enforce"
     }
 
-    /// A finding that asks for an installation in its own right.
+    /// The holes that a patch of the operating system is there for.
+    fn with_patch(&self) -> impl Iterator<Item = &Hole> {
+        self.holes.iter().filter(|hole| {
+            hole.manager == "OS" && hole.fixed && !hole.awaits && hole.severity >= self.severity
+        })
+    }
+
+    /// A finding that asks for an installation in its own right: one that was
+    /// tried in vain only where something is missing that was not.
     fn asks_by_finding(&self) -> bool {
+        let news = self.patches.is_some_and(|(_, _, missing, _)| missing > 0);
         self.enforces(0)
-            && self.holes.iter().any(|hole| {
-                hole.manager == "OS"
-                    && hole.fixed
-                    && !hole.awaits
-                    && !hole.unmended
-                    && hole.severity >= self.severity
-                    && (!hole.spared || self.fix_existing[0])
-            })
+            && self
+                .with_patch()
+                .any(|hole| (!hole.unmended || news) && (!hole.spared || self.fix_existing[0]))
+    }
+
+    /// One that was tried in vain asks for a scan, a week after the last one.
+    fn asks_for_another_scan(&self) -> bool {
+        let due = self
+            .patches
+            .is_some_and(|(_, minutes, ..)| minutes >= 7 * 24 * 60);
+        self.enforces(0) && due && self.with_patch().any(|hole| hole.unmended)
     }
 
     /// Missing patches that ask for one.
@@ -2051,6 +2072,7 @@ impl World {
             || self.state != "running"
             || self.ping != Some("Online")
             || self.age_minutes < self.min_age
+            || self.encrypted_now
             || self.orders.iter().any(|order| order.under_way)
     }
 
@@ -2178,7 +2200,7 @@ fn worlds() -> impl Strategy<Value = World> {
         0.8,
         (
             select(vec!["Scan", "Install"]),
-            0..4000_i64,
+            prop_oneof![4 => 0..4000_i64, 1 => 4000..14000_i64],
             0..2_u32,
             prop_oneof![5 => Just(0_u32), 1 => Just(1)],
         ),
@@ -2190,6 +2212,7 @@ fn worlds() -> impl Strategy<Value = World> {
         patches,
         proptest::collection::vec(holes(), 0..4),
         proptest::collection::vec(orders(), 0..3),
+        rarely(),
         rarely(),
         tags(),
         0..10080_i64,
@@ -2213,7 +2236,8 @@ fn worlds() -> impl Strategy<Value = World> {
         rarely(),
     );
     (there, modes, policy).prop_map(|(there, modes, policy)| {
-        let (state, age_minutes, ping, patches, holes, orders, member, tag, minute) = there;
+        let (state, age_minutes, ping, patches, holes, orders, encrypted_now, member, tag, minute) =
+            there;
         let (stack_mode, first, second, third) = modes;
         let (
             severity,
@@ -2234,6 +2258,7 @@ fn worlds() -> impl Strategy<Value = World> {
             patches,
             holes,
             orders,
+            encrypted_now,
             member,
             tag,
             minute,
@@ -2278,7 +2303,9 @@ proptest! {
                 (Operation::Install, 0) => prop_assert!(world.asks_by_finding() && !world.install_held()),
                 (Operation::Install, _) => prop_assert!(world.asks_by_state() && !world.install_held()),
                 (Operation::Scan, 1) => prop_assert!(world.asks_for_a_scan() && !world.scan_held()),
-                (Operation::Scan, _) => prop_assert!(false, "a finding asks for no scan"),
+                (Operation::Scan, _) => prop_assert!(
+                    world.asks_for_another_scan() && !world.asks_by_finding() && !world.scan_held()
+                ),
             }
         } else if !world.held() && world.tripped == [false, false] {
             let asks = world.asks_by_finding() || world.asks_by_state();

@@ -75,7 +75,7 @@ async fn facts(
         facts.state = patching::states(ssm, &ids, deadline).await?.remove(id);
         facts.missing = patching::missing(ssm, id, deadline).await?;
         let since = now
-            .checked_sub(basis.policy.patching.cool_down())
+            .checked_sub(basis.policy.patching.looks_back())
             .unwrap_or(now);
         facts.commands = patching::commands(ssm, id, since, deadline).await?;
     }

@@ -15,7 +15,7 @@ use backstop_aws::policy_store::Versioned;
 use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::patching::decide::{Decision, Verdict, stops};
-use backstop_core::patching::{Operation, Patching, Reboot, Sent};
+use backstop_core::patching::{Operation, Patching, Reboot, Reports, Sent};
 use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +28,10 @@ use super::{Failure, Handler, Invocation, Looked, Work};
 /// all that are ready.
 const TO_PREPARE: Duration = Duration::from_secs(20);
 
+/// How often a run is begun that AWS keeps from its command before that is told:
+/// who reads of it can find what is in the way.
+const MOST_ATTEMPTS: u32 = 5;
+
 /// How far this clock and Systems Manager's may be apart.
 const SLACK: SignedDuration = SignedDuration::from_secs(60);
 
@@ -38,6 +42,9 @@ pub(super) enum Carried {
     Again,
 }
 
+/// Runs that have begun, with what led to them.
+type Group = Vec<(Work, Patching)>;
+
 /// What one instance's run came to.
 type Answer = (Work, Result<Carried, Failure>);
 
@@ -45,12 +52,12 @@ impl Handler {
     /// Prepares runs that have begun and sends their command.
     pub(super) async fn carry_out(
         &self,
-        begun: Vec<(Work, Patching)>,
+        begun: Group,
         policy: &Versioned,
         invocation: &Invocation,
     ) -> Vec<Answer> {
         let mut answers = Vec::new();
-        let mut ready: Vec<(Work, Patching)> = Vec::new();
+        let mut ready: Group = Vec::new();
         let mark = Ulid::generate().to_string();
         for (work, mut run) in begun {
             match self.prepare(&mut run, &mark, invocation).await {
@@ -63,7 +70,7 @@ impl Handler {
         // under another policy.
         while let Some((_, first)) = ready.first() {
             let (operation, reboot) = (first.operation, first.reboot);
-            let group: Vec<(Work, Patching)> = ready
+            let group: Group = ready
                 .extract_if(.., |(_, run)| {
                     run.operation == operation && run.reboot == reboot
                 })
@@ -97,8 +104,9 @@ impl Handler {
         }
         if run.snapshots_wanted && run.snapshots.is_empty() {
             let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
-            match patching::safety_snapshots(ec2, run, deadline).await {
+            match patching::safety_snapshots(ec2, run, TO_PREPARE, deadline).await {
                 Ok(snapshots) => run.snapshots = snapshots,
+                Err(error) if is_left_open(run, &error) => return Err(error.into()),
                 Err(error) => {
                     let why = format!(
                         "no safety snapshots could be taken, so nothing was installed: {error}"
@@ -114,11 +122,13 @@ impl Handler {
         Ok(None)
     }
 
-    /// Sends one command for a group, or one for each where somebody is denied
-    /// or not known: IAM and Systems Manager refuse a command as a whole.
+    /// Sends one command for a group. IAM and Systems Manager refuse a command as
+    /// a whole because of one instance: what is refused is sent again in parts,
+    /// down to one by one. Parts and not each by itself at once: what is sent in
+    /// one command keeps the policy's pace.
     async fn send(
         &self,
-        group: Vec<(Work, Patching)>,
+        group: Group,
         operation: Operation,
         mark: &str,
         policy: &Versioned,
@@ -145,37 +155,37 @@ impl Handler {
             settings: &policy.policy.patching,
             log_group: &self.settings.command_log_group,
         };
-        let ids: Vec<String> = group
-            .iter()
-            .map(|(_, run)| run.resource_id().to_owned())
-            .collect();
-        let sent = self.send_to(&ids, &batch, invocation).await;
-        if let Err(error) = &sent
-            && is_refused(error)
-            && ids.len() > 1
-        {
-            warn!(%error, instances = ids.len(), "the command was refused as a whole: one by one");
-            for (work, run) in group {
-                let id = [run.resource_id().to_owned()];
-                let sent = self.send_to(&id, &batch, invocation).await;
-                answers.push(self.sent(work, run, sent).await);
+        let mut groups = vec![group];
+        while let Some(group) = groups.pop() {
+            let ids: Vec<String> = group
+                .iter()
+                .map(|(_, run)| run.resource_id().to_owned())
+                .collect();
+            let sent = self.send_to(&ids, &batch, invocation).await;
+            match &sent {
+                Err(error) if is_refused(error) && ids.len() > 1 => {
+                    warn!(%error, instances = ids.len(), "the command was refused as a whole: in parts");
+                    let (one, other) = parted(group, error);
+                    groups.extend([other, one]);
+                }
+                _ => {
+                    for (work, run) in group {
+                        answers.push(self.sent(work, run, sent.clone()).await);
+                    }
+                }
             }
-            return answers;
-        }
-        for (work, run) in group {
-            answers.push(self.sent(work, run, sent.clone()).await);
         }
         answers
     }
 
     /// Looks once more at what may keep the command from being sent: tags, mode,
-    /// kill switch, window. Those that are still to have it, and what the others
+    /// kill switch, window, an encryption. Those that are still to have it, and what the others
     /// came to. A read that fails sends nothing: the runs are taken up again.
     async fn still_wanted(
         &self,
-        group: Vec<(Work, Patching)>,
+        group: Group,
         invocation: &Invocation,
-    ) -> Result<(Vec<(Work, Patching)>, Vec<Answer>), (Vec<(Work, Patching)>, Failure)> {
+    ) -> Result<(Group, Vec<Answer>), (Group, Failure)> {
         let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
         let ids: Vec<String> = group
             .iter()
@@ -189,12 +199,18 @@ impl Handler {
             Ok(hosts) => hosts,
             Err(error) => return Err((group, error.into())),
         };
+        let encryptions = match self.encryptions(&ids).await {
+            Ok(encryptions) => encryptions,
+            Err(error) => return Err((group, error.into())),
+        };
         let (mut wanted, mut answers) = (Vec::new(), Vec::new());
         for (work, mut run) in group {
             let now = Timestamp::now();
             let host = hosts.get(run.resource_id());
             let mode = self.settings.remediation.mode;
-            let Some((status, why)) = stops(&run, host, &policy.policy, mode, now) else {
+            let encryption = encryptions.get(run.resource_id()).map(String::as_str);
+            let stopped = stops(&run, host, encryption, &policy.policy, mode, now);
+            let Some((status, why)) = stopped else {
                 wanted.push((work, run));
                 continue;
             };
@@ -233,11 +249,7 @@ impl Handler {
     async fn sent(&self, work: Work, mut run: Patching, sent: Result<String, AwsError>) -> Answer {
         let answer = match sent {
             Ok(id) => {
-                run.command = Some(Sent {
-                    id,
-                    at: Timestamp::now(),
-                    ended: None,
-                });
+                run.command = Some(Sent::new(id, Timestamp::now()));
                 self.store(&mut run).await.map(|()| Carried::Done("begun"))
             }
             // Whoever looks next finds it by its mark, or sends it again.
@@ -245,6 +257,8 @@ impl Handler {
                 entry: run.id.clone(),
                 error,
             }),
+            // With the snapshots that it has, and not with new ones.
+            Err(error) if is_left_open(&run, &error) => Err(error.into()),
             Err(error) => {
                 let why = format!("the command was not sent: {error}");
                 self.give_up(&mut run, why, &error).await
@@ -308,11 +322,8 @@ impl Handler {
             return Ok(false);
         };
         warn!(entry = %run.id, resource = %run.resource, command = %command.id, "its command had been sent");
-        run.command = Some(Sent {
-            at: command.requested_at.unwrap_or_else(Timestamp::now),
-            id: command.id,
-            ended: None,
-        });
+        let at = command.requested_at.unwrap_or_else(Timestamp::now);
+        run.command = Some(Sent::new(command.id, at));
         run.revision += 1;
         let holder = patching_holder(run);
         self.ledger.go_on(run, &holder, Some(lock), 0, 0).await?;
@@ -326,6 +337,7 @@ impl Handler {
         mut run: Patching,
         lock: Option<&Lock>,
         decision: &Decision,
+        reports: &Reports,
         policy: &Policy,
     ) -> Result<Looked, Failure> {
         run.attempts += 1;
@@ -345,6 +357,10 @@ impl Handler {
         let is_off = mode.unwrap_or(self.settings.remediation.mode) == Mode::Off;
         let why = match &decision.verdict {
             Verdict::Compliant if is_off => Some("the mode is `off`".to_owned()),
+            // Suppressed, or less bad than the policy asks about, is not mended.
+            Verdict::Compliant if run.findings.iter().any(|f| !reports.has_closed(&f.arn)) => {
+                Some("what was found is told no more, and nobody has closed it".to_owned())
+            }
             Verdict::Compliant => None,
             Verdict::NotApplicable(why) => Some(why.clone()),
             Verdict::Settling => Some("it was started a moment ago".to_owned()),
@@ -369,4 +385,24 @@ impl Handler {
 /// Whether a command was refused because of one of its instances.
 fn is_refused(error: &AwsError) -> bool {
     error.code.starts_with("AccessDenied") || error.code.starts_with("InvalidInstance")
+}
+
+/// Whether a run stays as it has begun and is taken up again when its lease
+/// lapses: AWS refused for now, or nobody knows what has happened.
+fn is_left_open(run: &Patching, error: &AwsError) -> bool {
+    error.retryable && run.attempts < MOST_ATTEMPTS
+}
+
+/// A refused group in two parts, neither of them empty: those that the refusal
+/// names and the others, or else halves.
+fn parted(group: Group, error: &AwsError) -> (Group, Group) {
+    let all = group.len();
+    let is_named = |run: &Patching| error.message.contains(run.resource_id());
+    let (mut named, mut others): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|(_, run)| is_named(run));
+    if named.is_empty() || others.is_empty() {
+        named.append(&mut others);
+        others = named.split_off(all / 2);
+    }
+    (named, others)
 }

@@ -41,7 +41,7 @@ impl Handler {
         let id = run.resource_id().to_owned();
         let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
         let now = Timestamp::now();
-        let waited = now.duration_since(sent.at);
+        let mut waited = now.duration_since(sent.at);
         let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
             Of::UnderWay if waited < LONGEST => return Ok(Looked::Done("under way")),
             Of::UnderWay => {
@@ -67,6 +67,14 @@ impl Handler {
             .remove(&id);
         let ended = Ended { status, state };
         if run.take_end(&ended, now) == Came::NotShownYet {
+            match sent.seen_ended {
+                Some(since) => waited = now.duration_since(since),
+                // From here on it is waited for.
+                None => {
+                    waited = SignedDuration::ZERO;
+                    self.store(run).await?;
+                }
+            }
             if waited < PATIENCE {
                 return Ok(Looked::Done("ended, and not shown yet"));
             }
@@ -110,7 +118,9 @@ impl Handler {
         }
         // What was reported later was not there to be mended.
         let until = run.after.as_ref().and_then(|state| state.ended_at);
-        let mended: BTreeSet<&str> = run.findings.iter().map(|f| f.arn.as_str()).collect();
+        let mended: BTreeSet<&str> = run.patchable().map(|f| f.arn.as_str()).collect();
+        // What was tried in vain before is tried by what was missing since.
+        let brings = run.before.as_ref().is_some_and(|state| state.missing > 0);
         // Once it has tripped, whoever re-arms it has it tried as often again.
         let trips = Cell::new(false);
         self.change_reports(id, reports, |reports| {
@@ -123,16 +133,19 @@ impl Handler {
             let patchable: Vec<String> = reports
                 .active
                 .values()
-                .filter(|finding| finding.is_patchable() && finding.installed_by.is_none())
+                .filter(|finding| finding.installed_by.is_none())
                 .filter(|finding| {
-                    mended.contains(finding.arn.as_str()) || finding.reported_at <= until
+                    let tried = finding.is_patchable() || (brings && finding.has_patch());
+                    mended.contains(finding.arn.as_str()) || (tried && finding.reported_at <= until)
                 })
                 .map(|finding| finding.arn.clone())
                 .collect();
             reports.installed(&run.id, patchable.iter().map(String::as_str));
             reports.awaiting.insert(run.id.clone());
-            // Suppressed while its command was under way: nobody will close it.
-            if run.patchable().any(|f| reports.suppressed.contains(&f.arn)) {
+            // Suppressed or dropped while its command was under way: nobody will
+            // close it.
+            let is_lost = |arn: &str| !reports.active.contains_key(arn) && !reports.has_closed(arn);
+            if mended.iter().any(|arn| is_lost(arn)) {
                 reports.unclear.insert(run.id.clone());
             }
         })

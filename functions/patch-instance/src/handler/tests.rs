@@ -248,6 +248,18 @@ impl World {
         )
     }
 
+    /// A refusal that names the instance which is denied.
+    fn denial(&self, call: &Call) -> Option<Reply> {
+        let asked = texts(&call.json["InstanceIds"]);
+        let denied = asked.iter().find(|id| self.denied.contains(*id))?;
+        Some(Reply::json_error(
+            "AccessDeniedException",
+            &format!(
+                "not authorized to perform: ssm:SendCommand on resource: arn:aws:ec2:eu-central-1:111122223333:instance/{denied} with an explicit deny"
+            ),
+        ))
+    }
+
     fn send_command(&mut self, call: &Call) -> Reply {
         let instances = texts(&call.json["InstanceIds"]);
         assert!((1..=50).contains(&instances.len()), "SendCommand's quota");
@@ -669,6 +681,51 @@ async fn many_findings_of_one_instance_become_one_run_and_one_command() {
 }
 
 #[tokio::test]
+async fn more_than_a_record_holds_is_left_out_of_it_and_counted_and_the_patches_are_installed() {
+    let world = World::of([(1, lacking(100))]);
+    let long = "é".repeat(290);
+    let wire = wire_with(&world, {
+        let long = long.clone();
+        move |_, call| {
+            (call.operation == "DescribeInstancePatches").then(|| {
+                let patch = json!({
+                    "Title": long.repeat(6), "KBId": "kb", "Classification": "Security",
+                    "Severity": "Important", "State": "Missing", "InstalledTime": 0,
+                });
+                Reply::ok(json!({ "Patches": vec![patch; 100] }).to_string())
+            })
+        }
+    });
+    let found = (0..60).map(|of| {
+        let mut event = active(1, of);
+        let detail = &mut event["detail"];
+        detail["title"] = long.clone().into();
+        let package = json!({
+            "name": long, "version": long, "fixedInVersion": long, "packageManager": "OS",
+            "remediation": long,
+        });
+        detail["packageVulnerabilityDetails"]["vulnerablePackages"] = vec![package; 8].into();
+        event
+    });
+    let answer = run(&wire, batch(found)).await.unwrap();
+    assert_eq!(failed(&answer), Vec::<&str>::new());
+    let world = world.lock().unwrap();
+    let [run] = &world.records()[..] else {
+        panic!("one run")
+    };
+    assert_eq!((run.findings_total, world.commands.len()), (60, 1));
+    assert!(
+        (1..60).contains(&run.findings.len()),
+        "{}",
+        run.findings.len()
+    );
+    assert!(!run.missing.is_empty());
+    let item = &world.items[&format!("entry#{}", run.id)];
+    let size = item["document"]["S"].as_str().unwrap().len();
+    assert!(size < 400 * 1024, "DynamoDB's limit: {size}");
+}
+
+#[tokio::test]
 async fn sixty_instances_become_two_commands() {
     let world = World::of((0..60).map(|n| (n, lacking(3))));
     world.lock().unwrap().policy = r#"{"version":1,"controls":{"missing-patches":{"mode":"enforce","budget":{"changes_per_hour":100}}}}"#.into();
@@ -964,17 +1021,8 @@ async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_fo
     let cut_off = wire_with(&world, |_, call| {
         (call.operation == "DescribeSnapshots").then_some(Reply::Broken)
     });
-    run(&cut_off, compliance(1)).await.unwrap();
-    world.lock().unwrap().rewrite(|run| {
-        run["status"] = "in-progress".into();
-        run.as_object_mut().unwrap().remove("finished_at");
-    });
-    let entry = world.lock().unwrap().records()[0].id.clone();
-    let lock = json!({
-        "pk": { "S": format!("lock#missing-patches#{}", id(1)) }, "sk": { "S": "lock" },
-        "entry": { "S": entry }, "holder": { "S": format!("run {entry}") }, "lease_until": { "N": "1" },
-    });
-    world.lock().unwrap().items.insert(pk(&lock), lock);
+    run(&cut_off, compliance(1)).await.unwrap_err();
+    world.lock().unwrap().lapse();
     let late = wire(&world);
     let error = run_within(&late, batch([compliance(1)]), 25)
         .await
@@ -991,34 +1039,59 @@ async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_fo
 // --- what is refused, lost, cut off
 
 #[tokio::test]
-async fn a_denied_command_goes_one_by_one_and_only_the_denied_instance_fails() {
-    let world = World::of((1..=3).map(|n| (n, lacking(1))));
-    world.lock().unwrap().denied.insert(id(2));
+async fn a_denied_command_goes_in_parts_down_to_the_denied_instance_and_only_that_fails() {
+    // Where the refusal names the instance it goes by itself, and the others
+    // stay one command; where it does not, halves do.
+    for (is_named, commands) in [(true, 1), (false, 3)] {
+        let world = World::of((1..=8).map(|n| (n, lacking(1))));
+        world.lock().unwrap().denied.insert(id(2));
+        let wire = wire_with(&world, move |world, call| {
+            (call.operation == "SendCommand" && is_named)
+                .then(|| world.denial(call))
+                .flatten()
+        });
+        let answer = run(&wire, batch((1..=8).map(compliance))).await.unwrap();
+        assert_eq!(failed(&answer), Vec::<&str>::new());
+        let world = world.lock().unwrap();
+        assert_eq!(world.commands.len(), commands, "named: {is_named}");
+        let mut sent: Vec<&String> = world.commands.iter().flat_map(|c| &c.instances).collect();
+        sent.sort();
+        let expected: Vec<String> = (1..=8).filter(|n| *n != 2).map(id).collect();
+        assert_eq!(sent, expected.iter().collect::<Vec<_>>(), "each once");
+        assert_eq!(world.told_of(1), ["in-progress"]);
+        assert_eq!(world.told_of(2), ["in-progress", "failed"]);
+        let failed = world
+            .records()
+            .into_iter()
+            .find(|run| run.status == Status::Failed)
+            .unwrap();
+        assert!(
+            failed.reasons[0].contains("AccessDeniedException"),
+            "{:?}",
+            failed.reasons
+        );
+        assert_eq!(world.locks(), 7, "what failed holds nothing");
+        assert!(
+            world
+                .items
+                .contains_key(&format!("trip#missing-patches#{}", id(2)))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_denied_for_everybody_is_sent_to_nobody_and_each_is_told() {
+    let world = World::of((1..=5).map(|n| (n, lacking(1))));
+    world.lock().unwrap().denied = (1..=5).map(id).collect();
     let wire = wire(&world);
-    let answer = run(&wire, batch((1..=3).map(compliance))).await.unwrap();
-    assert_eq!(failed(&answer), Vec::<&str>::new());
-    assert_eq!(count(&wire, "SendCommand"), 4);
+    run(&wire, batch((1..=5).map(compliance))).await.unwrap();
+    // One for all, and two for each time that it was parted.
+    assert_eq!(count(&wire, "SendCommand"), 1 + 2 * 4);
     let world = world.lock().unwrap();
-    let sent: Vec<&Vec<String>> = world.commands.iter().map(|c| &c.instances).collect();
-    assert_eq!(sent, [&vec![id(1)], &vec![id(3)]]);
-    assert_eq!(world.told_of(1), ["in-progress"]);
-    assert_eq!(world.told_of(2), ["in-progress", "failed"]);
-    let failed = world
-        .records()
-        .into_iter()
-        .find(|run| run.status == Status::Failed)
-        .unwrap();
-    assert!(
-        failed.reasons[0].contains("AccessDeniedException"),
-        "{:?}",
-        failed.reasons
-    );
-    assert_eq!(world.locks(), 2, "what failed holds nothing");
-    assert!(
-        world
-            .items
-            .contains_key(&format!("trip#missing-patches#{}", id(2)))
-    );
+    assert_eq!((world.commands.len(), world.locks()), (0, 0));
+    for n in 1..=5 {
+        assert_eq!(world.told_of(n), ["in-progress", "failed"]);
+    }
 }
 
 #[tokio::test]
@@ -1036,6 +1109,92 @@ async fn a_throttled_command_fails_no_instance_for_good() {
     let world = world.lock().unwrap();
     assert_eq!(world.commands.len(), 1);
     assert_eq!(world.told_of(1), ["in-progress"]);
+}
+
+#[tokio::test]
+async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_told_in_the_end() {
+    let goes_on = async |operation: &'static str, code: &'static str| {
+        let throttling = |world: &Arc<Mutex<World>>| {
+            wire_with(world, move |_, call| {
+                (call.operation == operation).then(|| match operation {
+                    "SendCommand" => Reply::json_error(code, "slower"),
+                    _ => Reply::ec2_error(503, code, "slower"),
+                })
+            })
+        };
+        // It passes.
+        let world = World::of([(1, lacking(1))]);
+        run(&throttling(&world), batch([compliance(1)]))
+            .await
+            .unwrap_err();
+        assert_eq!(world.lock().unwrap().locks(), 1, "{operation}: goes on");
+        world.lock().unwrap().lapse();
+        run(&wire(&world), batch([compliance(1)])).await.unwrap();
+        {
+            let world = world.lock().unwrap();
+            let made = (
+                world.records().len(),
+                world.snapshots.len(),
+                world.commands.len(),
+            );
+            assert_eq!(made, (1, 1, 1), "{operation}");
+            assert_eq!(world.told_of(1), ["in-progress"], "{operation}");
+        }
+        // It does not: a person has to know.
+        let world = World::of([(1, lacking(1))]);
+        run(&throttling(&world), batch([compliance(1)]))
+            .await
+            .unwrap_err();
+        for (attempts, failed) in [(3, false), (4, true)] {
+            world.lock().unwrap().rewrite(|run| {
+                run["attempts"] = attempts.into();
+            });
+            world.lock().unwrap().lapse();
+            let answer = run(&throttling(&world), batch([compliance(1)])).await;
+            assert_eq!(answer.is_ok(), failed, "{operation}, {attempts}");
+            let world = world.lock().unwrap();
+            assert_eq!(world.told_of(1).contains(&"failed"), failed);
+        }
+        let world = world.lock().unwrap();
+        let [run] = &world.records()[..] else {
+            panic!("one run")
+        };
+        assert!(run.reasons[0].contains(code), "{:?}", run.reasons);
+        assert_eq!(
+            world.snapshots.len(),
+            usize::from(operation == "SendCommand")
+        );
+        assert_eq!((world.commands.len(), world.locks()), (0, 0));
+        let trips = world.items.keys().filter(|pk| pk.starts_with("trip#"));
+        assert_eq!(trips.count(), 0, "it is no fault of the instance");
+    };
+    tokio::join!(
+        goes_on("SendCommand", "ThrottlingException"),
+        goes_on("CreateSnapshots", "RequestLimitExceeded"),
+        goes_on("CreateSnapshots", "InternalError"),
+    );
+}
+
+#[tokio::test]
+async fn snapshots_of_one_instance_that_are_throttled_keep_no_other_from_its_command() {
+    let world = World::of((1..=3).map(|n| (n, lacking(1))));
+    let wire = wire_with(&world, |_, call| {
+        let of = call.parameter("InstanceSpecification.InstanceId");
+        (call.operation == "CreateSnapshots" && of == Some(id(1).as_str()))
+            .then(|| Reply::ec2_error(503, "RequestLimitExceeded", "slower"))
+    });
+    // Enough for the last of them to begin, not for many pauses.
+    let answer = run_within(&wire, batch((1..=3).map(compliance)), 57)
+        .await
+        .unwrap();
+    assert_eq!(failed(&answer), ["m0"]);
+    let world = world.lock().unwrap();
+    let [command] = &world.commands[..] else {
+        panic!("one command")
+    };
+    assert_eq!(command.instances, [id(2), id(3)]);
+    let open = world.records().into_iter().filter(Patching::is_open);
+    assert_eq!(open.count(), 3, "the first goes on later");
 }
 
 #[tokio::test]
@@ -1078,7 +1237,6 @@ async fn a_command_whose_answer_is_lost_is_found_by_its_mark_and_not_sent_twice(
 async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_trips() {
     for (code, status, trips) in [
         ("UnauthorizedOperation", 403, true),
-        ("InternalError", 500, false),
         // A backup is at work on its volumes, or it changes its state.
         ("ConcurrentSnapshotLimitExceeded", 400, false),
         ("IncorrectState", 400, false),
@@ -1317,26 +1475,19 @@ async fn whichever_change_is_lost_one_command_is_sent_and_its_end_is_told_once()
                 panic!("change {lost}, took effect: {took_effect}: never done");
             };
             deliver(active(1, 1)).await;
-            // Whose first try failed for want of snapshots is met by the sweep.
-            if world.lock().unwrap().commands.is_empty() {
-                deliver(compliance(1)).await;
-            }
             let context = format!("change {lost}, took effect: {took_effect}");
             assert_eq!(world.lock().unwrap().commands.len(), 1, "{context}");
             world.lock().unwrap().end("Success", 0);
             deliver(ended(1)).await;
             deliver(finding(1, 1, "CLOSED", "HIGH", Timestamp::now())).await;
             let world = world.lock().unwrap();
-            let told = world.told_of(1);
-            let told: Vec<&str> = told
-                .into_iter()
-                .filter(|status| *status != "failed")
-                .collect();
             assert_eq!(
-                told,
+                world.told_of(1),
                 ["in-progress", "awaiting-rescan", "remediated"],
                 "{context}"
             );
+            let sets: BTreeSet<&String> = world.snapshots.iter().map(|(of, _)| of).collect();
+            assert_eq!((sets.len(), world.snapshots.len()), (1, 1), "{context}");
             assert_eq!((world.commands.len(), world.locks()), (1, 0), "{context}");
             let open = world.records().into_iter().filter(Patching::is_open);
             assert_eq!(open.count(), 0, "{context}");
@@ -1553,6 +1704,61 @@ async fn a_window_that_closes_just_before_the_command_keeps_no_scan_from_being_s
     assert_eq!(world.lock().unwrap().commands[0].operation, "Scan");
 }
 
+/// An encryption of an instance's volumes, with its lock.
+fn encrypt(world: &mut World, number: usize, status: &str) {
+    const ENTRY: &str = "01M7SH8XYF6H0J2M4N8P7R3T1W";
+    let document = json!({
+        "kind": "encryption", "version": 1, "id": ENTRY, "control": "unencrypted-volume",
+        "severity": "high", "status": status, "way": "swap", "volumes": [],
+        "resource": format!("arn:aws:ec2:eu-central-1:111122223333:instance/{}", id(number)),
+        "resource_name": "web", "account": "111122223333", "region": "eu-central-1",
+        "actor": {}, "policy_version": 3, "attempts": 1, "started_at": ago(5).to_string(),
+    });
+    let items = [
+        json!({
+            "pk": { "S": format!("entry#{ENTRY}") }, "sk": { "S": "entry" },
+            "document": { "S": document.to_string() }, "told": { "BOOL": false },
+        }),
+        json!({
+            "pk": { "S": format!("lock#unencrypted-volume#{}", id(number)) }, "sk": { "S": "lock" },
+            "entry": { "S": ENTRY }, "holder": { "S": "run" }, "lease_until": { "N": "1" },
+        }),
+    ];
+    world.items.extend(items.map(|item| (pk(&item), item)));
+}
+
+#[tokio::test]
+async fn an_instance_whose_volumes_are_being_encrypted_is_patched_afterwards() {
+    // Before anything is decided; a lock that lapsed is of one that goes on.
+    let world = World::of((1..=2).map(|n| (n, lacking(1))));
+    encrypt(&mut world.lock().unwrap(), 1, "in-progress");
+    run(&wire(&world), batch((1..=2).map(compliance)))
+        .await
+        .unwrap();
+    {
+        let world = world.lock().unwrap();
+        assert_eq!(world.told_of(1), ["pending"]);
+        assert_eq!(world.commands[0].instances, [id(2)]);
+        let waits = world.records();
+        let waits = waits.iter().find(|run| run.resource_id() == id(1)).unwrap();
+        assert!(waits.reasons[0].contains("being encrypted"), "{waits:?}");
+    }
+    encrypt(&mut world.lock().unwrap(), 1, "remediated");
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    assert_eq!(world.lock().unwrap().told_of(1), ["pending", "in-progress"]);
+
+    // And just before the command: both may begin at once.
+    let world = World::of((1..=2).map(|n| (n, lacking(1))));
+    let late = changing_before_the_command(&world, 2, |world| encrypt(world, 1, "in-progress"));
+    run(&late, batch((1..=2).map(compliance))).await.unwrap();
+    let world = world.lock().unwrap();
+    assert_eq!(world.told_of(1), ["in-progress", "rolled-back", "pending"]);
+    let [command] = &world.commands[..] else {
+        panic!("one command")
+    };
+    assert_eq!(command.instances, [id(2)]);
+}
+
 #[tokio::test]
 async fn when_the_last_look_fails_nothing_is_sent_and_one_command_is_sent_later() {
     for (case, named) in [("instances", "DescribeInstances"), ("policy", "nonsense")] {
@@ -1705,6 +1911,49 @@ async fn a_success_is_believed_once_systems_manager_shows_what_it_left() {
 }
 
 #[tokio::test]
+async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
+    let scan = |world: &Arc<Mutex<World>>, at: Timestamp, missing: u32| {
+        let mut world = world.lock().unwrap();
+        let of = world.machines.get_mut(&id(1)).unwrap();
+        of.patches = Some(("Scan", at, missing, 0));
+    };
+    let world = under_way(compliance(1), lacking(2)).await;
+    world.lock().unwrap().end("Success", 0);
+    // What it saw was missing while the installation was at work.
+    scan(&world, Timestamp::now(), 2);
+    let answer = run(&wire(&world), ended(1)).await.unwrap();
+    assert_eq!(answer["verdict"], "ended, and not shown yet");
+    // It is waited for from when the end was seen, not from when it was sent.
+    world.lock().unwrap().rewrite(|run| {
+        run["command"]["at"] = ago(7 * 60).to_string().into();
+    });
+    for (minutes, told) in [(5 * 60, "in-progress"), (7 * 60, "failed")] {
+        let before = world.lock().unwrap().items.clone();
+        world.lock().unwrap().rewrite(|run| {
+            run["command"]["seen_ended"] = ago(minutes).to_string().into();
+        });
+        scan(&world, ago(minutes + 1), 2);
+        run(&wire(&world), ended(1)).await.unwrap();
+        let so_far = world.lock().unwrap().told_of(1).join(" ");
+        match told {
+            "failed" => assert_eq!(so_far, "in-progress failed pending"),
+            _ => assert_eq!(so_far, told),
+        }
+        if told == "in-progress" {
+            // A scan after the end counts, whoever asked for it.
+            let waiting = world.lock().unwrap().items.clone();
+            let told_so_far = world.lock().unwrap().told.clone();
+            scan(&world, Timestamp::now(), 0);
+            run(&wire(&world), ended(1)).await.unwrap();
+            let mut world = world.lock().unwrap();
+            assert_eq!(world.told_of(1).last(), Some(&"remediated"));
+            assert_ne!(waiting, before, "it was read again");
+            (world.items, world.told) = (waiting, told_so_far);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_command_that_nobody_knows_any_more_is_waited_for_and_then_told() {
     let world = under_way(compliance(1), lacking(2)).await;
     let wire_that_forgot = wire_with(&world, |_, call| {
@@ -1825,7 +2074,7 @@ async fn installed(
 }
 
 fn tripped(world: &Arc<Mutex<World>>, control: Control) -> bool {
-    let key = format!("trip#{}#{}", control.name(), id(1));
+    let key = format!("trip#{}#{}", control.lock_name(), id(1));
     world.lock().unwrap().items.contains_key(&key)
 }
 
@@ -1866,14 +2115,22 @@ async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_res
         assert!(tripped(&world, control), "{control}");
         // Whoever re-arms it has it tried as often again.
         assert_eq!(reports(&world, 1).await.failures, 0, "{control}");
-        let trip = world.lock().unwrap().items[&format!("trip#{control}#{}", id(1))].clone();
+        let trip = format!("trip#{}#{}", control.lock_name(), id(1));
+        let trip = world.lock().unwrap().items[&trip].clone();
         assert!(trip.to_string().contains("3 times in a row"), "{trip}");
         assert_eq!(world.lock().unwrap().told_of(1).last(), Some(&"tripped"));
 
         let next = wire(&world);
         run(&next, batch([event(8)])).await.unwrap();
         assert!(nothing_done(&next), "{control}");
+        // Nor by way of the other control: the installation is the same.
+        run(&next, batch([compliance(1), active(1, 9)]))
+            .await
+            .unwrap();
+        world.lock().unwrap().machines.insert(id(1), lacking(2));
+        run(&next, batch([compliance(1)])).await.unwrap();
         assert_eq!(world.lock().unwrap().commands.len(), 8, "{control}");
+        assert_eq!(world.lock().unwrap().told_of(1).last(), Some(&"tripped"));
     }
 }
 
@@ -2243,6 +2500,74 @@ async fn what_is_still_active_after_24_hours_is_told_and_not_patched_again_withi
     let runs = world.records();
     let last = runs.last().unwrap();
     assert_eq!((last.status, last.findings_total), (Status::Notified, 1));
+}
+
+#[tokio::test]
+async fn what_was_tried_in_vain_and_is_tried_again_awaits_its_rescan_like_the_first_time() {
+    let world = under_way(active(1, 1), Machine::default()).await;
+    world.lock().unwrap().end("Success", 0);
+    run(&wire(&world), batch([ended(1)])).await.unwrap();
+    let days_later = |world: &Arc<Mutex<World>>| {
+        let mut world = world.lock().unwrap();
+        world.rewrite(|run| {
+            run["installed_at"] = ago(25 * 60).to_string().into();
+        });
+        for command in &mut world.commands {
+            command.at -= Duration::from_secs(25 * 3600);
+        }
+    };
+    days_later(&world);
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    assert!(reports(&world, 1).await.active[&arn(1)].unmended);
+
+    // The baseline approves the fixed version at last.
+    world.lock().unwrap().machines.insert(id(1), lacking(1));
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    assert_eq!(world.lock().unwrap().commands.len(), 2);
+    world.lock().unwrap().end("Success", 0);
+    run(&wire(&world), batch([ended(1)])).await.unwrap();
+    let told = |world: &Arc<Mutex<World>>| -> Vec<String> {
+        let world = world.lock().unwrap();
+        let told = world.told_of(1).into_iter().skip(4);
+        told.map(str::to_owned).collect()
+    };
+    assert_eq!(told(&world), ["in-progress", "awaiting-rescan"]);
+    for _ in 0..2 {
+        run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    }
+    assert_eq!(
+        told(&world),
+        ["in-progress", "awaiting-rescan"],
+        "nobody has closed it"
+    );
+    let closed = finding(1, 1, "CLOSED", "HIGH", Timestamp::now());
+    run(&wire(&world), batch([closed])).await.unwrap();
+    assert_eq!(
+        told(&world),
+        ["in-progress", "awaiting-rescan", "remediated"]
+    );
+}
+
+#[tokio::test]
+async fn what_was_cut_off_and_is_told_no_more_is_remediated_only_where_inspector_has_closed_it() {
+    for (event, expected) in [
+        ("CLOSED", "remediated"),
+        ("SUPPRESSED", "rolled-back"),
+        // Less bad than the policy asks about.
+        ("ACTIVE", "rolled-back"),
+    ] {
+        let world = World::of([(1, Machine::default())]);
+        let lost = wire_with(&world, |_, call| {
+            (call.operation == "CreateSnapshots").then_some(Reply::Broken)
+        });
+        run(&lost, batch([active(1, 1)])).await.unwrap_err();
+        world.lock().unwrap().lapse();
+        let event = finding(1, 1, event, "LOW", Timestamp::now());
+        run(&wire(&world), batch([event])).await.unwrap();
+        let world = world.lock().unwrap();
+        assert_eq!(world.told_of(1), [expected]);
+        assert_eq!((world.commands.len(), world.locks()), (0, 0));
+    }
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ impl Ledger {
                     [
                         lock_key(lock_name, resource),
                         known_key(control, resource),
-                        resource_trip_key(control, resource),
+                        resource_trip_key(lock_name, resource),
                         fights_key(control, resource),
                         baseline_key(control, resource),
                     ]
@@ -167,7 +167,8 @@ impl Ledger {
         Ok(matches!(self.transact(items).await?, Transacted::Done))
     }
 
-    /// Trips a control for one resource, if it has not.
+    /// Trips a control for one resource, if it has not: and with it those that
+    /// have the same remediation, for it is that which came to nothing.
     ///
     /// # Errors
     /// It could not be stored.
@@ -177,14 +178,14 @@ impl Ledger {
         resource: &str,
         trip: &Trip,
     ) -> Result<(), LedgerError> {
-        let item = document_item(&resource_trip_key(control.name(), resource), trip)?;
+        let item = document_item(&resource_trip_key(control.lock_name(), resource), trip)?;
         self.transact(vec![self.put_item(item, "attribute_not_exists(pk)")])
             .await
             .map(|_| ())
     }
 
-    /// Re-arms a control, everywhere or for one resource: its trip goes, and
-    /// what had been counted towards it. `false`: it had not tripped.
+    /// Re-arms a control, everywhere or for one resource (there with those that
+    /// share its trip): the trip goes, and what had been counted towards it. `false`: it had not tripped.
     ///
     /// # Errors
     /// It could not be stored.
@@ -193,11 +194,11 @@ impl Ledger {
         control: Control,
         resource: Option<&str>,
     ) -> Result<bool, LedgerError> {
-        let control = control.name();
         let trip = match resource {
-            None => control_trip_key(control),
-            Some(resource) => resource_trip_key(control, resource),
+            None => control_trip_key(control.name()),
+            Some(resource) => resource_trip_key(control.lock_name(), resource),
         };
+        let control = control.name();
         let delete = |at: &Key, condition: Option<&str>| {
             let delete = Delete::builder()
                 .table_name(&self.table)

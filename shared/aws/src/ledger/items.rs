@@ -380,7 +380,7 @@ pub(super) fn control_trip_key(control: &str) -> Key {
     state_key(format!("trip#{control}"))
 }
 
-/// A control that has tripped for one resource.
+/// A control that has tripped for one resource, by the name of its locks.
 pub(super) fn resource_trip_key(control: &str, resource: &str) -> Key {
     state_key(format!("trip#{control}#{resource}"))
 }

@@ -9,7 +9,9 @@ use aws_sdk_ssm::types::{
     CommandFilter, CommandFilterKey, InstanceInformationStringFilter, PatchOrchestratorFilter,
 };
 use aws_smithy_types::DateTime;
-use backstop_core::patching::{Agent, Command, DOCUMENT, Host, MOST_LISTED, Patch, PatchState};
+use backstop_core::patching::{
+    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_LISTED, Patch, PatchState,
+};
 use jiff::Timestamp;
 
 use super::{Invocation, MOST_INSTANCES};
@@ -218,6 +220,7 @@ fn patch(patch: &aws_sdk_ssm::types::PatchComplianceData) -> Patch {
         cves: cves
             .map(str::trim)
             .filter(|cve| !cve.is_empty())
+            .take(MOST_CVES)
             .map(str::to_owned)
             .collect(),
     }

@@ -25,7 +25,7 @@ use crate::volumes::read;
 /// How long a throttled call pauses.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a throttled command is sent.
+/// How often a throttled call is sent.
 const TRIES: u32 = 5;
 
 /// The least for which SendCommand lets a command wait for its turn.
@@ -36,13 +36,16 @@ const LEAST_SECONDS: i32 = 30;
 const NAME_CHARACTERS: usize = 200;
 
 /// Takes safety snapshots of all volumes of a run's instance at one moment, or
-/// finds those that it took before it was cut off. Their ids.
+/// finds those that it took before it was cut off. Their ids. `spare`: time that
+/// is not to be waited away, because others need it.
 ///
 /// # Errors
-/// A call failed: nothing may be installed then.
+/// A call failed: nothing may be installed then. Where snapshots may have been
+/// taken all the same (`AwsError::may_have_acted`), the next try finds them.
 pub async fn safety_snapshots(
     ec2: &aws_sdk_ec2::Client,
     run: &Patching,
+    spare: Duration,
     deadline: &Deadline,
 ) -> Result<Vec<String>, AwsError> {
     const OPERATION: &str = "CreateSnapshots";
@@ -62,7 +65,9 @@ pub async fn safety_snapshots(
         .resource_type(ResourceType::Snapshot)
         .set_tags(Some(tags.to_vec()))
         .build();
+    let mut tries = 0;
     loop {
+        tries += 1;
         let once = aws_sdk_ec2::config::Builder::new().retry_config(RetryConfig::disabled());
         let request = ec2
             .create_snapshots()
@@ -80,26 +85,26 @@ pub async fn safety_snapshots(
             .config_override(once)
             .send();
         match deadline.call(OPERATION, request).await {
-            Err(error) if is_for_now(&error) && deadline.left() > PAUSE => {
+            Err(error)
+                if error.is_throttled() && tries < TRIES && deadline.left() > spare + PAUSE =>
+            {
                 tokio::time::sleep(PAUSE).await;
             }
             answer => {
                 let made = answer?.snapshots.unwrap_or_default();
                 let made: Vec<String> = made.into_iter().filter_map(|s| s.snapshot_id).collect();
-                // Without a snapshot there is no way back.
+                // Without a snapshot there is no way back. An answer without one is an
+                // answer: to ask again would not better it.
                 return match made.is_empty() {
-                    true => Err(incomplete(OPERATION, "snapshots")),
+                    true => Err(AwsError {
+                        retryable: false,
+                        ..incomplete(OPERATION, "snapshots")
+                    }),
                     false => Ok(made),
                 };
             }
         }
     }
-}
-
-/// Whether EC2 refused for now; of a volume that was snapshotted seconds ago it
-/// has a code of its own.
-fn is_for_now(error: &AwsError) -> bool {
-    error.is_throttled() || error.code == "SnapshotCreationPerVolumeRateExceeded"
 }
 
 /// The snapshots that an earlier try of the run took; none also where one of

@@ -273,7 +273,7 @@ fn judge(
     // Whether the baseline approves by now what it did not: a scan says.
     let scanned_at = facts.state.as_ref().and_then(|state| state.ended_at);
     let is_due = scanned_at.is_some_and(|scan| at.now.duration_since(scan) >= RESCAN_UNMENDED);
-    let unmended = findings.iter().any(|finding| finding.unmended);
+    let unmended = findings.iter().any(|f| f.unmended && f.has_patch());
     let wanted = wanted.or_else(|| {
         let severity = worst.unwrap_or(Severity::High);
         let control = Control::VulnerablePackage;
@@ -396,11 +396,13 @@ fn plan(
 
 /// What keeps a command from being sent after all, looked at once more just
 /// before it is: between the decision and the command lie snapshots of up to fifty
-/// instances, and people who read what is coming.
+/// instances, and people who read what is coming. `encryption`: the ledger entry
+/// of one that is under way.
 #[must_use]
 pub fn stops(
     run: &Patching,
     host: Option<&Host>,
+    encryption: Option<&str>,
     policy: &Policy,
     mode: Mode,
     now: Timestamp,
@@ -425,10 +427,18 @@ pub fn stops(
         tag if tag.holds() => return back("it was opted out meanwhile"),
         _ => {}
     }
+    if let Some(entry) = encryption {
+        return back(&being_encrypted(entry));
+    }
     if run.operation == Operation::Install && !policy.patching.in_window(now) {
         return back("the maintenance window has closed");
     }
     None
+}
+
+/// An encryption stops the instance, in the middle of an installation as well.
+fn being_encrypted(entry: &str) -> String {
+    format!("its volumes are being encrypted (entry {entry}), for which it is stopped")
 }
 
 /// Why what Inspector found is told and not patched.
@@ -464,6 +474,9 @@ fn waits(
                 settings.min_age_minutes
             ),
         ));
+    }
+    if let Some(entry) = &facts.encrypting {
+        return Some((Wait::Command, being_encrypted(entry)));
     }
     if let Some(command) = facts.commands.iter().find(|command| command.is_under_way()) {
         return Some((

@@ -24,6 +24,10 @@ pub const OS: &str = "OS";
 /// the ledger holds no more.
 pub const MOST_FINDINGS: usize = 300;
 
+/// CVEs of a patch that are kept: a kernel mends hundreds, and a record has room
+/// for the first few.
+pub const MOST_CVES: usize = 8;
+
 /// Most findings that are remembered as closed, so that a report which was
 /// delivered late does not bring them back.
 const MOST_CLOSED: usize = 400;
@@ -210,7 +214,14 @@ impl Vulnerability {
     /// has been tried.
     #[must_use]
     pub fn is_patchable(&self) -> bool {
-        !self.unmended && self.packages.iter().any(Package::is_patchable)
+        !self.unmended && self.has_patch()
+    }
+
+    /// Whether there is a patch of the operating system for it, tried in vain or
+    /// not.
+    #[must_use]
+    pub fn has_patch(&self) -> bool {
+        self.packages.iter().any(Package::is_patchable)
     }
 }
 
@@ -310,14 +321,21 @@ impl Reports {
     }
 
     /// Notes that a run has installed patches: its findings wait for Inspector's
-    /// next look.
+    /// next look, also those that an earlier one did not mend.
     pub fn installed<'a>(&mut self, entry: &str, arns: impl IntoIterator<Item = &'a str>) {
         for arn in arns {
             if let Some(finding) = self.active.get_mut(arn) {
                 finding.installed_by = Some(entry.to_owned());
+                finding.unmended = false;
                 self.awaiting.insert(entry.to_owned());
             }
         }
+    }
+
+    /// Whether it is known that Inspector itself has closed a finding.
+    #[must_use]
+    pub fn has_closed(&self, arn: &str) -> bool {
+        self.closed.contains_key(arn) && !self.suppressed.contains(arn)
     }
 
     /// The findings that still wait for what an entry's run installed.
@@ -423,6 +441,9 @@ pub struct PatchFacts {
     /// How it could reach Systems Manager; only asked for where it is not
     /// managed.
     pub reach: Option<Reach>,
+    /// The ledger entry of an encryption of its volumes that is under way: that
+    /// stops the instance.
+    pub encrypting: Option<String>,
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ mod facts;
 mod settings;
 
 pub use facts::{
-    Agent, Command, DOCUMENT, Host, MOST_FINDINGS, OS, Package, Patch, PatchFacts, PatchState,
-    Reach, Reports, Vulnerability,
+    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_FINDINGS, OS, Package, Patch, PatchFacts,
+    PatchState, Reach, Reports, Vulnerability,
 };
 pub use settings::{AutoScaling, Reboot, Settings};
 
@@ -77,7 +77,7 @@ pub enum Wait {
     Age,
     /// A maintenance window.
     Window,
-    /// A command that is under way.
+    /// A command that is under way, or another change of Backstop's.
     Command,
     /// The cool-down after the last installation.
     CoolDown,
@@ -94,6 +94,23 @@ pub struct Sent {
     /// (`Success`, `Failed`, `DeliveryTimedOut`, …); none: under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// When it was first seen to have ended, while Systems Manager does not show
+    /// what it left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_ended: Option<Timestamp>,
+}
+
+impl Sent {
+    /// A command that has just been sent, or found again.
+    #[must_use]
+    pub fn new(id: String, at: Timestamp) -> Self {
+        Self {
+            id,
+            at,
+            ended: None,
+            seen_ended: None,
+        }
+    }
 }
 
 /// A patching, as the ledger keeps it.
@@ -252,6 +269,17 @@ impl Patching {
             .filter(|finding| !finding.is_patchable())
     }
 
+    /// Halves the longer of its lists, what matters least first; what is left out
+    /// is counted all the same. `false`: there is nothing more to leave out.
+    pub fn shorten(&mut self) -> bool {
+        if self.findings.len() >= self.missing.len() {
+            self.findings.truncate(self.findings.len() / 2);
+        } else {
+            self.missing.truncate(self.missing.len() / 2);
+        }
+        !(self.findings.is_empty() && self.missing.is_empty())
+    }
+
     /// The mark in the comment of the command that it is sent with.
     #[must_use]
     pub fn comment(batch: &str) -> String {
@@ -271,19 +299,28 @@ impl Patching {
     /// for Inspector to close.
     pub fn take_end(&mut self, ended: &Ended, now: Timestamp) -> Came {
         let sent_at = self.command.as_ref().map(|sent| sent.at);
+        let seen_at = self.command.as_ref().and_then(|sent| sent.seen_ended);
+        let seen_at = seen_at.unwrap_or(now);
+        let installs = self.operation == Operation::Install;
         let known_at = self.before.as_ref().and_then(|before| before.ended_at);
         // Systems Manager's and this clock differ by seconds; an operation takes
         // longer. What was there before is not what this one left.
         let slack = SignedDuration::from_secs(60);
         let since = ended.state.as_ref().filter(|state| {
             let is_new = state.ended_at != known_at;
-            match (state.ended_at, sent_at) {
-                (Some(at), Some(sent)) => is_new && sent.duration_since(at) <= slack,
-                _ => false,
-            }
+            let Some((at, sent)) = state.ended_at.zip(sent_at) else {
+                return false;
+            };
+            // Somebody's scan during the installation saw what was missing before
+            // it, one after it what is missing since.
+            let is_ours = !installs || state.operation == Operation::Install.name() || at > seen_at;
+            is_new && is_ours && sent.duration_since(at) <= slack
         });
         if ended.status == "Success" {
             let Some(state) = since else {
+                if let Some(sent) = &mut self.command {
+                    sent.seen_ended = Some(seen_at);
+                }
                 return Came::NotShownYet;
             };
             self.conclude_success(state.clone(), now);
@@ -340,7 +377,7 @@ impl Patching {
         }
         if left.is_empty() && unclear {
             self.fail(
-                "a finding was suppressed before Inspector had closed it: whether the patches mended it, nobody has said".to_owned(),
+                "a finding was suppressed, or there was no room to keep it, before Inspector had closed it: whether the patches mended it, nobody has said".to_owned(),
                 now,
             );
             return true;

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::windows::{self, Window};
 
+/// For how long a command may be at work: those that were sent since are looked
+/// at, however short the cool-down is. Longer than a run waits for its own, or
+/// one that hangs would be followed by a second.
+const LONGEST_COMMAND: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// Whether an instance may restart for its patches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -175,5 +180,12 @@ impl Settings {
     #[must_use]
     pub fn cool_down(&self) -> SignedDuration {
         SignedDuration::from_hours(i64::from(self.cool_down_hours))
+    }
+
+    /// How far back an instance's commands are looked at: as far as the cool-down
+    /// reaches, and as far as one may still be at work.
+    #[must_use]
+    pub fn looks_back(&self) -> SignedDuration {
+        self.cool_down().max(LONGEST_COMMAND)
     }
 }

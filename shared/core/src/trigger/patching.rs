@@ -15,7 +15,7 @@ use super::{
     is_id, list, needed, text,
 };
 use crate::controls::{Control, Severity};
-use crate::patching::{DOCUMENT, Package, Vulnerability};
+use crate::patching::{DOCUMENT, MOST_CVES, Package, Vulnerability};
 
 /// Detail type of Inspector's findings.
 pub const INSPECTOR_FINDING: &str = "Inspector2 Finding";
@@ -29,8 +29,8 @@ const UNDER_WAY: &[&str] = &["Pending", "InProgress", "Delayed", "Cancelling"];
 
 /// Most characters of a text of Inspector's that are kept.
 const MOST_TEXT: usize = 300;
-/// Most packages and CVEs of a finding that are kept.
-const MOST_OF_FINDING: usize = 8;
+/// Most packages of a finding that are kept.
+const MOST_PACKAGES: usize = 8;
 
 /// What `patch-instance` is asked for.
 #[expect(
@@ -115,6 +115,11 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
             let kind = text(detail, &["type"]).unwrap_or_default();
             if !["PACKAGE_VULNERABILITY", "CODE_VULNERABILITY"].contains(&kind.as_str()) {
                 return ignored(format!("a finding of type `{kind}` is none of a package"));
+            }
+            // Inspector's administrator account hears of its members' instances, which
+            // it cannot look at.
+            if let Some(owner) = text(detail, &["awsAccountId"]).filter(|owner| *owner != account) {
+                return ignored(format!("the finding is about the account {owner}"));
             }
             let resource = list(&detail["resources"])
                 .into_iter()
@@ -218,9 +223,9 @@ fn finding(detail: &Value, arn: String, reported_at: Option<Timestamp>) -> Vulne
     let mut cves: Vec<String> = text(of_package, &["vulnerabilityId"]).into_iter().collect();
     let related = list(&of_package["relatedVulnerabilities"]).into_iter();
     cves.extend(related.filter_map(|id| id.as_str().map(str::to_owned)));
-    cves.truncate(MOST_OF_FINDING);
+    cves.truncate(MOST_CVES);
     let packages = list(&of_package["vulnerablePackages"]);
-    let packages = packages.into_iter().map(package).take(MOST_OF_FINDING);
+    let packages = packages.into_iter().map(package).take(MOST_PACKAGES);
     Vulnerability {
         arn,
         severity: severity(&text(detail, &["severity"]).unwrap_or_default()),
@@ -241,10 +246,11 @@ fn package(package: &Value) -> Package {
     });
     Package {
         name: kept(text(package, &["name"]).unwrap_or_default()),
-        version,
+        version: version.map(kept),
         fixed_in: text(package, &["fixedInVersion"])
-            .filter(|fixed| !fixed.eq_ignore_ascii_case("NotAvailable")),
-        manager: text(package, &["packageManager"]).unwrap_or_else(|| "unknown".to_owned()),
+            .filter(|fixed| !fixed.eq_ignore_ascii_case("NotAvailable"))
+            .map(kept),
+        manager: kept(text(package, &["packageManager"]).unwrap_or_else(|| "unknown".to_owned())),
         remediation: advice(package, &["remediation"]),
     }
 }
@@ -428,9 +434,27 @@ mod tests {
     }
 
     #[test]
+    fn a_finding_about_another_account_is_left_to_that_account() {
+        let about = |account: &str| {
+            patching(&finding_with(|detail| {
+                detail["awsAccountId"] = json!(account);
+            }))
+            .unwrap()
+        };
+        assert!(matches!(about("111122223333"), PatchingParsed::Look(_)));
+        let PatchingParsed::Ignored(why) = about("444455556666") else {
+            panic!("it is looked at")
+        };
+        assert!(why.contains("444455556666"), "{why}");
+    }
+
+    #[test]
     fn of_a_long_finding_a_part_is_kept() {
         let long = "ü".repeat(MOST_TEXT + 1);
-        let packages = vec![json!({ "name": long, "packageManager": "OS" }); 40];
+        let package = json!({
+            "name": long, "packageManager": long, "fixedInVersion": long, "version": long,
+        });
+        let packages = vec![package; 40];
         let related: Vec<String> = (0..40).map(|n| format!("CVE-2026-{n}")).collect();
         let found = found(&finding_with(|detail| {
             detail["title"] = json!(long);
@@ -440,9 +464,15 @@ mod tests {
         }));
         let kept = format!("{}…", "ü".repeat(MOST_TEXT));
         assert_eq!(found.title, kept);
-        assert_eq!(found.packages.len(), MOST_OF_FINDING);
+        assert_eq!(found.packages.len(), MOST_PACKAGES);
+        let package = &found.packages[0];
+        assert_eq!((&package.name, &package.manager), (&kept, &kept));
+        assert_eq!(
+            (package.version.as_ref(), package.fixed_in.as_ref()),
+            (Some(&kept), Some(&kept))
+        );
         assert!(found.packages.iter().all(|package| package.name == kept));
-        assert_eq!(found.cves.len(), MOST_OF_FINDING);
+        assert_eq!(found.cves.len(), MOST_CVES);
         assert_eq!(
             found.cves.first().map(String::as_str),
             Some("CVE-2026-10001")

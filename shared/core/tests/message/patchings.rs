@@ -269,11 +269,7 @@ fn unmanaged() -> Patching {
 
 /// A run whose command was sent.
 fn sent(mut run: Patching) -> Patching {
-    run.command = Some(Sent {
-        id: COMMAND.to_owned(),
-        at: at("02:00:10"),
-        ended: None,
-    });
+    run.command = Some(Sent::new(COMMAND.to_owned(), at("02:00:10")));
     run
 }
 
@@ -1766,6 +1762,7 @@ pub(crate) fn made_of(
         id: t(),
         at: Timestamp::MAX,
         ended: ended.then(t),
+        seen_ended: Some(Timestamp::MAX),
     });
     run.reasons = vec![t(); items];
     run.managed_by = Some(t());
