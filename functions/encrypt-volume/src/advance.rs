@@ -9,7 +9,7 @@ use std::sync::Arc;
 use backstop_aws::ledger::{Closed, run_holder};
 use backstop_aws::volumes::{self, Seen};
 use backstop_aws::{bus, metrics};
-use backstop_core::controls::unencrypted_volume;
+use backstop_core::controls::{Control, unencrypted_volume};
 use backstop_core::encryption::{
     Change, Encryption, End, Hold, Note, Step, Tries, World, next_step,
 };
@@ -28,6 +28,10 @@ const MOST_NOTES: usize = 8;
 
 /// Seconds until the next look while the policy cannot be used.
 const WITHOUT_POLICY: u32 = 60;
+
+/// Seconds until the next look while patches are being installed. An installation
+/// may take a day, and an execution holds 25,000 events.
+const WHILE_PATCHED: u32 = 120;
 
 /// What the state machine does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +98,17 @@ impl Handler {
             )
             .await?;
             run.adopt(&seen.volumes, &seen.snapshots);
-            let step = self.next_step(&run, &seen, invocation).await;
+            let mut step = self.next_step(&run, &seen, invocation).await;
+            // On the way back as well: the instance runs meanwhile, and an undo
+            // may begin while patches are being installed.
+            if let Step::Do(Change::Stop { .. }) = step
+                && let Some(patching) = self.patching(&run).await?
+            {
+                step = Step::Wait {
+                    seconds: WHILE_PATCHED,
+                    why: format!("the patching of the instance to end (entry {patching})"),
+                };
+            }
             match step {
                 Step::Note(note) => self.take_note(&mut run, &note).await?,
                 Step::Wait { seconds, why } => {
@@ -162,6 +176,28 @@ impl Handler {
             settings: &unencrypted_volume::of(&policy).settings,
         };
         next_step(&world)
+    }
+
+    /// The entry of a patching that a stop would cut in two; none: there is none.
+    /// Each of the two takes its own lock before it looks at the other's, so that
+    /// one of them sees it. One that was cut off before its command was about to be
+    /// sent looks at this run's lock before it sends any.
+    async fn patching(&self, run: &Encryption) -> Result<Option<String>, Failure> {
+        let Some(instance) = run.instance_id() else {
+            return Ok(None);
+        };
+        let standing = self.ledger.standing(Control::MissingPatches, instance);
+        let Some(lock) = standing.await?.lock else {
+            return Ok(None);
+        };
+        let patching = self.ledger.patching(&lock.entry).await?;
+        let holds = patching.is_some_and(|patching| {
+            // A lock that lapses says nothing of a command that was, or may have
+            // been, sent.
+            let sent = patching.command.is_some() || patching.batch.is_some();
+            patching.is_open() && (sent || lock.is_live(Timestamp::now()))
+        });
+        Ok(holds.then_some(lock.entry))
     }
 
     async fn take_note(&self, run: &mut Encryption, note: &Note) -> Result<(), Failure> {

@@ -5,13 +5,27 @@
 use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, record};
+use backstop_core::encryption::{Answer, Change, Note, Purpose};
+use backstop_core::patching::{Patching, Sent};
 use backstop_core::policy::Policy;
 use backstop_core::trigger::Actor;
+use backstop_core::volumes::{Attachment, Instance};
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
 
 const VOLUME: &str = "vol-0123456789abcdef0";
+const COPY: &str = "vol-0123456789abcdef1";
+const SNAPSHOT: &str = "snap-0123456789abcdef0";
+const INSTANCE: &str = "i-0123456789abcdef0";
+const RUN: &str = "01K00000000000000000000000";
+/// The encryption that an undo takes back.
+const UNDONE: &str = "01K00000000000000000000001";
+const PATCHING: &str = "01K00000000000000000000002";
+/// When the instance was started, and the volume attached.
+const SINCE: &str = "2026-01-02T03:04:05Z";
+/// A window that never closes.
+const SWAP: &str = r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce","settings":{"attached":"swap","windows":[{"from":"00:00","to":"00:00"}]}}}}"#;
 
 fn xml(operation: &str, content: &str) -> Reply {
     Reply::ok(format!(
@@ -19,15 +33,31 @@ fn xml(operation: &str, content: &str) -> Reply {
     ))
 }
 
-/// A small EC2: one volume that is attached nowhere, and the account's setting.
+/// Where the volume is.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Attached nowhere.
+    Free,
+    /// On an instance that runs.
+    Attached,
+    /// Replaced there by its copy.
+    Replaced,
+}
+
+/// A small EC2: one volume, the instance that it may be attached to, and the
+/// account's setting.
 #[derive(Clone)]
 struct World {
     encrypted: bool,
     minutes_old: i64,
+    place: Place,
     by_default: bool,
     policy: &'static str,
     /// The record that the ledger holds.
     record: Option<Encryption>,
+    /// A patching in the ledger, and until when it holds the instance's lock;
+    /// none: it has let it go.
+    patching: Option<(Patching, Option<Timestamp>)>,
 }
 
 impl Default for World {
@@ -35,28 +65,98 @@ impl Default for World {
         Self {
             encrypted: false,
             minutes_old: 60,
+            place: Place::Free,
             by_default: false,
             policy: r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce"},"encryption-by-default":{"mode":"enforce"}}}"#,
             record: None,
+            patching: None,
         }
     }
+}
+
+/// A volume as DescribeVolumes shows it.
+fn volume_xml(id: &str, world: &World, attached: bool, tags: &[(&str, &str)]) -> String {
+    let created = Timestamp::now() - Duration::from_secs(60 * world.minutes_old as u64);
+    let encrypted = world.encrypted || id == COPY;
+    let status = if attached { "in-use" } else { "available" };
+    let attachment = match attached {
+        true => format!(
+            "<item><volumeId>{id}</volumeId><instanceId>{INSTANCE}</instanceId><device>/dev/sdf</device><status>attached</status><attachTime>{SINCE}</attachTime><deleteOnTermination>false</deleteOnTermination></item>"
+        ),
+        false => String::new(),
+    };
+    format!(
+        "<volumeSet><item><volumeId>{id}</volumeId><size>8</size><availabilityZone>eu-central-1a</availabilityZone><status>{status}</status><createTime>{created}</createTime><volumeType>gp3</volumeType><iops>3000</iops><throughput>125</throughput><encrypted>{encrypted}</encrypted><attachmentSet>{attachment}</attachmentSet>{}</item></volumeSet>",
+        tags_xml(tags)
+    )
+}
+
+fn tags_xml(tags: &[(&str, &str)]) -> String {
+    let tags: String = tags
+        .iter()
+        .map(|(key, value)| format!("<item><key>{key}</key><value>{value}</value></item>"))
+        .collect();
+    format!("<tagSet>{tags}</tagSet>")
+}
+
+/// A record as the ledger keeps it.
+fn item(id: &str, kind: &str, mut document: Value, revision: u64) -> Value {
+    document["kind"] = kind.into();
+    json!({ "Item": {
+        "pk": { "S": format!("entry#{id}") },
+        "document": { "S": document.to_string() },
+        "revision": { "N": revision.to_string() },
+        "told": { "BOOL": false },
+    }})
 }
 
 fn answer(world: &Mutex<World>, call: &Call) -> Reply {
     let mut world = world.lock().unwrap();
     match call.operation.as_str() {
-        "DescribeVolumes" if call.parameter("Filter.1.Name") == Some("volume-id") => {
-            let created = Timestamp::now() - Duration::from_secs(60 * world.minutes_old as u64);
-            let encrypted = world.encrypted;
-            xml(
-                "DescribeVolumes",
-                &format!(
-                    "<volumeSet><item><volumeId>{VOLUME}</volumeId><size>8</size><availabilityZone>eu-central-1a</availabilityZone><status>available</status><createTime>{created}</createTime><volumeType>gp3</volumeType><iops>3000</iops><throughput>125</throughput><encrypted>{encrypted}</encrypted></item></volumeSet>"
+        "DescribeVolumes" => {
+            let volumes = match call.parameter("Filter.1.Name") {
+                Some("volume-id") => {
+                    volume_xml(VOLUME, &world, world.place == Place::Attached, &[])
+                }
+                _ if world.place == Place::Replaced => volume_xml(
+                    COPY,
+                    &world,
+                    true,
+                    &[("backstop:copy-of", VOLUME), ("backstop:entry", UNDONE)],
                 ),
-            )
+                _ => "<volumeSet/>".to_owned(),
+            };
+            xml("DescribeVolumes", &volumes)
         }
-        "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
+        "DescribeSnapshots" if world.place == Place::Attached => xml(
+            "DescribeSnapshots",
+            &format!(
+                "<snapshotSet><item><snapshotId>{SNAPSHOT}</snapshotId><volumeId>{VOLUME}</volumeId><status>completed</status><startTime>{SINCE}</startTime>{}</item></snapshotSet>",
+                tags_xml(&[("backstop:entry", RUN), ("backstop:purpose", "safety")])
+            ),
+        ),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
+        "DescribeInstances" => xml(
+            "DescribeInstances",
+            &format!(
+                "<reservationSet><item><reservationId>r-1</reservationId><instancesSet><item><instanceId>{INSTANCE}</instanceId><instanceState><code>16</code><name>running</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{SINCE}</launchTime><rootDeviceType>ebs</rootDeviceType></item></instancesSet></item></reservationSet>"
+            ),
+        ),
+        "DescribeInstanceTypes" => xml(
+            "DescribeInstanceTypes",
+            "<instanceTypeSet><item><instanceType>m7i.large</instanceType><instanceStorageSupported>false</instanceStorageSupported></item></instanceTypeSet>",
+        ),
+        "DescribeInstanceAttribute" => xml(
+            "DescribeInstanceAttribute",
+            "<disableApiStop><value>false</value></disableApiStop>",
+        ),
+        "DescribeInstanceStatus" => xml(
+            "DescribeInstanceStatus",
+            &format!(
+                "<instanceStatusSet><item><instanceId>{INSTANCE}</instanceId><systemStatus><status>ok</status></systemStatus><instanceStatus><status>ok</status></instanceStatus></item></instanceStatusSet>"
+            ),
+        ),
+        "StopInstances" => xml("StopInstances", "<instancesSet/>"),
         "DescribeVolumeAttribute" => xml("DescribeVolumeAttribute", "<productCodes/>"),
         "GetEbsDefaultKmsKeyId" => xml(
             "GetEbsDefaultKmsKeyId",
@@ -83,27 +183,45 @@ fn answer(world: &Mutex<World>, call: &Call) -> Reply {
         "GetParameter" => {
             Reply::ok(json!({ "Parameter": { "Value": world.policy, "Version": 3 } }).to_string())
         }
-        "GetItem" => match &world.record {
-            None => Reply::ok("{}"),
-            Some(record) => {
-                let mut document = serde_json::to_value(record).unwrap();
-                document["kind"] = "encryption".into();
-                Reply::ok(
-                    json!({ "Item": {
-                        "pk": { "S": format!("entry#{}", record.id) },
-                        "document": { "S": document.to_string() },
-                        "revision": { "N": record.revision.to_string() },
-                        "told": { "BOOL": false },
-                    }})
-                    .to_string(),
-                )
+        "GetItem" => {
+            let asked = call.json["Key"]["pk"]["S"].as_str().unwrap();
+            let record = world
+                .record
+                .as_ref()
+                .filter(|_| asked == format!("entry#{RUN}"));
+            let of = world.patching.as_ref().map(|(patching, _)| patching);
+            let patching = of.filter(|_| asked == format!("entry#{PATCHING}"));
+            let found = match (record, patching) {
+                (Some(run), _) => item(&run.id, "encryption", json!(run), run.revision),
+                (_, Some(run)) => item(&run.id, "patching", json!(run), run.revision),
+                _ => json!({}),
+            };
+            Reply::ok(found.to_string())
+        }
+        "BatchGetItem" => {
+            let lock = format!("lock#missing-patches#{INSTANCE}");
+            let held = world.patching.as_ref().and_then(|(_, until)| *until);
+            let mut found = Vec::new();
+            if let Some(until) = held.filter(|_| asks_for(call, &lock)) {
+                found.push(json!({
+                    "pk": { "S": lock }, "sk": { "S": "lock" },
+                    "entry": { "S": PATCHING }, "holder": { "S": format!("run {PATCHING}") },
+                    "lease_until": { "N": until.as_millisecond().to_string() },
+                }));
             }
-        },
-        "BatchGetItem" | "PutItem" | "UpdateItem" | "TransactWriteItems" => Reply::ok("{}"),
+            Reply::ok(json!({ "Responses": { "ledger": found } }).to_string())
+        }
+        "PutItem" | "UpdateItem" | "TransactWriteItems" => Reply::ok("{}"),
         "PutEvents" => Reply::ok(r#"{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}"#),
         "StartExecution" => Reply::ok(r#"{"executionArn":"arn:x","startDate":1.0}"#),
         other => panic!("{other}"),
     }
+}
+
+/// Whether a read of the ledger names an item.
+fn asks_for(call: &Call, pk: &str) -> bool {
+    let keys = call.json["RequestItems"]["ledger"]["Keys"].as_array();
+    keys.is_some_and(|keys| keys.iter().any(|key| key["pk"]["S"] == pk))
 }
 
 fn wire(world: World, fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Wire {
@@ -175,25 +293,73 @@ fn count(wire: &Wire, operation: &str) -> usize {
         .count()
 }
 
+fn volume() -> Volume {
+    Volume {
+        id: VOLUME.into(),
+        state: "available".into(),
+        encrypted: false,
+        size: 8,
+        volume_type: "gp3".into(),
+        iops: Some(3000),
+        throughput: Some(125),
+        zone: "eu-central-1a".into(),
+        multi_attach: false,
+        created_at: None,
+        attachments: Vec::new(),
+        tags: Default::default(),
+        operator: None,
+        marketplace: false,
+    }
+}
+
 /// A run's record, as the function would have written it.
 fn begun() -> Encryption {
+    begun_for(Unit::Volume(Box::new(volume())), VOLUME, &Policy::default())
+}
+
+/// A run that is to stop its instance: the safety snapshot is complete.
+fn about_to_stop() -> Encryption {
+    let mut volume = volume();
+    volume.state = "in-use".into();
+    volume.attachments.push(Attachment {
+        instance: INSTANCE.into(),
+        device: "/dev/sdf".into(),
+        state: "attached".into(),
+        delete_on_termination: false,
+        attached_at: Some(SINCE.parse().unwrap()),
+    });
+    let instance = json!({
+        "id": INSTANCE, "state": "running", "launched_at": SINCE, "instance_type": "m7i.large",
+    });
+    let instance: Instance = serde_json::from_value(instance).unwrap();
+    let unit = Unit::Instance(Box::new(instance), vec![volume]);
+    let mut run = begun_for(unit, INSTANCE, &Policy::parse(SWAP).unwrap());
+    let snapshot = Change::Snapshot {
+        volume: VOLUME.into(),
+        purpose: Purpose::Safety,
+    };
+    run.trying(&snapshot, Timestamp::now());
+    run.tried(&snapshot, Answer::Accepted, Some(SNAPSHOT.into()));
+    run
+}
+
+/// An undo that is to stop the instance, which runs on the copy.
+fn about_to_stop_to_go_back() -> Encryption {
+    let mut run = about_to_stop();
+    run.progress = Default::default();
+    run.undoes = Some(UNDONE.into());
+    let back = Note::GoBack {
+        why: "somebody asked for it to be taken back".into(),
+        status: Status::RolledBack,
+        trip: false,
+    };
+    run.note(&back, Timestamp::now());
+    run
+}
+
+fn begun_for(unit: Unit, resource: &str, policy: &Policy) -> Encryption {
     let facts = VolumeFacts {
-        unit: Unit::Volume(Box::new(Volume {
-            id: VOLUME.into(),
-            state: "available".into(),
-            encrypted: false,
-            size: 8,
-            volume_type: "gp3".into(),
-            iops: Some(3000),
-            throughput: Some(125),
-            zone: "eu-central-1a".into(),
-            multi_attach: false,
-            created_at: None,
-            attachments: Vec::new(),
-            tags: Default::default(),
-            operator: None,
-            marketplace: false,
-        })),
+        unit,
         copies: Default::default(),
         key_problem: None,
     };
@@ -204,11 +370,11 @@ fn begun() -> Encryption {
         now,
         guards: &guards,
     };
-    let decision = decide(&facts, &Policy::default(), &circumstances);
+    let decision = decide(&facts, policy, &circumstances);
     let about = About {
-        id: "01K00000000000000000000000",
+        id: RUN,
         trigger: &Trigger {
-            resource: VOLUME.into(),
+            resource: resource.into(),
             account: "111122223333".into(),
             region: "eu-central-1".into(),
             actor: Actor::default(),
@@ -222,8 +388,32 @@ fn begun() -> Encryption {
     record(&facts, &decision, about).unwrap()
 }
 
+/// A patching of the instance, as `patch-instance` writes it.
+#[derive(Clone, Copy)]
+enum Sending {
+    Nothing,
+    /// The mark is stored: the command may have been sent.
+    Marked,
+    Sent,
+}
+
+fn patching(status: Status, sending: Sending) -> Patching {
+    let run = json!({
+        "version": 1, "id": PATCHING, "control": "vulnerable-package", "severity": "high",
+        "resource": format!("arn:aws:ec2:eu-central-1:111122223333:instance/{INSTANCE}"),
+        "resource_name": INSTANCE, "account": "111122223333", "region": "eu-central-1",
+        "status": status, "operation": "install", "reboot": "if-needed", "actor": {},
+        "policy_version": 3, "attempts": 1, "started_at": Timestamp::now(),
+    });
+    let mut run: Patching = serde_json::from_value(run).unwrap();
+    run.batch = (!matches!(sending, Sending::Nothing)).then(|| "mark".into());
+    run.command =
+        matches!(sending, Sending::Sent).then(|| Sent::new("command-1".into(), Timestamp::now()));
+    run
+}
+
 fn advance() -> Value {
-    json!({ "advance": "01K00000000000000000000000" })
+    json!({ "advance": RUN })
 }
 
 #[tokio::test]
@@ -423,6 +613,110 @@ async fn a_step_that_is_refused_is_recorded_and_not_taken_for_done() {
     assert_eq!(tries["answer"]["code"], "UnauthorizedOperation");
     assert_eq!(tries["answer"]["unknown"], false);
     assert_eq!(document["status"], "in-progress");
+}
+
+#[tokio::test]
+async fn no_instance_is_stopped_while_patches_are_installed_on_it() {
+    use Sending::{Marked, Nothing, Sent};
+    let now = Timestamp::now();
+    let (held, lapsed) = (
+        Some(now + Duration::from_secs(300)),
+        Some(now - Duration::from_secs(300)),
+    );
+    let open = Status::InProgress;
+    let cases = [
+        ("a command under way", open, Sent, held, true),
+        ("not asked about for an hour", open, Sent, lapsed, true),
+        ("snapshots first", open, Nothing, held, true),
+        ("about to be sent", open, Marked, held, true),
+        ("its answer was lost", open, Marked, lapsed, true),
+        ("cut off before its command", open, Nothing, lapsed, false),
+        ("ended", Status::Remediated, Sent, held, false),
+        (
+            "waits for Inspector",
+            Status::AwaitingRescan,
+            Sent,
+            held,
+            false,
+        ),
+        ("has let its lock go", open, Sent, None, false),
+    ];
+    let runs = [
+        ("stop", Place::Attached, about_to_stop()),
+        (
+            "stop to go back",
+            Place::Replaced,
+            about_to_stop_to_go_back(),
+        ),
+    ];
+    for (key, place, record) in &runs {
+        for (what, status, sending, until, waits) in cases {
+            let what = format!("{key}: {what}");
+            let world = World {
+                place: *place,
+                policy: SWAP,
+                record: Some(record.clone()),
+                patching: Some((patching(status, sending), until)),
+                ..World::default()
+            };
+            let wire = wire(world, |_| None);
+            let answer = run(&wire, advance()).await.unwrap();
+            let writes: Vec<Value> = wire
+                .calls()
+                .into_iter()
+                .filter(|call| call.operation == "TransactWriteItems")
+                .map(|call| call.json["TransactItems"].clone())
+                .collect();
+            if waits {
+                assert_eq!(
+                    answer,
+                    json!({ "next": "wait", "wait_seconds": 120 }),
+                    "{what}"
+                );
+                assert!(changes(&wire).is_empty(), "{what}");
+                assert_eq!(count(&wire, "PutEvents"), 0, "{what}");
+                // The lock is kept, and nothing else is written: no try either.
+                let [write] = writes.as_slice() else {
+                    panic!("{what}: {writes:?}");
+                };
+                assert_eq!(write.as_array().unwrap().len(), 1, "{what}");
+                let lock = format!("lock#unencrypted-volume#{INSTANCE}");
+                assert_eq!(write[0]["Update"]["Key"]["pk"]["S"], lock, "{what}");
+                continue;
+            }
+            assert_eq!(answer["next"], "again", "{what}");
+            assert_eq!(changes(&wire), ["StopInstances"], "{what}");
+            assert_eq!(writes.len(), 2, "{what}");
+            let put = &writes[1][0]["Put"]["Item"]["document"]["S"];
+            let document: Value = serde_json::from_str(put.as_str().unwrap()).unwrap();
+            let tries = &document["progress"]["tries"][*key];
+            assert_eq!(tries["answer"]["result"], "accepted", "{what}");
+            assert_eq!(tries["count"], 1, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_instance_is_stopped_while_it_cannot_be_read_whether_it_is_patched() {
+    for operation in ["BatchGetItem", "GetItem"] {
+        let until = Timestamp::now() + Duration::from_secs(300);
+        let world = World {
+            place: Place::Attached,
+            policy: SWAP,
+            record: Some(about_to_stop()),
+            patching: Some((patching(Status::InProgress, Sending::Sent), Some(until))),
+            ..World::default()
+        };
+        let wire = wire(world, move |call| {
+            let own = call.json["Key"]["pk"]["S"] == format!("entry#{RUN}");
+            (call.operation == operation && !own)
+                .then(|| Reply::json_error("ResourceNotFoundException", "no table"))
+        });
+        let error = run(&wire, advance()).await.unwrap_err();
+        assert!(error.contains(operation), "{error}");
+        assert!(changes(&wire).is_empty(), "{operation}");
+        assert_eq!(count(&wire, "TransactWriteItems"), 0, "{operation}");
+    }
 }
 
 #[tokio::test]
