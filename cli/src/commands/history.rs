@@ -186,6 +186,9 @@ fn what(record: &Record) -> String {
                     .as_ref()
                     .map(|sent| format!("command {}", sent.id)),
             );
+            if !run.snapshots.is_empty() {
+                what.push(format!("snapshots {}", run.snapshots.join(", ")));
+            }
             what.extend(run.reasons.last().cloned());
             what.join("; ")
         }
@@ -228,11 +231,12 @@ mod tests {
             "findings": (1..=7).map(finding).collect::<Vec<_>>(),
             "before": {"operation": "Scan", "missing": 3, "failed": 0, "pending_reboot": 0},
             "command": {"id": "c-1", "at": "2026-11-24T10:01:00Z", "ended": "Success"},
+            "snapshots": ["snap-1", "snap-2"],
             "reasons": ["first", "last"],
         }));
         assert_eq!(
             what(&installed),
-            "3 patches missing; CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more; command c-1; last"
+            "3 patches missing; CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more; command c-1; snapshots snap-1, snap-2; last"
         );
         assert_eq!(resource(&installed), "i-1");
         let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));

@@ -346,7 +346,7 @@ impl Handler {
             patching::states(ssm, ids, deadline),
             self.ledger.reports(ids),
             self.standings(ids),
-            self.encryptions(ids),
+            self.ledger.encryptions(ids),
         );
         Ok(World {
             policy: policy?,
@@ -369,25 +369,6 @@ impl Handler {
             all.insert(*control, ids.iter().cloned().zip(of).collect());
         }
         Ok(all)
-    }
-
-    /// The encryptions of instances' volumes that are under way. Each of the two
-    /// takes its own lock before it looks at the other's, so that one of them
-    /// sees it.
-    async fn encryptions(&self, ids: &[String]) -> Result<BTreeMap<String, String>, LedgerError> {
-        let of = self
-            .ledger
-            .standings(Control::UnencryptedVolume, ids)
-            .await?;
-        let mut open = BTreeMap::new();
-        for (id, standing) in ids.iter().zip(of) {
-            let Some(lock) = standing.lock else { continue };
-            let run = self.ledger.encryption(&lock.entry).await?;
-            if run.is_some_and(|run| run.is_open()) {
-                open.insert(id.clone(), lock.entry);
-            }
-        }
-        Ok(open)
     }
 
     async fn look(

@@ -3,7 +3,7 @@
 //!
 //! | shape | from | body |
 //! | --- | --- | --- |
-//! | bare | a rule that could not deliver, a batch that `notify` failed on | the event |
+//! | bare | a rule that could not deliver, a batch that `notify` or `patch-instance` failed on | the event |
 //! | record | a function that failed on it | Lambda's record around the event |
 //!
 //! Deliberately not here: the queue and the functions
@@ -86,7 +86,11 @@ impl FailedEvent {
                 }
             }
             ("aws.events", _, _) => "SweepFunction",
-            // Of an instance's start the other function's queue keeps its own copy.
+            // Of a start the two functions that hear of it have a copy each; what
+            // encrypt-volume failed on comes with Lambda's record around it.
+            (_, INSTANCE_NOTIFICATION, _) if at("/detail/state").as_deref() == Some("running") => {
+                "PatchInstanceFunction"
+            }
             (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => "EncryptVolumeFunction",
             (_, INSPECTOR_FINDING | COMPLIANCE_CHANGE | COMMAND_NOTIFICATION, _) => {
                 "PatchInstanceFunction"
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_patch_instance_alone_listens_to_is_for_it() {
+    fn what_patch_instance_listens_to_is_for_it() {
         let instance = "i-0123456789abcdef0";
         let with = |source, detail_type, detail, resource: &str| {
             let mut event = event(source, detail_type, detail);
@@ -306,6 +310,15 @@ mod tests {
                     "arn:aws:ec2:eu-central-1:111122223333:instance/i-0123456789abcdef0",
                 ),
                 "EC2 Command Invocation Status-change Notification i-0123456789abcdef0",
+            ),
+            (
+                with(
+                    "aws.ec2",
+                    INSTANCE_NOTIFICATION,
+                    json!({ "instance-id": instance, "state": "running" }),
+                    "arn:aws:ec2:eu-central-1:111122223333:instance/i-0123456789abcdef0",
+                ),
+                "EC2 Instance State-change Notification i-0123456789abcdef0",
             ),
         ] {
             let failed = FailedEvent::read(&event.to_string()).unwrap();

@@ -64,6 +64,7 @@ async fn facts(
     let mut reports = Reports::default();
     if let Some(ledger) = &basis.ledger {
         reports = ledger.reports(&ids).await?.remove(id).unwrap_or_default();
+        facts.encrypting = ledger.encryptions(&ids).await?.remove(id);
     }
     match says {
         Says::Nothing => {}
@@ -241,7 +242,9 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
         Reboot::Never => {
             "It is not restarted: what asks for a restart takes effect when somebody does."
         }
-        Reboot::IfNeeded => "It is RESTARTED if a patch asks for it.",
+        Reboot::IfNeeded => {
+            "It is RESTARTED once anything has been installed, or if an earlier patch waits for a restart."
+        }
     };
     vec![
         first.to_owned(),
@@ -353,7 +356,7 @@ mod tests {
             &[
                 "1. No snapshots are taken first",
                 "RebootOption=RebootIfNeeded is sent",
-                "It is RESTARTED if a patch asks for it.",
+                "It is RESTARTED once anything has been installed, or if an earlier patch waits for a restart.",
                 "there is no way back but a backup of your own",
             ],
         );

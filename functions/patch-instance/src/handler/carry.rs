@@ -108,9 +108,11 @@ impl Handler {
                 Ok(snapshots) => run.snapshots = snapshots,
                 Err(error) if is_left_open(run, &error) => return Err(error.into()),
                 Err(error) => {
-                    let why = format!(
-                        "no safety snapshots could be taken, so nothing was installed: {error}"
-                    );
+                    let what = match error.may_have_acted() {
+                        true => "it is not known whether safety snapshots were taken",
+                        false => "no safety snapshots could be taken",
+                    };
+                    let why = format!("{what}, so nothing was installed: {error}");
                     return self.give_up(run, why, &error).await.map(Some);
                 }
             }
@@ -199,7 +201,7 @@ impl Handler {
             Ok(hosts) => hosts,
             Err(error) => return Err((group, error.into())),
         };
-        let encryptions = match self.encryptions(&ids).await {
+        let encryptions = match self.ledger.encryptions(&ids).await {
             Ok(encryptions) => encryptions,
             Err(error) => return Err((group, error.into())),
         };

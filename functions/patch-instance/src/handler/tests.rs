@@ -2609,6 +2609,27 @@ async fn reports_that_another_invocation_wrote_meanwhile_are_read_again_and_noth
 }
 
 #[tokio::test]
+async fn word_of_a_finding_that_nobody_knew_and_that_is_over_starts_nothing() {
+    for status in ["CLOSED", "SUPPRESSED"] {
+        let world = World::of([(1, Machine::default())]);
+        let wire = wire(&world);
+        let over = finding(1, 1, status, "CRITICAL", Timestamp::now());
+        let answer = run(&wire, over).await.unwrap();
+        assert_eq!(answer["verdict"], "nothing to do", "{status}");
+        // An older report that comes after it is none.
+        let answer = run(&wire, active(1, 1)).await.unwrap();
+        assert_eq!(answer["verdict"], "nothing to do", "{status}");
+        assert_eq!(count(&wire, "SendCommand"), 0, "{status}");
+        assert_eq!(count(&wire, "CreateSnapshots"), 0, "{status}");
+        let world = world.lock().unwrap();
+        assert!(
+            world.records().is_empty() && world.told.is_empty(),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn only_what_the_policy_asks_about_is_kept_of_inspectors_reports() {
     let world = World::of([(1, Machine::default())]);
     world.lock().unwrap().policy =

@@ -2,9 +2,11 @@
 //! step by step, each write on condition that nobody wrote in between, and its
 //! lock is kept all the while.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
+use backstop_core::controls::Control;
 use backstop_core::encryption::Encryption;
 use backstop_core::record::Record;
 use jiff::Timestamp;
@@ -65,6 +67,28 @@ impl Ledger {
             }) => Some(*run),
             _ => None,
         })
+    }
+
+    /// The entries of encryptions that are under way on instances, by instance.
+    /// An encryption and a patching each take their own lock before they look at
+    /// the other's, so that one of them sees it.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood.
+    pub async fn encryptions(
+        &self,
+        instances: &[String],
+    ) -> Result<BTreeMap<String, String>, LedgerError> {
+        let standings = self.standings(Control::UnencryptedVolume, instances);
+        let mut open = BTreeMap::new();
+        for (id, standing) in instances.iter().zip(standings.await?) {
+            let Some(lock) = standing.lock else { continue };
+            let run = self.encryption(&lock.entry).await?;
+            if run.is_some_and(|run| run.is_open()) {
+                open.insert(id.clone(), lock.entry);
+            }
+        }
+        Ok(open)
     }
 
     /// Stores a run's next state and keeps its lock, on condition that the

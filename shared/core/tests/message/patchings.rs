@@ -577,9 +577,9 @@ fn what_was_installed_awaits_inspectors_next_look() {
 
         How to go back to the snapshots
         - Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.
-        - Zone and devices: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Zone, devices, types and IOPS: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa --volume-type '<type>'
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb --volume-type '<type>'
         - DOWNTIME: aws ec2 stop-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - Then, for each volume: aws ec2 detach-volume --region eu-central-1 --volume-id '<old volume>'
         - aws ec2 attach-volume --region eu-central-1 --volume-id '<new volume>' --instance-id i-0123456789abcdef0 --device '<device of the old one>'
@@ -643,9 +643,9 @@ fn what_inspector_has_closed_is_said_to_be() {
 
         How to go back to the snapshots
         - Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.
-        - Zone and devices: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Zone, devices, types and IOPS: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa --volume-type '<type>'
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb --volume-type '<type>'
         - DOWNTIME: aws ec2 stop-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - Then, for each volume: aws ec2 detach-volume --region eu-central-1 --volume-id '<old volume>'
         - aws ec2 attach-volume --region eu-central-1 --volume-id '<new volume>' --instance-id i-0123456789abcdef0 --device '<device of the old one>'
@@ -693,9 +693,9 @@ fn patches_that_nobody_reported_are_done_once_none_is_missing() {
 
         How to go back to the snapshots
         - Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.
-        - Zone and devices: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Zone, devices, types and IOPS: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa --volume-type '<type>'
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb --volume-type '<type>'
         - DOWNTIME: aws ec2 stop-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - Then, for each volume: aws ec2 detach-volume --region eu-central-1 --volume-id '<old volume>'
         - aws ec2 attach-volume --region eu-central-1 --volume-id '<new volume>' --instance-id i-0123456789abcdef0 --device '<device of the old one>'
@@ -834,9 +834,9 @@ fn a_command_that_failed_says_where_to_look_and_what_may_be_installed() {
 
         How to go back to the snapshots
         - Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.
-        - Zone and devices: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Zone, devices, types and IOPS: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa --volume-type '<type>'
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb --volume-type '<type>'
         - DOWNTIME: aws ec2 stop-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - Then, for each volume: aws ec2 detach-volume --region eu-central-1 --volume-id '<old volume>'
         - aws ec2 attach-volume --region eu-central-1 --volume-id '<new volume>' --instance-id i-0123456789abcdef0 --device '<device of the old one>'
@@ -1005,9 +1005,9 @@ fn findings_that_inspector_still_sees_a_day_later_say_what_to_look_for() {
 
         How to go back to the snapshots
         - Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.
-        - Zone and devices: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa
-        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb
+        - Zone, devices, types and IOPS: aws ec2 describe-volumes --region eu-central-1 --filters 'Name=attachment.instance-id,Values=i-0123456789abcdef0' --output table
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0aaaaaaaaaaaaaaaa --volume-type '<type>'
+        - aws ec2 create-volume --region eu-central-1 --availability-zone '<zone>' --snapshot-id snap-0bbbbbbbbbbbbbbbb --volume-type '<type>'
         - DOWNTIME: aws ec2 stop-instances --region eu-central-1 --instance-ids i-0123456789abcdef0
         - Then, for each volume: aws ec2 detach-volume --region eu-central-1 --volume-id '<old volume>'
         - aws ec2 attach-volume --region eu-central-1 --volume-id '<new volume>' --instance-id i-0123456789abcdef0 --device '<device of the old one>'
@@ -1207,6 +1207,40 @@ fn what_no_patch_of_the_operating_system_mends_is_left_to_its_owner() {
         let data = data(&run);
         assert_eq!((data.get("operation"), data.get("reboot")), (None, None));
     }
+}
+
+#[test]
+fn what_inspector_says_is_to_be_done_is_not_cut_for_a_long_list_of_packages() {
+    let mut run = only_told();
+    run.findings = vec![log4j()];
+    let name = "org.springframework.boot:spring-boot-actuator-autoconfigure";
+    let jar = |n: u8| {
+        let version = format!("2.7.{n}.RELEASE-0123456789abcdef0123456789");
+        package(name, &version, Some(&version), "JAR")
+    };
+    run.findings[0].packages = (0..8).map(jar).collect();
+    let mail = mail(&run);
+    let line = mail.lines().find(|line| line.contains("CVE-2021-44228"));
+    let line = line.unwrap();
+    assert!(
+        line.ends_with(". Inspector says: Update log4j-core to 2.17.1 or later"),
+        "{line}"
+    );
+    assert!(line.contains(name), "{line}");
+    assert!(line.chars().count() < 460, "{line}");
+    // Nor is there more of it than there is room for.
+    run.findings[0].remediation = Some("word ".repeat(200));
+    for package in &mut run.findings[0].packages {
+        package.remediation = Some(format!(
+            "{} {}",
+            package.version.clone().unwrap(),
+            "x ".repeat(200)
+        ));
+    }
+    let mail = self::mail(&run);
+    let line = mail.lines().find(|line| line.contains("CVE-2021-44228"));
+    let line = line.unwrap();
+    assert!(line.contains(name) && line.chars().count() < 460, "{line}");
 }
 
 #[test]

@@ -36,6 +36,8 @@ const MOST_ID: usize = 100;
 const MOST_TEXT: usize = 300;
 /// Most characters of a line about a finding.
 const MOST_FINDING: usize = 450;
+/// Most characters of what Inspector says is to be done about it.
+const MOST_ADVICE: usize = 220;
 /// For how many days the opt-outs hold that a message proposes.
 const OPT_OUT_DAYS: i64 = 90;
 /// What a trip for one resource is told with.
@@ -191,6 +193,7 @@ impl Story<'_> {
         if finding.unmended {
             line += ", STILL ACTIVE after every approved patch had been installed";
         }
+        let mut said = String::new();
         if with_advice {
             let own = finding.remediation.as_deref();
             let mut advice: Vec<String> = Vec::new();
@@ -205,10 +208,13 @@ impl Story<'_> {
                 }
             }
             if !advice.is_empty() {
-                line += &format!(". Inspector says: {}", advice.join(". "));
+                said = one_line(&advice.join(". "), MOST_ADVICE);
+                said = format!(". Inspector says: {said}");
             }
         }
-        one_line(&line, MOST_FINDING)
+        // What is to be done is not cut for what is listed before it.
+        let room = MOST_FINDING - said.chars().count();
+        format!("{}{said}", one_line(&line, room))
     }
 
     /// How many findings of those that a section is about are left out.
@@ -910,7 +916,7 @@ impl Story<'_> {
                 one_line(id, MOST_ID)
             );
             lines.push(format!(
-                "Zone and devices: {}",
+                "Zone, devices, types and IOPS: {}",
                 self.aws(
                     "ec2 describe-volumes",
                     &[("--filters", &[&filter]), ("--output", &["table"])]
@@ -922,6 +928,8 @@ impl Story<'_> {
                     &[
                         ("--availability-zone", &["<zone>"]),
                         ("--snapshot-id", &[snapshot]),
+                        // Else EC2 makes a gp2 of it.
+                        ("--volume-type", &["<type>"]),
                     ],
                 )
             }));
