@@ -178,18 +178,20 @@ fn what(record: &Record) -> String {
                 .map(|state| format!("{} patches missing", state.missing))
                 .into_iter()
                 .collect();
-            if !cves.is_empty() {
-                what.push(joined(&cves));
+            // What somebody looks for whose instance broke comes first: a line is
+            // cut.
+            what.extend(run.reasons.last().cloned());
+            if !run.snapshots.is_empty() {
+                what.push(format!("snapshots {}", run.snapshots.join(", ")));
             }
             what.extend(
                 run.command
                     .as_ref()
                     .map(|sent| format!("command {}", sent.id)),
             );
-            if !run.snapshots.is_empty() {
-                what.push(format!("snapshots {}", run.snapshots.join(", ")));
+            if !cves.is_empty() {
+                what.push(joined(&cves));
             }
-            what.extend(run.reasons.last().cloned());
             what.join("; ")
         }
         Record::Undo(undo) => format!(
@@ -236,7 +238,7 @@ mod tests {
         }));
         assert_eq!(
             what(&installed),
-            "3 patches missing; CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more; command c-1; snapshots snap-1, snap-2; last"
+            "3 patches missing; last; snapshots snap-1, snap-2; command c-1; CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more"
         );
         assert_eq!(resource(&installed), "i-1");
         let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));

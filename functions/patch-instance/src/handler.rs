@@ -43,7 +43,7 @@ use ulid::Ulid;
 mod carry;
 mod follow;
 
-use carry::Carried;
+use carry::{Carried, MOST_ATTEMPTS};
 
 /// How often an instance is looked at again in one invocation.
 const MOST_LOOKS: usize = 4;
@@ -402,6 +402,15 @@ impl Handler {
                 }
                 Some(mut run) => {
                     if self.adopt(&mut run, lock, invocation).await? {
+                        return Ok(Looked::Again);
+                    }
+                    if run.attempts >= MOST_ATTEMPTS {
+                        let why = format!(
+                            "it was begun {} times, and each time cut off before it was known whether its command was sent; Systems Manager knows of none",
+                            run.attempts
+                        );
+                        run.fail(why, Timestamp::now());
+                        self.finish(&mut run).await?;
                         return Ok(Looked::Again);
                     }
                     cut_off = Some(run);

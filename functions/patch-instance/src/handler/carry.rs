@@ -30,7 +30,7 @@ const TO_PREPARE: Duration = Duration::from_secs(20);
 
 /// How often a run is begun that AWS keeps from its command before that is told:
 /// who reads of it can find what is in the way.
-const MOST_ATTEMPTS: u32 = 5;
+pub(super) const MOST_ATTEMPTS: u32 = 5;
 
 /// How far this clock and Systems Manager's may be apart.
 const SLACK: SignedDuration = SignedDuration::from_secs(60);
@@ -136,29 +136,34 @@ impl Handler {
         policy: &Versioned,
         invocation: &Invocation,
     ) -> Vec<Answer> {
-        let (group, mut answers) = match self.still_wanted(group, invocation).await {
-            Ok(looked) => looked,
-            Err((group, failure)) => {
-                let why = failure.to_string();
-                let failed = group.into_iter();
-                return failed
-                    .map(|(work, _)| (work, Err(Failure::Batch(why.clone()))))
-                    .collect();
-            }
-        };
-        let Some((_, first)) = group.first() else {
-            return answers;
-        };
-        let batch = Batch {
-            mark,
-            operation,
-            reboot: first.reboot,
-            instances: &[],
-            settings: &policy.policy.patching,
-            log_group: &self.settings.command_log_group,
-        };
+        let mut answers = Vec::new();
         let mut groups = vec![group];
         while let Some(group) = groups.pop() {
+            // Each part anew: what was refused so far may have taken minutes.
+            let group = match self.still_wanted(group, invocation).await {
+                Ok((group, others)) => {
+                    answers.extend(others);
+                    group
+                }
+                Err((group, failure)) => {
+                    let why = failure.to_string();
+                    let failed = group.into_iter();
+                    answers
+                        .extend(failed.map(|(work, _)| (work, Err(Failure::Batch(why.clone())))));
+                    continue;
+                }
+            };
+            let Some((_, first)) = group.first() else {
+                continue;
+            };
+            let batch = Batch {
+                mark,
+                operation,
+                reboot: first.reboot,
+                instances: &[],
+                settings: &policy.policy.patching,
+                log_group: &self.settings.command_log_group,
+            };
             let ids: Vec<String> = group
                 .iter()
                 .map(|(_, run)| run.resource_id().to_owned())
@@ -360,7 +365,9 @@ impl Handler {
         let why = match &decision.verdict {
             Verdict::Compliant if is_off => Some("the mode is `off`".to_owned()),
             // Suppressed, or less bad than the policy asks about, is not mended.
-            Verdict::Compliant if run.findings.iter().any(|f| !reports.has_closed(&f.arn)) => {
+            Verdict::Compliant
+                if !run.lists_all() || run.findings.iter().any(|f| !reports.has_closed(&f.arn)) =>
+            {
                 Some("what was found is told no more, and nobody has closed it".to_owned())
             }
             Verdict::Compliant => None,

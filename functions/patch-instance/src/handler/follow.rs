@@ -143,9 +143,12 @@ impl Handler {
             reports.installed(&run.id, patchable.iter().map(String::as_str));
             reports.awaiting.insert(run.id.clone());
             // Suppressed or dropped while its command was under way: nobody will
-            // close it.
+            // close it. What the record has no room for may be among that.
             let is_lost = |arn: &str| !reports.active.contains_key(arn) && !reports.has_closed(arn);
-            if mended.iter().any(|arn| is_lost(arn)) {
+            let since = |arn: &String| reports.closed.get(arn) >= Some(&run.started_at);
+            if mended.iter().any(|arn| is_lost(arn))
+                || (!run.lists_all() && reports.suppressed.iter().any(since))
+            {
                 reports.unclear.insert(run.id.clone());
             }
         })

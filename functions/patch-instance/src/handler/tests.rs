@@ -1176,6 +1176,51 @@ async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_to
 }
 
 #[tokio::test]
+async fn a_command_that_never_gets_an_answer_is_told_and_holds_nothing_for_ever() {
+    let world = World::of([(1, lacking(1))]);
+    let silent = |world: &Arc<Mutex<World>>| {
+        wire_with(world, |_, call| {
+            (call.operation == "SendCommand").then_some(Reply::Broken)
+        })
+    };
+    for _ in 0..5 {
+        run(&silent(&world), batch([compliance(1)]))
+            .await
+            .unwrap_err();
+        assert_eq!(world.lock().unwrap().told_of(1), ["in-progress"]);
+        world.lock().unwrap().lapse();
+    }
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    let world = world.lock().unwrap();
+    let records = world.records();
+    let ended = records.iter().find(|run| !run.is_open()).unwrap();
+    assert_eq!((ended.status, ended.attempts), (Status::Failed, 5));
+    assert!(ended.reasons[0].contains("5 times"), "{:?}", ended.reasons);
+    assert!(world.told_of(1).contains(&"failed"));
+    assert_eq!(world.commands.len(), 1, "of the run that followed");
+}
+
+#[tokio::test]
+async fn a_part_is_sent_as_things_are_by_then() {
+    let world = World::of((1..=4).map(|n| (n, lacking(1))));
+    world.lock().unwrap().denied.insert(id(1));
+    // While the first is being refused, somebody opts the fourth out.
+    let wire = wire_with(&world, |world, call| {
+        if call.operation == "SendCommand" {
+            let of = world.machines.get_mut(&id(4)).unwrap();
+            of.tags = vec![("backstop:opt-out", "missing-patches until=2199-01-31")];
+        }
+        None
+    });
+    run(&wire, batch((1..=4).map(compliance))).await.unwrap();
+    let world = world.lock().unwrap();
+    let mut sent: Vec<&String> = world.commands.iter().flat_map(|c| &c.instances).collect();
+    sent.sort();
+    assert_eq!(sent, [&id(2), &id(3)]);
+    assert_eq!(world.told_of(4), ["in-progress", "rolled-back", "exempt"]);
+}
+
+#[tokio::test]
 async fn snapshots_of_one_instance_that_are_throttled_keep_no_other_from_its_command() {
     let world = World::of((1..=3).map(|n| (n, lacking(1))));
     let wire = wire_with(&world, |_, call| {
@@ -1940,7 +1985,8 @@ async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
             _ => assert_eq!(so_far, told),
         }
         if told == "in-progress" {
-            // A scan after the end counts, whoever asked for it.
+            // A scan after the end counts, whoever asked for it, and one that saw
+            // nothing missing.
             let waiting = world.lock().unwrap().items.clone();
             let told_so_far = world.lock().unwrap().told.clone();
             scan(&world, Timestamp::now(), 0);
@@ -2567,6 +2613,34 @@ async fn what_was_cut_off_and_is_told_no_more_is_remediated_only_where_inspector
         let world = world.lock().unwrap();
         assert_eq!(world.told_of(1), [expected]);
         assert_eq!((world.commands.len(), world.locks()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn one_of_more_findings_than_a_record_lists_that_is_suppressed_is_not_told_as_remediated() {
+    for (last, expected) in [("CLOSED", "remediated"), ("SUPPRESSED", "failed")] {
+        let world = World::of([(1, Machine::default())]);
+        run(&wire(&world), batch((0..70).map(|of| active(1, of))))
+            .await
+            .unwrap();
+        let listed = world.lock().unwrap().records()[0].findings.clone();
+        assert_eq!(listed.len(), 60);
+        let is_listed = |of: &usize| listed.iter().any(|finding| finding.arn == arn(*of));
+        let unlisted = (0..70).find(|of| !is_listed(of)).unwrap();
+        let said = |of: usize, status| finding(1, of, status, "HIGH", Timestamp::now());
+        run(&wire(&world), batch([said(unlisted, last)]))
+            .await
+            .unwrap();
+        world.lock().unwrap().end("Success", 0);
+        run(&wire(&world), batch([ended(1)])).await.unwrap();
+        let others = (0..70).filter(|of| *of != unlisted);
+        run(&wire(&world), batch(others.map(|of| said(of, "CLOSED"))))
+            .await
+            .unwrap();
+        assert_eq!(
+            world.lock().unwrap().told_of(1),
+            ["in-progress", "awaiting-rescan", expected]
+        );
     }
 }
 

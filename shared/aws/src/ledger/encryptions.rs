@@ -71,10 +71,11 @@ impl Ledger {
 
     /// The entries of encryptions that are under way on instances, by instance.
     /// An encryption and a patching each take their own lock before they look at
-    /// the other's, so that one of them sees it.
+    /// the other's, so that one of them sees it. One whose record cannot be
+    /// understood counts as under way.
     ///
     /// # Errors
-    /// It could not be read, or not understood.
+    /// It could not be read.
     pub async fn encryptions(
         &self,
         instances: &[String],
@@ -83,8 +84,12 @@ impl Ledger {
         let mut open = BTreeMap::new();
         for (id, standing) in instances.iter().zip(standings.await?) {
             let Some(lock) = standing.lock else { continue };
-            let run = self.encryption(&lock.entry).await?;
-            if run.is_some_and(|run| run.is_open()) {
+            // It keeps its own instance from being patched, and no other.
+            let is_open = match self.encryption(&lock.entry).await {
+                Err(LedgerError::Unreadable(..)) => true,
+                run => run?.is_some_and(|run| run.is_open()),
+            };
+            if is_open {
                 open.insert(id.clone(), lock.entry);
             }
         }

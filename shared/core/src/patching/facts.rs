@@ -292,8 +292,10 @@ impl Reports {
         let by = self.active.get(arn).and_then(|f| f.installed_by.clone());
         self.close(arn, at);
         if !self.active.contains_key(arn) {
-            self.suppressed.insert(arn.to_owned());
             self.unclear.extend(by);
+            if self.closed.get(arn) == Some(&at) {
+                self.suppressed.insert(arn.to_owned());
+            }
         }
     }
 
@@ -307,9 +309,12 @@ impl Reports {
             return;
         }
         self.active.remove(arn);
-        self.suppressed.remove(arn);
         let closed = self.closed.entry(arn.to_owned()).or_insert(at);
-        *closed = at.max(*closed);
+        // What was said last counts, in whatever order it comes.
+        if at >= *closed {
+            *closed = at;
+            self.suppressed.remove(arn);
+        }
         while self.closed.len() > MOST_CLOSED {
             let Some((oldest, _)) = self.closed.iter().min_by_key(|(_, at)| **at) else {
                 return;
@@ -637,6 +642,28 @@ mod tests {
         reports.report(finding("low", Severity::Low, 999));
         assert!(!reports.active.contains_key("low"), "the rest matters more");
         assert!(reports.active.contains_key("waits"));
+    }
+
+    #[test]
+    fn of_closed_and_suppressed_what_was_said_last_counts_in_whatever_order_it_comes() {
+        type Word = fn(&mut Reports, i64);
+        let close: Word = |reports, minute| reports.close("a", at(minute));
+        let suppress: Word = |reports, minute| reports.suppress("a", at(minute));
+        for (first, second, has_closed) in [
+            ((close, 1), (suppress, 2), false),
+            ((suppress, 2), (close, 1), false),
+            ((suppress, 1), (close, 2), true),
+            ((close, 2), (suppress, 1), true),
+        ] {
+            let mut reports = Reports::default();
+            reports.report(finding("a", Severity::High, 0));
+            for (say, minute) in [first, second] {
+                say(&mut reports, minute);
+            }
+            assert_eq!(reports.has_closed("a"), has_closed);
+            assert_eq!(reports.closed["a"], at(2));
+        }
+        assert!(!Reports::default().has_closed("a"));
     }
 
     #[test]

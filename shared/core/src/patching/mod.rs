@@ -269,6 +269,12 @@ impl Patching {
             .filter(|finding| !finding.is_patchable())
     }
 
+    /// Whether all that was found stands in it.
+    #[must_use]
+    pub fn lists_all(&self) -> bool {
+        usize::try_from(self.findings_total).is_ok_and(|all| all <= self.findings.len())
+    }
+
     /// Halves the longer of its lists, what matters least first; what is left out
     /// is counted all the same. `false`: there is nothing more to leave out.
     pub fn shorten(&mut self) -> bool {
@@ -312,8 +318,12 @@ impl Patching {
                 return false;
             };
             // Somebody's scan during the installation saw what was missing before
-            // it, one after it what is missing since.
-            let is_ours = !installs || state.operation == Operation::Install.name() || at > seen_at;
+            // it, one after it what is missing since; one that saw nothing missing
+            // says the same whenever it was.
+            let is_ours = !installs
+                || state.operation == Operation::Install.name()
+                || at > seen_at
+                || (state.missing == 0 && state.failed == 0);
             is_new && is_ours && sent.duration_since(at) <= slack
         });
         if ended.status == "Success" {
