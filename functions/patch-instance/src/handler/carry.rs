@@ -186,8 +186,9 @@ impl Handler {
     }
 
     /// Looks once more at what may keep the command from being sent: tags, mode,
-    /// kill switch, window, an encryption. Those that are still to have it, and what the others
-    /// came to. A read that fails sends nothing: the runs are taken up again.
+    /// kill switch, window, an encryption. Those that are still to have it, and
+    /// what the others came to. A read that fails sends nothing: the runs are
+    /// taken up again.
     async fn still_wanted(
         &self,
         group: Group,
