@@ -292,13 +292,18 @@ impl Handler {
                 checks.push(check(CONTROL, &group.id, sweeping()));
             }
         }
-        // Said, and no reason to make the baseline once more.
-        let asked = bus::request_checks(&self.clients.eventbridge, &checks).await;
+        self.ask(&checks, digest).await;
+        Ok(())
+    }
+
+    /// Asks for checks. That it cannot is said, and no reason to make the baseline
+    /// once more.
+    async fn ask(&self, checks: &[CheckRequested], digest: &mut Digest) {
+        let asked = bus::request_checks(&self.clients.eventbridge, checks).await;
         let not_asked = asked.err();
         digest
             .unseen
             .extend(not_asked.map(|error| format!("checks that could not be asked for: {error}")));
-        Ok(())
     }
 
     /// Takes out of the baseline what is not there any more.

@@ -135,6 +135,28 @@ pub(crate) async fn patiently<T>(
     }
 }
 
+/// Hands on what the pages of a walk hold, a page at a time and dropped then; how
+/// much that was, also where the walk stopped.
+pub(crate) async fn each_page<T>(
+    deadline: &Deadline,
+    read: impl AsyncFn(Option<String>) -> Result<(Vec<T>, Option<String>), AwsError>,
+    mut each: impl AsyncFnMut(Vec<T>),
+) -> Result<u64, (u64, AwsError)> {
+    let mut seen = 0_u64;
+    let mut token: Option<String> = None;
+    loop {
+        let (page, next) = patiently(deadline, async || read(token.clone()).await)
+            .await
+            .map_err(|error| (seen, error))?;
+        seen += page.len() as u64;
+        each(page).await;
+        token = next.filter(|token| !token.is_empty());
+        if token.is_none() {
+            return Ok(seen);
+        }
+    }
+}
+
 /// A group as a page shows it.
 fn facts(
     group: &aws_sdk_ec2::types::SecurityGroup,

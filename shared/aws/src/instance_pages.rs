@@ -11,7 +11,7 @@ use backstop_core::patching::Host;
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
-use crate::group_pages::patiently;
+use crate::group_pages::each_page;
 use crate::patching::{INSTANCES_PAGE, host};
 use crate::security_groups::filter;
 
@@ -33,25 +33,18 @@ pub struct Stopped {
 pub async fn walk(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
-    mut each: impl AsyncFnMut(Vec<Host>),
+    each: impl AsyncFnMut(Vec<Host>),
 ) -> Result<u64, Stopped> {
-    let mut seen = 0_u64;
-    let mut token: Option<String> = None;
-    loop {
-        let page = patiently(deadline, async || {
-            let request = ec2
-                .describe_instances()
-                .filters(filter("instance-state-name", "running"))
-                .max_results(INSTANCES_PAGE)
-                .set_next_token(token.clone());
-            deadline.call("DescribeInstances", request.send()).await
-        })
-        .await
-        .map_err(|error| Stopped { seen, error })?;
-        token = page.next_token.filter(|token| !token.is_empty());
+    let read = async |token: Option<String>| {
+        let request = ec2
+            .describe_instances()
+            .filters(filter("instance-state-name", "running"))
+            .max_results(INSTANCES_PAGE)
+            .set_next_token(token);
+        let page = deadline.call("DescribeInstances", request.send()).await?;
         // One that was stopped meanwhile must not become a finding, whether the
         // filter was heeded or not.
-        let hosts: Vec<Host> = page
+        let hosts = page
             .reservations
             .unwrap_or_default()
             .iter()
@@ -59,10 +52,9 @@ pub async fn walk(
             .filter_map(host)
             .filter(|host| host.state == "running")
             .collect();
-        seen += hosts.len() as u64;
-        each(hosts).await;
-        if token.is_none() {
-            return Ok(seen);
-        }
-    }
+        Ok((hosts, page.next_token))
+    };
+    each_page(deadline, read, each)
+        .await
+        .map_err(|(seen, error)| Stopped { seen, error })
 }

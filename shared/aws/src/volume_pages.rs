@@ -12,7 +12,7 @@ use backstop_core::volumes::Volume;
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
-use crate::group_pages::patiently;
+use crate::group_pages::each_page;
 use crate::security_groups::filter;
 use crate::volumes::{VOLUMES_PAGE, volume};
 
@@ -34,35 +34,27 @@ pub struct Stopped {
 pub async fn walk(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
-    mut each: impl AsyncFnMut(Vec<Volume>),
+    each: impl AsyncFnMut(Vec<Volume>),
 ) -> Result<u64, Stopped> {
-    let mut seen = 0_u64;
-    let mut token: Option<String> = None;
-    loop {
-        let page = patiently(deadline, async || {
-            let request = ec2
-                .describe_volumes()
-                .filters(filter("encrypted", "false"))
-                .max_results(VOLUMES_PAGE)
-                .set_next_token(token.clone());
-            deadline.call("DescribeVolumes", request.send()).await
-        })
-        .await
-        .map_err(|error| Stopped { seen, error })?;
-        token = page.next_token.filter(|token| !token.is_empty());
+    let read = async |token: Option<String>| {
+        let request = ec2
+            .describe_volumes()
+            .filters(filter("encrypted", "false"))
+            .max_results(VOLUMES_PAGE)
+            .set_next_token(token);
+        let page = deadline.call("DescribeVolumes", request.send()).await?;
         // A filter that is not heeded must not make an encrypted volume a
         // finding.
-        let volumes: Vec<Volume> = page
+        let volumes = page
             .volumes
             .unwrap_or_default()
             .iter()
             .filter_map(volume)
             .filter(|volume| !volume.encrypted)
             .collect();
-        seen += volumes.len() as u64;
-        each(volumes).await;
-        if token.is_none() {
-            return Ok(seen);
-        }
-    }
+        Ok((volumes, page.next_token))
+    };
+    each_page(deadline, read, each)
+        .await
+        .map_err(|(seen, error)| Stopped { seen, error })
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::controls::Control;
 use crate::controls::open_ingress::{Decision, Verdict};
-use crate::entry::digest;
+use crate::entry::{Status, digest};
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::plan::Disposition;
@@ -208,6 +208,20 @@ pub fn is_news(of: &Digest, last: Option<&LastDigest>, now: Timestamp) -> bool {
             let day = last.at.saturating_add(QUIET_HOURS.hours());
             says(of) != last.said || (done && day.is_ok_and(|day| now >= day))
         }
+    }
+}
+
+/// What keeps a control from something that is open, by the status that was
+/// recorded last; where nothing does it is still being looked at.
+fn kept_back(status: Option<&str>) -> &'static str {
+    let is = |of: Status| status == Some(of.name());
+    match status {
+        _ if is(Status::Exempt) => "opted out",
+        _ if is(Status::Held) => "its opt-out tag cannot be read",
+        _ if is(Status::Existing) => "it was there before `enforce`",
+        _ if is(Status::Tripped) => "the control has tripped",
+        _ if is(Status::Stopped) => "the kill switch is on",
+        _ => "being looked at",
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
-use backstop_aws::{bus, instance_pages, patching};
+use backstop_aws::{instance_pages, patching};
 use backstop_core::controls::Control;
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
@@ -170,12 +170,7 @@ impl Handler {
                 checks.push(check(control, &id, sweeping()));
             }
         }
-        // Said, and no reason to make the baseline once more.
-        let asked = bus::request_checks(&self.clients.eventbridge, &checks).await;
-        let not_asked = asked.err();
-        digest
-            .unseen
-            .extend(not_asked.map(|error| format!("checks that could not be asked for: {error}")));
+        self.ask(&checks, digest).await;
         Ok(())
     }
 

@@ -504,22 +504,29 @@ impl Ledger {
         fights: Option<&Fights>,
     ) -> Result<Closed, LedgerError> {
         let (control, resource) = (run.control().name(), run.resource_id());
-        let lock = lock_key(run.control().lock_name(), resource);
-        let ours = "entry = :entry AND holder = :holder";
         let mut rest = vec![self.told(run.id(), Timestamp::now())];
         if let Some(fights) = fights {
             rest.push(self.put_fights(control, resource, fights)?);
         }
-        let with = |release: TransactWriteItem| {
-            let mut items = vec![release];
-            items.extend(rest.iter().cloned());
-            items
-        };
         if failed {
-            let release = self.end_lease(run.control().lock_name(), resource, holder);
-            self.transact(with(release)).await?;
+            rest.insert(
+                0,
+                self.end_lease(run.control().lock_name(), resource, holder),
+            );
+            self.transact(rest).await?;
             return Ok(Closed::Done);
         }
+        self.free_lock(run, holder, rest).await
+    }
+
+    /// Deletes a run's lock, with what else is to be written with it.
+    async fn free_lock(
+        &self,
+        run: &impl Run,
+        holder: &Holder,
+        rest: Vec<TransactWriteItem>,
+    ) -> Result<Closed, LedgerError> {
+        let lock = lock_key(run.control().lock_name(), run.resource_id());
         let release = |condition: &str| {
             let delete = Delete::builder()
                 .table_name(&self.table)
@@ -527,12 +534,15 @@ impl Ledger {
                 .condition_expression(condition)
                 .expression_attribute_values(":entry", s(run.id()))
                 .expression_attribute_values(":holder", s(&holder.id));
-            transact_delete(delete)
+            let mut items = vec![transact_delete(delete)];
+            items.extend(rest.iter().cloned());
+            items
         };
+        let ours = "entry = :entry AND holder = :holder";
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
-        match self.transact(with(release(&quiet))).await? {
+        match self.transact(release(&quiet)).await? {
             Transacted::Done => Ok(Closed::Done),
-            Transacted::Refused(_) => match self.transact(with(release(ours))).await? {
+            Transacted::Refused(_) => match self.transact(release(ours)).await? {
                 Transacted::Done => Ok(Closed::LookAgain),
                 // The lease lapsed and somebody else has gone on.
                 Transacted::Refused(_) => Ok(Closed::Done),

@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put};
+use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::patching::{Patching, Reports};
 use backstop_core::record::Record;
 use jiff::Timestamp;
 
 use super::encryptions::{Stepwise, holder_for, run_holder};
-use super::items::{
-    Item, Key, Run, key, lock_key, n, number, pack, revision, s, text, transact_delete,
-    transact_put, unpack,
-};
+use super::items::{Item, Key, Run, key, n, number, pack, revision, text, transact_put, unpack};
 use super::{Closed, Holder, Ledger, LedgerError, MOST_BYTES, REMEMBERED_DAYS, Stored, Transacted};
 
 /// For how long a run keeps its lock before its command is sent: longer than
@@ -92,27 +89,7 @@ impl Ledger {
     /// # Errors
     /// It could not be stored; whoever looks next does it.
     pub async fn let_go(&self, run: &Patching) -> Result<Closed, LedgerError> {
-        let holder = run_holder(&run.id);
-        let lock = lock_key(Run::control(run).lock_name(), run.resource_id());
-        let release = |condition: &str| {
-            transact_delete(
-                Delete::builder()
-                    .table_name(&self.table)
-                    .set_key(Some(key(&lock)))
-                    .condition_expression(condition)
-                    .expression_attribute_values(":entry", s(&run.id))
-                    .expression_attribute_values(":holder", s(&holder.id)),
-            )
-        };
-        let ours = "entry = :entry AND holder = :holder";
-        let quiet = format!("{ours} AND attribute_not_exists(look_again)");
-        match self.transact(vec![release(&quiet)]).await? {
-            Transacted::Done => Ok(Closed::Done),
-            Transacted::Refused(_) => match self.transact(vec![release(ours)]).await? {
-                Transacted::Done => Ok(Closed::LookAgain),
-                Transacted::Refused(_) => Ok(Closed::Done),
-            },
-        }
+        self.free_lock(run, &run_holder(&run.id), Vec::new()).await
     }
 
     /// What Inspector reported of instances; of those that are not in it,

@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::ToSpan;
 use jiff::civil::Date;
 use jiff::tz::Offset;
+use jiff::{Timestamp, ToSpan};
 
 use super::undo_commands::is_undoable;
 use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened, time, whom};
@@ -492,24 +492,13 @@ impl<'a> Story<'a> {
         Section { heading, lines }
     }
 
-    /// An opt-out as a team may write it. A team's name that could be read as
-    /// something else is not put in.
+    /// An opt-out as a team may write it.
     fn sample_opt_out(&self) -> String {
-        let plain = |team: &&str| {
-            (1..=60).contains(&team.len())
-                && team
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c))
-        };
         format!(
             "{} until={} owner={} reason=why it must stay open",
             self.entry.control,
             self.opt_out_until(),
-            self.entry
-                .team
-                .as_deref()
-                .filter(plain)
-                .unwrap_or("your-team"),
+            owner(self.entry.team.as_deref()),
         )
     }
 
@@ -608,6 +597,56 @@ pub(super) fn who(actor: &Actor) -> Vec<String> {
         format!("From: {}", or_unknown(actor.source_address.as_deref(), 100)),
         format!("With: {}", or_unknown(actor.user_agent.as_deref(), 200)),
     ]
+}
+
+/// The owner that an opt-out is proposed with. A team's name that could be read as
+/// something else is not put in.
+pub(super) fn owner(team: Option<&str>) -> &str {
+    let plain = |team: &&str| {
+        (1..=60).contains(&team.len())
+            && team
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c))
+    };
+    team.filter(plain).unwrap_or("your-team")
+}
+
+/// What is wrong with an opt-out tag, and how it is written; nothing where it can
+/// be read.
+pub(super) fn unreadable_tag(exemption: &Exemption) -> Vec<String> {
+    let Exemption::Malformed { value, problem } = exemption else {
+        return Vec::new();
+    };
+    vec![
+        format!(
+            "The tag's value is `{}`, and {}.",
+            one_line(value, MOST_TEXT),
+            clause(problem, MOST_TEXT)
+        ),
+        format!("How it is to be written: {SPELLING}."),
+    ]
+}
+
+/// When a run of many invocations was at work on what.
+pub(super) fn the_run(
+    resource: &str,
+    begun: Timestamp,
+    ended: Option<Timestamp>,
+    attempts: u32,
+    policy_version: i64,
+) -> Section {
+    let ended = ended.map(|at| format!(", ended: {}", time(at)));
+    Section {
+        heading: "The run",
+        lines: vec![
+            format!("Resource: {}", one_line(resource, MOST_TEXT)),
+            format!(
+                "Begun: {}{}, attempts: {attempts}, policy version: {policy_version}",
+                time(begun),
+                ended.unwrap_or_default(),
+            ),
+        ],
+    }
 }
 
 fn by_rule<'a>(

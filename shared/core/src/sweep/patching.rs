@@ -30,12 +30,7 @@ pub fn reason(status: Option<&str>) -> &'static str {
         _ if is(Status::Notified) => "told, and left as it is",
         _ if is(Status::Pending) => "it waits to be patched",
         _ if is(Status::Refused) => "it cannot be patched as it is",
-        _ if is(Status::Exempt) => "opted out",
-        _ if is(Status::Held) => "its opt-out tag cannot be read",
-        _ if is(Status::Existing) => "it was there before `enforce`",
-        _ if is(Status::Tripped) => "the control has tripped",
-        _ if is(Status::Stopped) => "the kill switch is on",
-        _ => "being looked at",
+        _ => super::kept_back(status),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::controls::Control;
 use crate::controls::unencrypted_volume::Settings;
 use crate::encryption::Way;
 use crate::entry::Status;
-use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
-use crate::message::story::{Section, terms, who};
+use crate::exemption::{Exemption, OPT_OUT_TAG};
+use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;
 use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, REPLACED_BY_TAG, Volume};
@@ -66,7 +66,13 @@ impl<'a> Story<'a> {
         };
         sections.push(self.who());
         sections.extend(self.good_to_know());
-        sections.push(self.the_run());
+        sections.push(the_run(
+            &run.resource,
+            run.started_at,
+            run.finished_at,
+            run.attempts,
+            run.policy_version,
+        ));
         sections.retain(|section| !section.lines.is_empty());
         sections
     }
@@ -849,7 +855,7 @@ impl<'a> Story<'a> {
             }
             Status::Held => {
                 would = false;
-                lines.extend(self.unreadable());
+                lines.extend(unreadable_tag(&run.exemption));
             }
             Status::Existing => lines.push(format!(
                 "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy."
@@ -891,20 +897,6 @@ impl<'a> Story<'a> {
             },
             lines,
         }
-    }
-
-    fn unreadable(&self) -> Vec<String> {
-        let Exemption::Malformed { value, problem } = &self.run.exemption else {
-            return Vec::new();
-        };
-        vec![
-            format!(
-                "The tag's value is `{}`, and {}.",
-                one_line(value, MOST_TEXT),
-                clause(problem, MOST_TEXT)
-            ),
-            format!("How it is to be written: {SPELLING}."),
-        ]
     }
 
     /// What can be done about what was refused, as far as the facts show it.
@@ -1029,7 +1021,7 @@ impl<'a> Story<'a> {
         let exemption = format!(
             "{{\"controls\": {{\"encryption-by-default\": {{\"settings\": {{\"exemption\": {{\"until\": \"{}\", \"owner\": \"{}\", \"reason\": \"why\"}}}}}}}}}}",
             self.until(),
-            self.owner()
+            owner(run.team.as_deref())
         );
         if run.status == Status::Exempt {
             sections.push(Section {
@@ -1107,7 +1099,7 @@ impl<'a> Story<'a> {
                 lines.push(format!(
                     "The tag {OPT_OUT_TAG} of a part of it cannot be read."
                 ));
-                lines.extend(self.unreadable());
+                lines.extend(unreadable_tag(&run.exemption));
             }
             _ => {}
         }
@@ -1144,24 +1136,6 @@ impl<'a> Story<'a> {
             heading: "Good to know",
             lines,
         })
-    }
-
-    fn the_run(&self) -> Section {
-        let run = self.run;
-        let ended = run.finished_at.map(|at| format!(", ended: {}", time(at)));
-        Section {
-            heading: "The run",
-            lines: vec![
-                format!("Resource: {}", one_line(&run.resource, MOST_TEXT)),
-                format!(
-                    "Begun: {}{}, attempts: {}, policy version: {}",
-                    time(run.started_at),
-                    ended.unwrap_or_default(),
-                    run.attempts,
-                    run.policy_version
-                ),
-            ],
-        }
     }
 
     // --------------------------------------------------------------------- parts
@@ -1207,27 +1181,12 @@ impl<'a> Story<'a> {
         started.saturating_add(OPT_OUT_DAYS.days())
     }
 
-    /// The team, if its name could not be read as anything else.
-    fn owner(&self) -> &str {
-        let plain = |team: &&str| {
-            (1..=60).contains(&team.len())
-                && team
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c))
-        };
-        self.run
-            .team
-            .as_deref()
-            .filter(plain)
-            .unwrap_or("your-team")
-    }
-
     fn opt_out_command(&self) -> String {
         let control: Control = self.run.control;
         let tag = format!(
             "Key={OPT_OUT_TAG},Value={control} until={} owner={} reason=why it must stay as it is",
             self.until(),
-            self.owner()
+            owner(self.run.team.as_deref())
         );
         self.ec2(
             "create-tags",

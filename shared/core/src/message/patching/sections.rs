@@ -10,8 +10,8 @@ use jiff::tz::Offset;
 
 use super::{Failure, Story, count};
 use crate::entry::Status;
-use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
-use crate::message::story::{Section, terms, who};
+use crate::exemption::{Exemption, OPT_OUT_TAG};
+use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;
 use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::patching::{DOCUMENT, OS, Package, Patch, PatchState, RESCAN, Reboot, Vulnerability};
@@ -93,7 +93,13 @@ impl Story<'_> {
         sections.push(self.opt_out());
         sections.push(self.who());
         sections.push(self.good_to_know());
-        sections.push(self.the_run());
+        sections.push(the_run(
+            &self.run.resource,
+            self.run.started_at,
+            self.run.finished_at,
+            self.run.attempts,
+            self.run.policy_version,
+        ));
         sections.retain(|section| !section.lines.is_empty());
         sections
     }
@@ -637,7 +643,7 @@ impl Story<'_> {
             }
             Status::Held => {
                 would = false;
-                lines.extend(self.unreadable());
+                lines.extend(unreadable_tag(&run.exemption));
             }
             Status::Existing => lines.push(format!(
                 "To have it done, set `\"existing\": \"enforce\"` for {control} in the policy."
@@ -794,20 +800,6 @@ impl Story<'_> {
         }
     }
 
-    fn unreadable(&self) -> Vec<String> {
-        let Exemption::Malformed { value, problem } = &self.run.exemption else {
-            return Vec::new();
-        };
-        vec![
-            format!(
-                "The tag's value is `{}`, and {}.",
-                one_line(value, MOST_TEXT),
-                clause(problem, MOST_TEXT)
-            ),
-            format!("How it is to be written: {SPELLING}."),
-        ]
-    }
-
     fn re_arm(&self) -> String {
         let control = self.run.control;
         let reasons = &self.run.reasons;
@@ -837,7 +829,7 @@ impl Story<'_> {
             "Key={OPT_OUT_TAG},Value={} until={} owner={} reason=why it must stay as it is",
             run.control,
             started.saturating_add(OPT_OUT_DAYS.days()),
-            self.owner()
+            owner(run.team.as_deref())
         );
         let mut lines = vec![self.aws(
             "ec2 create-tags",
@@ -985,31 +977,13 @@ impl Story<'_> {
             }
             Exemption::Malformed { .. } if run.status != Status::Held => {
                 lines.push(format!("Its tag {OPT_OUT_TAG} cannot be read."));
-                lines.extend(self.unreadable());
+                lines.extend(unreadable_tag(&run.exemption));
             }
             _ => {}
         }
         Section {
             heading: "Good to know",
             lines,
-        }
-    }
-
-    fn the_run(&self) -> Section {
-        let run = self.run;
-        let ended = run.finished_at.map(|at| format!(", ended: {}", time(at)));
-        Section {
-            heading: "The run",
-            lines: vec![
-                format!("Resource: {}", one_line(&run.resource, MOST_TEXT)),
-                format!(
-                    "Begun: {}{}, attempts: {}, policy version: {}",
-                    time(run.started_at),
-                    ended.unwrap_or_default(),
-                    run.attempts,
-                    run.policy_version
-                ),
-            ],
         }
     }
 
@@ -1098,21 +1072,6 @@ impl Story<'_> {
             }
         }
         command
-    }
-
-    /// The team, if its name could not be read as anything else.
-    fn owner(&self) -> &str {
-        let plain = |team: &&str| {
-            (1..=60).contains(&team.len())
-                && team
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c))
-        };
-        self.run
-            .team
-            .as_deref()
-            .filter(plain)
-            .unwrap_or("your-team")
     }
 }
 
