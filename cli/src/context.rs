@@ -95,7 +95,7 @@ impl Aws {
     /// The stack's ledger.
     pub(crate) fn ledger(&self, stack: &Stack) -> Result<Ledger, Problem> {
         let table = output(stack, "LedgerTableName")?;
-        Ok(Ledger::new(self.clients.dynamodb.clone(), table.to_owned()))
+        Ok(Ledger::new(&self.clients, table.to_owned()))
     }
 }
 

@@ -23,6 +23,8 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
+use backstop_aws::clients::Clients;
+use backstop_aws::ledger::Ledger;
 use backstop_core::patching::PatchState;
 use http::Message;
 use proxy::{Proxy, Upstreams};
@@ -120,6 +122,7 @@ pub struct LocalAws {
     pub sqs: aws_sdk_sqs::Client,
     /// The event bus.
     pub events: aws_sdk_eventbridge::Client,
+    clients: Clients,
     /// Between the functions and their AWS.
     pub proxy: Proxy,
     /// The stack's outputs.
@@ -275,6 +278,7 @@ impl LocalAws {
             sns: aws_sdk_sns::Client::new(&ministack),
             sqs: aws_sdk_sqs::Client::new(&ministack),
             events: aws_sdk_eventbridge::Client::new(&ministack),
+            clients: Clients::new(&ministack),
             proxy,
             outputs: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -348,6 +352,12 @@ impl LocalAws {
         while self.proxy.idle() < time {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The deployed ledger, read past the functions.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(&self.clients, self.output("LedgerTableName").to_owned())
     }
 
     /// An output of the stack.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use backstop_aws::ledger::{Closed, run_holder};
+use backstop_aws::ledger::Closed;
 use backstop_aws::volumes::{self, Seen};
 use backstop_aws::{bus, metrics};
 use backstop_core::controls::{Control, unencrypted_volume};
@@ -17,7 +17,6 @@ use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::policy::Policy;
 use backstop_core::trigger::CheckRequested;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -130,7 +129,7 @@ impl Handler {
     }
 
     async fn next_step(&self, run: &Encryption, seen: &Seen, invocation: &Invocation) -> Step {
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         // Without a valid policy nothing new is begun, and what is under way
         // goes on by the defaults only where that leads to an end: back, or a
         // look at what was started. An instance that is down goes back.
@@ -195,13 +194,13 @@ impl Handler {
             // A lock that lapses says nothing of a command that was, or may have
             // been, sent.
             let sent = patching.command.is_some() || patching.batch.is_some();
-            patching.is_open() && (sent || lock.is_live(Timestamp::now()))
+            patching.is_open() && (sent || lock.is_live(self.clients.clock.now()))
         });
         Ok(holds.then_some(lock.entry))
     }
 
     async fn take_note(&self, run: &mut Encryption, note: &Note) -> Result<(), Failure> {
-        run.note(note, Timestamp::now());
+        run.note(note, self.clients.clock.now());
         self.store(run).await?;
         info!(entry = %run.id, resource = %run.resource, ?note, "noted");
         if matches!(note, Note::Attention { .. }) {
@@ -218,7 +217,7 @@ impl Handler {
         change: &Change,
         invocation: &Invocation,
     ) -> Result<(), Failure> {
-        run.trying(change, Timestamp::now());
+        run.trying(change, self.clients.clock.now());
         self.store(run).await?;
         let (answer, made) =
             volumes::change(&self.clients.ec2, run, seen, change, &invocation.deadline).await;
@@ -229,7 +228,7 @@ impl Handler {
 
     /// Ends the run: stored, told, the lock released.
     async fn end(&self, run: &mut Encryption, end: &End) -> Result<(), Failure> {
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         run.conclude(end, now);
         let mut counted = metrics::run(run.control.name());
         match run.status {
@@ -267,7 +266,7 @@ impl Handler {
         {
             self.ledger.note_undone(undone, &run.id).await?;
         }
-        let holder = run_holder(&run.id);
+        let holder = self.ledger.run_holder(&run.id);
         let closed = self.ledger.close(run, &holder, false, None).await?;
         // What went back goes another way now, if any: a volume that was
         // attached meanwhile is looked at with its instance.

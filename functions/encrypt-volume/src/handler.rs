@@ -8,13 +8,12 @@
 use std::time::Duration;
 
 use backstop_aws::clients::{Clients, EncryptionClients};
+use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::findings::TellError;
 use backstop_aws::invocation::{self, diagnostic};
-use backstop_aws::ledger::{
-    self, Begun, Holder, Known, Ledger, LedgerError, Lock, Run, Standing, run_holder,
-};
+use backstop_aws::ledger::{self, Begun, Holder, Known, Ledger, LedgerError, Lock, Run, Standing};
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::EncryptSettings;
@@ -35,7 +34,6 @@ use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
-use ulid::Ulid;
 
 const CONTROL: Control = Control::UnencryptedVolume;
 
@@ -82,11 +80,11 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
-    fn of(context: &Context) -> Self {
+    fn of(context: &Context, clock: &Clock) -> Self {
         let partition = context.invoked_function_arn.split(':').nth(1);
         Self {
-            holder: invocation::holder(context),
-            deadline: invocation::deadline(context),
+            holder: invocation::holder(context, clock),
+            deadline: invocation::deadline(context, clock),
             partition: partition
                 .filter(|partition| !partition.is_empty())
                 .unwrap_or("aws")
@@ -101,7 +99,8 @@ enum Looked {
     Again,
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     pub(crate) clients: Clients,
     pub(crate) encryption: EncryptionClients,
     pub(crate) policy: PolicyStore,
@@ -110,23 +109,25 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(
-        clients: Clients,
-        encryption: EncryptionClients,
-        settings: EncryptSettings,
-    ) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, encryption: EncryptionClients, settings: EncryptSettings) -> Self {
         let of = &settings.remediation;
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), of.policy_parameter.clone()),
-            ledger: Ledger::new(clients.dynamodb.clone(), of.ledger_table.clone()),
+            ledger: Ledger::new(&clients, of.ledger_table.clone()),
             clients,
             encryption,
             settings,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let now = Invocation::of(&event.context);
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        let now = Invocation::of(&event.context, &self.clients.clock);
         let answer = match trigger::volumes(&event.payload) {
             Ok(VolumesParsed::Ignored(reason)) => {
                 info!(verdict = "ignored", %reason, "event ignored");
@@ -142,7 +143,7 @@ impl Handler {
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
         }
-        answer
+        Ok(answer?)
     }
 
     /// The mode that holds for a control of this function.
@@ -205,7 +206,7 @@ impl Handler {
 
         // What a run is at work on is no finding: it looks again at its end. And
         // one that was cut off goes on.
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         for (id, lock) in &locks {
             if lock.is_live(now) {
                 return self.at_work(id, lock).await;
@@ -230,7 +231,7 @@ impl Handler {
             return Ok(Looked::Done("settling"));
         }
         let about = About {
-            id: &Ulid::generate().to_string(),
+            id: &self.clients.clock.new_id(),
             trigger,
             partition: &invocation.partition,
             owner_tag: &self.settings.remediation.owner_tag_key,
@@ -339,7 +340,7 @@ impl Handler {
 
     /// Takes up the run of a lapsed lock; `None`: there is none to take up.
     async fn resumed(&self, lock: Option<&Lock>) -> Result<Option<Looked>, Failure> {
-        let lapsed = lock.filter(|lock| !lock.is_live(Timestamp::now()));
+        let lapsed = lock.filter(|lock| !lock.is_live(self.clients.clock.now()));
         let Some(lock) = lapsed else { return Ok(None) };
         match self.open_run(lock).await? {
             Some(run) => self.resume(run, lock).await.map(Some),
@@ -374,7 +375,7 @@ impl Handler {
         let budget = unencrypted_volume::of(&policy.policy)
             .budget
             .changes_per_hour;
-        let holder = run_holder(&run.id);
+        let holder = self.ledger.run_holder(&run.id);
         match self.ledger.begin(&run, &holder, lapsed, budget).await? {
             Begun::Started => {}
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
@@ -404,7 +405,7 @@ impl Handler {
     async fn resume(&self, mut run: Encryption, lapsed: &Lock) -> Result<Looked, Failure> {
         run.attempts += 1;
         run.revision += 1;
-        let holder = run_holder(&run.id);
+        let holder = self.ledger.run_holder(&run.id);
         match self
             .ledger
             // Its changes were counted when it was begun.
@@ -449,7 +450,7 @@ impl Handler {
             "detail-type": CHECK_REQUESTED,
             "account": trigger.account,
             "region": trigger.region,
-            "time": Timestamp::now(),
+            "time": self.clients.clock.now(),
             "resources": [],
             "detail": again,
         }}});

@@ -9,9 +9,7 @@ use backstop_core::encryption::Encryption;
 use backstop_core::entry::Status;
 use backstop_core::plan::Mode;
 use backstop_core::trigger::{CheckRequested, Trigger};
-use jiff::Timestamp;
 use tracing::{info, warn};
-use ulid::Ulid;
 
 use crate::handler::{Failure, Handler, Invocation, elapsed};
 
@@ -37,7 +35,7 @@ impl Handler {
             guards,
         } = standing;
         // decide
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let control = &policy.policy.controls.encryption_by_default;
         let mode = self.mode(control.mode);
         if mode == Mode::Off {
@@ -68,7 +66,7 @@ impl Handler {
             decided,
             trigger,
             &invocation.partition,
-            &Ulid::generate().to_string(),
+            &self.clients.clock.new_id(),
             policy.version,
             now,
         );
@@ -150,7 +148,7 @@ impl Handler {
     ) -> Result<&'static str, Failure> {
         let mut counted = metrics::run(CONTROL.name());
         counted.findings = 1;
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         run.finished_at = Some(now);
         run.status = match problem {
             None => Status::Remediated,

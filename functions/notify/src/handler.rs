@@ -11,16 +11,16 @@
 
 use backstop_aws::clients::Clients;
 use backstop_aws::error::AwsError;
-use backstop_aws::invocation::diagnostic;
+use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Claim, Ledger, LedgerError, Stored};
 use backstop_aws::settings::NotifySettings;
 use backstop_aws::topic;
 use backstop_core::message;
 use backstop_core::record::Record;
 use backstop_core::trigger::{self, BrokenEvent};
-use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::{error, info};
 
 mod batch;
@@ -49,24 +49,34 @@ impl From<Failure> for Diagnostic {
     }
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     ledger: Ledger,
     topic_arn: String,
 }
 
 impl Handler {
-    pub(crate) fn new(clients: Clients, settings: NotifySettings) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, settings: NotifySettings) -> Self {
         Self {
-            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table),
+            ledger: Ledger::new(&clients, settings.ledger_table),
             clients,
             topic_arn: settings.topic_arn,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let answer = match trigger::queued(&event.payload) {
-            Some(queued) => self.tell_batch(queued, event.context.deadline()).await,
+            Some(queued) => {
+                let left = invocation::left(&event.context, &self.clients.clock);
+                self.tell_batch(queued, Instant::now() + left).await
+            }
             None => self
                 .tell(&event.payload)
                 .await
@@ -75,7 +85,7 @@ impl Handler {
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
         }
-        answer
+        Ok(answer?)
     }
 
     async fn tell(&self, payload: &Value) -> Result<&'static str, Failure> {
@@ -91,7 +101,11 @@ impl Handler {
     /// Tells a record by itself, unless it has been told.
     async fn tell_record(&self, record: &Record) -> Result<&'static str, Failure> {
         let (id, key) = (record.id(), record.message_key());
-        match self.ledger.claim_message(&key, Timestamp::now()).await? {
+        match self
+            .ledger
+            .claim_message(&key, self.clients.clock.now())
+            .await?
+        {
             Claim::Ours => {}
             Claim::Sent => {
                 info!(entry = %id, message = %key, "sent before");

@@ -2,19 +2,18 @@
 //!
 //! Only wiring: the pipeline is in `handler.rs`, texts in `backstop-core`.
 
-mod handler;
-
 use backstop_aws::clients::Clients;
 use backstop_aws::settings::NotifySettings;
 use backstop_aws::telemetry;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use notify::Handler;
 use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     telemetry::init();
     let settings = NotifySettings::read(&|name| std::env::var(name).ok())?;
-    let handler = handler::Handler::new(Clients::from_environment().await, settings);
+    let handler = Handler::new(Clients::from_environment().await, settings);
     run(service_fn(async |event: LambdaEvent<Value>| {
         handler.handle(event).await
     }))

@@ -14,13 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backstop_aws::clients::Clients;
+use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::findings::{self, TellError};
 use backstop_aws::invocation::{self, diagnostic};
-use backstop_aws::ledger::{
-    self, Begun, Known, Ledger, LedgerError, Lock, Standing, patching_holder,
-};
+use backstop_aws::ledger::{self, Begun, Known, Ledger, LedgerError, Lock, Standing};
 use backstop_aws::metrics;
 use backstop_aws::patching::{self, MOST_INSTANCES};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
@@ -38,7 +37,6 @@ use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info};
-use ulid::Ulid;
 
 mod carry;
 mod follow;
@@ -96,10 +94,10 @@ struct Invocation {
 }
 
 impl Invocation {
-    fn of(context: &Context) -> Self {
+    fn of(context: &Context, clock: &Clock) -> Self {
         let partition = context.invoked_function_arn.split(':').nth(1);
         Self {
-            deadline: invocation::deadline(context),
+            deadline: invocation::deadline(context, clock),
             partition: partition
                 .filter(|partition| !partition.is_empty())
                 .unwrap_or("aws")
@@ -172,7 +170,8 @@ impl World {
     }
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     policy: PolicyStore,
     ledger: Ledger,
@@ -180,18 +179,24 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(clients: Clients, settings: PatchSettings) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, settings: PatchSettings) -> Self {
         let of = &settings.remediation;
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), of.policy_parameter.clone()),
-            ledger: Ledger::new(clients.dynamodb.clone(), of.ledger_table.clone()),
+            ledger: Ledger::new(&clients, of.ledger_table.clone()),
             clients,
             settings,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let now = Invocation::of(&event.context);
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        let now = Invocation::of(&event.context, &self.clients.clock);
         let answer = match trigger::queued(&event.payload) {
             Some(queued) => self.batch(queued, &now).await,
             None => self
@@ -202,7 +207,7 @@ impl Handler {
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
         }
-        answer
+        Ok(answer?)
     }
 
     // --- parse
@@ -393,7 +398,7 @@ impl Handler {
                 Some(mut run) if run.command.is_some() => {
                     return self.follow(&mut run, &mut reports, invocation).await;
                 }
-                _ if lock.is_live(Timestamp::now()) => {
+                _ if lock.is_live(self.clients.clock.now()) => {
                     let control = Control::MissingPatches;
                     return Ok(match self.ledger.look_again(control, &id, lock).await? {
                         Begun::Moved => Looked::Again,
@@ -409,7 +414,7 @@ impl Handler {
                             "it was begun {} times, and each time cut off before it was known whether its command was sent; Systems Manager knows of none",
                             run.attempts
                         );
-                        run.fail(why, Timestamp::now());
+                        run.fail(why, self.clients.clock.now());
                         self.finish(&mut run).await?;
                         return Ok(Looked::Again);
                     }
@@ -423,7 +428,7 @@ impl Handler {
         // decide: judge, exempt, plan; what only some need is asked for them
         let guards = world.guards(&id);
         let mut facts = world.facts(&id, &reports);
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let circumstances = Circumstances {
             mode,
             now,
@@ -460,7 +465,7 @@ impl Handler {
             return self.go_on(run, lock, &decision, &reports, policy).await;
         }
         let about = About {
-            id: &Ulid::generate().to_string(),
+            id: &self.clients.clock.new_id(),
             trigger: &work.trigger,
             partition: &invocation.partition,
             owner_tag: &self.settings.remediation.owner_tag_key,
@@ -569,7 +574,11 @@ impl Handler {
         }
         let lists = decision.operation == Operation::Install && facts.state.is_some();
         let begins = decision.status == Status::InProgress;
-        let since = Timestamp::now().saturating_sub(policy.patching.looks_back());
+        let since = self
+            .clients
+            .clock
+            .now()
+            .saturating_sub(policy.patching.looks_back());
         let since = since.unwrap_or(Timestamp::MIN);
         let (missing, commands) = tokio::join!(
             async {
@@ -599,7 +608,7 @@ impl Handler {
         lapsed: Option<&Lock>,
         budget: u32,
     ) -> Result<Looked, Failure> {
-        let holder = patching_holder(&run);
+        let holder = self.ledger.patching_holder(&run);
         Ok(
             match self.ledger.begin(&run, &holder, lapsed, budget).await? {
                 Begun::Started => {

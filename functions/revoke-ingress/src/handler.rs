@@ -33,7 +33,6 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
-use ulid::Ulid;
 
 const CONTROL: Control = Control::OpenIngress;
 
@@ -116,7 +115,8 @@ struct Run<'a> {
     deadline: &'a Deadline,
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     policy: PolicyStore,
     ledger: Ledger,
@@ -124,18 +124,24 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(clients: Clients, settings: RemediationSettings) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, settings: RemediationSettings) -> Self {
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter.clone()),
-            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table.clone()),
+            ledger: Ledger::new(&clients, settings.ledger_table.clone()),
             clients,
             settings,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let deadline = invocation::deadline(&event.context);
-        let holder = invocation::holder(&event.context);
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        let deadline = invocation::deadline(&event.context, &self.clients.clock);
+        let holder = invocation::holder(&event.context, &self.clients.clock);
         let answer = match trigger::ingress(&event.payload) {
             Ok(Parsed::Ignored(reason)) => {
                 info!(verdict = "ignored", %reason, "event ignored");
@@ -155,7 +161,7 @@ impl Handler {
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
         }
-        answer.map(|verdict| json!({ "verdict": verdict }))
+        Ok(json!({ "verdict": answer? }))
     }
 
     /// A prefix list has changed: asks for a look at every group that names it.
@@ -230,7 +236,7 @@ impl Handler {
         } = self.gather(run).await?;
 
         // decide: exempt, judge, plan
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let mode = policy
             .policy
             .controls
@@ -358,7 +364,7 @@ impl Handler {
         now: Timestamp,
     ) -> Option<Entry> {
         let about = About {
-            id: &Ulid::generate().to_string(),
+            id: &self.clients.clock.new_id(),
             trigger: run.trigger,
             owner_tag: &self.settings.owner_tag_key,
             policy_version: policy.version,
@@ -556,7 +562,7 @@ impl Handler {
                     return None;
                 }
             };
-            let now = Timestamp::now();
+            let now = self.clients.clock.now();
             let decision = self.decide(&facts, &found.policy, &found.guards, run, now);
             let verification = open_ingress::verify(entry, before, &facts, &decision);
             let settled = failed
@@ -580,7 +586,7 @@ impl Handler {
         run: &Run<'_>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         entry.conclude(&rules(&found.facts), now);
         let fights = (entry.status == Status::Remediated).then(|| {
             let fights = &mut found.guards.fights;

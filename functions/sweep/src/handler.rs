@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use backstop_aws::bus;
 use backstop_aws::clients::{Clients, OperationsClients};
+use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::doctor::{self, Deployment};
 use backstop_aws::error::AwsError;
@@ -37,7 +38,6 @@ use jiff::tz::Offset;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
-use ulid::Ulid;
 
 const CONTROL: Control = Control::OpenIngress;
 
@@ -72,7 +72,7 @@ struct Place {
 
 impl Place {
     /// Read off the function's own ARN: a sweep may be started by anything.
-    fn of(context: &Context) -> Result<Self, Failure> {
+    fn of(context: &Context, clock: &Clock) -> Result<Self, Failure> {
         let arn = &context.invoked_function_arn;
         // arn:aws:lambda:<Region>:<account>:function:<name>
         let part = |n| arn.split(':').nth(n).filter(|part| !part.is_empty());
@@ -82,13 +82,14 @@ impl Place {
         Ok(Self {
             region: region.to_owned(),
             account: account.to_owned(),
-            now: Timestamp::now(),
-            deadline: invocation::deadline(context),
+            now: clock.now(),
+            deadline: invocation::deadline(context, clock),
         })
     }
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     operations: OperationsClients,
     policy: PolicyStore,
@@ -97,29 +98,31 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(
-        clients: Clients,
-        operations: OperationsClients,
-        settings: SweepSettings,
-    ) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, operations: OperationsClients, settings: SweepSettings) -> Self {
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter.clone()),
-            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table.clone()),
+            ledger: Ledger::new(&clients, settings.ledger_table.clone()),
             clients,
             operations,
             settings,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let swept = match Place::of(&event.context) {
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        let swept = match Place::of(&event.context, &self.clients.clock) {
             Ok(place) => self.sweep(&place).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &swept {
             error!(%failure, "sweep failed");
         }
-        swept.map(|verdict| json!({ "verdict": verdict }))
+        Ok(json!({ "verdict": swept? }))
     }
 
     async fn sweep(&self, place: &Place) -> Result<&'static str, Failure> {
@@ -494,7 +497,7 @@ impl Handler {
 
     async fn tell_health(&self, place: &Place, health: Health) -> Result<(), Failure> {
         let well = health.failed.is_empty();
-        let notice = new_notice(place, About::Health(health));
+        let notice = self.new_notice(place, About::Health(health));
         // Well, and never otherwise: nothing to tell.
         if well
             && !self
@@ -531,11 +534,22 @@ impl Handler {
             at: place.now,
             said: sweep::says(digest),
         };
-        let notice = new_notice(place, About::Digest(Box::new(digest.clone())));
+        let notice = self.new_notice(place, About::Digest(Box::new(digest.clone())));
         self.ledger.record_digest(&notice, &says).await?;
         bus::tell(&self.clients.eventbridge, &notice.id).await?;
         self.ledger.mark_told(&notice.id).await?;
         Ok(true)
+    }
+
+    fn new_notice(&self, place: &Place, about: About) -> Notice {
+        Notice {
+            version: record::VERSION,
+            id: self.clients.clock.new_id(),
+            account: place.account.clone(),
+            region: place.region.clone(),
+            at: place.now,
+            about,
+        }
     }
 }
 
@@ -566,17 +580,6 @@ fn sweeping() -> Actor {
         principal: Some("found by Backstop's sweep; who opened it is not known".to_owned()),
         event_name: Some("Sweep".to_owned()),
         ..Actor::default()
-    }
-}
-
-fn new_notice(place: &Place, about: About) -> Notice {
-    Notice {
-        version: record::VERSION,
-        id: Ulid::generate().to_string(),
-        account: place.account.clone(),
-        region: place.region.clone(),
-        at: place.now,
-        about,
     }
 }
 

@@ -28,7 +28,6 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::Value;
 use tracing::{error, info, warn};
-use ulid::Ulid;
 
 /// How often a lock that changes hands is looked at again.
 const MOST_LOOKS: usize = 4;
@@ -74,7 +73,8 @@ struct Run<'a> {
     days: (u32, bool),
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     encryption: EncryptionClients,
     policy: PolicyStore,
@@ -83,29 +83,31 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(
-        clients: Clients,
-        encryption: EncryptionClients,
-        settings: UndoSettings,
-    ) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, encryption: EncryptionClients, settings: UndoSettings) -> Self {
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter),
-            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table),
+            ledger: Ledger::new(&clients, settings.ledger_table),
             clients,
             encryption,
             state_machine_arn: settings.state_machine_arn,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
-        let deadline = invocation::deadline(&event.context);
-        let holder = invocation::holder(&event.context);
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        let deadline = invocation::deadline(&event.context, &self.clients.clock);
+        let holder = invocation::holder(&event.context, &self.clients.clock);
         let answer = self.answer(&event.payload, &holder, &deadline).await;
         match &answer {
             Ok(answer) => info!(verdict = ?answer.verdict, undo = ?answer.undo, "answered"),
             Err(failure) => error!(%failure, "undo failed"),
         }
-        Ok(serde_json::to_value(answer?)?)
+        Ok(serde_json::to_value(answer?).map_err(Failure::from)?)
     }
 
     async fn answer(
@@ -144,7 +146,7 @@ impl Handler {
                 ..
             }) => {
                 let (days, _) = request.days(self.most_days(deadline).await);
-                let until = undo::opt_out_until(Timestamp::now(), days);
+                let until = undo::opt_out_until(self.clients.clock.now(), days);
                 return Ok(undo::patchings::answer(&run, until));
             }
             Some(Stored { record, .. }) => {
@@ -198,7 +200,7 @@ impl Handler {
             self.ledger.standing(entry.control, resource),
         );
         let (facts, standing) = (facts?, standing?);
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let lapsed = match &standing.lock {
             Some(lock) if lock.is_live_for_others(&run.holder.id, now) => {
                 return Ok(Some(in_progress()));
@@ -226,7 +228,7 @@ impl Handler {
             Decision::Refused(states) => return Ok(Some(Answer::refused(states))),
             Decision::Restore(states) => states,
         };
-        let fresh = new_undo(run, &states, now);
+        let fresh = new_undo(self.clients.clock.new_id(), run, &states, now);
         let undo = match &unfinished {
             Some(unfinished) => fresh.resuming(unfinished),
             None => fresh,
@@ -299,7 +301,9 @@ impl Handler {
         let (ec2, group) = (&self.clients.ec2, undo.resource_id().to_owned());
         // apply
         let (control, until) = (undo.control, undo.opt_out_until);
-        let today = jiff::tz::Offset::UTC.to_datetime(Timestamp::now()).date();
+        let today = jiff::tz::Offset::UTC
+            .to_datetime(self.clients.clock.now())
+            .date();
         let opt_out = |rule: &IngressRule| {
             undo::opt_out(control, today, until, run.request.by.as_deref(), &rule.tags)
         };
@@ -314,7 +318,7 @@ impl Handler {
             Ok(facts) => undo::verify(states, &facts, control, today),
             Err(error) => vec![format!("the group could not be read again: {error}")],
         };
-        undo.conclude(problems, Timestamp::now());
+        undo.conclude(problems, self.clients.clock.now());
         // finish, tell, close
         self.ledger.finish(undo).await?;
         let failed = undo.status == UndoStatus::UndoFailed;
@@ -339,7 +343,7 @@ fn in_progress() -> Answer {
     )
 }
 
-fn new_undo(run: &Run<'_>, states: &[RuleStates], now: Timestamp) -> Undo {
+fn new_undo(id: String, run: &Run<'_>, states: &[RuleStates], now: Timestamp) -> Undo {
     let entry = run.entry;
     let mut before: BTreeMap<String, IngressRule> = BTreeMap::new();
     for state in states {
@@ -349,7 +353,7 @@ fn new_undo(run: &Run<'_>, states: &[RuleStates], now: Timestamp) -> Undo {
     }
     Undo {
         version: record::VERSION,
-        id: Ulid::generate().to_string(),
+        id,
         undoes: entry.id.clone(),
         control: entry.control,
         resource: entry.resource.clone(),

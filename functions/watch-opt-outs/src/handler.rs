@@ -25,7 +25,6 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{error, info};
-use ulid::Ulid;
 
 /// How often a notice is recorded again after another run recorded one about
 /// the same resource meanwhile.
@@ -53,26 +52,36 @@ impl From<Failure> for Diagnostic {
     }
 }
 
-pub(crate) struct Handler {
+/// The function: its clients, what it keeps between two events, its settings.
+pub struct Handler {
     clients: Clients,
     policy: PolicyStore,
     ledger: Ledger,
 }
 
 impl Handler {
-    pub(crate) fn new(clients: Clients, settings: WatchSettings) -> Self {
+    /// A handler over these clients.
+    #[must_use]
+    pub fn new(clients: Clients, settings: WatchSettings) -> Self {
         Self {
             policy: PolicyStore::new(clients.ssm.clone(), settings.policy_parameter),
-            ledger: Ledger::new(clients.dynamodb.clone(), settings.ledger_table),
+            ledger: Ledger::new(&clients, settings.ledger_table),
             clients,
         }
     }
 
-    pub(crate) async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Failure> {
+    /// Handles one event; what it answers is for people and tests.
+    ///
+    /// # Errors
+    /// Something failed, so that the event has to be delivered again.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let answer = match trigger::opt_out_tags(&event.payload) {
             Ok(TagsParsed::Changed(change)) => {
-                self.look(&change, &invocation::deadline(&event.context))
-                    .await
+                self.look(
+                    &change,
+                    &invocation::deadline(&event.context, &self.clients.clock),
+                )
+                .await
             }
             Ok(TagsParsed::Ignored(reason)) => {
                 info!(verdict = "ignored", %reason, "event ignored");
@@ -83,7 +92,7 @@ impl Handler {
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
         }
-        answer.map(|verdict| json!({ "verdict": verdict }))
+        Ok(json!({ "verdict": answer? }))
     }
 
     async fn look(&self, change: &TagChange, deadline: &Deadline) -> Result<&'static str, Failure> {
@@ -93,7 +102,7 @@ impl Handler {
             opt_outs::read(&self.clients.ec2, &change.resources, deadline),
         );
         let (policy, values) = (policy?, values?);
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let today = Offset::UTC.to_datetime(now).date();
         let read = |resource: &str, control: Control| {
             let value = values.get(resource);
@@ -189,7 +198,7 @@ impl Handler {
         let gone = about.value.is_none();
         let notice = Notice {
             version: record::VERSION,
-            id: Ulid::generate().to_string(),
+            id: self.clients.clock.new_id(),
             account: change.account.clone(),
             region: change.region.clone(),
             at: now,

@@ -18,8 +18,10 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::calls::RecordCalls;
+use crate::clock::Clock;
 
-/// Every client that a function may need. Cloning is cheap.
+/// Every client that a function may need, and the clock that it goes by. Cloning
+/// is cheap.
 #[derive(Clone, Debug)]
 pub struct Clients {
     /// EC2.
@@ -32,6 +34,8 @@ pub struct Clients {
     pub sns: aws_sdk_sns::Client,
     /// Systems Manager.
     pub ssm: aws_sdk_ssm::Client,
+    /// The time: the system's, unless a test says otherwise.
+    pub clock: Clock,
 }
 
 /// The clients of services that only the sweep and the command line call.
@@ -134,14 +138,23 @@ fn https() -> SharedHttpClient {
 
 /// The configuration of a Lambda function, from its environment.
 pub async fn environment_config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest())
+    let config = aws_config::defaults(BehaviorVersion::latest())
         .region(EnvironmentVariableRegionProvider::new())
         .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-        .retry_config(brisk_retries())
-        .timeout_config(timeouts(4))
         .http_client(https())
         .load()
-        .await
+        .await;
+    with_function_limits(&config)
+}
+
+/// A configuration with the retries and time-outs of a Lambda function's calls.
+#[must_use]
+pub fn with_function_limits(config: &SdkConfig) -> SdkConfig {
+    config
+        .to_builder()
+        .retry_config(brisk_retries())
+        .timeout_config(timeouts(4))
+        .build()
 }
 
 impl Clients {
@@ -185,6 +198,7 @@ impl Clients {
             eventbridge: aws_sdk_eventbridge::Client::from_conf(eventbridge),
             sns: aws_sdk_sns::Client::from_conf(sns),
             ssm: aws_sdk_ssm::Client::from_conf(ssm),
+            clock: Clock::system(),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::error::AwsError;
-use crate::ledger::{Ledger, run_holder};
+use crate::ledger::Ledger;
 
 /// Starts an execution. Its name makes it one of a kind: started twice, also by
 /// a retry of a call whose answer was lost, it runs once. Whether this call
@@ -58,7 +58,7 @@ pub async fn start_run(
     let Err(error) = start(sfn, state_machine_arn, &name, &input).await else {
         return Ok(());
     };
-    let holder = run_holder(&run.id);
+    let holder = ledger.run_holder(&run.id);
     let released = ledger.release(run.control.name(), run.resource_id(), &holder);
     if let Err(error) = released.await {
         warn!(%error, "the lock could not be released; its lease lapses by itself");

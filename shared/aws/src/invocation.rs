@@ -2,35 +2,36 @@
 //! for it, and how a failure is reported to Lambda.
 
 use std::fmt::Display;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic};
 
+use crate::clock::Clock;
 use crate::deadline::Deadline;
 use crate::ledger::Holder;
 
 /// The time that Lambda leaves an invocation.
-fn left(context: &Context) -> Duration {
-    context
-        .deadline()
-        .duration_since(SystemTime::now())
-        .unwrap_or_default()
+#[must_use]
+pub fn left(context: &Context, clock: &Clock) -> Duration {
+    let deadline = Timestamp::try_from(context.deadline()).unwrap_or(Timestamp::MIN);
+    let left = deadline.duration_since(clock.now());
+    Duration::try_from(left).unwrap_or_default()
 }
 
 /// When reads and changes of an invocation have to have ended.
 #[must_use]
-pub fn deadline(context: &Context) -> Deadline {
-    Deadline::new(left(context))
+pub fn deadline(context: &Context, clock: &Clock) -> Deadline {
+    Deadline::new(left(context, clock))
 }
 
 /// Who holds locks in an invocation, and until when at the latest: a little
 /// later than Lambda would end it.
 #[must_use]
-pub fn holder(context: &Context) -> Holder {
+pub fn holder(context: &Context, clock: &Clock) -> Holder {
     Holder {
         id: context.request_id.clone(),
-        lease_until: Timestamp::now() + left(context) + Duration::from_secs(2),
+        lease_until: clock.now() + left(context, clock) + Duration::from_secs(2),
     }
 }
 

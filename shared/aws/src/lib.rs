@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod calls;
 pub mod clients;
+pub mod clock;
 pub mod deadline;
 pub mod doctor;
 pub mod error;

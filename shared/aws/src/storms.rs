@@ -6,7 +6,6 @@ use backstop_core::notice::Notice;
 use backstop_core::record;
 use backstop_core::storms::tail;
 use jiff::Timestamp;
-use ulid::Ulid;
 
 use crate::bus;
 use crate::error::AwsError;
@@ -40,7 +39,7 @@ pub async fn tell_ended(
     for surge in ledger.ended_storms(now).await? {
         let notice = Notice {
             version: record::VERSION,
-            id: Ulid::generate().to_string(),
+            id: ledger.clock().new_id(),
             account: account.to_owned(),
             region: region.to_owned(),
             at: now,

@@ -4,9 +4,7 @@ use backstop_core::controls::Control;
 use backstop_core::guards::Trip;
 use backstop_core::notice::{About, ControlTripped, Notice};
 use backstop_core::record;
-use jiff::Timestamp;
 use tracing::warn;
-use ulid::Ulid;
 
 use crate::bus;
 use crate::findings::TellError;
@@ -36,7 +34,7 @@ pub async fn over_budget(
     changes: usize,
     budget: u32,
 ) -> Result<(), TellError> {
-    let at = Timestamp::now();
+    let at = ledger.clock().now();
     let control: Control = run.control();
     let trip = Trip {
         at,
@@ -44,7 +42,7 @@ pub async fn over_budget(
     };
     let notice = Notice {
         version: record::VERSION,
-        id: Ulid::generate().to_string(),
+        id: ledger.clock().new_id(),
         account: place.account.to_owned(),
         region: place.region.to_owned(),
         at,

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 const ARN: &str = "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0";
 
 fn ledger(wire: &Wire) -> Ledger {
-    Ledger::new(Clients::new(&wire.config(1)).dynamodb, "ledger".to_owned())
+    Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
 }
 
 fn rule(id: &str, description: &str) -> IngressRule {

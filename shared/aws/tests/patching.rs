@@ -1266,7 +1266,7 @@ async fn send_over(
 ) -> Result<String, backstop_aws::error::AwsError> {
     let (instances, settings) = (one(), Settings::default());
     let batch = batch(&instances, &settings);
-    send(&ssm(wire, attempts), &batch, deadline).await
+    send(&ssm(wire, attempts), &batch, Timestamp::now(), deadline).await
 }
 
 #[tokio::test]
@@ -1274,7 +1274,9 @@ async fn a_command_names_document_instances_pace_mark_and_log_group() {
     let wire = Wire::new(|_: &Call| sent_json());
     let (instances, settings) = (ids(2), Settings::default());
     let first = batch(&instances, &settings);
-    let id = send(&ssm(&wire, 1), &first, &long()).await.unwrap();
+    let id = send(&ssm(&wire, 1), &first, Timestamp::now(), &long())
+        .await
+        .unwrap();
     assert_eq!(id, COMMAND);
     let settings = Settings {
         max_concurrency: "5".into(),
@@ -1290,7 +1292,9 @@ async fn a_command_names_document_instances_pace_mark_and_log_group() {
             reboot,
             ..batch(&instances, &settings)
         };
-        send(&ssm(&wire, 1), &batch, &long()).await.unwrap();
+        send(&ssm(&wire, 1), &batch, Timestamp::now(), &long())
+            .await
+            .unwrap();
     }
     let calls = wire.calls();
     assert_eq!(wire.operations(), ["SendCommand"; 3]);
@@ -1372,7 +1376,9 @@ async fn waits_for(settings: &Settings, operation: Operation) -> i64 {
         operation,
         ..batch(&instances, settings)
     };
-    send(&ssm(&wire, 1), &batch, &long()).await.unwrap();
+    send(&ssm(&wire, 1), &batch, Timestamp::now(), &long())
+        .await
+        .unwrap();
     wire.calls()[0].json["TimeoutSeconds"].as_i64().unwrap()
 }
 
@@ -1478,7 +1484,13 @@ async fn a_command_for_none_or_for_more_than_50_instances_is_not_sent() {
     for (count, sent) in [(0, false), (50, true), (51, false)] {
         let instances = ids(count);
         let before = wire.calls().len();
-        let answer = send(&ssm(&wire, 1), &batch(&instances, &settings), &long()).await;
+        let answer = send(
+            &ssm(&wire, 1),
+            &batch(&instances, &settings),
+            Timestamp::now(),
+            &long(),
+        )
+        .await;
         assert_eq!(answer.is_ok(), sent, "{count}");
         assert_eq!(wire.calls().len() - before, usize::from(sent));
         if let Err(error) = answer {

@@ -13,9 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backstop_aws::clients::Clients;
-use backstop_aws::ledger::{
-    Begun, Closed, Ledger, Lock, MOST_BYTES, Recorded, patching_holder, run_holder,
-};
+use backstop_aws::ledger::{Begun, Closed, Ledger, Lock, MOST_BYTES, Recorded};
 use backstop_core::controls::{Control, Severity};
 use backstop_core::patching::{Patching, Reports, Sent, Vulnerability};
 use backstop_core::trigger::Actor;
@@ -29,7 +27,7 @@ const ENTRY: &str = "01KAZ0000000000000000000A1";
 const HOLDER: &str = "run 01KAZ0000000000000000000A1";
 
 fn ledger(wire: &Wire) -> Ledger {
-    Ledger::new(Clients::new(&wire.config(1)).dynamodb, "ledger".to_owned())
+    Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
 }
 
 fn run(control: Control) -> Patching {
@@ -140,7 +138,7 @@ async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
     let wire = Wire::new(|_: &Call| ok());
     let found = run(Control::VulnerablePackage);
     let begun = ledger(&wire)
-        .begin(&found, &patching_holder(&found), None, 5)
+        .begin(&found, &ledger(&wire).patching_holder(&found), None, 5)
         .await
         .unwrap();
     assert!(matches!(begun, Begun::Started));
@@ -171,7 +169,7 @@ async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
     let mut scan = run(Control::MissingPatches);
     scan.operation = backstop_core::patching::Operation::Scan;
     ledger(&wire)
-        .begin(&scan, &patching_holder(&scan), None, 0)
+        .begin(&scan, &ledger(&wire).patching_holder(&scan), None, 0)
         .await
         .unwrap();
     assert_eq!(transactions(&wire)[0].len(), 2, "lock and record");
@@ -198,7 +196,8 @@ async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour
     let before = run(Control::VulnerablePackage);
     let since = sent(before.clone());
     for (mut run, seconds) in [(before, 600), (since, 3600)] {
-        let held = patching_holder(&run).lease_until.as_second() - Timestamp::now().as_second();
+        let held = ledger(&Wire::new(|_: &Call| ok())).patching_holder(&run).lease_until.as_second()
+            - Timestamp::now().as_second();
         assert!((seconds - 5..=seconds).contains(&held), "{held}");
         run.revision = 6;
         let wire = Wire::new(|_: &Call| ok());
@@ -277,7 +276,7 @@ async fn closing_a_run_frees_the_shared_lock() {
     let wire = Wire::new(|_: &Call| ok());
     let run = run(Control::VulnerablePackage);
     let closed = ledger(&wire)
-        .close(&run, &run_holder(&run.id), false, None)
+        .close(&run, &ledger(&wire).run_holder(&run.id), false, None)
         .await
         .unwrap();
     assert_eq!(closed, Closed::Done);

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 fn ledger(wire: &Wire) -> Ledger {
-    Ledger::new(Clients::new(&wire.config(1)).dynamodb, "ledger".to_owned())
+    Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
 }
 
 fn now() -> Timestamp {

@@ -5,8 +5,9 @@
 //! the test, from the API reference, call by call. Each call takes a moment,
 //! so that calls made together overlap and round trips can be counted.
 //!
-//! Deliberately not here: trait mocks of AWS, and any emulation of AWS's state
-//! (the end-to-end tests have emulators for that).
+//! Answers have no memory: a test says what AWS answers. The exception is
+//! [`memory`], for runs whose every call is failed in every way, and only for
+//! them. Deliberately not here: trait mocks of AWS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +15,7 @@
     reason = "test support"
 )]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,9 +34,13 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
 
+pub mod memory;
+
 /// One call as it went over the wire.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// The name in the request's signature: `ec2`, `dynamodb`, `sns`, …
+    pub service: String,
     /// The operation, for example `DescribeSecurityGroups`.
     pub operation: String,
     /// The parameters of the query protocol (EC2, SNS), in order.
@@ -55,6 +61,24 @@ impl Call {
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// A list of the query protocol: `InstanceId.1`, `InstanceId.2`, …
+    #[must_use]
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        let nth = |n: usize| self.parameter(&format!("{name}.{n}"));
+        (1..).map_while(nth).collect()
+    }
+
+    /// Tags of the query protocol: `Tag.1.Key`, `Tag.1.Value`, …
+    #[must_use]
+    pub fn tags(&self, name: &str) -> BTreeMap<String, String> {
+        let nth = |n: usize| {
+            let key = self.parameter(&format!("{name}.{n}.Key"))?;
+            let value = self.parameter(&format!("{name}.{n}.Value"));
+            Some((key.to_owned(), value.unwrap_or_default().to_owned()))
+        };
+        (1..).map_while(nth).collect()
     }
 }
 
@@ -83,6 +107,17 @@ impl Reply {
             status,
             format!(
                 "<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>r</RequestID></Response>"
+            ),
+        )
+    }
+
+    /// An error as the query protocol writes it (SNS).
+    #[must_use]
+    pub fn query_error(status: u16, code: &str, message: &str) -> Self {
+        Self::Answer(
+            status,
+            format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error><RequestId>r</RequestId></ErrorResponse>"
             ),
         )
     }
@@ -245,25 +280,27 @@ impl HttpConnector for Wire {
 
 fn read(request: &HttpRequest, began: usize) -> Call {
     let body = request.body().bytes().unwrap_or_default();
-    if let Some(target) = request.headers().get("x-amz-target") {
-        return Call {
-            operation: target.rsplit('.').next().unwrap_or_default().to_owned(),
-            parameters: Vec::new(),
-            json: serde_json::from_slice(body).unwrap_or_default(),
-            began,
-            ended: None,
-        };
-    }
-    let parameters: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
-    let operation = parameters
-        .iter()
-        .find(|(key, _)| key == "Action")
-        .map_or_else(String::new, |(_, action)| action.clone());
-    Call {
-        operation,
-        parameters,
+    let mut call = Call {
+        service: service(request).unwrap_or_default(),
+        operation: String::new(),
+        parameters: Vec::new(),
         json: Value::Null,
         began,
         ended: None,
+    };
+    if let Some(target) = request.headers().get("x-amz-target") {
+        call.operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        call.json = serde_json::from_slice(body).unwrap_or_default();
+    } else {
+        call.parameters = form_urlencoded::parse(body).into_owned().collect();
+        call.operation = call.parameter("Action").unwrap_or_default().to_owned();
     }
+    call
+}
+
+/// `Credential=AKID/20261124/eu-central-1/ec2/aws4_request`: the fourth part.
+fn service(request: &HttpRequest) -> Option<String> {
+    let signed = request.headers().get("authorization")?;
+    let (_, credential) = signed.split_once("Credential=")?;
+    credential.split('/').nth(3).map(str::to_owned)
 }

@@ -261,10 +261,7 @@ async fn item(aws: &LocalAws, pk: &str, sk: &str) -> Option<Item> {
 
 /// The records about a group, with their items.
 async fn records_of(aws: &LocalAws, group: &str) -> Vec<(Item, Record)> {
-    let ledger = backstop_aws::ledger::Ledger::new(
-        aws.dynamodb.clone(),
-        aws.output("LedgerTableName").to_owned(),
-    );
+    let ledger = aws.ledger();
     let keys = aws
         .dynamodb
         .query()

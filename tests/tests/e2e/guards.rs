@@ -13,10 +13,7 @@ fn policy(control: Value, more: Value) -> Value {
 
 /// Re-arms as `backstop re-arm` does.
 async fn re_arm(aws: &LocalAws, resource: Option<&str>) {
-    let ledger = backstop_aws::ledger::Ledger::new(
-        aws.dynamodb.clone(),
-        aws.output("LedgerTableName").to_owned(),
-    );
+    let ledger = aws.ledger();
     let control = backstop_core::controls::Control::OpenIngress;
     assert!(ledger.re_arm(control, resource).await.unwrap());
     assert!(

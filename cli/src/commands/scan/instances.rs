@@ -372,7 +372,7 @@ mod tests {
             region: "eu-central-1".into(),
             deadline: Deadline::new(Duration::from_secs(60)),
         };
-        let ledger = Ledger::new(aws.clients.dynamodb.clone(), "ledger".into());
+        let ledger = Ledger::new(&aws.clients, "ledger".into());
         let mut reports = reported();
         ledger.store_reports(HOLED, &mut reports).await.unwrap();
         let ledger = with_ledger.then_some(&ledger);

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::Future;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backstop_aws::ledger::{Claim, Ledger, Stored, Surge};
 use backstop_aws::topic;
@@ -25,6 +25,7 @@ use backstop_core::trigger::Queued;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Failure, Handler, asked};
@@ -72,7 +73,7 @@ impl Handler {
     pub(super) async fn tell_batch(
         &self,
         queued: Vec<Queued>,
-        deadline: SystemTime,
+        deadline: Instant,
     ) -> Result<Value, Failure> {
         let all = queued.len();
         let mut failed = Failed::default();
@@ -148,7 +149,10 @@ impl Handler {
         failed: &mut Failed,
     ) -> Result<(), Failure> {
         let keys: Vec<String> = waiting.iter().map(|waiting| waiting.key.clone()).collect();
-        let known = self.ledger.messages(&keys, Timestamp::now()).await?;
+        let known = self
+            .ledger
+            .messages(&keys, self.clients.clock.now())
+            .await?;
         for mut waiting in waiting {
             match known.get(&waiting.key) {
                 Some(Claim::Sent) => {
@@ -182,7 +186,7 @@ impl Handler {
         &self,
         kind: &Kind,
         group: Vec<Waiting>,
-        deadline: SystemTime,
+        deadline: Instant,
         failed: &mut Failed,
     ) {
         if kind.is_failure() {
@@ -193,7 +197,7 @@ impl Handler {
             }
             return;
         }
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let (surge, of_late) = tokio::join!(
             self.ledger.storm(kind),
             self.ledger.pace(kind, group.len(), now)
@@ -215,10 +219,9 @@ impl Handler {
         }
     }
 
-    async fn one_by_one(&self, group: Vec<Waiting>, deadline: SystemTime, failed: &mut Failed) {
+    async fn one_by_one(&self, group: Vec<Waiting>, deadline: Instant, failed: &mut Failed) {
         for waiting in group {
-            let left = deadline.duration_since(SystemTime::now());
-            if left.unwrap_or_default() < RESERVE {
+            if deadline.saturating_duration_since(Instant::now()) < RESERVE {
                 failed.add(&waiting.messages, &NO_TIME);
                 continue;
             }
@@ -252,7 +255,7 @@ impl Handler {
         if ones.is_empty() {
             return;
         }
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let counted = match surge.as_ref().filter(|surge| surge.is_on(now)) {
             Some(surge) => {
                 self.ledger
@@ -288,7 +291,7 @@ impl Handler {
     async fn claim(&self, group: Vec<Waiting>, failed: &mut Failed) -> Vec<Waiting> {
         let claimed = self
             .side_by_side(group, |ledger, key| async move {
-                ledger.claim_message(&key, Timestamp::now()).await
+                ledger.claim_message(&key, ledger.clock().now()).await
             })
             .await;
         let mut ours = Vec::new();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backstop_aws::bus;
 use backstop_aws::error::AwsError;
-use backstop_aws::ledger::{Begun, Closed, Lock, patching_holder};
+use backstop_aws::ledger::{Begun, Closed, Lock};
 use backstop_aws::patching::{self, Batch};
 use backstop_aws::policy_store::Versioned;
 use backstop_core::entry::Status;
@@ -20,7 +20,6 @@ use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
-use ulid::Ulid;
 
 use super::{Failure, Handler, Invocation, Looked, Work};
 
@@ -58,7 +57,7 @@ impl Handler {
     ) -> Vec<Answer> {
         let mut answers = Vec::new();
         let mut ready: Group = Vec::new();
-        let mark = Ulid::generate().to_string();
+        let mark = self.clients.clock.new_id();
         for (work, mut run) in begun {
             match self.prepare(&mut run, &mark, invocation).await {
                 Ok(None) => ready.push((work, run)),
@@ -99,7 +98,7 @@ impl Handler {
         if policy.policy.kill_switch {
             run.status = Status::Stopped;
             run.reasons.push("the kill switch is on".to_owned());
-            run.finished_at = Some(Timestamp::now());
+            run.finished_at = Some(self.clients.clock.now());
             return self.carried(run).await.map(Some);
         }
         if run.snapshots_wanted && run.snapshots.is_empty() {
@@ -213,7 +212,7 @@ impl Handler {
         };
         let (mut wanted, mut answers) = (Vec::new(), Vec::new());
         for (work, mut run) in group {
-            let now = Timestamp::now();
+            let now = self.clients.clock.now();
             let host = hosts.get(run.resource_id());
             let mode = self.settings.remediation.mode;
             let encryption = encryptions.get(run.resource_id()).map(String::as_str);
@@ -243,7 +242,8 @@ impl Handler {
             instances: ids,
             ..*batch
         };
-        let sent = patching::send(&self.clients.ssm, &batch, &invocation.deadline).await;
+        let (now, deadline) = (self.clients.clock.now(), &invocation.deadline);
+        let sent = patching::send(&self.clients.ssm, &batch, now, deadline).await;
         info!(
             operation = batch.operation.name(),
             instances = ids.len(),
@@ -257,7 +257,7 @@ impl Handler {
     async fn sent(&self, work: Work, mut run: Patching, sent: Result<String, AwsError>) -> Answer {
         let answer = match sent {
             Ok(id) => {
-                run.command = Some(Sent::new(id, Timestamp::now()));
+                run.command = Some(Sent::new(id, self.clients.clock.now()));
                 self.store(&mut run).await.map(|()| Carried::Done("begun"))
             }
             // Whoever looks next finds it by its mark, or sends it again.
@@ -284,7 +284,7 @@ impl Handler {
         why: String,
         error: &AwsError,
     ) -> Result<Carried, Failure> {
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         // An instance whose agent went offline meanwhile is looked at as such; what
         // is in the way for now, a backup that runs, goes by itself.
         let passes = error.code.starts_with("InvalidInstance")
@@ -333,7 +333,7 @@ impl Handler {
         let at = command.requested_at.unwrap_or_else(Timestamp::now);
         run.command = Some(Sent::new(command.id, at));
         run.revision += 1;
-        let holder = patching_holder(run);
+        let holder = self.ledger.patching_holder(run);
         self.ledger.go_on(run, &holder, Some(lock), 0, 0).await?;
         Ok(true)
     }
@@ -350,7 +350,7 @@ impl Handler {
     ) -> Result<Looked, Failure> {
         run.attempts += 1;
         run.revision += 1;
-        let holder = patching_holder(&run);
+        let holder = self.ledger.patching_holder(&run);
         match self.ledger.go_on(&run, &holder, lock, 0, 0).await? {
             Begun::Started => {}
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
@@ -360,7 +360,7 @@ impl Handler {
         if decision.status == Status::InProgress && decision.operation == run.operation {
             return Ok(Looked::Begun(Box::new(run)));
         }
-        run.finished_at = Some(Timestamp::now());
+        run.finished_at = Some(self.clients.clock.now());
         let mode = policy.controls.mode(run.control);
         let is_off = mode.unwrap_or(self.settings.remediation.mode) == Mode::Off;
         let why = match &decision.verdict {

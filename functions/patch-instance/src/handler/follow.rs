@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use backstop_aws::bus;
-use backstop_aws::ledger::{Closed, run_holder};
+use backstop_aws::ledger::Closed;
 use backstop_aws::metrics;
 use backstop_aws::patching::{self, Invocation as Of};
 use backstop_core::entry::Status;
@@ -40,7 +40,7 @@ impl Handler {
         };
         let id = run.resource_id().to_owned();
         let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         let mut waited = now.duration_since(sent.at);
         let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
             Of::UnderWay if waited < LONGEST => return Ok(Looked::Done("under way")),
@@ -155,7 +155,7 @@ impl Handler {
         .await?;
         if trips.get() {
             let trip = Trip {
-                at: Timestamp::now(),
+                at: self.clients.clock.now(),
                 why: format!(
                     "its patches could not be installed {MOST_FAILURES} times in a row (entry {})",
                     run.id
@@ -214,7 +214,7 @@ impl Handler {
             if run.is_open() {
                 continue;
             }
-            let now = Timestamp::now();
+            let now = self.clients.clock.now();
             let left: BTreeSet<&str> = reports.of(&entry).map(|f| f.arn.as_str()).collect();
             let ended = match gone {
                 true => run.gone(now),
@@ -224,7 +224,7 @@ impl Handler {
                 if !self.ledger.store_unlocked(&mut run).await? {
                     return Err(Failure::Overtaken(run.id.clone()));
                 }
-                count(&run);
+                count(&run, now);
                 info!(entry = %run.id, resource = %run.resource, outcome = run.status.name(), left = left.len(), "settled");
             }
             if !run.awaits_rescan() {
@@ -268,7 +268,7 @@ impl Handler {
         let closed = match run.awaits_rescan() {
             true => self.ledger.let_go(run).await?,
             false => {
-                let holder = run_holder(&run.id);
+                let holder = self.ledger.run_holder(&run.id);
                 self.ledger.close(run, &holder, false, None).await?
             }
         };
@@ -286,7 +286,7 @@ impl Handler {
 
     /// Counts and tells a run that is stored as ended, and releases its lock.
     async fn conclude(&self, run: &Patching) -> Result<Closed, Failure> {
-        count(run);
+        count(run, self.clients.clock.now());
         if run.status == Status::Failed {
             warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");
         }
@@ -301,15 +301,15 @@ impl Handler {
     }
 }
 
-/// Counts what a run came to.
-fn count(run: &Patching) {
+/// Counts what a run came to by now.
+fn count(run: &Patching, now: Timestamp) {
     let mut counted = metrics::run(run.control.name());
     match run.status {
         Status::Remediated => {
             counted.remediations = 1;
             let since = run.actor.event_time;
             counted.time_to_closed =
-                since.and_then(|since| Timestamp::now().duration_since(since).try_into().ok());
+                since.and_then(|since| now.duration_since(since).try_into().ok());
         }
         Status::Failed => counted.failures = 1,
         _ => {}

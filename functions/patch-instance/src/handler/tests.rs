@@ -646,7 +646,7 @@ fn nothing_done(wire: &Wire) -> bool {
 /// The reports of an instance, as the ledger gives them.
 async fn reports(world: &Arc<Mutex<World>>, number: usize) -> Reports {
     let wire = wire(world);
-    let ledger = Ledger::new(Clients::new(&wire.config(1)).dynamodb, "ledger".into());
+    let ledger = Ledger::new(&Clients::new(&wire.config(1)), "ledger".into());
     let mut all = ledger.reports(&[id(number)]).await.unwrap();
     all.remove(&id(number)).unwrap_or_default()
 }

@@ -710,7 +710,7 @@ async fn a_baseline_that_begins_again_holds_what_is_there_now() {
     });
     // As the ledger writes them.
     let store = Wire::new(|_| Reply::ok("{}"));
-    let ledger = Ledger::new(Clients::new(&store.config(1)).dynamodb, "ledger".into());
+    let ledger = Ledger::new(&Clients::new(&store.config(1)), "ledger".into());
     assert!(ledger.store_reports(INSTANCE, &mut reports).await.unwrap());
     let stored = store.calls()[0].json["TransactItems"][0]["Put"]["Item"].clone();
 

@@ -3,7 +3,7 @@
 //! begun; its end is told like any other.
 
 use backstop_aws::deadline::Deadline;
-use backstop_aws::ledger::{Begun, run_holder};
+use backstop_aws::ledger::Begun;
 use backstop_aws::{bus, executions, opt_outs, volumes};
 use backstop_core::controls::unencrypted_volume::{self, Settings};
 use backstop_core::encryption::Encryption;
@@ -11,10 +11,8 @@ use backstop_core::trigger::CheckRequested;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
 use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
 use backstop_core::volumes::{Instance, Volume};
-use jiff::Timestamp;
 use jiff::tz::Offset;
 use tracing::{info, warn};
-use ulid::Ulid;
 
 use super::{Failure, Handler, in_progress};
 
@@ -33,7 +31,7 @@ impl Handler {
             self.ledger.standing(entry.control, entry.resource_id()),
         );
         let (seen, standing) = (seen?, standing?);
-        let now = Timestamp::now();
+        let now = self.clients.clock.now();
         if let Some(lock) = &standing.lock {
             if lock.is_live(now) {
                 return Ok(in_progress());
@@ -102,9 +100,9 @@ impl Handler {
                 // and encrypted again.
                 self.opt_out(request, entry, &originals, until, deadline)
                     .await?;
-                let id = Ulid::generate().to_string();
+                let id = self.clients.clock.new_id();
                 let run = swap_back(entry, &id, request, (instance, originals), until, now);
-                let holder = run_holder(&run.id);
+                let holder = self.ledger.run_holder(&run.id);
                 let begun = self
                     .ledger
                     .begin(&run, &holder, standing.lock.as_ref(), 0)
@@ -164,7 +162,7 @@ impl Handler {
         until: jiff::civil::Date,
         deadline: &Deadline,
     ) -> Result<(), Failure> {
-        let today = Offset::UTC.to_datetime(Timestamp::now()).date();
+        let today = Offset::UTC.to_datetime(self.clients.clock.now()).date();
         for volume in originals {
             let by = request.by.as_deref();
             let value = opt_out(entry.control, today, until, by, &volume.tags);

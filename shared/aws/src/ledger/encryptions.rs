@@ -9,7 +9,6 @@ use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
 use backstop_core::controls::Control;
 use backstop_core::encryption::Encryption;
 use backstop_core::record::Record;
-use jiff::Timestamp;
 
 use super::items::{Run, key, lock_key, n, revision, s, transact_put, transact_update};
 use super::{Holder, Ledger, LedgerError, Stored, Transacted};
@@ -38,22 +37,22 @@ impl Stepwise for Encryption {
     }
 }
 
-/// Who holds the lock of a run: the run itself, whichever invocation is at
-/// work for it.
-#[must_use]
-pub fn run_holder(entry: &str) -> Holder {
-    holder_for(entry, LEASE)
-}
-
-/// As [`run_holder`], with another lease.
-pub(super) fn holder_for(entry: &str, lease: Duration) -> Holder {
-    Holder {
-        id: format!("run {entry}"),
-        lease_until: Timestamp::now() + lease,
-    }
-}
-
 impl Ledger {
+    /// Who holds the lock of a run: the run itself, whichever invocation is at
+    /// work for it.
+    #[must_use]
+    pub fn run_holder(&self, entry: &str) -> Holder {
+        self.holder_for(entry, LEASE)
+    }
+
+    /// As [`run_holder`](Self::run_holder), with another lease.
+    pub(super) fn holder_for(&self, entry: &str, lease: Duration) -> Holder {
+        Holder {
+            id: format!("run {entry}"),
+            lease_until: self.clock.now() + lease,
+        }
+    }
+
     /// An encryption; `None`: there is no record of this id, or one of another
     /// kind.
     ///
@@ -124,7 +123,7 @@ impl Ledger {
 
     /// An update and not a put: somebody may have asked for another look.
     fn extend_lease(&self, run: &impl Stepwise) -> TransactWriteItem {
-        let holder = holder_for(run.id(), run.lease());
+        let holder = self.holder_for(run.id(), run.lease());
         let lock = lock_key(run.control().lock_name(), run.resource_id());
         transact_update(
             Update::builder()

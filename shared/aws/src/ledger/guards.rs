@@ -10,7 +10,6 @@ use aws_sdk_dynamodb::types::{
 use backstop_core::controls::Control;
 use backstop_core::guards::{Fights, Guards, Trip};
 use backstop_core::notice::Notice;
-use jiff::Timestamp;
 
 use super::items::{
     Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
@@ -141,7 +140,7 @@ impl Ledger {
         let mut item = document_item(&fights_key(control, resource), fights)?;
         item.insert(
             "expires_at".to_owned(),
-            n(Timestamp::now().as_second() + FIGHTS_SECONDS),
+            n(self.clock.now().as_second() + FIGHTS_SECONDS),
         );
         Ok(transact_put(
             Put::builder().table_name(&self.table).set_item(Some(item)),
@@ -211,12 +210,12 @@ impl Ledger {
             None => transact_update(
                 Update::builder()
                     .table_name(&self.table)
-                    .set_key(Some(key(&budget_key(control, Timestamp::now()))))
+                    .set_key(Some(key(&budget_key(control, self.clock.now()))))
                     .update_expression("SET changes = :none, expires_at = :expires")
                     .expression_attribute_values(":none", n(0))
                     .expression_attribute_values(
                         ":expires",
-                        n(Timestamp::now().as_second() + BUDGET_SECONDS),
+                        n(self.clock.now().as_second() + BUDGET_SECONDS),
                     ),
             ),
         };

@@ -35,6 +35,8 @@ use backstop_core::notice::Notice;
 use backstop_core::record::Record;
 use jiff::Timestamp;
 
+use crate::clients::Clients;
+use crate::clock::Clock;
 use crate::error::AwsError;
 
 mod encryptions;
@@ -46,9 +48,8 @@ mod storms;
 mod sweep;
 mod undo;
 
-pub use encryptions::{Stepwise, run_holder};
+pub use encryptions::Stepwise;
 pub use items::{Finding, Run, oversize};
-pub use patchings::patching_holder;
 pub use storms::Surge;
 pub use sweep::Untold;
 
@@ -260,14 +261,25 @@ pub enum Claim {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     dynamodb: aws_sdk_dynamodb::Client,
+    clock: Clock,
     table: String,
 }
 
 impl Ledger {
     /// A ledger over the table of this name.
     #[must_use]
-    pub fn new(dynamodb: aws_sdk_dynamodb::Client, table: String) -> Self {
-        Self { dynamodb, table }
+    pub fn new(clients: &Clients, table: String) -> Self {
+        Self {
+            dynamodb: clients.dynamodb.clone(),
+            clock: clients.clock,
+            table,
+        }
+    }
+
+    /// The clock that it goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// A record with its `before`.
@@ -350,7 +362,7 @@ impl Ledger {
         if room < 0 {
             return None;
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         Some(transact_update(
             Update::builder()
                 .table_name(&self.table)
@@ -378,7 +390,7 @@ impl Ledger {
                     .and_then(|reason| reason.item.as_ref())
                     .and_then(Lock::from_item);
                 match lock {
-                    Some(lock) if lock.is_live(Timestamp::now()) => {
+                    Some(lock) if lock.is_live(self.clock.now()) => {
                         self.ask_to_look_again(run, &lock).await
                     }
                     // The third is the budget's counter. Only it was refused:
@@ -504,7 +516,7 @@ impl Ledger {
         fights: Option<&Fights>,
     ) -> Result<Closed, LedgerError> {
         let (control, resource) = (run.control().name(), run.resource_id());
-        let mut rest = vec![self.told(run.id(), Timestamp::now())];
+        let mut rest = vec![self.told(run.id(), self.clock.now())];
         if let Some(fights) = fights {
             rest.push(self.put_fights(control, resource, fights)?);
         }
@@ -695,7 +707,7 @@ impl Ledger {
             .expression_attribute_values(":entry", s(entry));
         self.transact(vec![
             transact_update(known),
-            self.told(entry, Timestamp::now()),
+            self.told(entry, self.clock.now()),
         ])
         .await
         .map(|_| ())
@@ -707,7 +719,7 @@ impl Ledger {
     /// # Errors
     /// It could not be stored; it is told again then, and dropped by its key.
     pub async fn mark_told(&self, record: &str) -> Result<(), LedgerError> {
-        self.transact(vec![self.told(record, Timestamp::now())])
+        self.transact(vec![self.told(record, self.clock.now())])
             .await
             .map(|_| ())
     }

@@ -8,9 +8,8 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::patching::{Patching, Reports};
 use backstop_core::record::Record;
-use jiff::Timestamp;
 
-use super::encryptions::{Stepwise, holder_for, run_holder};
+use super::encryptions::Stepwise;
 use super::items::{Item, Key, Run, key, n, number, pack, revision, text, transact_put, unpack};
 use super::{Closed, Holder, Ledger, LedgerError, MOST_BYTES, REMEMBERED_DAYS, Stored, Transacted};
 
@@ -30,12 +29,6 @@ fn reports_key(instance: &str) -> Key {
     (format!("reports#{instance}"), "reports")
 }
 
-/// Who holds the lock of a patching.
-#[must_use]
-pub fn patching_holder(run: &Patching) -> Holder {
-    holder_for(&run.id, Stepwise::lease(run))
-}
-
 impl Stepwise for Patching {
     fn revise(&mut self) -> u64 {
         let was = self.revision;
@@ -52,6 +45,12 @@ impl Stepwise for Patching {
 }
 
 impl Ledger {
+    /// Who holds the lock of a patching.
+    #[must_use]
+    pub fn patching_holder(&self, run: &Patching) -> Holder {
+        self.holder_for(&run.id, Stepwise::lease(run))
+    }
+
     /// A patching; `None`: there is no record of this id, or one of another
     /// kind.
     ///
@@ -89,7 +88,8 @@ impl Ledger {
     /// # Errors
     /// It could not be stored; whoever looks next does it.
     pub async fn let_go(&self, run: &Patching) -> Result<Closed, LedgerError> {
-        self.free_lock(run, &run_holder(&run.id), Vec::new()).await
+        self.free_lock(run, &self.run_holder(&run.id), Vec::new())
+            .await
     }
 
     /// What Inspector reported of instances; of those that are not in it,
@@ -146,7 +146,7 @@ impl Ledger {
         let mut item = key(&at);
         item.insert("document".to_owned(), AttributeValue::B(Blob::new(packed)));
         item.insert("revision".to_owned(), revision(next));
-        let expires = Timestamp::now().as_second() + REMEMBERED_DAYS * 86_400;
+        let expires = self.clock.now().as_second() + REMEMBERED_DAYS * 86_400;
         item.insert("expires_at".to_owned(), n(expires));
         let put = Put::builder().table_name(&self.table).set_item(Some(item));
         let put = match expected {

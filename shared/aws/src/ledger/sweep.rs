@@ -76,7 +76,7 @@ impl Ledger {
         item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
         // So that the index by resource finds all items of a baseline.
         item.insert("resource".to_owned(), s(&baseline_of(control)));
-        item.insert("started_at".to_owned(), s(&Timestamp::now().to_string()));
+        item.insert("started_at".to_owned(), s(&self.clock.now().to_string()));
         self.put(item, None).await.map(|_| ())
     }
 
@@ -86,7 +86,7 @@ impl Ledger {
     /// It could not be stored: the next sweep walks for it once more.
     pub async fn baseline_is_complete(&self, control: Control) -> Result<(), LedgerError> {
         let mut item = key(&walked_key(control.name()));
-        item.insert("at".to_owned(), s(&Timestamp::now().to_string()));
+        item.insert("at".to_owned(), s(&self.clock.now().to_string()));
         self.put(item, None).await.map(|_| ())
     }
 

@@ -146,7 +146,7 @@ pub async fn lost_snapshots(
     Ok(lost.filter(|id| run.snapshots.contains(id)).collect())
 }
 
-/// Sends a command; its id.
+/// Sends a command at a time; its id.
 ///
 /// # Errors
 /// It was not sent, or may have been (`AwsError::may_have_acted`): then
@@ -154,6 +154,7 @@ pub async fn lost_snapshots(
 pub async fn send(
     ssm: &aws_sdk_ssm::Client,
     batch: &Batch<'_>,
+    now: Timestamp,
     deadline: &Deadline,
 ) -> Result<String, AwsError> {
     const OPERATION: &str = "SendCommand";
@@ -175,7 +176,6 @@ pub async fn send(
         .build();
     // One that comes to an instance later must not begin outside its window; that
     // may have closed since it was looked at.
-    let now = Timestamp::now();
     let closed = batch.operation == Operation::Install && !batch.settings.in_window(now);
     let begin_within = match closed {
         true => LEAST_SECONDS,

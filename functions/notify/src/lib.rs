@@ -1,0 +1,8 @@
+//! `notify`: tells people what the ledger holds.
+//!
+//! A library, so that tests run it in their own process; `main.rs` wires it to
+//! Lambda.
+
+mod handler;
+
+pub use handler::Handler;

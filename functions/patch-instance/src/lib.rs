@@ -1,0 +1,8 @@
+//! `patch-instance`: installs the patches that instances lack.
+//!
+//! A library, so that tests run it in their own process; `main.rs` wires it to
+//! Lambda.
+
+mod handler;
+
+pub use handler::Handler;

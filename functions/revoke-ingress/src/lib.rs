@@ -1,0 +1,8 @@
+//! `revoke-ingress`: closes what a security group opens to the world.
+//!
+//! A library, so that tests run it in their own process; `main.rs` wires it to
+//! Lambda.
+
+mod handler;
+
+pub use handler::Handler;

@@ -1,0 +1,8 @@
+//! `sweep`: looks at everything that events may have missed.
+//!
+//! A library, so that tests run it in their own process; `main.rs` wires it to
+//! Lambda.
+
+mod handler;
+
+pub use handler::Handler;

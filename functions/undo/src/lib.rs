@@ -1,0 +1,8 @@
+//! `undo`: takes a remediation back.
+//!
+//! A library, so that tests run it in their own process; `main.rs` wires it to
+//! Lambda.
+
+mod handler;
+
+pub use handler::Handler;

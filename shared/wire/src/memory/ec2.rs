@@ -1,0 +1,728 @@
+//! EC2 in memory: security groups with their rules, volumes, snapshots and
+//! instances, as far as Backstop calls it.
+//!
+//! What takes time takes it here as well: an instance stops, a snapshot
+//! completes and a copy becomes available some seconds later. A client token
+//! makes a repetition harmless, as in EC2. Filters and parameters that are not
+//! modelled are a panic.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{Call, Reply};
+
+/// Tags by key.
+pub type Tags = BTreeMap<String, String>;
+
+/// How long an instance takes to stop, and to start.
+const TURNS: Duration = Duration::from_secs(20);
+/// How long its status checks take to pass after that.
+const CHECKED: Duration = Duration::from_secs(60);
+/// How long a snapshot, or a copy of a volume, takes.
+const MADE: Duration = Duration::from_secs(30);
+
+/// An ingress rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The group that it is of.
+    pub group: String,
+    /// `tcp`, `-1`, …
+    pub protocol: String,
+    /// The first port.
+    pub from: i32,
+    /// The last port.
+    pub to: i32,
+    /// The name of the source's field, and the source: `("cidrIpv4", "0.0.0.0/0")`.
+    pub source: (&'static str, String),
+    /// Its description.
+    pub description: String,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Until when it is being created.
+    pub ready: Timestamp,
+    /// Instance, device, since when, and whether it goes with the instance.
+    pub attached: Option<(String, String, Timestamp, bool)>,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What it was taken of.
+    pub volume: String,
+    /// When it was begun.
+    pub started: Timestamp,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Whether it runs, or is about to.
+    pub up: bool,
+    /// When it was told so last.
+    pub since: Timestamp,
+    /// When it was launched.
+    pub launched: Timestamp,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+impl Instance {
+    /// The code and name of its state.
+    fn state(&self, now: Timestamp) -> (u8, &'static str) {
+        let turning = now < self.since + TURNS;
+        match (self.up, turning) {
+            (true, true) => (0, "pending"),
+            (true, false) => (16, "running"),
+            (false, true) => (64, "stopping"),
+            (false, false) => (80, "stopped"),
+        }
+    }
+}
+
+/// EC2 of one account and Region.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ec2 {
+    /// The account that everything belongs to.
+    pub account: String,
+    /// Groups by id, with their tags.
+    pub groups: BTreeMap<String, Tags>,
+    /// Rules by id.
+    pub rules: BTreeMap<String, Rule>,
+    /// Volumes by id.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Snapshots by id.
+    pub snapshots: BTreeMap<String, Snapshot>,
+    /// Instances by id.
+    pub instances: BTreeMap<String, Instance>,
+    /// Whether new volumes are encrypted by themselves.
+    pub encryption_by_default: bool,
+    /// Copies by client token.
+    tokens: BTreeMap<String, String>,
+    ids: u64,
+}
+
+impl Ec2 {
+    /// A new id: `sg-…`.
+    pub fn new_id(&mut self, kind: &str) -> String {
+        self.ids += 1;
+        format!("{kind}-{:017x}", self.ids)
+    }
+
+    /// Adds a rule to a group; its id.
+    pub fn open(&mut self, rule: Rule) -> String {
+        let id = self.new_id("sgr");
+        self.rules.insert(id.clone(), rule);
+        id
+    }
+
+    /// Answers a call to EC2; none: it is another service's.
+    pub fn answer(&mut self, call: &Call, now: Timestamp) -> Option<Reply> {
+        let answer = match call.operation.as_str() {
+            "DescribeSecurityGroups" => self.describe_groups(call),
+            "DescribeSecurityGroupRules" => self.describe_rules(call),
+            "AuthorizeSecurityGroupIngress" => self.authorize(call),
+            "ModifySecurityGroupRules" => self.modify(call),
+            "RevokeSecurityGroupIngress" => self.revoke(call),
+            "DescribeTags" => Ok(self.describe_tags(call)),
+            "CreateTags" => self.create_tags(call),
+            "DescribeVolumes" => Ok(self.describe_volumes(call, now)),
+            "DescribeVolumeAttribute" => Ok("<productCodes/>".to_owned()),
+            "DescribeSnapshots" => Ok(self.describe_snapshots(call, now)),
+            "CreateSnapshot" => self.create_snapshot(call, now),
+            "CreateSnapshots" => self.create_snapshots(call, now),
+            "CopyVolumes" => self.copy_volumes(call, now),
+            "DeleteVolume" => self.delete_volume(call),
+            "DetachVolume" => self.detach(call),
+            "AttachVolume" => self.attach(call, now),
+            "DescribeInstances" => Ok(self.describe_instances(call, now)),
+            "DescribeInstanceStatus" => Ok(self.describe_status(call, now)),
+            "DescribeInstanceTypes" => Ok("<instanceTypeSet><item><instanceType>m7i.large</instanceType><instanceStorageSupported>false</instanceStorageSupported></item></instanceTypeSet>".to_owned()),
+            "DescribeInstanceAttribute" => {
+                Ok("<disableApiStop><value>false</value></disableApiStop>".to_owned())
+            }
+            "ModifyInstanceAttribute" => self.keep_or_delete(call),
+            "StopInstances" => self.turn(call, false, now),
+            "StartInstances" => self.turn(call, true, now),
+            "GetEbsEncryptionByDefault" => Ok(self.by_default()),
+            "EnableEbsEncryptionByDefault" => {
+                self.encryption_by_default = true;
+                Ok(self.by_default())
+            }
+            "GetEbsDefaultKmsKeyId" => Ok("<kmsKeyId>alias/aws/ebs</kmsKeyId>".to_owned()),
+            "DescribeRouteTables" => Ok("<routeTableSet/>".to_owned()),
+            "DescribeVpcEndpoints" => Ok("<vpcEndpointSet/>".to_owned()),
+            _ => return None,
+        };
+        let name = &call.operation;
+        Some(match answer {
+            Ok(content) => Reply::ok(format!(
+                "<{name}Response><requestId>r</requestId>{content}</{name}Response>"
+            )),
+            Err((code, message)) => Reply::ec2_error(400, code, &message),
+        })
+    }
+
+    // --- security groups
+
+    fn describe_groups(&self, call: &Call) -> Answer {
+        let ids = call.list("GroupId");
+        if let Some(missing) = ids.iter().find(|id| !self.groups.contains_key(**id)) {
+            return Err(("InvalidGroup.NotFound", missing.to_string()));
+        }
+        let wanted = |id: &str| match filters(call)[..] {
+            [] => ids.is_empty() || ids.contains(&id),
+            [("ip-permission.prefix-list-id", ref lists)] => self
+                .rules
+                .values()
+                .any(|rule| rule.group == id && lists.iter().any(|list| *list == rule.source.1)),
+            ref other => panic!("DescribeSecurityGroups: {other:?}"),
+        };
+        let mut items = String::new();
+        for (id, tags) in self.groups.iter().filter(|(id, _)| wanted(id)) {
+            let rules = self.rules.values().filter(|rule| rule.group == *id);
+            let permissions: String = rules.map(permission).collect();
+            let _ = write!(
+                items,
+                "<item><ownerId>{}</ownerId><groupId>{id}</groupId><groupName>{id}</groupName><vpcId>vpc-1</vpcId><ipPermissions>{permissions}</ipPermissions>{}</item>",
+                self.account,
+                tag_set(tags)
+            );
+        }
+        Ok(format!("<securityGroupInfo>{items}</securityGroupInfo>"))
+    }
+
+    fn describe_rules(&self, call: &Call) -> Answer {
+        let filters = filters(call);
+        let wanted = |id: &str, rule: &Rule| match &filters[..] {
+            [("group-id", groups)] => groups.contains(&rule.group.as_str()),
+            [("security-group-rule-id", ids)] => ids.contains(&id),
+            other => panic!("DescribeSecurityGroupRules: {other:?}"),
+        };
+        let mut items = String::new();
+        for (id, rule) in self.rules.iter().filter(|(id, rule)| wanted(id, rule)) {
+            items += &self.rule_item(id, rule);
+        }
+        Ok(format!(
+            "<securityGroupRuleSet>{items}</securityGroupRuleSet>"
+        ))
+    }
+
+    fn authorize(&mut self, call: &Call) -> Answer {
+        let group = self.group(call)?;
+        let permission = "IpPermissions.1";
+        let field = |name: &str| call.parameter(&format!("{permission}.{name}"));
+        let source = [
+            ("cidrIpv4", "IpRanges.1", "CidrIp"),
+            ("cidrIpv6", "Ipv6Ranges.1", "CidrIpv6"),
+        ]
+        .into_iter()
+        .find_map(|(kind, list, name)| {
+            let source = field(&format!("{list}.{name}"))?;
+            let description = field(&format!("{list}.Description"));
+            Some(((kind, source.to_owned()), description.unwrap_or_default()))
+        });
+        let (source, description) = source.unwrap_or_else(|| panic!("a source: {call:?}"));
+        let rule = Rule {
+            group,
+            protocol: field("IpProtocol").unwrap().to_owned(),
+            from: port(field("FromPort")),
+            to: port(field("ToPort")),
+            source,
+            description: description.to_owned(),
+            tags: call.tags("TagSpecification.1.Tag"),
+        };
+        if self.rules.values().any(|other| same(other, &rule)) {
+            return Err(("InvalidPermission.Duplicate", "it is there".to_owned()));
+        }
+        let id = self.open(rule.clone());
+        Ok(format!(
+            "<return>true</return><securityGroupRuleSet>{}</securityGroupRuleSet>",
+            self.rule_item(&id, &rule)
+        ))
+    }
+
+    fn modify(&mut self, call: &Call) -> Answer {
+        self.group(call)?;
+        let update = "SecurityGroupRule.1";
+        let id = call
+            .parameter(&format!("{update}.SecurityGroupRuleId"))
+            .unwrap();
+        let field = |name: &str| call.parameter(&format!("{update}.SecurityGroupRule.{name}"));
+        let Some(rule) = self.rules.get(id) else {
+            return Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned()));
+        };
+        let changed = Rule {
+            protocol: field("IpProtocol").unwrap().to_owned(),
+            from: port(field("FromPort")),
+            to: port(field("ToPort")),
+            description: field("Description").unwrap_or_default().to_owned(),
+            ..rule.clone()
+        };
+        let others = self.rules.iter().filter(|(other, _)| *other != id);
+        if others
+            .map(|(_, other)| other)
+            .any(|other| same(other, &changed))
+        {
+            return Err(("InvalidPermission.Duplicate", "it is there".to_owned()));
+        }
+        self.rules.insert(id.to_owned(), changed);
+        Ok("<return>true</return>".to_owned())
+    }
+
+    fn revoke(&mut self, call: &Call) -> Answer {
+        self.group(call)?;
+        let id = call.parameter("SecurityGroupRuleId.1").unwrap();
+        match self.rules.remove(id) {
+            Some(_) => Ok("<return>true</return>".to_owned()),
+            None => Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned())),
+        }
+    }
+
+    fn group(&self, call: &Call) -> Result<String, (&'static str, String)> {
+        let id = call.parameter("GroupId").unwrap();
+        match self.groups.contains_key(id) {
+            true => Ok(id.to_owned()),
+            false => Err(("InvalidGroup.NotFound", id.to_owned())),
+        }
+    }
+
+    fn rule_item(&self, id: &str, rule: &Rule) -> String {
+        let Rule {
+            group,
+            protocol,
+            from,
+            to,
+            source: (kind, source),
+            description,
+            tags,
+        } = rule;
+        let (tags, account) = (tag_set(tags), &self.account);
+        format!(
+            "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{group}</groupId><groupOwnerId>{account}</groupOwnerId><isEgress>false</isEgress><ipProtocol>{protocol}</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><{kind}>{source}</{kind}><description>{description}</description>{tags}</item>"
+        )
+    }
+
+    // --- tags
+
+    fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
+        Some(match id.split_once('-')?.0 {
+            "sg" => self.groups.get_mut(id)?,
+            "sgr" => &mut self.rules.get_mut(id)?.tags,
+            "vol" => &mut self.volumes.get_mut(id)?.tags,
+            "snap" => &mut self.snapshots.get_mut(id)?.tags,
+            "i" => &mut self.instances.get_mut(id)?.tags,
+            _ => return None,
+        })
+    }
+
+    fn create_tags(&mut self, call: &Call) -> Answer {
+        let tags = call.tags("Tag");
+        for id in call.list("ResourceId") {
+            let Some(of) = self.tags_of(id) else {
+                return Err(("InvalidID", id.to_owned()));
+            };
+            of.extend(tags.clone());
+        }
+        Ok("<return>true</return>".to_owned())
+    }
+
+    fn describe_tags(&self, call: &Call) -> String {
+        let kinds: [(&str, Vec<(&String, &Tags)>); 4] = [
+            ("security-group", self.groups.iter().collect()),
+            (
+                "security-group-rule",
+                self.rules
+                    .iter()
+                    .map(|(id, rule)| (id, &rule.tags))
+                    .collect(),
+            ),
+            (
+                "volume",
+                self.volumes.iter().map(|(id, of)| (id, &of.tags)).collect(),
+            ),
+            (
+                "instance",
+                self.instances
+                    .iter()
+                    .map(|(id, of)| (id, &of.tags))
+                    .collect(),
+            ),
+        ];
+        let filters = filters(call);
+        let mut items = String::new();
+        for (kind, resources) in &kinds {
+            for (id, tags) in resources {
+                for (key, value) in *tags {
+                    let passes = filters.iter().all(|(name, values)| match *name {
+                        "key" => values.contains(&key.as_str()),
+                        "resource-type" => values.contains(kind),
+                        "resource-id" => values.contains(&id.as_str()),
+                        other => panic!("DescribeTags: {other}"),
+                    });
+                    if passes {
+                        let _ = write!(
+                            items,
+                            "<item><resourceId>{id}</resourceId><resourceType>{kind}</resourceType><key>{key}</key><value>{value}</value></item>"
+                        );
+                    }
+                }
+            }
+        }
+        format!("<tagSet>{items}</tagSet>")
+    }
+
+    // --- volumes and snapshots
+
+    fn describe_volumes(&self, call: &Call, now: Timestamp) -> String {
+        let filters = filters(call);
+        let mut items = String::new();
+        for (id, volume) in &self.volumes {
+            let instance = volume
+                .attached
+                .as_ref()
+                .map(|(instance, ..)| instance.as_str());
+            let passes = filters.iter().all(|(name, values)| match *name {
+                "volume-id" => values.contains(&id.as_str()),
+                "attachment.instance-id" => instance.is_some_and(|i| values.contains(&i)),
+                "encrypted" => values.contains(&volume.encrypted.to_string().as_str()),
+                other => tagged(other, values, &volume.tags),
+            });
+            if passes {
+                items += &volume_item(id, volume, now);
+            }
+        }
+        format!("<volumeSet>{items}</volumeSet>")
+    }
+
+    fn describe_snapshots(&self, call: &Call, now: Timestamp) -> String {
+        let filters = filters(call);
+        let mut items = String::new();
+        for (id, snapshot) in &self.snapshots {
+            let passes = filters.iter().all(|(name, values)| match *name {
+                "snapshot-id" => values.contains(&id.as_str()),
+                other => tagged(other, values, &snapshot.tags),
+            });
+            if passes {
+                let Snapshot {
+                    volume,
+                    started,
+                    tags,
+                } = snapshot;
+                let state = match now < *started + MADE {
+                    true => "pending",
+                    false => "completed",
+                };
+                let _ = write!(
+                    items,
+                    "<item><snapshotId>{id}</snapshotId><volumeId>{volume}</volumeId><status>{state}</status><startTime>{started}</startTime>{}</item>",
+                    tag_set(tags)
+                );
+            }
+        }
+        format!("<snapshotSet>{items}</snapshotSet>")
+    }
+
+    fn create_snapshot(&mut self, call: &Call, now: Timestamp) -> Answer {
+        let volume = self.volume(call, "VolumeId")?;
+        let tags = call.tags("TagSpecification.1.Tag");
+        let id = self.snapshot(volume, tags, now);
+        Ok(format!(
+            "<snapshotId>{id}</snapshotId><status>pending</status>"
+        ))
+    }
+
+    fn create_snapshots(&mut self, call: &Call, now: Timestamp) -> Answer {
+        let instance = call.parameter("InstanceSpecification.InstanceId").unwrap();
+        let of_instance = |volume: &Volume| {
+            let attached = volume.attached.as_ref();
+            attached.is_some_and(|(of, ..)| of == instance)
+        };
+        let volumes = self
+            .volumes
+            .iter()
+            .filter(|(_, volume)| of_instance(volume));
+        let volumes: Vec<String> = volumes.map(|(id, _)| id.clone()).collect();
+        let tags = call.tags("TagSpecification.1.Tag");
+        let mut items = String::new();
+        for volume in volumes {
+            let id = self.snapshot(volume, tags.clone(), now);
+            let _ = write!(items, "<item><snapshotId>{id}</snapshotId></item>");
+        }
+        Ok(format!("<snapshotSet>{items}</snapshotSet>"))
+    }
+
+    fn snapshot(&mut self, volume: String, tags: Tags, started: Timestamp) -> String {
+        let id = self.new_id("snap");
+        let snapshot = Snapshot {
+            volume,
+            started,
+            tags,
+        };
+        self.snapshots.insert(id.clone(), snapshot);
+        id
+    }
+
+    fn copy_volumes(&mut self, call: &Call, now: Timestamp) -> Answer {
+        let source = self.volume(call, "SourceVolumeId")?;
+        let token = call.parameter("ClientToken").unwrap().to_owned();
+        let id = match self.tokens.get(&token) {
+            Some(id) => id.clone(),
+            None => {
+                let id = self.new_id("vol");
+                let copy = Volume {
+                    encrypted: self.volumes[&source].encrypted
+                        || call.parameter("Encrypted") == Some("true"),
+                    created: now,
+                    ready: now + MADE,
+                    attached: None,
+                    tags: call.tags("TagSpecification.1.Tag"),
+                };
+                self.volumes.insert(id.clone(), copy);
+                self.tokens.insert(token, id.clone());
+                id
+            }
+        };
+        let volume = volume_item(&id, &self.volumes[&id], now);
+        Ok(format!("<volumeSet>{volume}</volumeSet>"))
+    }
+
+    fn delete_volume(&mut self, call: &Call) -> Answer {
+        let id = self.volume(call, "VolumeId")?;
+        if self.volumes[&id].attached.is_some() {
+            return Err(("VolumeInUse", id));
+        }
+        self.volumes.remove(&id);
+        Ok("<return>true</return>".to_owned())
+    }
+
+    fn detach(&mut self, call: &Call) -> Answer {
+        let id = self.volume(call, "VolumeId")?;
+        let volume = self.volumes.get_mut(&id).unwrap();
+        match volume.attached.take() {
+            Some(_) => Ok("<status>detaching</status>".to_owned()),
+            None => Err(("IncorrectState", format!("{id} is available"))),
+        }
+    }
+
+    fn attach(&mut self, call: &Call, now: Timestamp) -> Answer {
+        let id = self.volume(call, "VolumeId")?;
+        let text = |name: &str| call.parameter(name).unwrap().to_owned();
+        let (instance, device) = (text("InstanceId"), text("Device"));
+        let used = self.volumes.values().any(|volume| {
+            let attached = volume.attached.as_ref();
+            attached.is_some_and(|(i, d, ..)| *i == instance && *d == device)
+        });
+        let volume = self.volumes.get_mut(&id).unwrap();
+        if volume.attached.is_some() || now < volume.ready {
+            return Err(("IncorrectState", format!("{id} is not available")));
+        }
+        if used {
+            return Err(("InvalidParameterValue", format!("{device} is in use")));
+        }
+        volume.attached = Some((instance, device, now, false));
+        Ok("<status>attaching</status>".to_owned())
+    }
+
+    fn volume(&self, call: &Call, name: &str) -> Result<String, (&'static str, String)> {
+        let id = call.parameter(name).unwrap();
+        match self.volumes.contains_key(id) {
+            true => Ok(id.to_owned()),
+            false => Err(("InvalidVolume.NotFound", id.to_owned())),
+        }
+    }
+
+    fn by_default(&self) -> String {
+        let on = self.encryption_by_default;
+        format!("<ebsEncryptionByDefault>{on}</ebsEncryptionByDefault>")
+    }
+
+    // --- instances
+
+    fn describe_instances(&self, call: &Call, now: Timestamp) -> String {
+        let filters = filters(call);
+        let mut items = String::new();
+        for (id, instance) in &self.instances {
+            let (code, state) = instance.state(now);
+            let passes = filters.iter().all(|(name, values)| match *name {
+                "instance-id" => values.contains(&id.as_str()),
+                "instance-state-name" => values.contains(&state),
+                other => panic!("DescribeInstances: {other}"),
+            });
+            if passes {
+                let Instance { launched, tags, .. } = instance;
+                let _ = write!(
+                    items,
+                    "<item><instanceId>{id}</instanceId><instanceState><code>{code}</code><name>{state}</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{launched}</launchTime><rootDeviceType>ebs</rootDeviceType><subnetId>subnet-1</subnetId><vpcId>vpc-1</vpcId>{}</item>",
+                    tag_set(tags)
+                );
+            }
+        }
+        format!(
+            "<reservationSet><item><reservationId>r-1</reservationId><instancesSet>{items}</instancesSet></item></reservationSet>"
+        )
+    }
+
+    fn describe_status(&self, call: &Call, now: Timestamp) -> String {
+        let mut items = String::new();
+        for id in call.list("InstanceId") {
+            let Some(instance) = self.instances.get(id) else {
+                continue;
+            };
+            let status = match now < instance.since + CHECKED {
+                true => "initializing",
+                false => "ok",
+            };
+            let _ = write!(
+                items,
+                "<item><instanceId>{id}</instanceId><systemStatus><status>{status}</status></systemStatus><instanceStatus><status>{status}</status></instanceStatus></item>"
+            );
+        }
+        format!("<instanceStatusSet>{items}</instanceStatusSet>")
+    }
+
+    fn turn(&mut self, call: &Call, up: bool, now: Timestamp) -> Answer {
+        for id in call.list("InstanceId") {
+            let Some(instance) = self.instances.get_mut(id) else {
+                return Err(("InvalidInstanceID.NotFound", id.to_owned()));
+            };
+            let (_, state) = instance.state(now);
+            if up && state == "stopping" {
+                return Err(("IncorrectInstanceState", format!("{id} is stopping")));
+            }
+            if instance.up != up {
+                instance.up = up;
+                instance.since = now;
+                if up {
+                    instance.launched = now;
+                }
+            }
+        }
+        Ok("<instancesSet/>".to_owned())
+    }
+
+    /// Whether the volume at a device goes with the instance: EC2 takes nothing
+    /// else of a block device here.
+    fn keep_or_delete(&mut self, call: &Call) -> Answer {
+        let instance = call.parameter("InstanceId").unwrap();
+        let mapping = |name: &str| {
+            call.parameter(&format!("BlockDeviceMapping.1.{name}"))
+                .unwrap()
+        };
+        let device = mapping("DeviceName");
+        let goes = mapping("Ebs.DeleteOnTermination") == "true";
+        for volume in self.volumes.values_mut() {
+            if let Some((of, at, _, with)) = &mut volume.attached
+                && of == instance
+                && at == device
+            {
+                *with = goes;
+                return Ok("<return>true</return>".to_owned());
+            }
+        }
+        Err(("InvalidInstanceAttributeValue", device.to_owned()))
+    }
+}
+
+type Answer = Result<String, (&'static str, String)>;
+
+/// A call's filters: name and values.
+fn filters(call: &Call) -> Vec<(&str, Vec<&str>)> {
+    let filter = |n: usize| {
+        let name = call.parameter(&format!("Filter.{n}.Name"))?;
+        Some((name, call.list(&format!("Filter.{n}.Value"))))
+    };
+    (1..).map_while(filter).collect()
+}
+
+fn tagged(filter: &str, values: &[&str], tags: &Tags) -> bool {
+    match (filter, filter.strip_prefix("tag:")) {
+        (_, Some(key)) => tags
+            .get(key)
+            .is_some_and(|value| values.contains(&value.as_str())),
+        ("tag-key", _) => values.iter().any(|key| tags.contains_key(*key)),
+        (other, _) => panic!("the filter {other}"),
+    }
+}
+
+fn port(value: Option<&str>) -> i32 {
+    value.map_or(-1, |port| port.parse().unwrap())
+}
+
+fn same(a: &Rule, b: &Rule) -> bool {
+    let of = |rule: &Rule| {
+        let Rule {
+            group,
+            protocol,
+            from,
+            to,
+            source,
+            ..
+        } = rule.clone();
+        (group, protocol, from, to, source)
+    };
+    of(a) == of(b)
+}
+
+fn permission(rule: &Rule) -> String {
+    let Rule {
+        protocol,
+        from,
+        to,
+        source: (kind, source),
+        ..
+    } = rule;
+    let source = match *kind {
+        "cidrIpv4" => format!("<ipRanges><item><cidrIp>{source}</cidrIp></item></ipRanges>"),
+        "cidrIpv6" => {
+            format!("<ipv6Ranges><item><cidrIpv6>{source}</cidrIpv6></item></ipv6Ranges>")
+        }
+        other => panic!("a source of the kind {other}"),
+    };
+    format!(
+        "<item><ipProtocol>{protocol}</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort>{source}</item>"
+    )
+}
+
+fn volume_item(id: &str, volume: &Volume, now: Timestamp) -> String {
+    let Volume {
+        encrypted,
+        created,
+        ready,
+        attached,
+        tags,
+    } = volume;
+    let state = match attached {
+        Some(_) => "in-use",
+        None if now < *ready => "creating",
+        None => "available",
+    };
+    let attachment = attached.as_ref().map_or_else(String::new, |(instance, device, since, with)| format!("<item><volumeId>{id}</volumeId><instanceId>{instance}</instanceId><device>{device}</device><status>attached</status><attachTime>{since}</attachTime><deleteOnTermination>{with}</deleteOnTermination></item>"));
+    format!(
+        "<item><volumeId>{id}</volumeId><size>8</size><availabilityZone>eu-central-1a</availabilityZone><status>{state}</status><createTime>{created}</createTime><volumeType>gp3</volumeType><iops>3000</iops><throughput>125</throughput><encrypted>{encrypted}</encrypted><attachmentSet>{attachment}</attachmentSet>{}</item>",
+        tag_set(tags)
+    )
+}
+
+fn tag_set(tags: &Tags) -> String {
+    let items: String = tags
+        .iter()
+        .map(|(key, value)| format!("<item><key>{key}</key><value>{value}</value></item>"))
+        .collect();
+    format!("<tagSet>{items}</tagSet>")
+}

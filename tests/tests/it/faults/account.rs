@@ -1,0 +1,667 @@
+//! The functions of the stack in one process, over AWS in memory.
+//!
+//! The real handlers with the real SDK clients, with the time-outs and retries
+//! that are deployed. What Lambda, the bus, queues and Step Functions do between
+//! them is here: rules, time-outs, visibility and receive counts are read from
+//! the template. Time is tokio's, paused: a wait takes none, so leases lapse and
+//! retries come at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients, with_function_limits};
+use backstop_aws::clock::Clock;
+use backstop_aws::ledger::Ledger;
+use backstop_aws::settings::{
+    EncryptSettings, NotifySettings, PatchSettings, RemediationSettings, SweepSettings,
+    UndoSettings, WatchSettings,
+};
+use backstop_core::plan::Mode;
+use backstop_tests::local_aws::{ACCOUNT, REGION};
+use backstop_tests::native_events::command_status;
+use backstop_tests::template::{self, matches, text};
+use backstop_wire::memory::Cloud;
+use backstop_wire::memory::table::Index;
+use backstop_wire::{Call, Reply, Wire};
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// More deliveries than any run of a few functions needs: one that makes so many
+/// never ends.
+const MOST_DELIVERIES: usize = 400;
+
+/// Lambda tries an asynchronous event twice more, after one minute and two.
+const ATTEMPTS: u32 = 3;
+
+/// A function, warm: it keeps its clients and what it has read.
+enum Function {
+    RevokeIngress(revoke_ingress::Handler),
+    EncryptVolume(encrypt_volume::Handler),
+    PatchInstance(patch_instance::Handler),
+    Notify(notify::Handler),
+    Sweep(sweep::Handler),
+    Undo(undo::Handler),
+    WatchOptOuts(watch_opt_outs::Handler),
+}
+
+impl Function {
+    /// A cold start, by the function's logical id.
+    fn start(id: &str, wire: &Wire, clock: Clock) -> Self {
+        let config = with_function_limits(&wire.config(1));
+        let clients = Clients {
+            clock,
+            ..Clients::patient_with_ec2(&config)
+        };
+        let (encryption, operations) = (
+            EncryptionClients::new(&config),
+            OperationsClients::new(&config),
+        );
+        let of = |name: &str| format!("arn:aws:{name}:{REGION}:{ACCOUNT}:backstop");
+        let (ledger_table, policy_parameter) = ("ledger".to_owned(), "/backstop/policy".to_owned());
+        let (topic_arn, state_machine_arn) = (of("sns"), of("states"));
+        let remediation = RemediationSettings {
+            ledger_table: ledger_table.clone(),
+            policy_parameter: policy_parameter.clone(),
+            mode: Mode::Enforce,
+            owner_tag_key: "owner".to_owned(),
+        };
+        match id {
+            "RevokeIngressFunction" => {
+                Self::RevokeIngress(revoke_ingress::Handler::new(clients, remediation))
+            }
+            "EncryptVolumeFunction" => {
+                let settings = EncryptSettings {
+                    remediation,
+                    state_machine_arn,
+                };
+                Self::EncryptVolume(encrypt_volume::Handler::new(clients, encryption, settings))
+            }
+            "PatchInstanceFunction" => {
+                let settings = PatchSettings {
+                    remediation,
+                    command_log_group: "/backstop/patch-commands".to_owned(),
+                };
+                Self::PatchInstance(patch_instance::Handler::new(clients, settings))
+            }
+            "NotifyFunction" => {
+                let settings = NotifySettings {
+                    ledger_table,
+                    topic_arn,
+                };
+                Self::Notify(notify::Handler::new(clients, settings))
+            }
+            "SweepFunction" => {
+                let settings = SweepSettings {
+                    ledger_table,
+                    policy_parameter,
+                    mode: Mode::Enforce,
+                    topic_arn,
+                    queue_url: format!("https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/failed"),
+                    rule_names: template::rules()
+                        .into_iter()
+                        .map(|r| r.logical_id)
+                        .collect(),
+                };
+                Self::Sweep(sweep::Handler::new(clients, operations, settings))
+            }
+            "UndoFunction" => {
+                let settings = UndoSettings {
+                    ledger_table,
+                    policy_parameter,
+                    state_machine_arn,
+                };
+                Self::Undo(undo::Handler::new(clients, encryption, settings))
+            }
+            "WatchOptOutsFunction" => {
+                let settings = WatchSettings {
+                    ledger_table,
+                    policy_parameter,
+                };
+                Self::WatchOptOuts(watch_opt_outs::Handler::new(clients, settings))
+            }
+            other => panic!("the fault run does not know the function {other}"),
+        }
+    }
+
+    async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        match self {
+            Self::RevokeIngress(of) => Box::pin(of.handle(event)).await,
+            Self::EncryptVolume(of) => Box::pin(of.handle(event)).await,
+            Self::PatchInstance(of) => Box::pin(of.handle(event)).await,
+            Self::Notify(of) => Box::pin(of.handle(event)).await,
+            Self::Sweep(of) => Box::pin(of.handle(event)).await,
+            Self::Undo(of) => Box::pin(of.handle(event)).await,
+            Self::WatchOptOuts(of) => Box::pin(of.handle(event)).await,
+        }
+    }
+}
+
+/// A way in which a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// AWS refuses it for now.
+    Throttled,
+    /// A fault on AWS's side.
+    Broken,
+    /// A missing permission.
+    Denied,
+    /// Nothing happens and nothing is answered.
+    TimedOut,
+    /// It takes effect; the connection breaks before the answer.
+    AnswerLost,
+    /// It takes effect, and the process that made it is killed.
+    Killed,
+}
+
+impl Way {
+    pub(super) const ALL: &[Self] = &[
+        Self::Throttled,
+        Self::Broken,
+        Self::Denied,
+        Self::TimedOut,
+        Self::AnswerLost,
+        Self::Killed,
+    ];
+
+    /// What is answered instead of carrying the call out, in the words of its
+    /// service; none: it takes effect.
+    fn instead(self, service: &str) -> Option<Reply> {
+        let error = |status, of_ec2, other: &str| match service {
+            "ec2" => Reply::ec2_error(status, of_ec2, "injected"),
+            "sns" => Reply::query_error(status, other, "injected"),
+            _ => match Reply::json_error(other, "injected") {
+                Reply::Answer(_, body) => Reply::Answer(status, body),
+                other => other,
+            },
+        };
+        match self {
+            Self::Throttled if service == "ec2" => Some(error(503, "RequestLimitExceeded", "")),
+            Self::Throttled => Some(error(400, "", "ThrottlingException")),
+            Self::Broken => Some(error(500, "InternalError", "InternalError")),
+            Self::Denied if service == "ec2" => Some(error(403, "UnauthorizedOperation", "")),
+            Self::Denied => Some(error(400, "", "AccessDeniedException")),
+            Self::TimedOut => Some(Reply::Silence),
+            Self::AnswerLost | Self::Killed => None,
+        }
+    }
+}
+
+/// One call of a function's: its service, its operation, and how many of the same
+/// operation the function has made before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Nth {
+    pub(super) service: String,
+    pub(super) operation: String,
+    pub(super) before: usize,
+}
+
+/// A call that is to fail.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    /// Logical id of the function.
+    pub(super) function: &'static str,
+    pub(super) call: Nth,
+    pub(super) way: Way,
+}
+
+/// What the wires of all functions share.
+struct Shared {
+    clock: Clock,
+    cloud: Mutex<Cloud>,
+    calls: Mutex<Vec<(&'static str, Nth)>>,
+    fault: Mutex<Option<Fault>>,
+    killed: Notify,
+}
+
+impl Shared {
+    fn answer(&self, function: &'static str, call: &Call) -> Reply {
+        let now = self.clock.now();
+        let mut calls = lock(&self.calls);
+        let same = |(of, made): &&(&str, Nth)| *of == function && made.operation == call.operation;
+        let nth = Nth {
+            service: call.service.clone(),
+            operation: call.operation.clone(),
+            before: calls.iter().filter(same).count(),
+        };
+        let mut fault = lock(&self.fault);
+        let met = fault.take_if(|fault| fault.function == function && fault.call == nth);
+        calls.push((function, nth));
+        let Some(Fault { way, .. }) = met else {
+            return lock(&self.cloud).answer(call, now);
+        };
+        if let Some(reply) = way.instead(&call.service) {
+            return reply;
+        }
+        lock(&self.cloud).answer(call, now);
+        if way == Way::Killed {
+            self.killed.notify_one();
+            return Reply::Silence;
+        }
+        Reply::Broken
+    }
+}
+
+/// How an invocation ended.
+enum Ended {
+    Answered(Value),
+    Failed(String),
+}
+
+/// How an event came to a function, and what happens when it fails.
+#[derive(Clone, Debug)]
+enum Via {
+    /// Lambda keeps it and tries again.
+    Event,
+    /// It waits in a queue, which delivers it again.
+    Queue,
+    /// A step of an execution: the run's entry, and the error that leads back.
+    Step {
+        entry: String,
+        go_back: Option<String>,
+    },
+}
+
+/// An event on its way to a function.
+#[derive(Clone, Debug)]
+struct Delivery {
+    due: Instant,
+    function: &'static str,
+    payload: Value,
+    via: Via,
+    /// The same for every try of it.
+    request: String,
+    /// How often it has failed.
+    failed: u32,
+}
+
+/// An account in which the stack is deployed.
+pub(super) struct Account {
+    shared: Arc<Shared>,
+    warm: BTreeMap<&'static str, Function>,
+    on_their_way: Vec<Delivery>,
+    started: BTreeSet<String>,
+    ended_commands: BTreeSet<String>,
+    requests: usize,
+    /// What was given up: function and error.
+    pub(super) given_up: Vec<(String, String)>,
+}
+
+impl Account {
+    /// The account as it is in a cloud.
+    pub(super) fn new(cloud: Cloud, clock: Clock) -> Self {
+        Self {
+            started: names(&cloud),
+            ended_commands: BTreeSet::new(),
+            shared: Arc::new(Shared {
+                clock,
+                cloud: Mutex::new(cloud),
+                calls: Mutex::default(),
+                fault: Mutex::default(),
+                killed: Notify::new(),
+            }),
+            warm: BTreeMap::new(),
+            on_their_way: Vec::new(),
+            requests: 0,
+            given_up: Vec::new(),
+        }
+    }
+
+    /// An empty account with the template's table.
+    pub(super) fn empty(policy: &Value, clock: Clock) -> Self {
+        Self::new(Cloud::new(ACCOUNT, &policy.to_string(), indexes()), clock)
+    }
+
+    pub(super) fn cloud(&self) -> MutexGuard<'_, Cloud> {
+        lock(&self.shared.cloud)
+    }
+
+    pub(super) fn now(&self) -> jiff::Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// The ledger, read past the functions and their faults.
+    pub(super) fn ledger(&self) -> Ledger {
+        let shared = self.shared.clone();
+        let wire = Wire::new(move |call| lock(&shared.cloud).answer(call, shared.clock.now()));
+        Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
+    }
+
+    /// The calls that a function has made, in order.
+    pub(super) fn calls_of(&self, function: &str) -> Vec<Nth> {
+        let calls = lock(&self.shared.calls);
+        let of = calls.iter().filter(|(of, _)| *of == function);
+        of.map(|(_, nth)| nth.clone()).collect()
+    }
+
+    /// Has a call fail.
+    pub(super) fn fail(&self, fault: Fault) {
+        *lock(&self.shared.fault) = Some(fault);
+    }
+
+    /// Whether the call that was to fail has been made.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.shared.fault).is_none()
+    }
+
+    /// Has a function take an event as a rule or a person hands it over.
+    pub(super) fn start(&mut self, function: &'static str, event: &Value) {
+        let via = match queue_of(function) {
+            Some(_) => Via::Queue,
+            None => Via::Event,
+        };
+        self.send(function, event.clone(), via, Duration::ZERO);
+    }
+
+    fn send(&mut self, function: &'static str, payload: Value, via: Via, wait: Duration) {
+        self.requests += 1;
+        self.on_their_way.push(Delivery {
+            due: Instant::now() + wait,
+            function,
+            payload,
+            via,
+            request: format!("request-{}", self.requests),
+            failed: 0,
+        });
+    }
+
+    /// Lets everything happen that follows from what is on its way.
+    pub(super) async fn settle(&mut self) {
+        for _ in 0..MOST_DELIVERIES {
+            self.collect();
+            let next = self.on_their_way.iter().enumerate();
+            let Some((next, _)) = next.min_by_key(|(_, delivery)| delivery.due) else {
+                return;
+            };
+            let delivery = self.on_their_way.remove(next);
+            tokio::time::sleep_until(delivery.due).await;
+            match delivery.via.clone() {
+                Via::Event => self.event(delivery).await,
+                Via::Queue => self.batch(delivery).await,
+                Via::Step { entry, go_back } => self.step(delivery, entry, go_back).await,
+            }
+        }
+        let waiting = self.on_their_way.iter();
+        let waiting: Vec<_> = waiting.map(|of| (of.function, &of.payload)).collect();
+        panic!("it never comes to an end: {waiting:#?}");
+    }
+
+    /// Takes what was put on the bus to where the template's rules lead, starts
+    /// executions, and tells of commands that end.
+    fn collect(&mut self) {
+        let events = std::mem::take(&mut self.cloud().bus);
+        for entry in events {
+            let event = json!({
+                "version": "0", "id": format!("event-{}", self.requests), "account": ACCOUNT,
+                "region": REGION, "time": self.now(), "resources": [],
+                "source": entry["Source"], "detail-type": entry["DetailType"],
+                "detail": serde_json::from_str::<Value>(text(&entry["Detail"])).unwrap(),
+            });
+            self.put(&event, Duration::ZERO);
+        }
+        let started = self.cloud().executions.clone();
+        for (name, input) in started {
+            if !self.started.insert(name) {
+                continue;
+            }
+            let function = "EncryptVolumeFunction";
+            match input["settle"]["seconds"].as_u64() {
+                Some(seconds) => {
+                    let (event, wait) = (input["settle"]["event"].clone(), seconds);
+                    self.send(function, event, Via::Event, Duration::from_secs(wait));
+                }
+                None => self.next_step(text(&input["entry"]), None, Duration::ZERO),
+            }
+        }
+        let commands = self.cloud().systems_manager.commands.clone();
+        for command in commands {
+            if self.ended_commands.insert(command.id.clone()) {
+                let wait = command.ends().duration_since(self.now());
+                let wait = Duration::try_from(wait).unwrap_or_default();
+                for instance in &command.instances {
+                    self.put(&command_status(&command.id, instance, "Success"), wait);
+                }
+            }
+        }
+    }
+
+    /// Sends an event by the rules whose pattern it matches.
+    fn put(&mut self, event: &Value, wait: Duration) {
+        for rule in &DEPLOYED.rules {
+            if matches(&rule.pattern, event, (ACCOUNT, REGION)) {
+                let via = match rule.queue {
+                    Some(_) => Via::Queue,
+                    None => Via::Event,
+                };
+                self.send(id_of(&rule.function), event.clone(), via, wait);
+            }
+        }
+    }
+
+    /// One invocation.
+    async fn invoke(&mut self, function: &'static str, payload: Value, request: &str) -> Ended {
+        let shared = self.shared.clone();
+        let limit = Duration::from_secs(DEPLOYED.timeouts[function]);
+        let mut context = Context::default();
+        request.clone_into(&mut context.request_id);
+        context.deadline = (self.now() + limit).as_millisecond() as u64;
+        context.invoked_function_arn =
+            format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:backstop");
+        let warm = self.warm.entry(function).or_insert_with(|| {
+            let shared = shared.clone();
+            let clock = shared.clock;
+            let wire = Wire::new(move |call| shared.answer(function, call));
+            Function::start(function, &wire, clock)
+        });
+        let run = warm.handle(LambdaEvent::new(payload, context));
+        let ended = tokio::select! {
+            biased;
+            () = shared.killed.notified() => Err("Runtime.ExitError"),
+            answer = tokio::time::timeout(limit, run) => answer.map_err(|_| "Task timed out"),
+        };
+        match ended {
+            Ok(Ok(answer)) => Ended::Answered(answer),
+            Ok(Err(error)) => Ended::Failed(error.error_message),
+            Err(ended) => {
+                // The process is gone: the next event meets a cold start.
+                self.warm.remove(function);
+                Ended::Failed(ended.to_owned())
+            }
+        }
+    }
+
+    /// An event that Lambda keeps until it is handled, or given up.
+    async fn event(&mut self, mut delivery: Delivery) {
+        let Delivery {
+            function, payload, ..
+        } = delivery.clone();
+        let Ended::Failed(why) = self.invoke(function, payload, &delivery.request).await else {
+            return;
+        };
+        delivery.failed += 1;
+        if delivery.failed == ATTEMPTS {
+            self.given_up.push((function.to_owned(), why));
+            return;
+        }
+        delivery.due = Instant::now() + Duration::from_secs(60 * u64::from(delivery.failed));
+        self.on_their_way.push(delivery);
+    }
+
+    /// The messages that a queue holds for a function, as one batch.
+    async fn batch(&mut self, first: Delivery) {
+        let (function, request) = (first.function, first.request.clone());
+        let queue = queue_of(function).unwrap();
+        // What comes within the batching window is in it.
+        let window = queue["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
+        tokio::time::sleep(Duration::from_secs(window)).await;
+        self.collect();
+        let now = Instant::now();
+        let (more, others) = std::mem::take(&mut self.on_their_way)
+            .into_iter()
+            .partition(|of: &Delivery| of.function == function && of.due <= now);
+        self.on_their_way = others;
+        let mut messages = vec![first];
+        messages.extend(more);
+        let records: Vec<Value> = messages
+            .iter()
+            .map(|of| json!({ "messageId": of.request, "body": of.payload.to_string() }))
+            .collect();
+        let payload = json!({ "Records": records });
+        let (again, why) = match self.invoke(function, payload, &request).await {
+            Ended::Failed(why) => (None, why),
+            Ended::Answered(answer) => {
+                let failures = answer["batchItemFailures"].as_array();
+                let ids = failures.into_iter().flatten();
+                let ids: Vec<String> = ids
+                    .map(|of| text(&of["itemIdentifier"]).to_owned())
+                    .collect();
+                (Some(ids), "part of a batch".to_owned())
+            }
+        };
+        let queue = template::resource(text(&queue["Queue"]["Fn::GetAtt"][0]));
+        let queue = &queue["Properties"];
+        let hidden = Duration::from_secs(queue["VisibilityTimeout"].as_u64().unwrap());
+        let most = queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
+        for mut message in messages {
+            if again
+                .as_ref()
+                .is_some_and(|of| !of.contains(&message.request))
+            {
+                continue;
+            }
+            message.failed += 1;
+            if u64::from(message.failed) == most {
+                self.given_up.push((function.to_owned(), why.clone()));
+                continue;
+            }
+            message.due = now + hidden;
+            self.on_their_way.push(message);
+        }
+    }
+
+    /// One turn of the state machine (`state-machine.asl.json`).
+    async fn step(&mut self, mut delivery: Delivery, entry: String, go_back: Option<String>) {
+        let payload = delivery.payload.clone();
+        match self
+            .invoke(delivery.function, payload, &delivery.request)
+            .await
+        {
+            Ended::Answered(answer) => match text(&answer["next"]) {
+                "done" => {}
+                _ => {
+                    let wait = answer["wait_seconds"].as_u64().unwrap();
+                    self.next_step(&entry, None, Duration::from_secs(wait));
+                }
+            },
+            Ended::Failed(why) => {
+                let state = match go_back {
+                    None => "Advance",
+                    Some(_) => "Go back",
+                };
+                let retry = &DEPLOYED.state_machine["States"][state]["Retry"][0];
+                let number = |name: &str| retry[name].as_u64().unwrap();
+                if u64::from(delivery.failed) < number("MaxAttempts") {
+                    let wait = number("IntervalSeconds") << delivery.failed;
+                    let wait = wait.min(number("MaxDelaySeconds"));
+                    delivery.due = Instant::now() + Duration::from_secs(wait);
+                    delivery.failed += 1;
+                    self.on_their_way.push(delivery);
+                } else if go_back.is_none() {
+                    self.next_step(&entry, Some(why), Duration::ZERO);
+                } else {
+                    self.given_up.push(("Stuck".to_owned(), why));
+                }
+            }
+        }
+    }
+
+    fn next_step(&mut self, entry: &str, go_back: Option<String>, wait: Duration) {
+        let mut payload = json!({ "advance": entry });
+        if let Some(why) = &go_back {
+            payload["go_back"] = json!(why);
+        }
+        let entry = entry.to_owned();
+        let via = Via::Step { entry, go_back };
+        self.send("EncryptVolumeFunction", payload, via, wait);
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn names(cloud: &Cloud) -> BTreeSet<String> {
+    cloud
+        .executions
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// A function's logical id, for as long as the tests run.
+fn id_of(function: &str) -> &'static str {
+    const ALL: &[&str] = &[
+        "RevokeIngressFunction",
+        "EncryptVolumeFunction",
+        "PatchInstanceFunction",
+        "NotifyFunction",
+        "SweepFunction",
+        "UndoFunction",
+        "WatchOptOutsFunction",
+    ];
+    let known = ALL.iter().find(|id| **id == function);
+    known.unwrap_or_else(|| panic!("the fault run does not know the function {function}"))
+}
+
+/// What the template says of the functions, read once.
+struct Deployed {
+    /// Seconds that each function's invocations may take.
+    timeouts: BTreeMap<String, u64>,
+    rules: Vec<template::Rule>,
+    /// How functions take from their queues.
+    queues: BTreeMap<String, Value>,
+    state_machine: Value,
+}
+
+static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
+    let timeout = |of: &Value| of["Properties"]["Timeout"].as_u64().unwrap();
+    let machine = template::read("functions/encrypt-volume/state-machine.asl.json");
+    let mut rules = template::rules();
+    rules.retain(|rule| !rule.pattern.is_null());
+    Deployed {
+        timeouts: template::functions()
+            .iter()
+            .map(|(id, of)| (id.clone(), timeout(of)))
+            .collect(),
+        rules,
+        queues: template::queue_mappings().into_iter().collect(),
+        state_machine: serde_json::from_str(&machine).unwrap(),
+    }
+});
+
+/// How a function takes from a queue; none: it does not.
+fn queue_of(function: &str) -> Option<&'static Value> {
+    DEPLOYED.queues.get(function)
+}
+
+/// The indexes of the ledger's table, as the template has them.
+fn indexes() -> Vec<Index> {
+    let table = template::resource("LedgerTable");
+    let indexes = table["Properties"]["GlobalSecondaryIndexes"].as_array();
+    let name = |value: &Value| text(value).to_owned();
+    indexes
+        .unwrap()
+        .iter()
+        .map(|index| Index {
+            name: name(&index["IndexName"]),
+            partition: name(&index["KeySchema"][0]["AttributeName"]),
+            sort: name(&index["KeySchema"][1]["AttributeName"]),
+            shows: template::items(&index["Projection"]["NonKeyAttributes"])
+                .iter()
+                .map(name)
+                .collect(),
+        })
+        .collect()
+}

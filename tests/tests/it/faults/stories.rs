@@ -1,0 +1,379 @@
+//! What is played in the fault run, and what has to have come of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backstop_core::record::Record;
+use backstop_tests::local_aws::{ACCOUNT, REGION};
+use backstop_tests::{cloudtrail, native_events};
+use backstop_wire::memory::ec2::{Instance, Rule, Tags, Volume};
+use backstop_wire::memory::systems_manager::PatchState;
+use serde_json::{Value, json};
+
+use super::Story;
+use super::account::Account;
+
+/// Some hundred changes in an hour are more than any budget expects.
+pub(super) fn policy() -> Value {
+    json!({"version": 1, "controls": {
+        "open-ingress": {"budget": {"changes_per_hour": 100_000}},
+        "unencrypted-volume": {"mode": "enforce", "settings": {"attached": "swap", "windows": [{"from": "00:00", "to": "00:00"}]}},
+        "vulnerable-package": {"mode": "enforce"},
+        "missing-patches": {"mode": "enforce"},
+        "unmanaged-instance": {"mode": "notify"},
+    }})
+}
+
+/// `revoke-ingress` closes what was opened.
+pub(super) struct Revoke;
+/// The event of the opening is lost; the sweep finds it.
+pub(super) struct Sweep;
+/// A person takes a remediation back.
+pub(super) struct Undo;
+
+/// A group whose rules are open, and the rules by id.
+pub(super) struct Group {
+    id: String,
+    before: BTreeMap<String, Rule>,
+}
+
+/// The group after a remediation.
+const CLOSED: &[&str] = &[
+    "tcp 22-22 10.0.0.0/8 (ssh from inside)",
+    "tcp 443-443 0.0.0.0/0 (https)",
+    "tcp 443-443 ::/0 (low ports)",
+    "tcp 80-80 ::/0 (low ports)",
+];
+
+/// The group before a remediation, and after its undo.
+const OPEN: &[&str] = &[
+    "tcp 0-1024 ::/0 (low ports)",
+    "tcp 22-22 0.0.0.0/0 (ssh for the vendor)",
+    "tcp 22-22 10.0.0.0/8 (ssh from inside)",
+    "tcp 443-443 0.0.0.0/0 (https)",
+];
+
+impl Group {
+    /// A group whose rules have just been opened, and the event of it.
+    fn open(account: &Account) -> (Value, Self) {
+        let mut cloud = account.cloud();
+        let id = cloud.ec2.new_id("sg");
+        let tags = BTreeMap::from([("owner".to_owned(), "team-web".to_owned())]);
+        cloud.ec2.groups.insert(id.clone(), tags);
+        for (from, to, kind, source, description) in [
+            (22, 22, "cidrIpv4", "0.0.0.0/0", "ssh for the vendor"),
+            (443, 443, "cidrIpv4", "0.0.0.0/0", "https"),
+            (22, 22, "cidrIpv4", "10.0.0.0/8", "ssh from inside"),
+            (0, 1024, "cidrIpv6", "::/0", "low ports"),
+        ] {
+            cloud.ec2.open(Rule {
+                group: id.clone(),
+                protocol: "tcp".to_owned(),
+                from,
+                to,
+                source: (kind, source.to_owned()),
+                description: description.to_owned(),
+                tags: BTreeMap::from([("ticket".to_owned(), "OPS-7".to_owned())]),
+            });
+        }
+        let before = cloud.ec2.rules.clone();
+        let name = "AuthorizeSecurityGroupIngress";
+        let event = cloudtrail::call(name, json!({ "groupId": id }), json!({ "_return": true }));
+        (event, Self { id, before })
+    }
+
+    fn rules(&self, account: &Account) -> Vec<String> {
+        let mut rules: Vec<String> = account
+            .cloud()
+            .ec2
+            .rules
+            .values()
+            .map(|rule| {
+                let Rule {
+                    protocol,
+                    from,
+                    to,
+                    source: (_, source),
+                    description,
+                    ..
+                } = rule;
+                format!("{protocol} {from}-{to} {source} ({description})")
+            })
+            .collect();
+        rules.sort();
+        rules
+    }
+
+    /// What is not as it has to be about a group.
+    async fn wrong(&self, account: &Account, expected: &[&str]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let rules = self.rules(account);
+        if rules != expected {
+            wrong.push(format!("the rules are {rules:?}"));
+        }
+        let arn = cloudtrail::security_group_arn(&self.id);
+        let records = records(account, &arn).await;
+        wrong.extend(told(account, &records));
+        // What the ledger holds of each rule before it was touched.
+        let mut kept = BTreeSet::new();
+        for record in &records {
+            if let Record::Remediation(entry) = record {
+                kept.extend(entry.before.iter().map(|(id, rule)| {
+                    let ticket = rule.tags.get("ticket").cloned();
+                    (id.clone(), rule.description.clone(), ticket)
+                }));
+            }
+        }
+        let touched = |rule: &(&String, &Rule)| {
+            ["ssh for the vendor", "low ports"].contains(&rule.1.description.as_str())
+        };
+        let touched: BTreeSet<_> = self
+            .before
+            .iter()
+            .filter(touched)
+            .map(|(id, rule)| {
+                let description = Some(rule.description.clone());
+                (id.clone(), description, Some("OPS-7".to_owned()))
+            })
+            .collect();
+        if kept != touched {
+            wrong.push(format!("`before` in the ledger is {kept:?}"));
+        }
+        wrong
+    }
+}
+
+/// The records about a resource.
+async fn records(account: &Account, arn: &str) -> Vec<Record> {
+    let ledger = account.ledger();
+    let mut records = Vec::new();
+    for id in ledger.records_of(arn).await.unwrap() {
+        records.push(ledger.read(&id).await.unwrap().unwrap().record);
+    }
+    records
+}
+
+/// What is not as it has to be in every end: untold, unsent, locked.
+fn told(account: &Account, records: &[Record]) -> Vec<String> {
+    let cloud = account.cloud();
+    let mut wrong = Vec::new();
+    if records.is_empty() {
+        wrong.push("nothing is in the ledger".to_owned());
+    }
+    for item in cloud.table.items() {
+        let pk = item["pk"]["S"].as_str().unwrap();
+        if pk.starts_with("lock#") {
+            wrong.push(format!("{pk} is held"));
+        }
+        if item.contains_key("untold") {
+            wrong.push(format!("{pk} is untold"));
+        }
+    }
+    for record in records {
+        let sent = cloud.table.item(&format!("sent#{}", record.message_key()));
+        if sent.is_none_or(|item| item["sent"] != json!({ "BOOL": true })) {
+            wrong.push(format!("the message of {} was never sent", record.id()));
+        }
+    }
+    wrong
+}
+
+impl Story for Revoke {
+    const FUNCTION: &'static str = "RevokeIngressFunction";
+    type Before = Group;
+
+    async fn set(account: &mut Account) -> (Value, Group) {
+        Group::open(account)
+    }
+
+    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
+        group.wrong(account, CLOSED).await
+    }
+}
+
+impl Story for Sweep {
+    const FUNCTION: &'static str = "SweepFunction";
+    type Before = Group;
+
+    async fn set(account: &mut Account) -> (Value, Group) {
+        // The first sweep in `enforce` makes the baseline: what is open then
+        // would stay.
+        account.start(Self::FUNCTION, &json!({}));
+        account.settle().await;
+        let (_, group) = Group::open(account);
+        (json!({}), group)
+    }
+
+    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
+        group.wrong(account, CLOSED).await
+    }
+}
+
+impl Story for Undo {
+    const FUNCTION: &'static str = "UndoFunction";
+    type Before = Group;
+
+    async fn set(account: &mut Account) -> (Value, Group) {
+        let (event, group) = Group::open(account);
+        account.start(Revoke::FUNCTION, &event);
+        account.settle().await;
+        let arn = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:security-group/{}", group.id);
+        let [remediation] = &records(account, &arn).await[..] else {
+            panic!("one record")
+        };
+        let ask = json!({"remediation": remediation.id(), "reason": "a fault run"});
+        (ask, group)
+    }
+
+    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
+        let mut wrong = group.wrong(account, OPEN).await;
+        let arn = cloudtrail::security_group_arn(&group.id);
+        let undone = |record: &Record| record.outcome() == "undone";
+        if !records(account, &arn).await.iter().any(undone) {
+            wrong.push("no undo is in the ledger".to_owned());
+        }
+        wrong
+    }
+}
+
+/// `encrypt-volume` replaces the volume of a running instance, from its event to
+/// its end: what it begins, and every step that its state machine asks for.
+pub(super) struct Encrypt;
+
+/// An instance with its one volume.
+pub(super) struct Machine {
+    instance: String,
+    volume: String,
+}
+
+const DEVICE: &str = "/dev/sdf";
+
+impl Machine {
+    /// A running instance with a volume that is not encrypted.
+    fn new(account: &Account) -> Self {
+        let long_ago = account.now() - std::time::Duration::from_secs(86_400);
+        let mut cloud = account.cloud();
+        let (instance, volume) = (cloud.ec2.new_id("i"), cloud.ec2.new_id("vol"));
+        let running = Instance {
+            up: true,
+            since: long_ago,
+            launched: long_ago,
+            tags: Tags::new(),
+        };
+        cloud.ec2.instances.insert(instance.clone(), running);
+        let attached = Volume {
+            encrypted: false,
+            created: long_ago,
+            ready: long_ago,
+            attached: Some((instance.clone(), DEVICE.to_owned(), long_ago, true)),
+            tags: Tags::new(),
+        };
+        cloud.ec2.volumes.insert(volume.clone(), attached);
+        Self { instance, volume }
+    }
+
+    /// What is not as it has to be about an instance that may have been stopped.
+    fn wrong(&self, account: &Account, replaced: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let cloud = account.cloud();
+        if !cloud.ec2.instances[&self.instance].up {
+            wrong.push("the instance is stopped".to_owned());
+        }
+        let at = |volume: &Volume| {
+            let attached = volume.attached.as_ref();
+            attached.is_some_and(|(of, device, ..)| *of == self.instance && device == DEVICE)
+        };
+        let attached: Vec<(&String, &Volume)> =
+            cloud.ec2.volumes.iter().filter(|(_, of)| at(of)).collect();
+        match attached[..] {
+            [(_, copy)] if replaced && copy.encrypted => {
+                if copy.tags.get("backstop:copy-of") != Some(&self.volume) {
+                    wrong.push(format!("attached is {copy:?}"));
+                }
+            }
+            [(id, _)] if !replaced && *id == self.volume => {}
+            ref other => wrong.push(format!("attached is {other:?}")),
+        }
+        if !cloud.ec2.volumes.contains_key(&self.volume) {
+            wrong.push("the original is deleted".to_owned());
+        }
+        let copies = cloud.ec2.volumes.len() - 1;
+        if copies != usize::from(replaced) {
+            wrong.push(format!("there are {copies} copies"));
+        }
+        wrong
+    }
+}
+
+impl Story for Encrypt {
+    const FUNCTION: &'static str = "EncryptVolumeFunction";
+    type Before = Machine;
+
+    async fn set(account: &mut Account) -> (Value, Machine) {
+        let machine = Machine::new(account);
+        let event = cloudtrail::check_requested("unencrypted-volume", &machine.volume);
+        (event, machine)
+    }
+
+    async fn wrong(account: &Account, machine: &Machine) -> Vec<String> {
+        let arn = format!(
+            "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
+            machine.instance
+        );
+        let records = records(account, &arn).await;
+        let mut wrong = told(account, &records);
+        let replaced = records
+            .iter()
+            .any(|record| record.outcome() == "remediated");
+        wrong.extend(machine.wrong(account, replaced));
+        let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
+        if !replaced {
+            wrong.push(format!("the records are {outcomes:?}"));
+        }
+        wrong
+    }
+}
+
+/// `patch-instance` installs what an instance lacks, from the event to what
+/// Systems Manager shows afterwards.
+pub(super) struct Patch;
+
+impl Story for Patch {
+    const FUNCTION: &'static str = "PatchInstanceFunction";
+    type Before = Machine;
+
+    async fn set(account: &mut Account) -> (Value, Machine) {
+        let machine = Machine::new(account);
+        let scanned = PatchState {
+            operation: "Scan".to_owned(),
+            ended: account.now() - std::time::Duration::from_secs(5 * 86_400),
+            missing: 3,
+        };
+        let managed = &mut account.cloud().systems_manager.managed;
+        managed.insert(machine.instance.clone(), scanned);
+        let event = native_events::compliance(&machine.instance, "non_compliant");
+        (event, machine)
+    }
+
+    async fn wrong(account: &Account, machine: &Machine) -> Vec<String> {
+        let arn = format!(
+            "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
+            machine.instance
+        );
+        let records = records(account, &arn).await;
+        let mut wrong = told(account, &records);
+        let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
+        if outcomes != ["remediated"] {
+            wrong.push(format!("the records are {outcomes:?}"));
+        }
+        wrong.extend(machine.wrong(account, false));
+        let cloud = account.cloud();
+        let commands = &cloud.systems_manager.commands;
+        if commands.len() != 1 {
+            wrong.push(format!("the commands are {commands:?}"));
+        }
+        if cloud.ec2.snapshots.len() != 1 {
+            wrong.push(format!("the snapshots are {:?}", cloud.ec2.snapshots));
+        }
+        wrong
+    }
+}
