@@ -54,7 +54,7 @@ async fn checks(wire: &Wire) -> Vec<Check> {
 const BASIC: &str =
     r#"{"EventSelectors":[{"ReadWriteType":"WriteOnly","IncludeManagementEvents":true}]}"#;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deployment_in_order_passes_every_check() {
     let trail =
         r#"{"Name":"t","TrailARN":"arn:t","HomeRegion":"eu-central-1","IsMultiRegionTrail":false}"#;
@@ -74,7 +74,7 @@ async fn a_deployment_in_order_passes_every_check() {
     assert_eq!(asked, ["one", "two"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trails_are_judged_by_where_they_are_and_what_they_select() {
     let elsewhere =
         r#"{"Name":"t","TrailARN":"arn:t","HomeRegion":"us-east-1","IsMultiRegionTrail":false}"#;
@@ -99,7 +99,7 @@ async fn trails_are_judged_by_where_they_are_and_what_they_select() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_check_that_cannot_be_made_is_a_failed_one_that_names_the_call_and_hides_no_other() {
     let trail = r#"{"Name":"t","TrailARN":"arn:t","IsMultiRegionTrail":true}"#;
     for (operation, at) in [

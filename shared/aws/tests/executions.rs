@@ -21,7 +21,7 @@ fn started() -> Reply {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_execution_is_started_under_its_name_with_its_input() {
     let wire = Wire::new(|_| started());
     let sfn = EncryptionClients::new(&wire.config(1)).sfn;
@@ -40,7 +40,7 @@ async fn an_execution_is_started_under_its_name_with_its_input() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_was_started_before_is_not_started_again() {
     let wire = Wire::new(|_| {
         Reply::json_error(
@@ -53,7 +53,7 @@ async fn one_that_was_started_before_is_not_started_again() {
     assert_eq!(wire.calls().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_start_whose_answer_was_lost_is_asked_for_again_under_the_same_name() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
@@ -67,7 +67,7 @@ async fn a_start_whose_answer_was_lost_is_asked_for_again_under_the_same_name() 
     assert_eq!(calls[0].json, calls[1].json);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whatever_else_is_answered_is_an_error() {
     for (code, message) in [
         ("StateMachineDoesNotExist", "State Machine Does Not Exist"),

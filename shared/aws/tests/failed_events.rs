@@ -62,7 +62,7 @@ fn stack() -> Stack {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_is_deleted_after_its_event_was_accepted() {
     let wire = wire(true, BARE);
     assert_eq!(run(&wire, &stack()).await.unwrap(), "backstop-revoke");
@@ -70,7 +70,7 @@ async fn a_message_is_deleted_after_its_event_was_accepted() {
     assert_eq!(operations[operations.len() - 2..], ["", "DeleteMessage"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_accepted_or_cannot_be_read_stays() {
     for (accepts, body, stack, part) in [
         (false, BARE, stack(), "Invoke: "),

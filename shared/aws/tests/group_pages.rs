@@ -65,7 +65,7 @@ fn long() -> Deadline {
     Deadline::new(Duration::from_secs(60))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_asked_for_again() {
     let throttled = AtomicUsize::new(0);
     let wire = Wire::new(move |call| match call.parameter("NextToken") {
@@ -152,7 +152,7 @@ async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_aske
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_walk_that_is_denied_half_way_says_after_how_many_groups_it_stopped() {
     let wire = Wire::new(|call| match call.parameter("NextToken") {
         _ if call.operation != "DescribeSecurityGroups" => other(call),
@@ -175,7 +175,7 @@ async fn a_walk_that_is_denied_half_way_says_after_how_many_groups_it_stopped() 
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_after_a_pause() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |call| match call.operation.as_str() {
@@ -203,7 +203,7 @@ async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_after_a_pause() {
     assert_eq!(stopped.unwrap_err().error.code, "RequestLimitExceeded");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_beside_the_groups_is_said_and_the_walk_goes_on() {
     let wire = Wire::new(|call| match call.operation.as_str() {
         "DescribeSecurityGroups" => page(0, None),

@@ -45,7 +45,7 @@ fn long() -> Deadline {
     Deadline::new(Duration::from_secs(60))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_running_instances_are_asked_for_and_each_page_is_handed_over_on_its_own() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |call| match call.parameter("NextToken") {
@@ -89,7 +89,7 @@ async fn only_running_instances_are_asked_for_and_each_page_is_handed_over_on_it
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_walk_that_is_denied_half_way_says_after_how_many_instances_it_stopped() {
     let wire = Wire::new(|call| match call.parameter("NextToken") {
         None => page(&reservation(&instance("i-1", "running")), Some("two")),
@@ -106,7 +106,7 @@ async fn a_walk_that_is_denied_half_way_says_after_how_many_instances_it_stopped
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_while_there_is_time() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |_| match asked.fetch_add(1, Ordering::SeqCst) {

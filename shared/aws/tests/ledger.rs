@@ -121,7 +121,7 @@ fn transactions(wire: &Wire) -> Vec<Value> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction() {
     let wire = Wire::new(|_: &Call| ok());
     let begun = ledger(&wire)
@@ -161,7 +161,7 @@ async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_budget_is_a_condition_of_the_same_transaction() {
     let wire = Wire::new(|_: &Call| ok());
     let begin = |budget| {
@@ -197,7 +197,7 @@ async fn the_budget_is_a_condition_of_the_same_transaction() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn everything_to_know_before_deciding_is_one_read_and_left_keys_are_read_again() {
     let tries = std::sync::atomic::AtomicU32::new(0);
     let item = |pk: &str, more: Value| {
@@ -246,7 +246,7 @@ async fn everything_to_know_before_deciding_is_one_read_and_left_keys_are_read_a
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_told_as_a_group_is_recorded_as_told() {
     let wire = Wire::new(|_: &Call| ok());
     let mut found = entry(1, "x");
@@ -259,7 +259,7 @@ async fn what_was_told_as_a_group_is_recorded_as_told() {
     assert!(record["expires_at"]["N"].is_string());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_stored_is_read_back_whole() {
     let stored = std::sync::Arc::new(std::sync::Mutex::new(Value::Null));
     let keep = stored.clone();
@@ -283,7 +283,7 @@ async fn what_was_stored_is_read_back_whole() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_live_lock_is_asked_to_look_again_and_a_lapsed_one_is_not() {
     let live = Timestamp::now().as_millisecond() + 60_000;
     let wire = Wire::new(move |call: &Call| {
@@ -318,7 +318,7 @@ async fn a_live_lock_is_asked_to_look_again_and_a_lapsed_one_is_not() {
     assert_eq!(wire.operations(), ["TransactWriteItems"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lock_that_was_released_before_the_note_reached_it_means_look_again_ourselves() {
     let live = Timestamp::now().as_millisecond() + 60_000;
     let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
@@ -337,7 +337,7 @@ async fn a_lock_that_was_released_before_the_note_reached_it_means_look_again_ou
     ));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_budget() {
     let wire = Wire::new(|_: &Call| ok());
     let lapsed = Lock {
@@ -365,7 +365,7 @@ async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_bud
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_conflict_on_the_shared_counter_is_tried_again() {
     let tries = std::sync::atomic::AtomicU32::new(0);
     let wire = Wire::new(move |_: &Call| {
@@ -387,7 +387,7 @@ async fn a_conflict_on_the_shared_counter_is_tried_again() {
     assert_eq!(transactions(&wire).len(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ledger_that_cannot_be_written_is_an_error_with_code_and_message() {
     let wire = Wire::new(|_: &Call| {
         Reply::json_error(
@@ -405,7 +405,7 @@ async fn a_ledger_that_cannot_be_written_is_an_error_with_code_and_message() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_entry_that_the_table_cannot_hold_is_refused_before_anything_is_called() {
     let wire = Wire::new(|call: &Call| panic!("{}", call.operation));
     let error = ledger(&wire)
@@ -418,7 +418,7 @@ async fn an_entry_that_the_table_cannot_hold_is_refused_before_anything_is_calle
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn closing_releases_the_lock_and_notes_told_in_one_write() {
     let wire = Wire::new(|_: &Call| ok());
     assert_eq!(
@@ -440,7 +440,7 @@ async fn closing_releases_the_lock_and_notes_told_in_one_write() {
     assert_eq!(wire.operations(), ["TransactWriteItems"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn closing_says_that_another_run_asked_to_look_again() {
     let first = std::sync::atomic::AtomicBool::new(true);
     let wire = Wire::new(move |_: &Call| {
@@ -459,7 +459,7 @@ async fn closing_says_that_another_run_asked_to_look_again() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
     let wire = Wire::new(|_: &Call| ok());
     ledger(&wire)
@@ -477,7 +477,7 @@ async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
     let found = entry(1, "x");
     let known = |told| Known {
@@ -536,7 +536,7 @@ async fn what_was_not_changed_is_recorded_once_and_told_until_it_is_told() {
     assert_eq!(items[0]["Put"]["ConditionExpression"], "entry = :entry");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_is_claimed_by_one_sender() {
     for (reply, expected) in [
         (ok(), Claim::Ours),

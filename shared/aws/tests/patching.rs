@@ -145,7 +145,7 @@ fn slower() -> Reply {
 
 // ---------------------------------------------------------------------- hosts
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn instances_are_asked_for_by_filter_200_at_a_time_and_over_all_pages() {
     let wire = Wire::new(|call: &Call| {
         let first = call.parameter("Filter.1.Value.1").unwrap();
@@ -189,7 +189,7 @@ async fn instances_are_asked_for_by_filter_200_at_a_time_and_over_all_pages() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_is_read_with_all_that_is_decided_by() {
     const MORE: &str = "<launchTime>2026-11-24T08:00:00.000Z</launchTime>\
         <tagSet><item><key>Name</key><value>web</value></item><item><key>owner</key><value>team</value></item></tagSet>\
@@ -214,7 +214,7 @@ async fn an_instance_is_read_with_all_that_is_decided_by() {
     assert_eq!(found[INSTANCE], expected);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_address_of_any_interface_is_a_public_one_and_what_ec2_leaves_out_is_none() {
     for (more, public) in [
         ("", false),
@@ -244,7 +244,7 @@ async fn an_address_of_any_interface_is_a_public_one_and_what_ec2_leaves_out_is_
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_no_id_of_an_instance_is_not_asked_for_and_the_same_id_only_once() {
     let none: Vec<String> = ["", "*", "i-*", "i-", "mi-0123456789abcdef0", "vol-1"]
         .map(str::to_owned)
@@ -261,7 +261,7 @@ async fn what_is_no_id_of_an_instance_is_not_asked_for_and_the_same_id_only_once
     assert_eq!(wire.calls()[0].json["InstanceIds"], json!([INSTANCE]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_denied_read_of_instances_keeps_operation_code_and_message() {
     let wire = Wire::new(|_: &Call| {
         Reply::ec2_error(403, "UnauthorizedOperation", "You are not authorized.")
@@ -274,7 +274,7 @@ async fn a_denied_read_of_instances_keeps_operation_code_and_message() {
     assert!(!error.retryable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_that_nobody_answers_end_with_the_deadline() {
     let wire = Wire::new(|_: &Call| Reply::Silence);
     let (ec2, ssm) = (ec2(&wire, 1), ssm(&wire, 1));
@@ -305,7 +305,7 @@ async fn reads_that_nobody_answers_end_with_the_deadline() {
 
 // --------------------------------------------------------------------- agents
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn agents_are_asked_for_50_at_a_time_and_over_all_pages() {
     let wire = Wire::new(|call: &Call| {
         let first = call.json["Filters"][0]["Values"][0].as_str().unwrap();
@@ -345,7 +345,7 @@ async fn agents_are_asked_for_50_at_a_time_and_over_all_pages() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_agent_is_read_with_its_platform_and_what_it_leaves_out_is_none() {
     for (shown, expected) in [
         (
@@ -385,7 +385,7 @@ async fn an_agent_is_read_with_its_platform_and_what_it_leaves_out_is_none() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn systems_managers_errors_keep_operation_and_code_and_say_whether_another_try_helps() {
     for (code, retryable) in [
         ("InvalidFilterKey", false),
@@ -441,7 +441,7 @@ fn state_json(id: &str) -> Value {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn patch_states_are_asked_for_50_at_a_time_and_over_all_pages() {
     let wire = Wire::new(|call: &Call| {
         let first = call.json["InstanceIds"][0].as_str().unwrap();
@@ -488,7 +488,7 @@ async fn patch_states_are_asked_for_50_at_a_time_and_over_all_pages() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patch_operation_without_an_end_has_none_and_without_counts_has_left_nothing() {
     let wire = Wire::new(|_: &Call| {
         json_reply(json!({"InstancePatchStates": [{
@@ -520,7 +520,7 @@ fn patch_json(title: &str, cves: Option<&str>) -> Value {
     patch
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn missing_patches_are_asked_for_by_state_and_their_cves_are_told_apart() {
     let wire = Wire::new(|_: &Call| {
         json_reply(json!({"Patches": [
@@ -557,7 +557,7 @@ async fn missing_patches_are_asked_for_by_state_and_their_cves_are_told_apart() 
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn missing_patches_are_read_page_by_page_until_there_are_as_many_as_are_listed() {
     let page = |call: &Call, of: usize| {
         let from = call.json["NextToken"]
@@ -598,7 +598,7 @@ fn command_json(id: &str, document: &str, parameters: Value) -> Value {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn patch_commands_are_told_from_others_by_their_document() {
     let wire = Wire::new(|_: &Call| {
         json_reply(json!({"Commands": [
@@ -639,7 +639,7 @@ async fn patch_commands_are_told_from_others_by_their_document() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn commands_are_read_over_all_pages_but_at_most_five() {
     for (pages, expected) in [(3, 3), (5, 5), (100, 5)] {
         let wire = Wire::new(move |call: &Call| {
@@ -737,7 +737,7 @@ async fn reach_of(wire: &Wire, host: &Host) -> Result<Reach, backstop_aws::error
     reach(&ec2(wire, 1), &ssm(wire, 1), host, REGION, &long()).await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn route_endpoints_and_default_role_are_asked_for_at_once() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeRouteTables" => {
@@ -779,7 +779,7 @@ async fn route_endpoints_and_default_role_are_asked_for_at_once() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_subnet_without_a_route_table_of_its_own_goes_by_the_main_one_of_its_vpc() {
     let wire =
         Wire::new(
@@ -808,7 +808,7 @@ async fn a_subnet_without_a_route_table_of_its_own_goes_by_the_main_one_of_its_v
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_default_route_is_what_an_active_route_to_everywhere_leads_to() {
     for (target, state, expected) in [
         ("<gatewayId>igw-1</gatewayId>", "active", Some("igw-1")),
@@ -860,7 +860,7 @@ async fn a_default_route_is_what_an_active_route_to_everywhere_leads_to() {
     assert_eq!(reach_of(&wire, &in_vpc()).await.unwrap(), Reach::default());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_counts_once_it_is_available_and_for_this_regions_service() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeVpcEndpoints" => match call.parameter("NextToken") {
@@ -886,7 +886,7 @@ async fn an_endpoint_counts_once_it_is_available_and_for_this_regions_service() 
     assert_eq!(calls_of(&wire, "DescribeVpcEndpoints").len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_default_role_is_one_that_the_setting_names() {
     for (value, expected) in [("$None", false), ("", false), ("service-role/Own", true)] {
         let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
@@ -903,7 +903,7 @@ async fn a_default_role_is_one_that_the_setting_names() {
     assert!(!reach_of(&wire, &in_vpc()).await.unwrap().default_role);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_asked_about_an_instance_that_is_in_no_vpc() {
     let wire = Wire::new(|call: &Call| panic!("{}", call.operation));
     for (subnet, vpc) in [
@@ -920,7 +920,7 @@ async fn nothing_is_asked_about_an_instance_that_is_in_no_vpc() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_reach_of_which_one_call_fails_is_an_error_and_no_guess() {
     for (denied, code) in [
         ("DescribeRouteTables", "UnauthorizedOperation"),
@@ -978,7 +978,7 @@ fn made_xml(snapshots: &[&str]) -> Reply {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn all_volumes_of_an_instance_are_snapshotted_with_one_call_and_marked() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSnapshots" => snapshots_xml("", None),
@@ -1015,7 +1015,7 @@ async fn all_volumes_of_an_instance_are_snapshotted_with_one_call_and_marked() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_name_that_is_too_long_for_a_tag_is_cut() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSnapshots" => snapshots_xml("", None),
@@ -1032,7 +1032,7 @@ async fn a_name_that_is_too_long_for_a_tag_is_cut() {
     assert!(name.chars().count() <= 256);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn snapshots_that_were_taken_before_the_run_was_cut_off_are_found_again() {
     let wire = Wire::new(|call: &Call| match call.parameter("NextToken") {
         None => snapshots_xml(
@@ -1052,7 +1052,7 @@ async fn snapshots_that_were_taken_before_the_run_was_cut_off_are_found_again() 
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_whose_snapshot_came_to_nothing_is_snapshotted_again() {
     let good = |id, volume| snapshot_xml(id, volume, "completed", "safety");
     let failed = |id, volume| snapshot_xml(id, volume, "error", "safety");
@@ -1082,7 +1082,7 @@ async fn a_volume_whose_snapshot_came_to_nothing_is_snapshotted_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_whose_answer_was_lost_is_not_asked_for_twice() {
     let fault = || Reply::ec2_error(500, "InternalError", "An internal error has occurred");
     for (reply, code) in [
@@ -1118,7 +1118,7 @@ async fn a_snapshot_whose_answer_was_lost_is_not_asked_for_twice() {
     assert_eq!(wire.operations(), ["DescribeSnapshots"; 3]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn snapshots_that_were_refused_for_now_are_asked_for_again_while_there_is_time() {
     for code in [
         "RequestLimitExceeded",
@@ -1147,7 +1147,7 @@ async fn snapshots_that_were_refused_for_now_are_asked_for_again_while_there_is_
     assert_eq!(calls_of(&wire, "CreateSnapshots").len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn snapshots_that_are_refused_again_and_again_wait_no_time_away_that_others_need() {
     // How often it is asked with fifty seconds left, by what others need of them.
     for (spare, asked) in [(20, 5), (49, 1), (60, 1)] {
@@ -1168,7 +1168,7 @@ async fn snapshots_that_are_refused_again_and_again_wait_no_time_away_that_other
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_snapshots_there_is_an_error() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSnapshots" => snapshots_xml("", None),
@@ -1197,7 +1197,7 @@ async fn without_snapshots_there_is_an_error() {
     assert_eq!(calls_of(&wire, "CreateSnapshots").len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_runs_snapshots_that_are_in_error_are_lost_and_no_others() {
     let wire = Wire::new(|call: &Call| match call.parameter("NextToken") {
         None => snapshots_xml(
@@ -1269,7 +1269,7 @@ async fn send_over(
     send(&ssm(wire, attempts), &batch, Timestamp::now(), deadline).await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_names_document_instances_pace_mark_and_log_group() {
     let wire = Wire::new(|_: &Call| sent_json());
     let (instances, settings) = (ids(2), Settings::default());
@@ -1389,7 +1389,7 @@ fn in_minutes(minutes: u64) -> (String, Timestamp) {
     (then.strftime("%H:%M").to_string(), minute)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_waits_for_its_turn_for_what_is_left_of_its_window() {
     let (from, _) = in_minutes(23 * 60);
     let (to, closes) = in_minutes(2 * 60);
@@ -1402,7 +1402,7 @@ async fn a_command_waits_for_its_turn_for_what_is_left_of_its_window() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_installation_whose_window_has_closed_since_waits_as_short_as_can_be() {
     let ((from, _), (to, _)) = (in_minutes(2 * 60), in_minutes(3 * 60));
     let closed = windows(&[(&from, &to)]);
@@ -1411,7 +1411,7 @@ async fn an_installation_whose_window_has_closed_since_waits_as_short_as_can_be(
     assert_eq!(waits_for(&closed, Operation::Scan).await, 21_600);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_whose_answer_was_lost_is_sent_once_and_may_have_acted() {
     let unavailable = Reply::Answer(503, json!({"__type": "ServiceUnavailable"}).to_string());
     let proxy = Reply::Answer(502, "<html>Bad Gateway</html>".to_owned());
@@ -1438,7 +1438,7 @@ async fn a_command_whose_answer_was_lost_is_sent_once_and_may_have_acted() {
     assert_eq!(wire.calls().len(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_throttled_command_is_sent_again_five_times_at_most_and_while_there_is_time() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |_: &Call| match asked.fetch_add(1, Ordering::SeqCst) {
@@ -1461,7 +1461,7 @@ async fn a_throttled_command_is_sent_again_five_times_at_most_and_while_there_is
     assert_eq!(wire.calls().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_is_refused_is_not_sent_again() {
     for code in [
         "InvalidInstanceId",
@@ -1477,7 +1477,7 @@ async fn a_command_that_is_refused_is_not_sent_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_for_none_or_for_more_than_50_instances_is_not_sent() {
     let wire = Wire::new(|_: &Call| sent_json());
     let settings = Settings::default();
@@ -1504,7 +1504,7 @@ async fn a_command_for_none_or_for_more_than_50_instances_is_not_sent() {
     assert_eq!(MOST_INSTANCES, 50);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_without_an_id_may_have_been_sent() {
     let wire = Wire::new(|_: &Call| json_reply(json!({"Command": {}})));
     let error = send_over(&wire, 1, &long()).await.unwrap_err();
@@ -1517,7 +1517,7 @@ async fn a_command_without_an_id_may_have_been_sent() {
 
 // ----------------------------------------------------------------- invocation
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_invocation_has_ended_when_its_details_say_so() {
     let ended = |status: &str| Invocation::Ended(status.to_owned());
     for (status, details, expected) in [
@@ -1565,7 +1565,7 @@ async fn an_invocation_has_ended_when_its_details_say_so() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_systems_manager_does_not_know_is_unknown() {
     for reply in [
         json_reply(json!({"CommandInvocations": []})),

@@ -89,7 +89,7 @@ fn lasts(lease: &Value) -> i64 {
 
 // ------------------------------------------------------------------- the lock
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_controls_of_patching_share_the_lock_and_the_trip_of_an_instance_and_nothing_else() {
     for control in Control::PATCHING {
         let wire = Wire::new(|_: &Call| {
@@ -133,7 +133,7 @@ async fn the_controls_of_patching_share_the_lock_and_the_trip_of_an_instance_and
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
     let wire = Wire::new(|_: &Call| ok());
     let found = run(Control::VulnerablePackage);
@@ -175,7 +175,7 @@ async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
     assert_eq!(transactions(&wire)[0].len(), 2, "lock and record");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_look_is_asked_of_the_shared_lock() {
     let wire = Wire::new(|_: &Call| ok());
     let lock = Lock {
@@ -191,12 +191,15 @@ async fn another_look_is_asked_of_the_shared_lock() {
     assert_eq!(wire.calls()[0].json["Key"]["pk"]["S"], LOCK);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour_since() {
     let before = run(Control::VulnerablePackage);
     let since = sent(before.clone());
     for (mut run, seconds) in [(before, 600), (since, 3600)] {
-        let held = ledger(&Wire::new(|_: &Call| ok())).patching_holder(&run).lease_until.as_second()
+        let held = ledger(&Wire::new(|_: &Call| ok()))
+            .patching_holder(&run)
+            .lease_until
+            .as_second()
             - Timestamp::now().as_second();
         assert!((seconds - 5..=seconds).contains(&held), "{held}");
         run.revision = 6;
@@ -226,7 +229,7 @@ async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_waits_for_inspector_lets_its_lock_go_and_stays_to_be_told() {
     let wire = Wire::new(|_: &Call| ok());
     let run = sent(run(Control::VulnerablePackage));
@@ -246,7 +249,7 @@ async fn a_run_that_waits_for_inspector_lets_its_lock_go_and_stays_to_be_told() 
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lock_is_let_go_with_word_of_a_look_that_was_asked_for_and_one_that_is_lost_is_left() {
     for (refusals, expected) in [(1, Closed::LookAgain), (2, Closed::Done)] {
         let asked = AtomicUsize::new(0);
@@ -271,7 +274,7 @@ async fn a_lock_is_let_go_with_word_of_a_look_that_was_asked_for_and_one_that_is
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn closing_a_run_frees_the_shared_lock() {
     let wire = Wire::new(|_: &Call| ok());
     let run = run(Control::VulnerablePackage);
@@ -290,7 +293,7 @@ async fn closing_a_run_frees_the_shared_lock() {
 
 // ----------------------------------------------------------------- the record
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_without_a_lock_is_stored_only_as_it_was_read() {
     let wire = Wire::new(|_: &Call| ok());
     let mut run = run(Control::VulnerablePackage);
@@ -310,7 +313,7 @@ async fn a_run_without_a_lock_is_stored_only_as_it_was_read() {
     assert!(!ledger(&wire).store_unlocked(&mut run).await.unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patching_is_read_back_whole_and_no_other_record_is_taken_for_one() {
     let kept = Arc::new(Mutex::new(Value::Null));
     let keep = kept.clone();
@@ -333,7 +336,7 @@ async fn a_patching_is_read_back_whole_and_no_other_record_is_taken_for_one() {
     assert_eq!(self::ledger(&nothing).patching(ENTRY).await.unwrap(), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_found_on_an_instance_is_known_by_its_control_alone() {
     let wire = Wire::new(|_: &Call| ok());
     let recorded = ledger(&wire)
@@ -395,7 +398,7 @@ fn table() -> (Wire, Arc<Mutex<Vec<Value>>>) {
     (wire, items)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_are_stored_on_condition_that_they_are_as_they_were_read_and_come_back_whole() {
     let (wire, _) = table();
     let ledger = ledger(&wire);
@@ -425,7 +428,7 @@ async fn reports_are_stored_on_condition_that_they_are_as_they_were_read_and_com
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_that_were_not_stored_are_still_as_they_were_read() {
     let wire = Wire::new(|_: &Call| refused(1));
     let mut reports = some_reports();
@@ -451,7 +454,7 @@ async fn reports_that_were_not_stored_are_still_as_they_were_read() {
     assert_eq!(reports.revision, 7);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_are_read_100_instances_at_a_time_and_no_instance_twice() {
     let (wire, _) = table();
     let mut instances: Vec<String> = (0..101).map(|n| format!("i-{n:017x}")).collect();
@@ -470,7 +473,7 @@ async fn reports_are_read_100_instances_at_a_time_and_no_instance_twice() {
     assert_eq!(asked, [100, 1]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_that_cannot_be_read_are_an_error_that_names_them() {
     for (document, why) in [
         (json!({"S": "{}"}), "the attribute `document` is missing"),
@@ -505,7 +508,7 @@ fn noise(seed: usize, characters: usize) -> String {
     (0..characters).map(character).collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_that_the_table_cannot_hold_lose_the_least_and_keep_the_worst() {
     let (wire, items) = table();
     let ledger = ledger(&wire);

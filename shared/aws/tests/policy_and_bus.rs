@@ -31,7 +31,7 @@ fn store(wire: &Wire) -> PolicyStore {
     PolicyStore::new(Clients::new(&wire.config(1)).ssm, "/p".to_owned())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_policy_is_read_once_a_minute() {
     let wire = Wire::new(|_: &Call| {
         parameter(
@@ -68,7 +68,7 @@ fn good_then(then: Reply) -> Wire {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_it_cannot_be_read_the_last_good_one_serves_for_ten_minutes() {
     let wire = good_then(Reply::json_error("InternalServerError", "try later"));
     let store = store(&wire);
@@ -88,7 +88,7 @@ async fn while_it_cannot_be_read_the_last_good_one_serves_for_ten_minutes() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_invalid_policy_is_an_error_at_once_and_never_the_last_good_one() {
     let wire = good_then(parameter(
         r#"{"version":1,"controls":{"open-ingress":{"mode":"enfroce"}}}"#,
@@ -110,7 +110,7 @@ async fn an_invalid_policy_is_an_error_at_once_and_never_the_last_good_one() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_any_policy_nothing_is_decided() {
     for code in [
         "ParameterNotFound",
@@ -128,7 +128,7 @@ async fn without_any_policy_nothing_is_decided() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn checks_go_out_ten_a_call() {
     let wire = Wire::new(|_: &Call| Reply::ok(r#"{"FailedEntryCount":0,"Entries":[]}"#));
     let checks: Vec<CheckRequested> = (0..23)
@@ -154,7 +154,7 @@ async fn checks_go_out_ten_a_call() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_event_that_the_bus_refuses_inside_a_successful_answer_is_an_error() {
     let wire = Wire::new(|_: &Call| {
         Reply::ok(

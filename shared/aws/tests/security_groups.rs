@@ -10,7 +10,7 @@
     clippy::indexing_slicing
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
@@ -19,6 +19,7 @@ use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
 use backstop_wire::{Call, Reply, Wire};
+use tokio::time::Instant;
 
 const GROUP: &str = "sg-0123456789abcdef0";
 
@@ -77,7 +78,7 @@ fn group(facts: Facts) -> SecurityGroup {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_group_is_read_whole_in_one_round_and_a_second_for_prefix_lists() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroups" => group_xml("vpc-1"),
@@ -150,7 +151,7 @@ async fn a_group_is_read_whole_in_one_round_and_a_second_for_prefix_lists() {
     assert_eq!(wire.sequential_round_trips(), 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn gone_is_what_describe_security_groups_says() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroups" => Reply::ec2_error(
@@ -170,7 +171,7 @@ async fn gone_is_what_describe_security_groups_says() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
     for (denied, code) in [
         ("DescribeSecurityGroups", "UnauthorizedOperation"),
@@ -201,7 +202,7 @@ async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_list_that_is_no_longer_shared_does_not_hide_the_other_rules() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroups" => group_xml("vpc-1"),
@@ -227,7 +228,7 @@ async fn a_list_that_is_no_longer_shared_does_not_hide_the_other_rules() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_throttled_read_waits_and_then_succeeds() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroups" => group_xml("vpc-1"),
@@ -258,7 +259,7 @@ async fn a_throttled_read_waits_and_then_succeeds() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn throttling_that_does_not_end_is_given_up_before_the_function_ends() {
     let wire = Wire::new(|_: &Call| {
         Reply::ec2_error(503, "RequestLimitExceeded", "Request limit exceeded.")
@@ -293,7 +294,7 @@ fn lists_xml(state: &str) -> Reply {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_group_that_names_a_list_is_found_on_all_pages() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeManagedPrefixLists" => lists_xml("modify-complete"),
@@ -322,7 +323,7 @@ async fn every_group_that_names_a_list_is_found_on_all_pages() {
     assert_eq!(found, ListUse::NamedBy(vec!["sg-a".into(), "sg-b".into()]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_list_that_is_being_modified_is_looked_at_later_and_a_missing_one_never() {
     for (state, expected) in [
         (
@@ -442,7 +443,7 @@ fn failing(
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn rules_are_revoked_by_id_one_at_a_time() {
     let wire = Wire::new(|call: &Call| done(&call.operation));
     assert_eq!(
@@ -463,7 +464,7 @@ async fn rules_are_revoked_by_id_one_at_a_time() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rule_or_group_that_vanished_counts_as_done() {
     for code in [
         "InvalidPermission.NotFound",
@@ -479,7 +480,7 @@ async fn a_rule_or_group_that_vanished_counts_as_done() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_denied_rule_does_not_keep_the_others_open() {
     let wire = failing(
         "RevokeSecurityGroupIngress",
@@ -496,7 +497,7 @@ async fn one_denied_rule_does_not_keep_the_others_open() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn narrowing_authorises_first_then_modifies_in_place_and_passes_everything_again() {
     let wire = Wire::new(|call: &Call| done(&call.operation));
     assert_eq!(
@@ -541,7 +542,7 @@ async fn narrowing_authorises_first_then_modifies_in_place_and_passes_everything
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn where_ec2_refuses_to_change_in_place_the_part_is_authorised_and_the_rule_revoked() {
     for code in ["InvalidPermission.Duplicate", "InvalidParameterValue"] {
         let wire = failing("ModifySecurityGroupRules", None, 400, code);
@@ -557,7 +558,7 @@ async fn where_ec2_refuses_to_change_in_place_the_part_is_authorised_and_the_rul
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_part_that_is_there_already_counts_as_done() {
     let wire = failing(
         "AuthorizeSecurityGroupIngress",
@@ -574,7 +575,7 @@ async fn a_part_that_is_there_already_counts_as_done() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_room_in_the_group_the_exposure_goes_all_the_same_and_the_loss_is_named() {
     let wire = failing(
         "AuthorizeSecurityGroupIngress",
@@ -591,7 +592,7 @@ async fn without_room_in_the_group_the_exposure_goes_all_the_same_and_the_loss_i
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_part_that_cannot_be_authorised_keeps_its_rule_and_is_a_failure() {
     let wire = failing(
         "AuthorizeSecurityGroupIngress",
@@ -609,7 +610,7 @@ async fn a_part_that_cannot_be_authorised_keeps_its_rule_and_is_a_failure() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_denied_change_in_place_is_a_failure_and_no_way_around_is_tried() {
     let wire = failing(
         "ModifySecurityGroupRules",
@@ -631,7 +632,7 @@ async fn a_denied_change_in_place_is_a_failure_and_no_way_around_is_tried() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn parts_of_a_rule_that_vanished_meanwhile_are_taken_back() {
     let wire = failing(
         "ModifySecurityGroupRules",
@@ -655,7 +656,7 @@ async fn parts_of_a_rule_that_vanished_meanwhile_are_taken_back() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
     let wire = Wire::new(|_: &Call| Reply::Silence);
     let deadline = Deadline::new(Duration::from_millis(600));
@@ -683,7 +684,7 @@ async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn once_stopped_no_further_change_begins_and_each_says_so() {
     let wire = Wire::new(|call: &Call| done(&call.operation));
     let calls = wire.clone();
@@ -703,7 +704,7 @@ async fn once_stopped_no_further_change_begins_and_each_says_so() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broken_connection_says_so_and_not_service_error() {
     let wire = Wire::new(|_: &Call| Reply::Broken);
     let outcomes = apply(

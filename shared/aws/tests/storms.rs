@@ -54,7 +54,7 @@ fn holding(item: Value) -> Wire {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_storm_counted_is_recorded_in_the_write_that_ends_it_then_told() {
     let wire = holding(storm_item(now().as_millisecond() - 1, 40));
     let clients = Clients::new(&wire.config(1));
@@ -104,7 +104,7 @@ async fn what_a_storm_counted_is_recorded_in_the_write_that_ends_it_then_told() 
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_storm_that_is_on_or_counted_nothing_ends_nobody_is_told_of() {
     for (until, more) in [(now().as_millisecond() + 1, 40), (0, 0)] {
         let wire = holding(storm_item(until, more));
@@ -115,7 +115,7 @@ async fn a_storm_that_is_on_or_counted_nothing_ends_nobody_is_told_of() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_storm_that_somebody_else_ended_is_not_told_twice() {
     let item = storm_item(0, 40);
     let wire = Wire::new(move |call| match call.operation.as_str() {
@@ -135,7 +135,7 @@ async fn a_storm_that_somebody_else_ended_is_not_told_twice() {
     assert_eq!(told.unwrap(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn counting_is_one_atomic_write_on_condition_that_the_storm_is_on() {
     let wire = Wire::new(|_| Reply::ok("{}"));
     let surge = Surge {
@@ -172,7 +172,7 @@ async fn counting_is_one_atomic_write_on_condition_that_the_storm_is_on() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn keys_are_read_a_hundred_at_a_time_and_what_was_left_unread_again() {
     let wire = Wire::new(|call: &Call| {
         let keys = call.json["RequestItems"]["ledger"]["Keys"]
@@ -208,7 +208,7 @@ fn xml(operation: &str, content: &str) -> Reply {
     ))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn tags_are_read_for_these_resources_alone_page_by_page() {
     let wire = Wire::new(|call: &Call| {
         assert_eq!(call.operation, "DescribeTags");
@@ -239,7 +239,7 @@ async fn tags_are_read_for_these_resources_alone_page_by_page() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn groups_are_found_by_rule_and_by_vpc_page_by_page() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroupRules" => {

@@ -42,7 +42,7 @@ fn long() -> Deadline {
     Deadline::new(Duration::from_secs(60))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_unencrypted_volumes_are_asked_for_and_each_page_is_handed_over_on_its_own() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |call| match call.parameter("NextToken") {
@@ -75,7 +75,7 @@ async fn only_unencrypted_volumes_are_asked_for_and_each_page_is_handed_over_on_
     assert_eq!(first.attachment_to("i-1").unwrap().device, "/dev/xvda");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_walk_that_is_denied_half_way_says_after_how_many_volumes_it_stopped() {
     let wire = Wire::new(|call| match call.parameter("NextToken") {
         None => page(&volume("vol-1", false), Some("two")),
@@ -92,7 +92,7 @@ async fn a_walk_that_is_denied_half_way_says_after_how_many_volumes_it_stopped()
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_the_sdk_gives_up_on_is_asked_for_again_while_there_is_time() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |_| match asked.fetch_add(1, Ordering::SeqCst) {

@@ -215,7 +215,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 // ---------------------------------------------------------------------- facts
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_is_read_with_all_its_volumes_and_what_they_need_in_two_rounds() {
     const MORE: &str = "<instanceLifecycle>spot</instanceLifecycle><rootDeviceType>ebs</rootDeviceType>\
         <productCodes><item><productCode>abc</productCode><type>marketplace</type></item></productCodes>\
@@ -375,7 +375,7 @@ async fn an_instance_is_read_with_all_its_volumes_and_what_they_need_in_two_roun
     assert_eq!(copies.parameter("MaxResults"), Some("500"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_leads_to_the_instance_that_it_is_attached_to() {
     let wire = Wire::new(quiet);
     let found = facts(&ec2(&wire, 1), &kms(&wire), ROOT, None, &long())
@@ -386,7 +386,7 @@ async fn a_volume_leads_to_the_instance_that_it_is_attached_to() {
     assert_eq!(wire.sequential_round_trips(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_attached_to_no_instance_is_a_unit_of_its_own() {
     // Free; being attached to nothing any more; attached to a service's own.
     let service = "<item><associatedResource>arn:aws:ecs:eu-central-1:111122223333:task/c/t</associatedResource>\
@@ -414,7 +414,7 @@ async fn a_volume_that_is_attached_to_no_instance_is_a_unit_of_its_own() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_gone_and_what_is_no_id_is_not_asked_for() {
     let empty = |call: &Call| match call.operation.as_str() {
         "DescribeInstances" => no_instances(),
@@ -443,7 +443,7 @@ async fn what_is_not_there_is_gone_and_what_is_no_id_is_not_asked_for() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_whose_instance_is_not_seen_is_looked_at_again_and_not_taken_for_gone() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeInstances" => no_instances(),
@@ -461,7 +461,7 @@ async fn a_volume_whose_instance_is_not_seen_is_looked_at_again_and_not_taken_fo
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_unit_whose_volumes_are_encrypted_costs_two_calls() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeVolumes" => {
@@ -475,7 +475,7 @@ async fn a_unit_whose_volumes_are_encrypted_costs_two_calls() {
     assert_eq!(wire.calls().len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
     for denied in [
         "DescribeInstances",
@@ -502,7 +502,7 @@ async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stopped_instance_has_no_checks_and_an_unknown_type_may_have_a_store() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeInstances" => instance_xml("stopped", ""),
@@ -517,7 +517,7 @@ async fn a_stopped_instance_has_no_checks_and_an_unknown_type_may_have_a_store()
     assert!(calls_of(&wire, "DescribeInstanceStatus").is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_whose_root_lies_on_an_instance_store_has_one() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeInstances" => {
@@ -568,7 +568,7 @@ fn tried(made: Option<&str>) -> serde_json::Value {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_sees_its_instance_volumes_copies_and_snapshots_in_two_rounds() {
     let run = run(json!({
         format!("snapshot safety {ROOT}"): tried(Some(SNAPSHOT)),
@@ -641,7 +641,7 @@ async fn a_run_sees_its_instance_volumes_copies_and_snapshots_in_two_rounds() {
     assert_eq!(values, [ROOT, COPY], "the originals and what was made");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn product_codes_of_the_record_stay_known() {
     let mut run = run(json!({}));
     run.volumes[0].marketplace = true;
@@ -653,7 +653,7 @@ async fn product_codes_of_the_record_stay_known() {
     assert!(calls_of(&wire, "DescribeVolumeAttribute").is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back() {
     const ONWARD: [&str; 3] = [
         "GetEbsDefaultKmsKeyId",
@@ -705,7 +705,7 @@ async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back()
     assert!(calls_of(&wire, "DescribeInstanceTypes").is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_of_an_unattached_volume_or_of_a_terminated_instance_has_none() {
     let mut unattached = run(json!({}));
     unattached.instance = None;
@@ -781,7 +781,7 @@ fn safety_of_root() -> Change {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_copy_is_asked_for_encrypted_of_the_same_make_with_the_tags_of_the_original() {
     let wire = Wire::new(|_: &Call| {
         response(
@@ -832,7 +832,7 @@ async fn a_copy_is_asked_for_encrypted_of_the_same_make_with_the_tags_of_the_ori
     assert_eq!(call.parameter("Throughput"), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_copy_from_a_snapshot_is_asked_for_likewise_in_the_zone_and_size_of_the_original() {
     let wire = Wire::new(|_: &Call| {
         response(
@@ -876,7 +876,7 @@ async fn a_copy_from_a_snapshot_is_asked_for_likewise_in_the_zone_and_size_of_th
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_for_a_copy_whose_answer_was_lost_is_repeated_with_the_same_token() {
     let asked = AtomicUsize::new(0);
     let wire = Wire::new(move |_: &Call| match asked.fetch_add(1, Ordering::SeqCst) {
@@ -902,7 +902,7 @@ async fn a_call_for_a_copy_whose_answer_was_lost_is_repeated_with_the_same_token
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_says_what_it_is_for_and_whose_it_is() {
     let wire = Wire::new(|_: &Call| {
         response(
@@ -936,7 +936,7 @@ async fn a_snapshot_says_what_it_is_for_and_whose_it_is() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_is_asked_for_again_when_throttled_and_never_after_a_lost_answer() {
     let run = run(json!({}));
     let asked = AtomicUsize::new(0);
@@ -991,7 +991,7 @@ async fn a_snapshot_is_asked_for_again_when_throttled_and_never_after_a_lost_ans
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_other_changes_say_exactly_what_they_mean_and_force_nothing() {
     let run = run(json!({}));
     let mut seen = looked_at(&run);
@@ -1065,7 +1065,7 @@ async fn the_other_changes_say_exactly_what_they_mean_and_force_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_may_have_happened_is_told_from_what_has_not() {
     let run = run(json!({}));
     let seen = looked_at(&run);
@@ -1116,7 +1116,7 @@ async fn what_may_have_happened_is_told_from_what_has_not() {
     assert_eq!(refusal(&answer), ("StopInstances", "Timeout", true));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_but_a_free_copy_of_this_runs_making_is_ever_deleted() {
     let run = run(json!({}));
     let delete = |copy: &str| Change::DeleteCopy {
@@ -1186,7 +1186,7 @@ async fn nothing_but_a_free_copy_of_this_runs_making_is_ever_deleted() {
     assert_eq!(answer, Answer::Accepted);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_copy_or_snapshot_is_made_of_what_is_no_original_of_the_run() {
     let run = run(json!({}));
     let mut seen = looked_at(&run);
@@ -1221,7 +1221,7 @@ async fn no_copy_or_snapshot_is_made_of_what_is_no_original_of_the_run() {
 
 // ---------------------------------------------------------- account setting
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_account_setting_is_read_and_turned_on() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "GetEbsEncryptionByDefault" => response(
@@ -1285,7 +1285,7 @@ async fn problem_of(
     (problem.map_err(|error| error.to_string()), wire)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn awss_own_key_for_ebs_can_always_be_used() {
     for key in [
         "alias/aws/ebs",
@@ -1323,7 +1323,7 @@ async fn awss_own_key_for_ebs_can_always_be_used() {
     assert!(problem.unwrap().is_some(), "EBS has no key of its own yet");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_is_looked_at_and_tried_without_making_anything() {
     let (problem, wire) = problem_of(Some("alias/ebs"), |call| match call.operation.as_str() {
         "DescribeKey" => key_json(json!({"MultiRegion": true})),
@@ -1357,7 +1357,7 @@ async fn a_key_is_looked_at_and_tried_without_making_anything() {
     assert_eq!(wire.calls()[1].json, json!({"KeyId": KEY}));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_that_ebs_cannot_use_is_a_problem_with_a_way_out() {
     for (fields, expected) in [
         (
@@ -1413,7 +1413,7 @@ async fn a_key_that_ebs_cannot_use_is_a_problem_with_a_way_out() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_that_is_missing_or_closed_to_the_role_is_a_problem_and_a_fault_of_kms_is_none() {
     let describe = |code: &'static str| {
         move |call: &Call| match call.operation.as_str() {

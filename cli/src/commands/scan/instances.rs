@@ -386,7 +386,7 @@ mod tests {
         scanned
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn instances_are_found_with_what_they_lack_and_those_in_order_are_not() {
         let scanned = scan("", true).await;
         assert_eq!(scanned.unseen, Vec::<String>::new());
@@ -449,14 +449,14 @@ mod tests {
         assert_eq!(found[4]["patching"].get("missing"), None);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn without_a_ledger_nothing_is_known_of_what_inspector_reported() {
         let scanned = scan("", false).await;
         assert_eq!(scanned.unseen, Vec::<String>::new());
         assert!(scanned.found.iter().all(|found| found.id != HOLED));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_may_not_be_read_is_said_once_and_makes_no_finding() {
         for (without, problem, found) in [
             (

@@ -269,7 +269,7 @@ mod tests {
         scanned
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn units_are_found_with_their_volumes_and_originals_that_were_replaced_are_not() {
         let scanned = scan(Attached::WhenStopped, "").await;
         assert_eq!(scanned.unseen, Vec::<String>::new());
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(found[3]["severity"], "medium");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_may_not_be_read_is_said_and_loses_nothing_else() {
         for (without, problem, found) in [
             (

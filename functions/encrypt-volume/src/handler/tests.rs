@@ -416,7 +416,7 @@ fn advance() -> Value {
     json!({ "advance": RUN })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_is_in_the_ledger_before_the_state_machine_has_it() {
     let wire = wire(World::default(), |_| None);
     let answer = run(&wire, volume_event()).await.unwrap();
@@ -437,7 +437,7 @@ async fn a_run_is_in_the_ledger_before_the_state_machine_has_it() {
     assert_eq!(input["entry"], start.json["name"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_execution_that_cannot_be_started_leaves_a_lock_that_the_retry_takes_over() {
     let wire = wire(World::default(), |call| {
         (call.operation == "StartExecution")
@@ -457,7 +457,7 @@ async fn an_execution_that_cannot_be_started_leaves_a_lock_that_the_retry_takes_
     assert!(changes(&wire).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_begins_without_a_ledger_a_policy_or_facts() {
     for (operation, reply) in [
         (
@@ -498,7 +498,7 @@ async fn nothing_begins_without_a_ledger_a_policy_or_facts() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_encrypted_is_left_alone_and_what_is_young_is_looked_at_later() {
     let encrypted = World {
         encrypted: true,
@@ -534,7 +534,7 @@ async fn what_is_encrypted_is_left_alone_and_what_is_young_is_looked_at_later() 
     assert!(matches!(again, VolumesParsed::Check(trigger) if trigger.resource == VOLUME));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_step_is_written_down_before_it_is_taken_and_after() {
     let world = World {
         record: Some(begun()),
@@ -569,7 +569,7 @@ async fn a_step_is_written_down_before_it_is_taken_and_after() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_two_invocations_at_once_only_one_makes_the_call() {
     let world = World {
         record: Some(begun()),
@@ -592,7 +592,7 @@ async fn of_two_invocations_at_once_only_one_makes_the_call() {
     assert!(changes(&wire).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_step_that_is_refused_is_recorded_and_not_taken_for_done() {
     let world = World {
         record: Some(begun()),
@@ -615,7 +615,7 @@ async fn a_step_that_is_refused_is_recorded_and_not_taken_for_done() {
     assert_eq!(document["status"], "in-progress");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_instance_is_stopped_while_patches_are_installed_on_it() {
     use Sending::{Marked, Nothing, Sent};
     let now = Timestamp::now();
@@ -696,7 +696,7 @@ async fn no_instance_is_stopped_while_patches_are_installed_on_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_instance_is_stopped_while_it_cannot_be_read_whether_it_is_patched() {
     for operation in ["BatchGetItem", "GetItem"] {
         let until = Timestamp::now() + Duration::from_secs(300);
@@ -719,7 +719,7 @@ async fn no_instance_is_stopped_while_it_cannot_be_read_whether_it_is_patched() 
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_happens() {
     let world = World {
         record: Some(begun()),
@@ -741,7 +741,7 @@ async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_h
     assert!(error.contains("has no encryption"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn encryption_by_default_is_turned_on_again_seen_to_be_on_and_told() {
     let off = event(
         "AWS API Call via CloudTrail",

@@ -239,7 +239,7 @@ fn many(count: usize, status: Status) -> Arc<Mutex<World>> {
     World::with((0..count).map(|number| entry(number, status)))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn up_to_five_of_a_kind_are_told_one_by_one_and_more_as_one() {
     let world = many(5, Status::Remediated);
     let wire_ = wire(&world, none);
@@ -262,7 +262,7 @@ async fn up_to_five_of_a_kind_are_told_one_by_one_and_more_as_one() {
     assert!(world.lock().unwrap().storm().is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_few_at_a_time_are_a_storm_as_well() {
     let world = many(12, Status::Remediated);
     let mut told = Vec::new();
@@ -280,7 +280,7 @@ async fn a_few_at_a_time_are_a_storm_as_well() {
     assert_eq!(world.lock().unwrap().sent(), 12);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn five_hundred_are_one_message_that_names_the_first_few() {
     let world = many(500, Status::Notified);
     let wire = wire(&world, none);
@@ -292,7 +292,7 @@ async fn five_hundred_are_one_message_that_names_the_first_few() {
     assert_eq!(world.lock().unwrap().sent(), 500);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_before_is_not_new_and_does_not_count() {
     let world = many(8, Status::Remediated);
     let first = wire(&world, none);
@@ -309,7 +309,7 @@ async fn what_was_sent_before_is_not_new_and_does_not_count() {
     assert!(subjects(&third).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn failures_come_first_and_kinds_apart() {
     let mut entries: Vec<Entry> = (0..7).map(|n| entry(n, Status::Remediated)).collect();
     entries.extend((7..9).map(|n| entry(n, Status::Failed)));
@@ -325,7 +325,7 @@ async fn failures_come_first_and_kinds_apart() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_a_storm_is_on_further_ones_are_counted_and_failures_told() {
     let mut entries: Vec<Entry> = (0..8).map(|n| entry(n, Status::Remediated)).collect();
     entries.extend((8..15).map(|n| entry(n, Status::Failed)));
@@ -343,7 +343,7 @@ async fn while_a_storm_is_on_further_ones_are_counted_and_failures_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_storm_that_ended_meanwhile_is_told_anew() {
     let world = many(7, Status::Remediated);
     tell(&wire(&world, none), 0..6).await.unwrap();
@@ -355,7 +355,7 @@ async fn a_storm_that_ended_meanwhile_is_told_anew() {
     assert_eq!(subjects(&over).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_new_storm_also_tells_what_the_last_one_only_counted() {
     let world = many(6, Status::Remediated);
     world.lock().unwrap().items.insert(
@@ -378,7 +378,7 @@ async fn a_new_storm_also_tells_what_the_last_one_only_counted() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_fight_is_not_counted_among_what_was_put_right_once() {
     let mut entries: Vec<Entry> = (0..5).map(|n| entry(n, Status::Remediated)).collect();
     let mut fight = entry(5, Status::Remediated);
@@ -396,7 +396,7 @@ async fn a_fight_is_not_counted_among_what_was_put_right_once() {
     assert!(subjects(&wire).iter().any(|s| s.contains("FIXED AGAIN")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_sns_refuses_is_reported_back_and_free_to_be_told_at_once() {
     for count in [3, 9] {
         let world = many(count, Status::Remediated);
@@ -417,7 +417,7 @@ async fn what_sns_refuses_is_reported_back_and_free_to_be_told_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_what_failed_is_reported_back() {
     let world = many(4, Status::Remediated);
     world.lock().unwrap().items.insert(
@@ -432,7 +432,7 @@ async fn only_what_failed_is_reported_back() {
     assert_eq!(subjects(&wire).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_another_run_is_sending_comes_again_later() {
     let world = many(8, Status::Remediated);
     let lease = (Timestamp::now() + Duration::from_secs(20)).as_millisecond();
@@ -449,7 +449,7 @@ async fn what_another_run_is_sending_comes_again_later() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_lapsed_is_told() {
     let world = many(1, Status::Remediated);
     let key = entry(0, Status::Remediated).message_key();
@@ -462,7 +462,7 @@ async fn a_claim_that_lapsed_is_told() {
     assert_eq!(subjects(&wire).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_marked_before_it_was_published() {
     let world = many(6, Status::Remediated);
     let wire = wire(&world, none);
@@ -486,7 +486,7 @@ async fn nothing_is_marked_before_it_was_published() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mark_that_cannot_be_written_is_reported_back_alone() {
     let world = many(6, Status::Remediated);
     let key = format!("sent#{}", entry(2, Status::Remediated).message_key());
@@ -497,7 +497,7 @@ async fn a_mark_that_cannot_be_written_is_reported_back_alone() {
     assert_eq!(world.lock().unwrap().sent(), 5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_storm_that_cannot_be_noted_is_told_all_the_same() {
     let world = many(6, Status::Remediated);
     let wire = wire(&world, |call| {
@@ -509,7 +509,7 @@ async fn a_storm_that_cannot_be_noted_is_told_all_the_same() {
     assert_eq!(world.lock().unwrap().sent(), 6);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_count_that_cannot_be_written_is_not_lost() {
     let world = many(8, Status::Remediated);
     tell(&wire(&world, none), 0..6).await.unwrap();
@@ -524,7 +524,7 @@ async fn a_count_that_cannot_be_written_is_not_lost() {
     assert_eq!(world.lock().unwrap().storm().unwrap()["more"]["N"], "2");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ledger_that_cannot_be_read_fails_the_whole_batch() {
     let world = many(3, Status::Remediated);
     let wire = wire(&world, |call| {
@@ -535,7 +535,7 @@ async fn a_ledger_that_cannot_be_read_fails_the_whole_batch() {
     assert!(subjects(&wire).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_there_is_no_time_for_comes_again() {
     let world = many(3, Status::Remediated);
     let wire = wire(&world, none);
@@ -546,7 +546,7 @@ async fn what_there_is_no_time_for_comes_again() {
     assert!(subjects(&wire).is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_event_by_itself_is_told_by_itself() {
     let world = many(1, Status::Remediated);
     for verdict in ["told", "sent before"] {

@@ -653,7 +653,7 @@ async fn reports(world: &Arc<Mutex<World>>, number: usize) -> Reports {
 
 // --- batches
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_findings_of_one_instance_become_one_run_and_one_command() {
     let world = World::of([(1, Machine::default())]);
     let wire = wire(&world);
@@ -680,7 +680,7 @@ async fn many_findings_of_one_instance_become_one_run_and_one_command() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_than_a_record_holds_is_left_out_of_it_and_counted_and_the_patches_are_installed() {
     let world = World::of([(1, lacking(100))]);
     let long = "é".repeat(290);
@@ -725,7 +725,7 @@ async fn more_than_a_record_holds_is_left_out_of_it_and_counted_and_the_patches_
     assert!(size < 400 * 1024, "DynamoDB's limit: {size}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sixty_instances_become_two_commands() {
     let world = World::of((0..60).map(|n| (n, lacking(3))));
     world.lock().unwrap().policy = r#"{"version":1,"controls":{"missing-patches":{"mode":"enforce","budget":{"changes_per_hour":100}}}}"#.into();
@@ -740,7 +740,7 @@ async fn sixty_instances_become_two_commands() {
     assert!(world.records().iter().all(|run| run.command.is_some()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scans_and_installations_are_commands_of_their_own_and_a_scan_takes_no_snapshots() {
     let never = Machine {
         patches: None,
@@ -767,7 +767,7 @@ async fn scans_and_installations_are_commands_of_their_own_and_a_scan_takes_no_s
     assert_eq!(world.snapshots.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn each_step_is_in_the_ledger_before_the_next_and_it_is_told_before_it_is_sent() {
     let world = World::of([(1, lacking(2))]);
     let wire = wire(&world);
@@ -830,7 +830,7 @@ async fn each_step_is_in_the_ledger_before_the_next_and_it_is_told_before_it_is_
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_a_batch_only_the_broken_messages_are_delivered_again() {
     let world = World::of([(1, lacking(1))]);
     let wire = wire(&world);
@@ -846,7 +846,7 @@ async fn of_a_batch_only_the_broken_messages_are_delivered_again() {
     assert_eq!(world.lock().unwrap().commands.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_batch_of_which_nothing_could_be_done_is_an_error() {
     let world = World::of([(1, lacking(1))]);
     let mut broken = compliance(1);
@@ -862,7 +862,7 @@ async fn a_batch_of_which_nothing_could_be_done_is_an_error() {
     assert_eq!(failed(&empty), Vec::<&str>::new());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_instance_that_fails_keeps_no_other_from_being_patched() {
     let world = World::of([(1, lacking(1)), (2, lacking(1))]);
     let wire = wire_with(&world, |_, call| {
@@ -878,7 +878,7 @@ async fn one_instance_that_fails_keeps_no_other_from_being_patched() {
 
 // --- what is not begun
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_changes_nothing() {
     let denied = || Reply::json_error("AccessDeniedException", "no");
     for (operation, reply) in [
@@ -912,7 +912,7 @@ async fn a_read_that_fails_changes_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_waits_or_is_opted_out_or_cannot_be_read_is_recorded_and_told_once() {
     let tagged = |value| Machine {
         tags: vec![("backstop:opt-out", value)],
@@ -954,7 +954,7 @@ async fn what_waits_or_is_opted_out_or_cannot_be_read_is_recorded_and_told_once(
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_out_of_reach_is_told_with_what_it_lacks() {
     let offline = Machine {
         online: false,
@@ -982,7 +982,7 @@ async fn an_instance_out_of_reach_is_told_with_what_it_lacks() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn over_its_budget_the_control_trips_and_is_told_once() {
     let world = World::of((0..4).map(|n| (n, lacking(1))));
     world.lock().unwrap().policy = r#"{"version":1,"controls":{"missing-patches":{"mode":"enforce","budget":{"changes_per_hour":2}}}}"#.into();
@@ -1006,7 +1006,7 @@ async fn over_its_budget_the_control_trips_and_is_told_once() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_for_the_next() {
     let world = World::of([(1, lacking(1))]);
     let late = wire(&world);
@@ -1038,7 +1038,7 @@ async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_fo
 
 // --- what is refused, lost, cut off
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_denied_command_goes_in_parts_down_to_the_denied_instance_and_only_that_fails() {
     // Where the refusal names the instance it goes by itself, and the others
     // stay one command; where it does not, halves do.
@@ -1079,7 +1079,7 @@ async fn a_denied_command_goes_in_parts_down_to_the_denied_instance_and_only_tha
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_is_denied_for_everybody_is_sent_to_nobody_and_each_is_told() {
     let world = World::of((1..=5).map(|n| (n, lacking(1))));
     world.lock().unwrap().denied = (1..=5).map(id).collect();
@@ -1094,7 +1094,7 @@ async fn a_command_that_is_denied_for_everybody_is_sent_to_nobody_and_each_is_to
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_throttled_command_fails_no_instance_for_good() {
     let world = World::of([(1, lacking(1))]);
     let tries = Mutex::new(0);
@@ -1111,7 +1111,7 @@ async fn a_throttled_command_fails_no_instance_for_good() {
     assert_eq!(world.told_of(1), ["in-progress"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_told_in_the_end() {
     let goes_on = async |operation: &'static str, code: &'static str| {
         let throttling = |world: &Arc<Mutex<World>>| {
@@ -1175,7 +1175,7 @@ async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_to
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_never_gets_an_answer_is_told_and_holds_nothing_for_ever() {
     let world = World::of([(1, lacking(1))]);
     let silent = |world: &Arc<Mutex<World>>| {
@@ -1200,7 +1200,7 @@ async fn a_command_that_never_gets_an_answer_is_told_and_holds_nothing_for_ever(
     assert_eq!(world.commands.len(), 1, "of the run that followed");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_part_is_sent_as_things_are_by_then() {
     let world = World::of((1..=4).map(|n| (n, lacking(1))));
     world.lock().unwrap().denied.insert(id(1));
@@ -1220,7 +1220,7 @@ async fn a_part_is_sent_as_things_are_by_then() {
     assert_eq!(world.told_of(4), ["in-progress", "rolled-back", "exempt"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn snapshots_of_one_instance_that_are_throttled_keep_no_other_from_its_command() {
     let world = World::of((1..=3).map(|n| (n, lacking(1))));
     let wire = wire_with(&world, |_, call| {
@@ -1242,7 +1242,7 @@ async fn snapshots_of_one_instance_that_are_throttled_keep_no_other_from_its_com
     assert_eq!(open.count(), 3, "the first goes on later");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_whose_answer_is_lost_is_found_by_its_mark_and_not_sent_twice() {
     for was_sent in [true, false] {
         let world = World::of([(1, lacking(1))]);
@@ -1278,7 +1278,7 @@ async fn a_command_whose_answer_is_lost_is_found_by_its_mark_and_not_sent_twice(
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_trips() {
     for (code, status, trips) in [
         ("UnauthorizedOperation", 403, true),
@@ -1303,7 +1303,7 @@ async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_t
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_tripped_is_told_and_takes_no_second_set_of_snapshots() {
     let world = World::of([(1, lacking(1))]);
     world.lock().unwrap().denied.insert(id(1));
@@ -1316,7 +1316,7 @@ async fn what_tripped_is_told_and_takes_no_second_set_of_snapshots() {
     assert_eq!(world.told_of(1), ["in-progress", "failed", "tripped"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_kill_switch_that_is_turned_on_meanwhile_stops_what_was_not_sent() {
     let world = World::of([(1, lacking(1))]);
     let wire = wire_with(&world, |world, call| {
@@ -1332,7 +1332,7 @@ async fn a_kill_switch_that_is_turned_on_meanwhile_stops_what_was_not_sent() {
     assert_eq!((world.told_of(1), world.locks()), (vec!["stopped"], 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_meets_a_run_at_work_leaves_it_a_note_and_the_run_looks_again() {
     let world = World::of([(1, lacking(1))]);
     let met = Arc::new(Mutex::new(false));
@@ -1366,7 +1366,7 @@ async fn whoever_meets_a_run_at_work_leaves_it_a_note_and_the_run_looks_again() 
     assert_eq!(lock["look_again"], json!({ "BOOL": true }));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_was_cut_off_goes_by_what_is_so_now() {
     let stopped = Machine {
         state: "stopped",
@@ -1423,7 +1423,7 @@ async fn a_run_that_was_cut_off_goes_by_what_is_so_now() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_was_cut_off_restarts_nothing_the_policy_does_not_let_restart_any_more() {
     let world = World::of([(1, lacking(1)), (2, lacking(1))]);
     let dies = wire_with(&world, |_, call| {
@@ -1448,7 +1448,7 @@ async fn a_run_that_was_cut_off_restarts_nothing_the_policy_does_not_let_restart
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn instances_that_may_restart_and_those_that_may_not_share_no_command() {
     let world = World::of([(1, lacking(1)), (2, lacking(1))]);
     let dies = wire_with(&world, |_, call| {
@@ -1488,7 +1488,7 @@ fn changes(call: &Call) -> bool {
     .contains(&call.operation.as_str())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whichever_change_is_lost_one_command_is_sent_and_its_end_is_told_once() {
     let lose_each = async |took_effect: bool| {
         for lost in 0.. {
@@ -1545,7 +1545,7 @@ async fn whichever_change_is_lost_one_command_is_sent_and_its_end_is_told_once()
     tokio::join!(lose_each(true), lose_each(false));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_two_invocations_at_once_one_patches() {
     let world = World::of([(1, lacking(1))]);
     let (one, other) = (wire(&world), wire(&world));
@@ -1597,7 +1597,7 @@ fn tag(world: &mut World, number: usize, value: &'static str) {
     machine.tags.push(("backstop:opt-out", value));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_opts_out_just_before_the_command_is_left_out_of_it_and_the_others_are_patched() {
     for opted_out in [
         "missing-patches",
@@ -1649,7 +1649,7 @@ async fn whoever_opts_out_just_before_the_command_is_left_out_of_it_and_the_othe
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_changes_just_before_the_command_keeps_it_from_being_sent() {
     fn policy(world: &mut World, more: &str) {
         world.policy = POLICY.replace(r#""version":1"#, &format!(r#""version":1,{more}"#));
@@ -1736,7 +1736,7 @@ async fn what_changes_just_before_the_command_keeps_it_from_being_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_window_that_closes_just_before_the_command_keeps_no_scan_from_being_sent() {
     let never = Machine {
         patches: None,
@@ -1772,7 +1772,7 @@ fn encrypt(world: &mut World, number: usize, status: &str) {
     world.items.extend(items.map(|item| (pk(&item), item)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_whose_volumes_are_being_encrypted_is_patched_afterwards() {
     // Before anything is decided; a lock that lapsed is of one that goes on.
     let world = World::of((1..=2).map(|n| (n, lacking(1))));
@@ -1804,7 +1804,7 @@ async fn an_instance_whose_volumes_are_being_encrypted_is_patched_afterwards() {
     assert_eq!(command.instances, [id(2)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn when_the_last_look_fails_nothing_is_sent_and_one_command_is_sent_later() {
     for (case, named) in [("instances", "DescribeInstances"), ("policy", "nonsense")] {
         let world = World::of([(1, lacking(1)), (2, lacking(1))]);
@@ -1866,7 +1866,7 @@ async fn under_way(event: Value, machine: Machine) -> Arc<Mutex<World>> {
     world
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_under_way_is_waited_for_and_findings_meanwhile_are_kept() {
     let world = under_way(active(1, 1), Machine::default()).await;
     let answer = run(&wire(&world), active(1, 2)).await.unwrap();
@@ -1875,7 +1875,7 @@ async fn a_command_under_way_is_waited_for_and_findings_meanwhile_are_kept() {
     assert_eq!(reports(&world, 1).await.active.len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_compliance_entry_is_closed_by_missing_0_and_by_nothing_less() {
     for (status, missing, expected, says) in [
         ("Success", 0, Status::Remediated, None),
@@ -1935,7 +1935,7 @@ async fn a_compliance_entry_is_closed_by_missing_0_and_by_nothing_less() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_success_is_believed_once_systems_manager_shows_what_it_left() {
     let world = under_way(compliance(1), lacking(2)).await;
     {
@@ -1955,7 +1955,7 @@ async fn a_success_is_believed_once_systems_manager_shows_what_it_left() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
     let scan = |world: &Arc<Mutex<World>>, at: Timestamp, missing: u32| {
         let mut world = world.lock().unwrap();
@@ -1999,7 +1999,7 @@ async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_nobody_knows_any_more_is_waited_for_and_then_told() {
     let world = under_way(compliance(1), lacking(2)).await;
     let wire_that_forgot = wire_with(&world, |_, call| {
@@ -2018,7 +2018,7 @@ async fn a_command_that_nobody_knows_any_more_is_waited_for_and_then_told() {
     assert_eq!((world.commands.len(), world.locks()), (1, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_scan_finds_is_installed_by_a_run_of_its_own() {
     let never = Machine {
         patches: None,
@@ -2040,7 +2040,7 @@ async fn what_a_scan_finds_is_installed_by_a_run_of_its_own() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_is_under_way_for_more_than_24_hours_is_told_and_followed_by_none_while_it_is()
  {
     let world = under_way(compliance(1), lacking(2)).await;
@@ -2124,7 +2124,7 @@ fn tripped(world: &Arc<Mutex<World>>, control: Control) -> bool {
     world.lock().unwrap().items.contains_key(&key)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_resets_the_count() {
     let by_state: (Control, fn(usize) -> Value, Machine) =
         (Control::MissingPatches, |_| compliance(1), lacking(2));
@@ -2180,7 +2180,7 @@ async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_res
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scans_that_fail_do_not_count_as_installations_that_failed() {
     let never = Machine {
         patches: None,
@@ -2205,7 +2205,7 @@ async fn scans_that_fail_do_not_count_as_installations_that_failed() {
     assert!(!tripped(&world, Control::MissingPatches));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_installation_that_failed_is_counted_once_at_most_whichever_change_is_lost() {
     for took_effect in [true, false] {
         for lost in 0.. {
@@ -2248,7 +2248,7 @@ async fn an_installation_that_failed_is_counted_once_at_most_whichever_change_is
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_safety_snapshot_that_came_to_nothing_is_named_as_lost_and_listed_no_more() {
     for status in ["Success", "Failed"] {
         let world = World::of([(1, lacking(2))]);
@@ -2284,7 +2284,7 @@ async fn a_safety_snapshot_that_came_to_nothing_is_named_as_lost_and_listed_no_m
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn snapshots_that_all_came_to_something_are_all_listed_and_nothing_is_said_of_them() {
     let world = World::of([(1, lacking(2))]);
     world.lock().unwrap().volumes = 2;
@@ -2300,7 +2300,7 @@ async fn snapshots_that_all_came_to_something_are_all_listed_and_nothing_is_said
 
 // --- Inspector closes what Inspector found
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_installed() {
     let world = under_way(active(1, 1), Machine::default()).await;
     // While it was under way: what it installed may have mended it.
@@ -2343,7 +2343,7 @@ async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_ins
     assert_eq!(waits.arn, arn(3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_finding_that_is_suppressed_while_its_command_is_under_way_is_never_told_as_remediated() {
     let world = World::of([(1, Machine::default())]);
     run(&wire(&world), batch([active(1, 1)])).await.unwrap();
@@ -2367,7 +2367,7 @@ async fn a_finding_that_is_suppressed_while_its_command_is_under_way_is_never_to
     assert_eq!((world.commands.len(), world.locks()), (1, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_finding_that_is_suppressed_while_it_awaits_its_rescan_is_never_told_as_remediated() {
     let now = Timestamp::now;
     for (case, events) in [
@@ -2432,7 +2432,7 @@ async fn a_finding_that_is_suppressed_while_it_awaits_its_rescan_is_never_told_a
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it() {
     let world = under_way(active(1, 1), Machine::default()).await;
     world.lock().unwrap().end("Success", 0);
@@ -2497,7 +2497,7 @@ async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it(
     assert_eq!((world.commands.len(), world.records().len()), (1, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_of_two_findings_that_is_closed_settles_nothing() {
     let world = World::of([(1, Machine::default())]);
     run(&wire(&world), batch([active(1, 1), active(1, 2)]))
@@ -2512,7 +2512,7 @@ async fn one_of_two_findings_that_is_closed_settles_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_still_active_after_24_hours_is_told_and_not_patched_again_within_the_cool_down() {
     let world = under_way(active(1, 1), Machine::default()).await;
     world.lock().unwrap().policy = POLICY.replace(
@@ -2548,7 +2548,7 @@ async fn what_is_still_active_after_24_hours_is_told_and_not_patched_again_withi
     assert_eq!((last.status, last.findings_total), (Status::Notified, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_tried_in_vain_and_is_tried_again_awaits_its_rescan_like_the_first_time() {
     let world = under_way(active(1, 1), Machine::default()).await;
     world.lock().unwrap().end("Success", 0);
@@ -2594,7 +2594,7 @@ async fn what_was_tried_in_vain_and_is_tried_again_awaits_its_rescan_like_the_fi
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_cut_off_and_is_told_no_more_is_remediated_only_where_inspector_has_closed_it() {
     for (event, expected) in [
         ("CLOSED", "remediated"),
@@ -2616,7 +2616,7 @@ async fn what_was_cut_off_and_is_told_no_more_is_remediated_only_where_inspector
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_of_more_findings_than_a_record_lists_that_is_suppressed_is_not_told_as_remediated() {
     for (last, expected) in [("CLOSED", "remediated"), ("SUPPRESSED", "failed")] {
         let world = World::of([(1, Machine::default())]);
@@ -2644,7 +2644,7 @@ async fn one_of_more_findings_than_a_record_lists_that_is_suppressed_is_not_told
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_is_gone_waits_for_no_rescan() {
     let world = under_way(active(1, 1), Machine::default()).await;
     world.lock().unwrap().end("Success", 0);
@@ -2660,7 +2660,7 @@ async fn an_instance_that_is_gone_waits_for_no_rescan() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reports_that_another_invocation_wrote_meanwhile_are_read_again_and_nothing_is_lost() {
     let world = World::of([(1, Machine::default())]);
     world.lock().unwrap().policy = r#"{"version":1}"#.into();
@@ -2682,7 +2682,7 @@ async fn reports_that_another_invocation_wrote_meanwhile_are_read_again_and_noth
     assert_eq!(kept, BTreeSet::from([arn(1), arn(2)]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn word_of_a_finding_that_nobody_knew_and_that_is_over_starts_nothing() {
     for status in ["CLOSED", "SUPPRESSED"] {
         let world = World::of([(1, Machine::default())]);
@@ -2703,7 +2703,7 @@ async fn word_of_a_finding_that_nobody_knew_and_that_is_over_starts_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_what_the_policy_asks_about_is_kept_of_inspectors_reports() {
     let world = World::of([(1, Machine::default())]);
     world.lock().unwrap().policy =
@@ -2733,7 +2733,7 @@ async fn only_what_the_policy_asks_about_is_kept_of_inspectors_reports() {
     assert!(!known);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_recorded_for_another_control_is_forgotten() {
     let world = World::of([(1, Machine::default())]);
     world.lock().unwrap().policy = r#"{"version":1}"#.into();
@@ -2749,7 +2749,7 @@ async fn what_was_recorded_for_another_control_is_forgotten() {
     assert!(!known("vulnerable-package") && known("missing-patches"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_of_somebody_else_that_is_under_way_is_waited_for_however_short_the_cool_down() {
     let world = World::of([(1, lacking(1))]);
     {

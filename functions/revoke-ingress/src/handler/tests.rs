@@ -129,7 +129,7 @@ async fn trips_before_closed(world: &Arc<Mutex<World>>) -> usize {
     wire.sequential_round_trips_until("RevokeSecurityGroupIngress")
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_hole_is_closed_after_one_round_of_reads_one_transaction_and_the_changes() {
     assert_eq!(trips_before_closed(&open(&["sgr-1"])).await, 3);
     assert_eq!(
@@ -146,7 +146,7 @@ async fn the_hole_is_closed_after_one_round_of_reads_one_transaction_and_the_cha
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_goes_down_the_pipeline_in_order() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "remediated");
@@ -174,7 +174,7 @@ async fn a_run_goes_down_the_pipeline_in_order() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_ledger_nothing_is_changed() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
         (call.operation == "TransactWriteItems")
@@ -188,7 +188,7 @@ async fn without_a_ledger_nothing_is_changed() {
     assert_eq!(changes(&wire), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_changes_nothing_and_is_tried_again() {
     for operation in [
         "DescribeSecurityGroups",
@@ -207,7 +207,7 @@ async fn a_read_that_fails_changes_nothing_and_is_tried_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_wrong_policy_changes_nothing_and_names_the_field() {
     let wire = wire(&open(&["sgr-1"]), "enfroce", |_| None);
     let error = run(&wire).await.unwrap_err();
@@ -218,7 +218,7 @@ async fn a_wrong_policy_changes_nothing_and_names_the_field() {
     assert_eq!(changes(&wire), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_partial_failure_is_a_failure_that_names_the_rule_and_is_told() {
     let wire = wire(&open(&["sgr-1", "sgr-2"]), "enforce", |call| {
         (call.parameter("SecurityGroupRuleId.1") == Some("sgr-1"))
@@ -247,7 +247,7 @@ async fn a_partial_failure_is_a_failure_that_names_the_rule_and_is_told() {
     assert_eq!(document["status"], "failed");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_group_that_cannot_be_read_again_is_not_reported_as_closed() {
     let reads = std::sync::atomic::AtomicU32::new(0);
     let wire = wire(&open(&["sgr-1"]), "enforce", move |call| {
@@ -259,7 +259,7 @@ async fn a_group_that_cannot_be_read_again_is_not_reported_as_closed() {
     assert!(error.contains("could not be read again"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rule_that_stays_although_ec2_said_done_is_a_failure() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
         (call.operation == "RevokeSecurityGroupIngress")
@@ -273,7 +273,7 @@ async fn a_rule_that_stays_although_ec2_said_done_is_a_failure() {
     assert_eq!(changes(&wire), 1, "read again, not revoked again");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rule_that_others_add_meanwhile_is_closed_in_the_same_round() {
     let world = open(&["sgr-1"]);
     let added = world.clone();
@@ -296,7 +296,7 @@ async fn a_rule_that_others_add_meanwhile_is_closed_in_the_same_round() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn mode_notify_records_and_tells_and_changes_nothing() {
     let wire = wire(&open(&["sgr-1"]), "notify", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "notified");
@@ -339,7 +339,7 @@ fn holding(pk: &str, more: Value) -> Reply {
     Reply::ok(json!({ "Responses": { "ledger": [item] }, "UnprocessedKeys": {} }).to_string())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_the_kill_switch_on_nothing_begins_and_that_is_told() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
         (call.operation == "GetParameter").then(|| policy(KILLED))
@@ -353,7 +353,7 @@ async fn with_the_kill_switch_on_nothing_begins_and_that_is_told() {
 const KILLED: &str =
     r#"{"version":1,"kill_switch":true,"controls":{"open-ingress":{"mode":"enforce"}}}"#;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_kill_switch_stops_the_steps_that_have_not_begun_and_the_run_is_closed() {
     let world = open(&["sgr-1", "sgr-2", "sgr-3"]);
     let first_is_closed = world.clone();
@@ -383,7 +383,7 @@ async fn the_kill_switch_stops_the_steps_that_have_not_begun_and_the_run_is_clos
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn over_the_budget_the_control_trips_once_and_nothing_is_changed() {
     let tripped = Arc::new(Mutex::new(false));
     let wire = wire(&open(&["sgr-1", "sgr-2"]), "enforce", move |call| {
@@ -423,7 +423,7 @@ async fn over_the_budget_the_control_trips_once_and_nothing_is_changed() {
     assert_eq!(told, 1, "the notice, and not the group");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_tenth_time_in_a_day_trips_the_control_for_the_group_and_says_so() {
     let fingerprint = {
         let wire = wire(&open(&["sgr-1"]), "notify", |_| None);
@@ -526,7 +526,7 @@ async fn begun(rules: &[&'static str]) -> (Value, String) {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_cut_off_is_finished_and_told_even_in_mode_off() {
     let (entry, before) = begun(&["sgr-1"]).await;
     // The rule is gone already: only the end is missing.
@@ -538,7 +538,7 @@ async fn what_was_cut_off_is_finished_and_told_even_in_mode_off() {
     assert!(wire.operations().contains(&"PutEvents".to_owned()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retry_spends_budget_for_what_was_not_planned_before_and_for_nothing_else() {
     for (rules, counted) in [
         (&["sgr-1"][..], None),
@@ -559,21 +559,21 @@ async fn a_retry_spends_budget_for_what_was_not_planned_before_and_for_nothing_e
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn mode_off_reads_and_ends() {
     let wire = wire(&open(&["sgr-1"]), "off", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "off");
     assert_eq!(wire.operations().len(), 5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_compliant_group_costs_one_round_of_reads() {
     let wire = wire(&open(&[]), "enforce", |_| None);
     assert_eq!(run(&wire).await.unwrap(), "nothing to do");
     assert_eq!(wire.sequential_round_trips(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_that_cannot_be_put_on_the_bus_is_a_failure() {
     let wire = wire(&open(&["sgr-1"]), "enforce", |call| {
         (call.operation == "PutEvents").then(|| Reply::json_error("AccessDeniedException", "no"))

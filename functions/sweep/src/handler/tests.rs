@@ -137,7 +137,7 @@ fn put(wire: &Wire) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_open_group_is_asked_about_whatever_page_it_is_on_and_one_digest_is_told() {
     let wire = wire_in("notify", |_| None);
     assert_eq!(run(&wire, json!({})).await.unwrap(), "told");
@@ -165,7 +165,7 @@ async fn every_open_group_is_asked_about_whatever_page_it_is_on_and_one_digest_i
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_payload_of_the_corpus_sweeps() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events/sweep");
     let read = |name: &str| -> Value {
@@ -188,7 +188,7 @@ async fn every_payload_of_the_corpus_sweeps() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_first_walk_in_enforce_makes_the_baseline_before_it_asks_and_marks_it_last() {
     let wire = wire_in("enforce", |_| None);
     run(&wire, json!({})).await.unwrap();
@@ -215,7 +215,7 @@ async fn the_first_walk_in_enforce_makes_the_baseline_before_it_asks_and_marks_i
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_walk_that_is_cut_off_marks_no_baseline_and_says_how_far_it_came() {
     let wire = wire_in("enforce", |call| {
         (call.parameter("NextToken") == Some("2"))
@@ -244,7 +244,7 @@ async fn a_walk_that_is_cut_off_marks_no_baseline_and_says_how_far_it_came() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_a_baseline_that_stands_what_is_new_is_being_put_right() {
     let wire = wire_in("enforce", |call| {
         let marker = call.json["Key"]["pk"]["S"] == "baseline#open-ingress";
@@ -263,7 +263,7 @@ async fn with_a_baseline_that_stands_what_is_new_is_being_put_right() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_known_and_told_as_it_is_costs_no_event() {
     // What the first sweep's check would record, as a page shows it too.
     let known = std::sync::Arc::new(std::sync::Mutex::new(None::<String>));
@@ -328,7 +328,7 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn mode_off_is_not_walked() {
     let wire = wire_in("off", |_| None);
     run(&wire, json!({})).await.unwrap();
@@ -339,7 +339,7 @@ async fn mode_off_is_not_walked() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_part_that_fails_stops_no_other_and_is_said() {
     for (operation, part) in [
         ("GetTopicAttributes", None),
@@ -593,7 +593,7 @@ fn asks_about_it(wire: &Wire) -> bool {
     !asked.is_empty()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_was_never_scanned_is_asked_about_and_one_that_lacks_nothing_is_not() {
     for (missing, asks) in [(None, true), (Some(2), true), (Some(0), false)] {
         let wire = wire_of(page(ENFORCED, missing, [walked("missing-patches")]));
@@ -602,7 +602,7 @@ async fn an_instance_that_was_never_scanned_is_asked_about_and_one_that_lacks_no
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_is_asked_about_again_when_its_window_opens_and_not_before() {
     // A window that opened with this minute.
     let now = Timestamp::now();
@@ -622,7 +622,7 @@ async fn an_instance_is_asked_about_again_when_its_window_opens_and_not_before()
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_known_of_an_instance_and_holds_no_more_is_asked_about() {
     let known = known_at(ENFORCED, Timestamp::now());
     let wire = wire_of(page(ENFORCED, Some(0), [walked("missing-patches"), known]));
@@ -630,7 +630,7 @@ async fn what_is_known_of_an_instance_and_holds_no_more_is_asked_about() {
     assert!(asks_about_it(&wire));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_instances_lack_at_the_switch_to_enforce_is_noted_before_they_are_asked_about() {
     let wire = wire_of(page(ENFORCED, Some(2), []));
     run(&wire, json!({})).await.unwrap();
@@ -657,7 +657,7 @@ async fn what_instances_lack_at_the_switch_to_enforce_is_noted_before_they_are_a
     assert!(asks_about_it(&wire), "it is recorded, and left");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_could_not_be_seen_completes_no_baseline() {
     for operation in ["DescribeInstanceInformation", "DescribeInstancePatchStates"] {
         let of = wire_of(page(ENFORCED, Some(2), []));
@@ -684,7 +684,7 @@ async fn a_page_that_could_not_be_seen_completes_no_baseline() {
     assert!(put(&wire).contains(&"baseline#missing-patches".to_owned()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_baseline_that_begins_again_holds_what_is_there_now() {
     use backstop_core::controls::Severity;
     use backstop_core::patching::{Package, Reports, Vulnerability};
@@ -730,7 +730,7 @@ async fn a_baseline_that_begins_again_holds_what_is_there_now() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_patched_since_is_taken_out_of_a_baseline_that_stands() {
     let spared = backstop_core::controls::missing_patches::fingerprint(INSTANCE);
     for (missing, kept) in [(0, false), (2, true)] {
@@ -752,7 +752,7 @@ async fn what_was_patched_since_is_taken_out_of_a_baseline_that_stands() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_at_work_is_left_to_its_run_and_one_whose_run_is_silent_is_asked_about() {
     let now = Timestamp::now().as_millisecond();
     for missing in [0, 2] {
@@ -769,7 +769,7 @@ async fn an_instance_at_work_is_left_to_its_run_and_one_whose_run_is_silent_is_a
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patching_that_is_open_or_awaits_its_rescan_is_asked_for_and_not_told() {
     for (status, asks) in [
         (Status::InProgress, true),

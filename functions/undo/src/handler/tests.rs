@@ -245,7 +245,7 @@ fn changes(wire: &Wire) -> Vec<String> {
     operations
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_narrowed_is_tagged_then_widened_what_was_revoked_authorised_and_what_was_added_goes_last()
  {
     let rules = left();
@@ -318,7 +318,7 @@ async fn what_was_narrowed_is_tagged_then_widened_what_was_revoked_authorised_an
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_third_state_changes_nothing_and_shows_all_three() {
     let rules = left();
     rules.lock().unwrap()[0] = ("sgr-low".into(), 80, 90);
@@ -338,7 +338,7 @@ async fn a_third_state_changes_nothing_and_shows_all_three() {
     assert!(!wire.operations().contains(&"TransactWriteItems".to_owned()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
     let with = |status, outcomes: Vec<Outcome>| Entry {
         status,
@@ -381,7 +381,7 @@ async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_patching_is_answered_in_words_and_changes_nothing() {
     let instance = "i-0123456789abcdef0";
     let of = |status: &str, more: Value| {
@@ -436,7 +436,7 @@ async fn a_patching_is_answered_in_words_and_changes_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its_plan() {
     let mut cut_off = entry();
     cut_off.status = Status::InProgress;
@@ -464,7 +464,7 @@ async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its
     assert!(rules.contains(&("sgr-low".into(), 0, 1024)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_was_killed_after_its_change_is_taken_back_although_it_says_already_done() {
     let mut killed = entry();
     for outcome in &mut killed.outcomes {
@@ -476,7 +476,7 @@ async fn a_run_that_was_killed_after_its_change_is_taken_back_although_it_says_a
     assert!(rules.lock().unwrap().iter().any(|rule| rule.1 == 22));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_opt_out_that_somebody_gave_the_rule_since_is_not_shortened() {
     let wire = wire_of(&left(), entry(), |call| {
         let listed = format!(
@@ -491,7 +491,7 @@ async fn an_opt_out_that_somebody_gave_the_rule_since_is_not_shortened() {
     assert_eq!(tagged.parameter("Tag.1.Value"), Some("all owner=team"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_at_work_on_the_group_is_not_disturbed() {
     let until = Timestamp::now().as_millisecond() + 60_000;
     let wire = wire_of(&left(), entry(), move |call| {
@@ -508,7 +508,7 @@ async fn a_run_at_work_on_the_group_is_not_disturbed() {
     assert_eq!(changes(&wire), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_step_that_fails_is_a_failure_that_is_told_and_what_was_added_stays_for_it() {
     for (failing, done) in [
         // Without its opt-out it would be closed again: it is not widened.
@@ -543,7 +543,7 @@ async fn a_step_that_fails_is_a_failure_that_is_told_and_what_was_added_stays_fo
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_ledger_nothing_is_changed_and_a_wrong_policy_keeps_nobody_from_going_back() {
     let wire = wire_of(&left(), entry(), |call| {
         (call.operation == "TransactWriteItems")
@@ -574,7 +574,7 @@ async fn without_a_ledger_nothing_is_changed_and_a_wrong_policy_keeps_nobody_fro
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_wrong_request_names_the_field_and_calls_nothing() {
     let wire = wire_of(&left(), entry(), |_| None);
     let error = run(&wire, json!({ "remediation": ENTRY }))

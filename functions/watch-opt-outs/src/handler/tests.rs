@@ -104,7 +104,7 @@ fn recorded(wire: &Wire) -> Vec<Value> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_live_tag_says_is_told_and_never_what_the_event_says() {
     let wire_ = wire(Some("all until=2099-01-31 owner=web"), POLICY, none);
     assert_eq!(
@@ -120,7 +120,7 @@ async fn what_the_live_tag_says_is_told_and_never_what_the_event_says() {
     assert_eq!(about["actor"]["user_agent"], "aws-cli/2");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_holds_no_more_is_looked_at_before_anything_is_told() {
     for tag in [None, Some("all until=2020-01-31")] {
         let wire = wire(tag, POLICY, none);
@@ -146,7 +146,7 @@ async fn what_holds_no_more_is_looked_at_before_anything_is_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_held_and_what_the_policy_refuses_too() {
     for (tag, policy) in [
         ("open-ingres", POLICY),
@@ -165,7 +165,7 @@ async fn what_cannot_be_read_is_held_and_what_the_policy_refuses_too() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_look_that_cannot_be_asked_for_keeps_nobody_from_being_told_and_is_tried_again() {
     let wire = wire(None, POLICY, |call| {
         let check = call.operation == "PutEvents"
@@ -178,7 +178,7 @@ async fn a_look_that_cannot_be_asked_for_keeps_nobody_from_being_told_and_is_tri
     assert!(put(&wire).contains(&"Remediation Recorded".to_owned()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_cannot_be_recorded_hides_no_other() {
     let wire = wire(Some("all"), POLICY, |call| {
         let first = call.json["Key"]["pk"]["S"]
@@ -193,7 +193,7 @@ async fn one_that_cannot_be_recorded_hides_no_other() {
     assert_eq!(recorded(&wire).len(), 1, "the other one");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_said_or_asked_for_when_tags_or_policy_cannot_be_read() {
     for operation in ["DescribeTags", "GetParameter"] {
         let wire = wire(Some("all"), POLICY, move |call| {
@@ -210,7 +210,7 @@ async fn nothing_is_said_or_asked_for_when_tags_or_policy_cannot_be_read() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_that_deleted_all_tags_is_told_only_of_what_was_known_to_be_opted_out() {
     let mut all = event("DeleteTags", &[GROUP]);
     all["detail"]["requestParameters"]["tagSet"] = json!({});
@@ -245,7 +245,7 @@ fn check(control: &str) -> (String, String) {
     (control.to_owned(), INSTANCE.to_owned())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_lost_its_opt_out_is_checked_once_for_its_volumes_and_once_for_its_patches()
  {
     for tag in [None, Some("all until=2020-01-31")] {
@@ -264,7 +264,7 @@ async fn an_instance_that_lost_its_opt_out_is_checked_once_for_its_volumes_and_o
     assert_eq!(checks(&wire), [], "it holds for all of them: no look");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_tag_that_names_one_control_of_patches_says_what_it_means_to_each() {
     let cases: [(&str, &[&str]); 3] = [
         // Installing patches is one thing, whichever control leads to it.

@@ -39,6 +39,9 @@ pub struct Index {
 pub struct Table {
     items: BTreeMap<Key, Item>,
     indexes: Vec<Index>,
+    /// The tokens of transactions that took effect: repeated, they have none.
+    /// (DynamoDB forgets them after ten minutes; the SDK makes a new one a call.)
+    tokens: BTreeSet<String>,
 }
 
 impl Table {
@@ -46,8 +49,8 @@ impl Table {
     #[must_use]
     pub fn new(indexes: Vec<Index>) -> Self {
         Self {
-            items: BTreeMap::new(),
             indexes,
+            ..Self::default()
         }
     }
 
@@ -162,6 +165,10 @@ impl Table {
     }
 
     fn transact(&mut self, request: &Value) -> Reply {
+        let token = request["ClientRequestToken"].as_str().unwrap();
+        if self.tokens.contains(token) {
+            return ok(&json!({}));
+        }
         let parts: Vec<(&str, &Value, Key)> = request["TransactItems"]
             .as_array()
             .unwrap()
@@ -211,6 +218,7 @@ impl Table {
                 return too_large;
             }
         }
+        self.tokens.insert(token.to_owned());
         ok(&json!({}))
     }
 

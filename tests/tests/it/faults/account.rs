@@ -207,10 +207,14 @@ pub(super) struct Fault {
     pub(super) way: Way,
 }
 
+/// Is shown every call to the ledger's table that takes effect, and its answer.
+pub(crate) type Watch = dyn Fn(&Call, &Reply) + Send + Sync;
+
 /// What the wires of all functions share.
 struct Shared {
     clock: Clock,
     cloud: Mutex<Cloud>,
+    watch: Option<Arc<Watch>>,
     calls: Mutex<Vec<(&'static str, Nth)>>,
     fault: Mutex<Option<Fault>>,
     killed: Notify,
@@ -229,13 +233,19 @@ impl Shared {
         let mut fault = lock(&self.fault);
         let met = fault.take_if(|fault| fault.function == function && fault.call == nth);
         calls.push((function, nth));
-        let Some(Fault { way, .. }) = met else {
-            return lock(&self.cloud).answer(call, now);
-        };
-        if let Some(reply) = way.instead(&call.service) {
+        let instead = met.as_ref().and_then(|of| of.way.instead(&call.service));
+        if let Some(reply) = instead {
             return reply;
         }
-        lock(&self.cloud).answer(call, now);
+        let reply = lock(&self.cloud).answer(call, now);
+        if let Some(watch) = &self.watch
+            && call.service == "dynamodb"
+        {
+            watch(call, &reply);
+        }
+        let Some(Fault { way, .. }) = met else {
+            return reply;
+        };
         if way == Way::Killed {
             self.killed.notify_one();
             return Reply::Silence;
@@ -291,13 +301,14 @@ pub(super) struct Account {
 
 impl Account {
     /// The account as it is in a cloud.
-    pub(super) fn new(cloud: Cloud, clock: Clock) -> Self {
+    pub(super) fn new(cloud: Cloud, clock: Clock, watch: Option<Arc<Watch>>) -> Self {
         Self {
             started: names(&cloud),
             ended_commands: BTreeSet::new(),
             shared: Arc::new(Shared {
                 clock,
                 cloud: Mutex::new(cloud),
+                watch,
                 calls: Mutex::default(),
                 fault: Mutex::default(),
                 killed: Notify::new(),
@@ -311,7 +322,8 @@ impl Account {
 
     /// An empty account with the template's table.
     pub(super) fn empty(policy: &Value, clock: Clock) -> Self {
-        Self::new(Cloud::new(ACCOUNT, &policy.to_string(), indexes()), clock)
+        let cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
+        Self::new(cloud, clock, None)
     }
 
     pub(super) fn cloud(&self) -> MutexGuard<'_, Cloud> {

@@ -10,14 +10,15 @@
 mod account;
 mod stories;
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use backstop_wire::memory::Cloud;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::account::{Account, Fault, Nth, Way};
+use self::account::{Account, Fault, Nth, Watch, Way};
 use backstop_aws::clock::Clock;
 
 /// A function at its work on one resource.
@@ -30,8 +31,29 @@ trait Story {
     /// Makes the world before the event.
     async fn set(account: &mut Account) -> (Value, Self::Before);
 
+    /// How long after its end the event is delivered again.
+    const AGAIN_AFTER: Duration = Duration::ZERO;
+
     /// What is not as it has to be in the end.
-    async fn wrong(account: &Account, before: &Self::Before) -> Vec<String>;
+    async fn wrong(account: &Account, before: &Self::Before, end: &End) -> Vec<String>;
+}
+
+/// What an end is the end of.
+struct End {
+    /// The call that failed; none: a clean run.
+    fault: Option<Fault>,
+    /// Whether the event has been delivered again since.
+    again: bool,
+}
+
+impl End {
+    /// Whether the call that failed was refused for good, and is one of these.
+    fn refused(&self, operations: &[&str]) -> bool {
+        let fault = self.fault.as_ref();
+        fault.is_some_and(|Fault { call, way, .. }| {
+            *way == Way::Denied && operations.contains(&call.operation.as_str())
+        })
+    }
 }
 
 /// When every run begins.
@@ -74,46 +96,51 @@ impl<S: Story> Scene<S> {
         })
     }
 
-    /// Plays the story, with a call that fails, and says which calls its function
-    /// made.
-    fn play(&self, fault: Option<Fault>) -> Vec<Nth> {
-        let name = match &fault {
-            None => "the clean run".to_owned(),
-            Some(Fault { call, way, .. }) => format!(
-                "{way:?}, {}:{} number {}",
-                call.service,
-                call.operation,
-                call.before + 1
-            ),
-        };
+    /// Plays the story, with a call that fails: the calls that its function made,
+    /// and what is wrong in the end.
+    fn play(&self, fault: Option<Fault>) -> (Vec<Nth>, Vec<String>) {
+        self.play_before(fault, None)
+    }
+
+    /// As [`play`](Self::play), with somebody who is shown every call to the
+    /// ledger's table.
+    fn play_before(
+        &self,
+        fault: Option<Fault>,
+        watch: Option<Arc<Watch>>,
+    ) -> (Vec<Nth>, Vec<String>) {
         run(async {
             let clock = Clock::of_timers(self.at);
-            let mut account = Account::new(self.cloud.clone(), clock);
-            if let Some(fault) = fault {
+            let mut account = Account::new(self.cloud.clone(), clock, watch);
+            if let Some(fault) = fault.clone() {
                 account.fail(fault);
             }
+            let mut end = End {
+                fault,
+                again: false,
+            };
             account.start(S::FUNCTION, &self.event);
             account.settle().await;
-            self.check(&account, &name).await;
+            let mut wrong = self.wrong(&account, &end).await;
             let calls = account.calls_of(S::FUNCTION);
-            assert!(account.has_failed(), "{name}: the call was not made");
+            if !account.has_failed() {
+                wrong.push("the call was not made".to_owned());
+            }
+            tokio::time::sleep(S::AGAIN_AFTER).await;
             account.start(S::FUNCTION, &self.event);
             account.settle().await;
-            self.check(&account, &format!("{name}, delivered again"))
-                .await;
-            calls
+            end.again = true;
+            let again = self.wrong(&account, &end).await.into_iter();
+            wrong.extend(again.map(|wrong| format!("delivered again: {wrong}")));
+            (calls, wrong)
         })
     }
 
-    async fn check(&self, account: &Account, name: &str) {
-        let mut wrong = S::wrong(account, &self.before).await;
-        wrong.extend(
-            account
-                .given_up
-                .iter()
-                .map(|(function, why)| format!("{function} has given up: {why}")),
-        );
-        assert!(wrong.is_empty(), "{name}: {wrong:#?}");
+    async fn wrong(&self, account: &Account, end: &End) -> Vec<String> {
+        let mut wrong = S::wrong(account, &self.before, end).await;
+        let given_up = account.given_up.iter();
+        wrong.extend(given_up.map(|(function, why)| format!("{function} has given up: {why}")));
+        wrong
     }
 }
 
@@ -121,28 +148,37 @@ impl<S: Story> Scene<S> {
 fn every_call_fails_in_every_way<S: Story>() {
     let started = Instant::now();
     let scene = Scene::<S>::set();
-    let calls = scene.play(None);
-    let made: BTreeSet<&Nth> = calls.iter().collect();
-    assert_eq!(made.len(), calls.len());
+    let (calls, wrong) = scene.play(None);
+    assert!(wrong.is_empty(), "the clean run: {wrong:#?}");
     assert!(!calls.is_empty());
-    let mut runs = 0;
+    let mut bad = BTreeMap::new();
     for way in Way::ALL {
         for call in &calls {
-            scene.play(Some(Fault {
+            let (_, wrong) = scene.play(Some(Fault {
                 function: S::FUNCTION,
                 call: call.clone(),
                 way: *way,
             }));
-            runs += 1;
+            if !wrong.is_empty() {
+                let Nth {
+                    service,
+                    operation,
+                    before,
+                } = call;
+                let name = format!("{way:?}, {service}:{operation} number {}", before + 1);
+                bad.insert(name, wrong);
+            }
         }
     }
     println!(
-        "{}: {} calls x {} ways = {runs} runs in {:.1} s",
+        "{}: {} calls x {} ways = {} runs in {:.1} s",
         S::FUNCTION,
         calls.len(),
         Way::ALL.len(),
+        calls.len() * Way::ALL.len(),
         started.elapsed().as_secs_f32()
     );
+    assert!(bad.is_empty(), "{} runs: {bad:#?}", bad.len());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
 use backstop_core::record::Record;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::{cloudtrail, native_events};
@@ -9,8 +11,8 @@ use backstop_wire::memory::ec2::{Instance, Rule, Tags, Volume};
 use backstop_wire::memory::systems_manager::PatchState;
 use serde_json::{Value, json};
 
-use super::Story;
 use super::account::Account;
+use super::{End, Story};
 
 /// Some hundred changes in an hour are more than any budget expects.
 pub(super) fn policy() -> Value {
@@ -104,7 +106,7 @@ impl Group {
     }
 
     /// What is not as it has to be about a group.
-    async fn wrong(&self, account: &Account, expected: &[&str]) -> Vec<String> {
+    async fn wrong(&self, account: &Account, expected: &[&str], end: &End) -> Vec<String> {
         let mut wrong = Vec::new();
         let rules = self.rules(account);
         if rules != expected {
@@ -112,7 +114,7 @@ impl Group {
         }
         let arn = cloudtrail::security_group_arn(&self.id);
         let records = records(account, &arn).await;
-        wrong.extend(told(account, &records));
+        wrong.extend(told(account, &records, end));
         // What the ledger holds of each rule before it was touched.
         let mut kept = BTreeSet::new();
         for record in &records {
@@ -153,7 +155,7 @@ async fn records(account: &Account, arn: &str) -> Vec<Record> {
 }
 
 /// What is not as it has to be in every end: untold, unsent, locked.
-fn told(account: &Account, records: &[Record]) -> Vec<String> {
+fn told(account: &Account, records: &[Record], end: &End) -> Vec<String> {
     let cloud = account.cloud();
     let mut wrong = Vec::new();
     if records.is_empty() {
@@ -164,7 +166,9 @@ fn told(account: &Account, records: &[Record]) -> Vec<String> {
         if pk.starts_with("lock#") {
             wrong.push(format!("{pk} is held"));
         }
-        if item.contains_key("untold") {
+        // What a sweep leaves untold of itself, the next one tells.
+        let of_resource = records.iter().any(|record| pk.ends_with(record.id()));
+        if item.contains_key("untold") && (of_resource || end.again) {
             wrong.push(format!("{pk} is untold"));
         }
     }
@@ -185,14 +189,17 @@ impl Story for Revoke {
         Group::open(account)
     }
 
-    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
-        group.wrong(account, CLOSED).await
+    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+        group.wrong(account, CLOSED, end).await
     }
 }
 
 impl Story for Sweep {
     const FUNCTION: &'static str = "SweepFunction";
     type Before = Group;
+
+    /// As its schedule does.
+    const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
     async fn set(account: &mut Account) -> (Value, Group) {
         // The first sweep in `enforce` makes the baseline: what is open then
@@ -203,8 +210,8 @@ impl Story for Sweep {
         (json!({}), group)
     }
 
-    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
-        group.wrong(account, CLOSED).await
+    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+        group.wrong(account, CLOSED, end).await
     }
 }
 
@@ -224,8 +231,8 @@ impl Story for Undo {
         (ask, group)
     }
 
-    async fn wrong(account: &Account, group: &Group) -> Vec<String> {
-        let mut wrong = group.wrong(account, OPEN).await;
+    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+        let mut wrong = group.wrong(account, OPEN, end).await;
         let arn = cloudtrail::security_group_arn(&group.id);
         let undone = |record: &Record| record.outcome() == "undone";
         if !records(account, &arn).await.iter().any(undone) {
@@ -250,7 +257,7 @@ const DEVICE: &str = "/dev/sdf";
 impl Machine {
     /// A running instance with a volume that is not encrypted.
     fn new(account: &Account) -> Self {
-        let long_ago = account.now() - std::time::Duration::from_secs(86_400);
+        let long_ago = account.now() - Duration::from_secs(86_400);
         let mut cloud = account.cloud();
         let (instance, volume) = (cloud.ec2.new_id("i"), cloud.ec2.new_id("vol"));
         let running = Instance {
@@ -314,13 +321,13 @@ impl Story for Encrypt {
         (event, machine)
     }
 
-    async fn wrong(account: &Account, machine: &Machine) -> Vec<String> {
+    async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
         let arn = format!(
             "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
             machine.instance
         );
         let records = records(account, &arn).await;
-        let mut wrong = told(account, &records);
+        let mut wrong = told(account, &records, end);
         let replaced = records
             .iter()
             .any(|record| record.outcome() == "remediated");
@@ -345,7 +352,7 @@ impl Story for Patch {
         let machine = Machine::new(account);
         let scanned = PatchState {
             operation: "Scan".to_owned(),
-            ended: account.now() - std::time::Duration::from_secs(5 * 86_400),
+            ended: account.now() - Duration::from_secs(5 * 86_400),
             missing: 3,
         };
         let managed = &mut account.cloud().systems_manager.managed;
@@ -354,25 +361,35 @@ impl Story for Patch {
         (event, machine)
     }
 
-    async fn wrong(account: &Account, machine: &Machine) -> Vec<String> {
+    async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
         let arn = format!(
             "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
             machine.instance
         );
         let records = records(account, &arn).await;
-        let mut wrong = told(account, &records);
+        let mut wrong = told(account, &records, end);
+        // What keeps the command from being sent and will not pass by itself is
+        // told, and the instance is left alone until a person has seen to it.
+        let refused = end.refused(&["DescribeSnapshots", "CreateSnapshots", "SendCommand"]);
+        let expected: &[&str] = match (refused, end.again) {
+            (false, _) => &["remediated"],
+            (true, false) => &["failed"],
+            (true, true) => &["tripped", "failed"],
+        };
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        if outcomes != ["remediated"] {
+        if outcomes != expected {
             wrong.push(format!("the records are {outcomes:?}"));
         }
         wrong.extend(machine.wrong(account, false));
         let cloud = account.cloud();
         let commands = &cloud.systems_manager.commands;
-        if commands.len() != 1 {
+        if commands.len() != usize::from(!refused) {
             wrong.push(format!("the commands are {commands:?}"));
         }
-        if cloud.ec2.snapshots.len() != 1 {
-            wrong.push(format!("the snapshots are {:?}", cloud.ec2.snapshots));
+        let snapshots = cloud.ec2.snapshots.len();
+        let taken = !end.refused(&["DescribeSnapshots", "CreateSnapshots"]);
+        if snapshots != usize::from(taken) {
+            wrong.push(format!("there are {snapshots} snapshots"));
         }
         wrong
     }
