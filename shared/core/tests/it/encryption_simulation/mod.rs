@@ -26,8 +26,6 @@ use sim::{Call, Coverage, Health, Kind, Make, Plan, Take, When};
 /// How many, unless `RUNS` says otherwise. The step function was written against
 /// 100,000.
 const RUNS: u64 = 20_000;
-/// Enough to use a second core, and to leave others for other tests.
-const THREADS: u64 = 2;
 
 #[test]
 #[allow(
@@ -42,36 +40,38 @@ fn random_runs_keep_what_always_holds() {
         return;
     }
     let runs = asked("RUNS").unwrap_or(RUNS);
-    let workers: Vec<_> = (0..THREADS)
-        .map(|worker| {
-            std::thread::spawn(move || {
-                let mut coverage = Coverage::new();
-                for seed in (worker..runs).step_by(THREADS as usize) {
-                    let sim = play(random(seed), coverage, false);
-                    if sim.broken.is_some() {
-                        return Err(shrunk(random(seed)));
-                    }
-                    coverage = sim.coverage;
-                }
-                Ok(coverage)
-            })
-        })
-        .collect();
+    // Each seed is a world of its own, so it does not matter how many play.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let played: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|first| scope.spawn(move || play_all((first..runs).step_by(threads as usize))))
+            .collect();
+        workers.into_iter().map(|w| w.join().unwrap()).collect()
+    });
+    if let Some(seed) = played.iter().filter_map(|(_, broken)| *broken).min() {
+        panic!("{}", shrunk(random(seed)));
+    }
     let mut total = Coverage::new();
-    for worker in workers {
-        match worker.join().unwrap() {
-            Ok(coverage) => {
-                for (what, count) in coverage {
-                    *total.entry(what).or_default() += count;
-                }
-            }
-            Err(story) => panic!("{story}"),
-        }
+    for (what, count) in played.into_iter().flat_map(|(coverage, _)| coverage) {
+        *total.entry(what).or_default() += count;
     }
     for (what, count) in &total {
         println!("{count:>9}  {what}");
     }
     covers(&total, runs);
+}
+
+/// Plays these seeds up to the first that breaks: what was met, and that one.
+fn play_all(seeds: impl Iterator<Item = u64>) -> (Coverage, Option<u64>) {
+    let mut coverage = Coverage::new();
+    for seed in seeds {
+        let sim = play(random(seed), coverage, false);
+        coverage = sim.coverage;
+        if sim.broken.is_some() {
+            return (coverage, Some(seed));
+        }
+    }
+    (coverage, None)
 }
 
 /// Nothing of what is simulated is met so rarely that it says nothing.
