@@ -3,7 +3,7 @@
 //! Security Hub EC2.18 and EC2.19 ask for the text `0.0.0.0/0` or `::/0`. Here
 //! exposure is computed: for every point of every protocol, how much public
 //! address space do all rules and prefix lists of the group admit together?
-//! Scenarios, each with a test below or in `tests/open_ingress_properties.rs`:
+//! Scenarios, each with a test below or in `tests/it/open_ingress_properties.rs`:
 //!
 //! 1. world-open rules (`/0`, with host bits too) are found; IPv6 apart
 //! 2. halves, sixteenths and prefix lists that add up to the world are found

@@ -3,7 +3,7 @@
 //!
 //! What is treated is a unit: an instance with all its unencrypted volumes, so
 //! that one stop serves for all of them, or a volume that is attached nowhere.
-//! Scenarios, each with a test in `tests/unencrypted_volume_cases.rs`:
+//! Scenarios, each with a test in `tests/it/unencrypted_volume_cases.rs`:
 //!
 //! 1. encrypted volumes, gone ones, and originals whose encrypted replacement
 //!    is there: compliant

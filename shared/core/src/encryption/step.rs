@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What always holds, and is tested over random worlds
-//! (`tests/encryption_simulation/`):
+//! (`tests/it/encryption_simulation/`):
 //!
 //! - no step deletes an original, or a copy that was ever attached
 //! - no copy is made of a volume that may be written to, and none is swapped in

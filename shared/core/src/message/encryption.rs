@@ -14,7 +14,7 @@
 use super::chat::{self, Card};
 use super::subject::{MOST, ascii, shortened_subject, status_verb};
 use super::words::one_line;
-use super::{MOST_BYTES, Message, RULES_SHOWN, attributes, bodies, text, to_json};
+use super::{Message, attributes, fitted, text, to_json};
 use crate::controls::Severity;
 use crate::encryption::{Encryption, Way};
 use crate::entry::Status;
@@ -53,19 +53,13 @@ pub(super) fn compose(run: &Encryption) -> Message {
         resources: vec![run.resource.clone()],
     };
     let (mail, chat) = (text::of_card(&card), chat::card(&card).to_string());
-    let mut message = Message {
-        subject: story.subject(),
-        body: String::new(),
-        attributes: attributes(&card),
-    };
-    for most in RULES_SHOWN {
-        let data = to_json(&EncryptionNotification::of(&story, &title, *most));
-        message.body = bodies(&mail, &chat, &data);
-        if message.bytes() <= MOST_BYTES {
-            break;
-        }
-    }
-    message
+    fitted(
+        story.subject(),
+        attributes(&card),
+        &chat,
+        |_| mail.clone(),
+        |most| to_json(&EncryptionNotification::of(&story, &title, most)),
+    )
 }
 
 /// How bad it is: where a person is needed, an instance may be down.

@@ -68,6 +68,9 @@ pub const MOST_BYTES: usize = 250_000;
 /// of them reads the ledger.
 const RULES_SHOWN: &[usize] = &[25, 12, 6, 3, 1, 0];
 
+/// How many protocols get the text for programs, see [`bodies`].
+const DATA_BODIES: usize = 5;
+
 /// A message for SNS, to be published with `MessageStructure=json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -128,15 +131,37 @@ pub fn compose(entry: &Entry) -> Message {
         team: entry.team_or_unowned(),
         resources: vec![entry.resource.clone()],
     };
-    let chat = chat::card(&card).to_string();
+    fitted(
+        subject::subject(&story),
+        attributes(&card),
+        &chat::card(&card).to_string(),
+        |most| text::mail(&story, &card, most),
+        |most| to_json(&Notification::of(&story, &card, most)),
+    )
+}
+
+/// The message with as many rules, or items of another kind, as there is room
+/// for: `mail` and `data` give the two texts with at most so many.
+fn fitted(
+    subject: String,
+    attributes: BTreeMap<String, String>,
+    chat: &str,
+    mail: impl Fn(usize) -> String,
+    data: impl Fn(usize) -> String,
+) -> Message {
     let mut message = Message {
-        subject: subject::subject(&story),
+        subject,
         body: String::new(),
-        attributes: attributes(&card),
+        attributes,
     };
     for most in RULES_SHOWN {
-        let data = to_json(&Notification::of(entry, *most));
-        message.body = bodies(&text::mail(&story, &card, *most), &chat, &data);
+        let data = data(*most);
+        // What is too long as it is need not be put together to see that. With
+        // nothing left to leave out, it goes as it is.
+        if *most > 0 && DATA_BODIES * data.len() > MOST_BYTES {
+            continue;
+        }
+        message.body = bodies(&mail(*most), chat, &data);
         if message.bytes() <= MOST_BYTES {
             break;
         }
@@ -148,20 +173,23 @@ pub fn compose(entry: &Entry) -> Message {
 /// Chat applications subscribe as `https`; whatever has no body of its own gets
 /// `default`.
 fn bodies(mail: &str, chat: &str, data: &str) -> String {
-    json!({
-        "default": mail,
-        "email": mail,
-        "https": chat,
-        "http": data,
-        "email-json": data,
-        "sqs": data,
-        "lambda": data,
-        "firehose": data,
-    })
-    .to_string()
+    // A text that several protocols get is made a JSON text once.
+    let (mail, chat, data) = (to_json(&mail), to_json(&chat), to_json(&data));
+    let bodies = [
+        ("default", &mail),
+        ("email", &mail),
+        ("email-json", &data),
+        ("firehose", &data),
+        ("http", &data),
+        ("https", &chat),
+        ("lambda", &data),
+        ("sqs", &data),
+    ];
+    let bodies = bodies.map(|(protocol, body)| format!("\"{protocol}\":{body}"));
+    format!("{{{}}}", bodies.join(","))
 }
 
-/// What programs read, as JSON.
+/// What is told, as JSON.
 fn to_json(data: &impl Serialize) -> String {
     // Nothing in it can fail to become JSON: all keys are texts. Should that
     // ever change, subscribers hear that and not silence.

@@ -20,7 +20,7 @@ use super::notification::{
 use super::story::{Section, terms, who};
 use super::subject::shortened_subject;
 use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
-use super::{MOST_BYTES, Message, RULES_SHOWN, attributes, bodies, text, to_json};
+use super::{Message, attributes, fitted, text, to_json};
 use crate::controls::{Control, Severity};
 use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
@@ -375,19 +375,13 @@ pub(super) fn compose(notice: &Notice) -> Message {
     let mut attributes = attributes(&card);
     // In words for people, as a list where subscriptions filter by it.
     attributes.insert("team".to_owned(), told.team.clone());
-    let mut message = Message {
-        subject: shortened_subject(&told.headline),
-        body: String::new(),
+    fitted(
+        shortened_subject(&told.headline),
         attributes,
-    };
-    for most in RULES_SHOWN {
-        let data = to_json(&NoticeNotification::of(notice, &told, *most));
-        message.body = bodies(&mail, &chat, &data);
-        if message.bytes() <= MOST_BYTES {
-            break;
-        }
-    }
-    message
+        &chat,
+        |_| mail.clone(),
+        |most| to_json(&NoticeNotification::of(notice, &told, most)),
+    )
 }
 
 fn told(notice: &Notice) -> Told {

@@ -12,11 +12,11 @@ use jiff::civil::Date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::chat::Card;
 use super::story::Story;
-use super::subject::first_line;
 use super::words::{one_line, or};
 use crate::controls::{Control, Severity};
-use crate::entry::{Entry, Status};
+use crate::entry::Status;
 use crate::exemption::Exemption;
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step, Verification};
 use crate::ports::Permission;
@@ -304,16 +304,16 @@ pub struct Omitted {
 
 impl Notification {
     /// The notification about an entry, with at most `most` rules in a list.
-    #[must_use]
-    pub fn of(entry: &Entry, most: usize) -> Self {
-        let outcomes = entry.last_outcomes();
+    pub(super) fn of(story: &Story<'_>, card: &Card<'_>, most: usize) -> Self {
+        let entry = story.entry;
+        let outcomes = story.last_outcomes();
         let most_outcomes = most * OUTCOMES_A_RULE;
         Self {
             version: VERSION,
-            key: entry.message_key(),
+            key: card.key.clone(),
             entry: name(&entry.id),
             ledger_key: LedgerKey::of(&entry.id),
-            headline: text(&first_line(&Story::new(entry))),
+            headline: text(card.title),
             control: entry.control,
             severity: entry.severity,
             outcome: entry.status,

@@ -52,6 +52,11 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// The outcomes that count, by rule and in the order of steps.
+    pub(super) fn last_outcomes(&self) -> Vec<&'a Outcome> {
+        self.last.values().flatten().copied().collect()
+    }
+
     /// The outcomes of a rule that count, in the order of steps.
     pub(super) fn outcomes(&self, rule: &str) -> &[&'a Outcome] {
         self.last.get(rule).map_or(&[], Vec::as_slice)

@@ -45,10 +45,14 @@ pub(super) fn status_verb(status: Status) -> &'static str {
 /// The subject, cut so that what matters survives: the name goes before the
 /// ports do, and the ports are summed up before the end is cut off.
 pub(super) fn subject(story: &Story<'_>) -> String {
+    let open = Open::of(story);
     let mut subject = String::new();
     for ports in [usize::MAX, 3, 2, 1, 0] {
         for name in [60, 24, 12, 7, 0] {
-            subject = ascii(&format!("[Backstop] {}", headline(story, ports, name)));
+            subject = ascii(&format!(
+                "[Backstop] {}",
+                headline(story, &open, ports, name)
+            ));
             if subject.len() <= MOST {
                 return subject;
             }
@@ -90,10 +94,10 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         | Status::NeedsPerson
         | Status::AwaitingRescan => "",
     };
-    headline(story, 5, 100) + why
+    headline(story, &Open::of(story), 5, 100) + why
 }
 
-fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
+fn headline(story: &Story<'_>, open: &Open<'_>, ports: usize, name: usize) -> String {
     let entry = story.entry;
     let id = one_line(entry.resource_id(), 100);
     let name = match one_line(&entry.resource_name, name) {
@@ -105,40 +109,47 @@ fn headline(story: &Story<'_>, ports: usize, name: usize) -> String {
         Status::Failed => "may be",
         _ => "is",
     };
-    let exposed = exposed(story);
-    let exposed = match (ports, exposed.len()) {
+    let exposed = match (ports, open.exposed.len()) {
         (0, 1) => "1 range".to_owned(),
         (0, ranges) => format!("{ranges} ranges"),
-        (most, _) => joined(&exposed, most),
+        (most, _) => joined(&open.exposed, most),
     };
     format!(
         "{} {}: {id}{name} {is} open to {} on {}",
         verb(entry),
         entry.severity,
-        world(story),
+        open.to,
         one_line(&exposed, MOST_EXPOSED),
     )
 }
 
-/// To whom, in three words.
-fn world(story: &Story<'_>) -> &'static str {
-    if story.concerned().iter().any(|e| is_world(&e.rule.source)) {
-        "the world"
-    } else {
-        "much of the internet"
-    }
+/// What is open and to whom, gathered once for all lengths that are tried: a
+/// group may have a thousand rules.
+struct Open<'a> {
+    /// Each port once.
+    exposed: Vec<&'a str>,
+    /// To whom, in three words.
+    to: &'static str,
 }
 
-/// What is open, each port once.
-fn exposed<'a>(story: &Story<'a>) -> Vec<&'a str> {
-    let mut seen = BTreeSet::new();
-    story
-        .concerned()
-        .into_iter()
-        .flat_map(|exposure| exposure.exposed.iter())
-        .map(String::as_str)
-        .filter(|words| seen.insert(*words))
-        .collect()
+impl<'a> Open<'a> {
+    fn of(story: &Story<'a>) -> Self {
+        let concerned = story.concerned();
+        let to_the_world = concerned.iter().any(|e| is_world(&e.rule.source));
+        let mut seen = BTreeSet::new();
+        Self {
+            exposed: concerned
+                .into_iter()
+                .flat_map(|exposure| exposure.exposed.iter())
+                .map(String::as_str)
+                .filter(|words| seen.insert(*words))
+                .collect(),
+            to: match to_the_world {
+                true => "the world",
+                false => "much of the internet",
+            },
+        }
+    }
 }
 
 /// The text in ASCII: what is not becomes a question mark.

@@ -15,19 +15,25 @@ use crate::security_group::Source;
 /// control characters and invisible format characters becomes one space.
 #[must_use]
 pub fn one_line(text: &str, most: usize) -> String {
-    let blank = |c: char| c.is_whitespace() || is_unseen(c);
     let mut line = String::new();
-    // One character more than there is room for tells that there are more.
+    // One character more than there is room for tells that there are more. What
+    // comes after it is not read: texts of others may be very long.
     let mut left = most.saturating_add(1);
-    for word in text.split(blank).filter(|word| !word.is_empty()) {
+    let mut blank = false;
+    for c in text.chars() {
         if left == 0 {
             break;
         }
-        if !line.is_empty() {
+        // Most of what is written is ASCII, which needs no further look.
+        if !c.is_ascii_graphic() && (c.is_whitespace() || is_unseen(c)) {
+            blank = !line.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut blank) {
             line.push(' ');
             left -= 1;
         }
-        for c in word.chars().take(left) {
+        if left > 0 {
             line.push(c);
             left -= 1;
         }

@@ -1,7 +1,7 @@
 //! Whether an instance is patched: judge, exempt, plan. The one way in for
 //! events, the sweep and previews.
 //!
-//! Scenarios, each with a test in `tests/patching_cases.rs`:
+//! Scenarios, each with a test in `tests/it/patching_cases.rs`:
 //!
 //! 1. nothing missing and nothing reported: compliant; gone: not applicable
 //! 2. what a patch of the operating system mends: installed

@@ -1,0 +1,24 @@
+//! The effects, against the real SDK clients with canned answers, one module a
+//! subject. One binary for all of them: linking the SDK is what takes time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod doctor;
+mod executions;
+mod failed_events;
+mod group_pages;
+mod instance_pages;
+mod ledger;
+mod patching;
+mod patchings_ledger;
+mod policy_and_bus;
+mod security_groups;
+mod storms;
+mod volume_pages;
+mod volumes;

@@ -1,0 +1,723 @@
+//! Reading and changing security groups, against the real EC2 client with
+//! answers written from the EC2 API reference: paging, error codes, what goes
+//! over the wire. Lists here what the emulator cannot show (local
+//! `InvalidPermission.Duplicate` on modify, the group's rule limit, denials
+//! half-way, throttling, pages).
+
+use std::time::Duration;
+
+use backstop_aws::clients::Clients;
+use backstop_aws::deadline::Deadline;
+use backstop_aws::security_groups::{ListUse, apply, gather, groups_naming};
+use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
+use backstop_core::ports::Permission;
+use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_wire::{Call, Reply, Wire};
+use tokio::time::Instant;
+
+const GROUP: &str = "sg-0123456789abcdef0";
+
+fn long() -> Deadline {
+    Deadline::new(Duration::from_secs(60))
+}
+
+fn ec2(wire: &Wire, attempts: u32) -> aws_sdk_ec2::Client {
+    Clients::new(&wire.config(attempts)).ec2
+}
+
+fn response(operation: &str, content: &str) -> Reply {
+    Reply::ok(format!(
+        "<{operation}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>{content}</{operation}Response>"
+    ))
+}
+
+fn group_xml(vpc: &str) -> Reply {
+    response(
+        "DescribeSecurityGroups",
+        &format!(
+            "<securityGroupInfo><item><ownerId>111122223333</ownerId><groupId>{GROUP}</groupId><groupName>web</groupName><vpcId>{vpc}</vpcId>\
+         <securityGroupArn>arn:aws:ec2:eu-central-1:111122223333:security-group/{GROUP}</securityGroupArn>\
+         <tagSet><item><key>owner</key><value>team-web</value></item></tagSet></item></securityGroupInfo>"
+        ),
+    )
+}
+
+fn rule_xml(id: &str, source: &str, egress: bool) -> String {
+    format!(
+        "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><groupOwnerId>111122223333</groupOwnerId>\
+         <isEgress>{egress}</isEgress><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>{source}<description>ssh</description></item>"
+    )
+}
+
+fn rules_xml(rules: &str, next: Option<&str>) -> Reply {
+    let next = next
+        .map(|t| format!("<nextToken>{t}</nextToken>"))
+        .unwrap_or_default();
+    response(
+        "DescribeSecurityGroupRules",
+        &format!("<securityGroupRuleSet>{rules}</securityGroupRuleSet>{next}"),
+    )
+}
+
+const NO_TAGS: &str = "<tagSet/>";
+
+fn tags_xml(content: &str) -> Reply {
+    response("DescribeTags", content)
+}
+
+fn group(facts: Facts) -> SecurityGroup {
+    match facts {
+        Facts::Group(group) => *group,
+        Facts::Gone => panic!("the group is gone"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_read_whole_in_one_round_and_a_second_for_prefix_lists() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => group_xml("vpc-1"),
+        "DescribeSecurityGroupRules" => match call.parameter("NextToken") {
+            None => rules_xml(
+                &(rule_xml("sgr-1", "<cidrIpv4>0.0.0.0/0</cidrIpv4>", false)
+                    + &rule_xml("sgr-out", "<cidrIpv4>0.0.0.0/0</cidrIpv4>", true)),
+                Some("page2"),
+            ),
+            Some("page2") => rules_xml(
+                &(rule_xml("sgr-2", "<cidrIpv6>::/0</cidrIpv6>", false)
+                    + &rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false)
+                    + &rule_xml(
+                        "sgr-4",
+                        "<referencedGroupInfo><groupId>sg-other</groupId><userId>444455556666</userId></referencedGroupInfo>",
+                        false,
+                    )),
+                None,
+            ),
+            Some(token) => panic!("{token}"),
+        },
+        "DescribeTags" => tags_xml(
+            "<tagSet><item><resourceId>vpc-1</resourceId><resourceType>vpc</resourceType><key>backstop:opt-out</key><value>all</value></item></tagSet>",
+        ),
+        "GetManagedPrefixListEntries" => match call.parameter("NextToken") {
+            None => response(
+                "GetManagedPrefixListEntries",
+                "<entrySet><item><cidr>0.0.0.0/1</cidr></item></entrySet><nextToken>more</nextToken>",
+            ),
+            Some(_) => response(
+                "GetManagedPrefixListEntries",
+                "<entrySet><item><cidr>128.0.0.0/1</cidr></item></entrySet>",
+            ),
+        },
+        other => panic!("{other}"),
+    });
+    let group = group(
+        gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
+            .await
+            .unwrap(),
+    );
+    assert_eq!(
+        group.rules.keys().collect::<Vec<_>>(),
+        ["sgr-1", "sgr-2", "sgr-3", "sgr-4"],
+        "ingress only, both pages"
+    );
+    assert_eq!(
+        group.rules["sgr-4"].source,
+        Source::SecurityGroup("444455556666/sg-other".into())
+    );
+    assert_eq!(group.rules["sgr-1"].description.as_deref(), Some("ssh"));
+    assert_eq!(
+        group.vpc_opt_out.as_deref(),
+        Some("all"),
+        "the tag of the group's own VPC"
+    );
+    assert_eq!(group.tags["owner"], "team-web");
+    assert_eq!(
+        group.prefix_lists["pl-1"],
+        PrefixList::Entries(vec!["0.0.0.0/1".into(), "128.0.0.0/1".into()])
+    );
+    let rules = wire
+        .calls()
+        .into_iter()
+        .find(|c| c.operation == "DescribeSecurityGroupRules")
+        .unwrap();
+    assert_eq!(rules.parameter("Filter.1.Name"), Some("group-id"));
+    assert_eq!(rules.parameter("MaxResults"), Some("1000"));
+    // Two pages of rules after one another, then two pages of entries.
+    assert_eq!(wire.sequential_round_trips(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_is_what_describe_security_groups_says() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => Reply::ec2_error(
+            400,
+            "InvalidGroup.NotFound",
+            "The security group 'sg-0123456789abcdef0' does not exist",
+        ),
+        "DescribeSecurityGroupRules" => rules_xml("", None),
+        "DescribeTags" => tags_xml(NO_TAGS),
+        other => panic!("{other}"),
+    });
+    assert_eq!(
+        gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
+            .await
+            .unwrap(),
+        Facts::Gone
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
+    for (denied, code) in [
+        ("DescribeSecurityGroups", "UnauthorizedOperation"),
+        ("DescribeSecurityGroupRules", "UnauthorizedOperation"),
+        ("DescribeTags", "UnauthorizedOperation"),
+        ("GetManagedPrefixListEntries", "UnauthorizedOperation"),
+    ] {
+        let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
+            operation if operation == denied => {
+                Reply::ec2_error(403, code, "You are not authorized")
+            }
+            "DescribeSecurityGroups" => group_xml("vpc-1"),
+            "DescribeSecurityGroupRules" => rules_xml(
+                &rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false),
+                None,
+            ),
+            "DescribeTags" => tags_xml(NO_TAGS),
+            other => panic!("{other}"),
+        });
+        let error = gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{denied}: {code}: You are not authorized")
+        );
+        assert!(!error.retryable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_no_longer_shared_does_not_hide_the_other_rules() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => group_xml("vpc-1"),
+        "DescribeSecurityGroupRules" => rules_xml(
+            &rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false),
+            None,
+        ),
+        "DescribeTags" => tags_xml(NO_TAGS),
+        "GetManagedPrefixListEntries" => Reply::ec2_error(
+            400,
+            "InvalidPrefixListID.NotFound",
+            "The prefix list ID 'pl-1' does not exist",
+        ),
+        other => panic!("{other}"),
+    });
+    let group = group(
+        gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
+            .await
+            .unwrap(),
+    );
+    assert!(
+        matches!(&group.prefix_lists["pl-1"], PrefixList::Unreadable(why) if why.contains("InvalidPrefixListID.NotFound"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_read_waits_and_then_succeeds() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => group_xml("vpc-1"),
+        "DescribeSecurityGroupRules" => rules_xml("", None),
+        "DescribeTags" => tags_xml(NO_TAGS),
+        other => panic!("{other}"),
+    });
+    let throttles = std::sync::atomic::AtomicU32::new(2);
+    let inner = wire.clone();
+    let throttled = Wire::new(move |call: &Call| {
+        use std::sync::atomic::Ordering;
+        if call.operation == "DescribeTags" && throttles.load(Ordering::SeqCst) > 0 {
+            throttles.fetch_sub(1, Ordering::SeqCst);
+            return Reply::ec2_error(503, "RequestLimitExceeded", "Request limit exceeded.");
+        }
+        inner.answer(call)
+    });
+    gather(&ec2(&throttled, 10), GROUP, "eu-central-1", &long())
+        .await
+        .unwrap();
+    assert_eq!(
+        throttled
+            .operations()
+            .iter()
+            .filter(|o| *o == "DescribeTags")
+            .count(),
+        3
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_that_does_not_end_is_given_up_before_the_function_ends() {
+    let wire = Wire::new(|_: &Call| {
+        Reply::ec2_error(503, "RequestLimitExceeded", "Request limit exceeded.")
+    });
+    let deadline = Deadline::new(Duration::from_millis(1400));
+    let begun = Instant::now();
+    let error = gather(&ec2(&wire, 50), GROUP, "eu-central-1", &deadline)
+        .await
+        .unwrap_err();
+    assert!(error.retryable);
+    assert_eq!(error.code, "Timeout");
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_millis(600) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+    assert!(
+        wire.calls().len() > 3,
+        "it waited and tried again: {} calls",
+        wire.calls().len()
+    );
+}
+
+// ---- prefix lists that changed
+
+fn lists_xml(state: &str) -> Reply {
+    response(
+        "DescribeManagedPrefixLists",
+        &format!(
+            "<prefixListSet><item><prefixListId>pl-1</prefixListId><state>{state}</state></item></prefixListSet>"
+        ),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_group_that_names_a_list_is_found_on_all_pages() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "DescribeManagedPrefixLists" => lists_xml("modify-complete"),
+        "DescribeSecurityGroups" => {
+            assert_eq!(
+                call.parameter("Filter.1.Name"),
+                Some("ip-permission.prefix-list-id")
+            );
+            assert_eq!(call.parameter("Filter.1.Value.1"), Some("pl-1"));
+            match call.parameter("NextToken") {
+                None => response(
+                    "DescribeSecurityGroups",
+                    "<securityGroupInfo><item><groupId>sg-a</groupId></item></securityGroupInfo><nextToken>n</nextToken>",
+                ),
+                Some(_) => response(
+                    "DescribeSecurityGroups",
+                    "<securityGroupInfo><item><groupId>sg-b</groupId></item></securityGroupInfo>",
+                ),
+            }
+        }
+        other => panic!("{other}"),
+    });
+    let found = groups_naming(&ec2(&wire, 1), "pl-1", &long())
+        .await
+        .unwrap();
+    assert_eq!(found, ListUse::NamedBy(vec!["sg-a".into(), "sg-b".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_being_modified_is_looked_at_later_and_a_missing_one_never() {
+    for (state, expected) in [
+        (
+            "modify-in-progress",
+            ListUse::BeingModified("modify-in-progress".into()),
+        ),
+        (
+            "restore-in-progress",
+            ListUse::BeingModified("restore-in-progress".into()),
+        ),
+        ("", ListUse::Gone),
+    ] {
+        let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
+            "DescribeManagedPrefixLists" if state.is_empty() => Reply::ec2_error(
+                400,
+                "InvalidPrefixListID.NotFound",
+                "The prefix list ID 'pl-1' does not exist",
+            ),
+            "DescribeManagedPrefixLists" => lists_xml(state),
+            "DescribeSecurityGroups" => response("DescribeSecurityGroups", "<securityGroupInfo/>"),
+            other => panic!("{other}"),
+        });
+        assert_eq!(
+            groups_naming(&ec2(&wire, 1), "pl-1", &long())
+                .await
+                .unwrap(),
+            expected
+        );
+    }
+}
+
+// ---- changes
+
+fn rule(id: &str) -> IngressRule {
+    IngressRule {
+        id: id.into(),
+        permission: Permission::new("tcp", 0, 1024),
+        source: Source::Ipv4("0.0.0.0/0".into()),
+        description: Some("all the things".into()),
+        tags: [("team", "web"), ("aws:cloudformation:stack-name", "s")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into(),
+    }
+}
+
+fn revoked(id: &str) -> RuleChange {
+    RuleChange {
+        rule: rule(id),
+        narrow_to: None,
+        authorise: vec![],
+        lost: vec![],
+    }
+}
+
+fn narrowed(id: &str) -> RuleChange {
+    RuleChange {
+        rule: rule(id),
+        narrow_to: Some(Permission::new("tcp", 80, 80)),
+        authorise: vec![Permission::new("tcp", 443, 443)],
+        lost: vec![],
+    }
+}
+
+fn done(operation: &str) -> Reply {
+    match operation {
+        "AuthorizeSecurityGroupIngress" => response(
+            operation,
+            "<return>true</return><securityGroupRuleSet><item><securityGroupRuleId>sgr-new</securityGroupRuleId></item></securityGroupRuleSet>",
+        ),
+        _ => response(operation, "<return>true</return>"),
+    }
+}
+
+/// Carries changes out over a wire and gives the endings in short:
+/// `rule step ending`.
+async fn endings(wire: &Wire, changes: &[RuleChange]) -> Vec<String> {
+    short(&apply(&ec2(wire, 1), GROUP, changes, &long(), async || false).await)
+}
+
+fn short(outcomes: &[Outcome]) -> Vec<String> {
+    outcomes
+        .iter()
+        .map(|o| {
+            let permission = o
+                .permission
+                .as_ref()
+                .map(|p| format!(" {p}"))
+                .unwrap_or_default();
+            let ending = match &o.ending {
+                Ending::Done => "done".to_owned(),
+                Ending::AlreadyDone => "already done".to_owned(),
+                Ending::Skipped { why } => format!("skipped: {why}"),
+                Ending::Failed {
+                    operation, code, ..
+                } => format!("failed: {operation} {code}"),
+            };
+            format!("{} {:?}{permission}: {ending}", o.rule, o.step)
+        })
+        .collect()
+}
+
+/// A wire on which `operation` (on this rule, if given) fails with `code` and
+/// everything else succeeds.
+fn failing(
+    operation: &'static str,
+    rule: Option<&'static str>,
+    status: u16,
+    code: &'static str,
+) -> Wire {
+    Wire::new(move |call: &Call| {
+        let named = rule.is_none_or(|rule| call.parameters.iter().any(|(_, value)| value == rule));
+        if call.operation == operation && named {
+            Reply::ec2_error(status, code, "said AWS")
+        } else {
+            done(&call.operation)
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_are_revoked_by_id_one_at_a_time() {
+    let wire = Wire::new(|call: &Call| done(&call.operation));
+    assert_eq!(
+        endings(&wire, &[revoked("sgr-1"), revoked("sgr-2")]).await,
+        ["sgr-1 Revoke: done", "sgr-2 Revoke: done"]
+    );
+    let calls = wire.calls();
+    assert_eq!(calls.len(), 2);
+    for (call, id) in calls.iter().zip(["sgr-1", "sgr-2"]) {
+        assert_eq!(call.parameter("GroupId"), Some(GROUP));
+        assert_eq!(call.parameter("SecurityGroupRuleId.1"), Some(id));
+        assert!(
+            call.parameters
+                .iter()
+                .all(|(key, _)| !key.starts_with("IpPermissions")),
+            "by id only"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_or_group_that_vanished_counts_as_done() {
+    for code in [
+        "InvalidPermission.NotFound",
+        "InvalidSecurityGroupRuleId.NotFound",
+        "InvalidGroup.NotFound",
+    ] {
+        let wire = failing("RevokeSecurityGroupIngress", Some("sgr-1"), 400, code);
+        assert_eq!(
+            endings(&wire, &[revoked("sgr-1"), revoked("sgr-2")]).await,
+            ["sgr-1 Revoke: already done", "sgr-2 Revoke: done"],
+            "{code}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_denied_rule_does_not_keep_the_others_open() {
+    let wire = failing(
+        "RevokeSecurityGroupIngress",
+        Some("sgr-1"),
+        403,
+        "UnauthorizedOperation",
+    );
+    assert_eq!(
+        endings(&wire, &[revoked("sgr-1"), revoked("sgr-2")]).await,
+        [
+            "sgr-1 Revoke: failed: RevokeSecurityGroupIngress UnauthorizedOperation",
+            "sgr-2 Revoke: done"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn narrowing_authorises_first_then_modifies_in_place_and_passes_everything_again() {
+    let wire = Wire::new(|call: &Call| done(&call.operation));
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1")]).await,
+        ["sgr-1 Authorise tcp 443: done", "sgr-1 Narrow tcp 80: done"]
+    );
+    let [authorise, modify] = &wire.calls()[..] else {
+        panic!("two calls")
+    };
+    for (name, value) in [
+        ("IpPermissions.1.IpProtocol", "tcp"),
+        ("IpPermissions.1.FromPort", "443"),
+        ("IpPermissions.1.ToPort", "443"),
+        ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
+        ("IpPermissions.1.IpRanges.1.Description", "all the things"),
+        ("TagSpecification.1.ResourceType", "security-group-rule"),
+        ("TagSpecification.1.Tag.1.Key", "team"),
+        ("TagSpecification.1.Tag.1.Value", "web"),
+    ] {
+        assert_eq!(authorise.parameter(name), Some(value), "{name}");
+    }
+    assert_eq!(
+        authorise.parameter("TagSpecification.1.Tag.2.Key"),
+        None,
+        "aws: tags cannot be written"
+    );
+    for (name, value) in [
+        ("SecurityGroupRule.1.SecurityGroupRuleId", "sgr-1"),
+        ("SecurityGroupRule.1.SecurityGroupRule.IpProtocol", "tcp"),
+        ("SecurityGroupRule.1.SecurityGroupRule.FromPort", "80"),
+        ("SecurityGroupRule.1.SecurityGroupRule.ToPort", "80"),
+        (
+            "SecurityGroupRule.1.SecurityGroupRule.CidrIpv4",
+            "0.0.0.0/0",
+        ),
+        (
+            "SecurityGroupRule.1.SecurityGroupRule.Description",
+            "all the things",
+        ),
+    ] {
+        assert_eq!(modify.parameter(name), Some(value), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_ec2_refuses_to_change_in_place_the_part_is_authorised_and_the_rule_revoked() {
+    for code in ["InvalidPermission.Duplicate", "InvalidParameterValue"] {
+        let wire = failing("ModifySecurityGroupRules", None, 400, code);
+        assert_eq!(
+            endings(&wire, &[narrowed("sgr-1")]).await,
+            [
+                "sgr-1 Authorise tcp 443: done",
+                "sgr-1 Authorise tcp 80: done",
+                "sgr-1 Revoke: done"
+            ],
+            "{code}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_is_there_already_counts_as_done() {
+    let wire = failing(
+        "AuthorizeSecurityGroupIngress",
+        None,
+        400,
+        "InvalidPermission.Duplicate",
+    );
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1")]).await,
+        [
+            "sgr-1 Authorise tcp 443: already done",
+            "sgr-1 Narrow tcp 80: done"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_in_the_group_the_exposure_goes_all_the_same_and_the_loss_is_named() {
+    let wire = failing(
+        "AuthorizeSecurityGroupIngress",
+        None,
+        400,
+        "RulesPerSecurityGroupLimitExceeded",
+    );
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1")]).await,
+        [
+            "sgr-1 Authorise tcp 443: skipped: the group holds as many rules as it may; this allowed part is lost",
+            "sgr-1 Narrow tcp 80: done"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_cannot_be_authorised_keeps_its_rule_and_is_a_failure() {
+    let wire = failing(
+        "AuthorizeSecurityGroupIngress",
+        None,
+        403,
+        "UnauthorizedOperation",
+    );
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1"), revoked("sgr-2")]).await,
+        [
+            "sgr-1 Authorise tcp 443: failed: AuthorizeSecurityGroupIngress UnauthorizedOperation",
+            "sgr-1 Narrow tcp 80: skipped: an allowed part could not be authorised before",
+            "sgr-2 Revoke: done"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_change_in_place_is_a_failure_and_no_way_around_is_tried() {
+    let wire = failing(
+        "ModifySecurityGroupRules",
+        None,
+        403,
+        "UnauthorizedOperation",
+    );
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1")]).await,
+        [
+            "sgr-1 Authorise tcp 443: done",
+            "sgr-1 Narrow tcp 80: failed: ModifySecurityGroupRules UnauthorizedOperation"
+        ]
+    );
+    assert!(
+        !wire
+            .operations()
+            .contains(&"RevokeSecurityGroupIngress".to_owned())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_rule_that_vanished_meanwhile_are_taken_back() {
+    let wire = failing(
+        "ModifySecurityGroupRules",
+        None,
+        400,
+        "InvalidSecurityGroupRuleId.NotFound",
+    );
+    assert_eq!(
+        endings(&wire, &[narrowed("sgr-1")]).await,
+        [
+            "sgr-1 Authorise tcp 443: done",
+            "sgr-1 Narrow tcp 80: already done",
+            "sgr-1 TakeBack: done"
+        ]
+    );
+    let last = wire.calls().pop().unwrap();
+    assert_eq!(
+        last.parameter("SecurityGroupRuleId.1"),
+        Some("sgr-new"),
+        "the rule we had made, and no other"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
+    let wire = Wire::new(|_: &Call| Reply::Silence);
+    let deadline = Deadline::new(Duration::from_millis(600));
+    let outcomes = apply(
+        &ec2(&wire, 1),
+        GROUP,
+        &[revoked("sgr-1"), revoked("sgr-2")],
+        &deadline,
+        async || false,
+    )
+    .await;
+    assert_eq!(outcomes.len(), 2, "each rule has its outcome");
+    for outcome in outcomes {
+        assert!(
+            matches!(
+                outcome.ending,
+                Ending::Failed {
+                    retryable: true,
+                    ..
+                }
+            ),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.step, Step::Revoke);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_stopped_no_further_change_begins_and_each_says_so() {
+    let wire = Wire::new(|call: &Call| done(&call.operation));
+    let calls = wire.clone();
+    let changes = [revoked("sgr-1"), revoked("sgr-2"), revoked("sgr-3")];
+    let outcomes = apply(&ec2(&wire, 1), GROUP, &changes, &long(), async || {
+        !calls.calls().is_empty()
+    })
+    .await;
+    assert_eq!(wire.calls().len(), 1);
+    assert_eq!(outcomes.len(), 3);
+    assert_eq!(outcomes[0].ending, Ending::Done);
+    for outcome in &outcomes[1..] {
+        assert!(
+            matches!(outcome.ending, Ending::Skipped { .. }),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_connection_says_so_and_not_service_error() {
+    let wire = Wire::new(|_: &Call| Reply::Broken);
+    let outcomes = apply(
+        &ec2(&wire, 1),
+        GROUP,
+        &[revoked("sgr-1")],
+        &long(),
+        async || false,
+    )
+    .await;
+    let Ending::Failed {
+        retryable: true,
+        code,
+        message,
+        ..
+    } = &outcomes[0].ending
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(code, "NoConnection");
+    assert!(message.contains("the connection broke"), "{message}");
+}

@@ -1,0 +1,194 @@
+//! Whole mails of runs that a guard held back, and of fights.
+
+use backstop_core::guards::Fight;
+use backstop_core::message::compose;
+use backstop_core::plan::Disposition;
+use expect_test::expect;
+use serde_json::Value;
+
+use super::fixtures::{body, exposure, mail, revoke, revoked, ssh, unchanged};
+
+fn held_back(disposition: Disposition, reason: &str) -> backstop_core::entry::Entry {
+    let rule = ssh();
+    let mut entry = unchanged(vec![exposure(&rule, &["tcp 22"], &[])], disposition);
+    entry.plan.changes = vec![revoke(&rule)];
+    entry.plan.reasons = vec![reason.to_owned()];
+    entry
+}
+
+fn fight(managed_by: Option<&str>) -> backstop_core::entry::Entry {
+    let mut entry = revoked();
+    entry.managed_by = managed_by.map(str::to_owned);
+    entry.fight = Some(Fight {
+        times: 3,
+        since: "2026-11-24T07:00:00Z".parse().unwrap(),
+        told_by: entry.id.clone(),
+        managed_by: entry.managed_by.clone(),
+    });
+    entry
+}
+
+/// The parts of a mail that the first sections make up.
+fn lead(mail: &str) -> String {
+    mail.split("\n\nDETAILS").next().unwrap().to_owned()
+}
+
+#[test]
+fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
+    let mut entry = held_back(
+        Disposition::Existing,
+        "it was there before the control was switched to `enforce`",
+    );
+    entry.exposures[0].exemption = backstop_core::exemption::Exemption::Existing;
+    expect![[r#"
+        Subject: [Backstop] EXISTING critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+
+        EXISTING critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, it was there before enforce and was left
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - Nothing was changed: it was there before the control was switched to `enforce`.
+        - To have it put right, set `"existing": "enforce"` for open-ingress in the policy, or close it by hand.
+        - sgr-0aaaaaaaaaaaaaaaa was left as it is: it was there before the control was switched to `enforce`.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        How to opt out
+        - Tag the rule, the security group or its VPC:
+        - Key: backstop:opt-out
+        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
+}
+
+#[test]
+fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
+    let entry = held_back(
+        Disposition::Tripped,
+        "the control has tripped for this resource: somebody or something kept putting back what was put right",
+    );
+    expect![[r#"
+        Subject: [Backstop] TRIPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+
+        TRIPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, the control has tripped: nothing was changed
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - Nothing was changed: the control has tripped for this resource: somebody or something kept putting back what was put right.
+        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress. Until then, close it by hand.
+        - This would be done:
+        - sgr-0aaaaaaaaaaaaaaaa would be revoked.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        How to opt out
+        - Tag the rule, the security group or its VPC:
+        - Key: backstop:opt-out
+        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
+}
+
+#[test]
+fn the_kill_switch_is_told() {
+    let entry = held_back(Disposition::Stopped, "the policy's `kill_switch` is on");
+    expect![[r#"
+        Subject: [Backstop] STOPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+
+        STOPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, the kill switch is on: nothing was changed
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - Nothing was changed: the policy's `kill_switch` is on.
+        - It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.
+        - This would be done:
+        - sgr-0aaaaaaaaaaaaaaaa would be revoked.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        How to opt out
+        - Tag the rule, the security group or its VPC:
+        - Key: backstop:opt-out
+        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
+}
+
+#[test]
+fn a_fight_names_what_manages_the_resource() {
+    expect![[r#"
+        Subject: [Backstop] FIXED AGAIN critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22
+
+        FIXED AGAIN critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22, it keeps coming back
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What was open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - sgr-0aaaaaaaaaaaaaaaa was revoked.
+        - Looked again: the hole is closed.
+
+        It keeps coming back
+        - This was put right for the 3rd time within 24 hours, since 2026-11-24 07:00:00 UTC.
+        - It is managed by the CloudFormation stack web: change it there, or it comes back.
+        - Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays open until a person re-arms it.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        How to take it back
+        - backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason "why it must be open" puts everything back, with an opt-out, or it would be closed again.
+        - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
+
+        How to opt out
+        - Tag the rule, the security group or its VPC:
+        - Key: backstop:opt-out
+        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
+
+        Good to know
+        - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
+        - Connections that were open already may last: closing a port does not end them."#]].assert_eq(&lead(&mail(&fight(Some("the CloudFormation stack web")))));
+}
+
+#[test]
+fn a_fight_names_the_caller_where_nothing_shows_what_manages_the_resource() {
+    let mail = mail(&fight(None));
+    let (_, section) = mail.split_once("It keeps coming back").unwrap();
+    expect![[r#"
+
+        - This was put right for the 3rd time within 24 hours, since 2026-11-24 07:00:00 UTC.
+        - Who puts it back, as the event states: arn:aws:sts::111122223333:assumed-role/developer/alice, with aws-cli/2.31.0.
+        - Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays open until a person re-arms it."#]].assert_eq(section.split("\n\n").next().unwrap());
+}
+
+#[test]
+fn programs_get_the_fight_too() {
+    let data: Value =
+        serde_json::from_str(&body(&compose(&fight(Some("Terraform"))), "sqs")).unwrap();
+    expect![[r#"{"since":"2026-11-24T07:00:00Z","times":3} "Terraform""#]]
+        .assert_eq(&format!("{} {}", data["fight"], data["managed_by"]));
+    let data: Value = serde_json::from_str(&body(&compose(&revoked()), "sqs")).unwrap();
+    assert_eq!(
+        (&data["fight"], &data["managed_by"]),
+        (&Value::Null, &Value::Null)
+    );
+}

@@ -1,0 +1,1233 @@
+//! `open-ingress`, case by case: the numbered scenarios of the control's header
+//! as tables of a group's rules and the plan they lead to.
+//!
+//! A group is written one line a rule: `id protocol ports source`, where ports
+//! are `22`, `0-1024`, `type/code` (ICMP, and every pair with -1) or `none`; the
+//! source is a CIDR block, a prefix list (`pl-…`) or a group (`sg-…`). What
+//! follows `tag` is the rule's opt-out tag. Other lines: `pl-1 = blocks`,
+//! `pl-1 unreadable`, `group tag …`, `vpc tag …`, `owner account`.
+
+use std::collections::BTreeMap;
+
+use backstop_core::controls::Severity;
+use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
+use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::guards::Guards;
+use backstop_core::plan::{Disposition, Exposure, Mode};
+use backstop_core::policy::Policy;
+use backstop_core::ports::Permission;
+use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
+
+const ACCOUNT: &str = "111122223333";
+
+/// Decides on 2026-11-24, with nothing that keeps the control from acting.
+fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
+    decide_guarded(facts, policy, mode, &Guards::default())
+}
+
+fn decide_guarded(facts: &Facts, policy: &Policy, mode: Mode, guards: &Guards) -> Decision {
+    let circumstances = Circumstances {
+        mode,
+        account: ACCOUNT,
+        now: "2026-11-24T10:00:00Z".parse().unwrap(),
+        guards,
+    };
+    open_ingress::decide(facts, policy, &circumstances)
+}
+
+const HIGH_RISK: &str = r#"{"allow":"high-risk-ports"}"#;
+
+/// Holds the plan for a group under the default policy against a text.
+#[track_caller]
+fn check(group: &str, expected: &str) {
+    check_under("{}", group, expected);
+}
+
+/// Holds the plan for a group under settings of the control against a text.
+#[track_caller]
+fn check_under(settings: &str, group: &str, expected: &str) {
+    assert_eq!(
+        written(&decision(settings, group)),
+        lines(expected),
+        "{group}"
+    );
+}
+
+fn decision(settings: &str, group: &str) -> Decision {
+    decide(&facts(group), &policy(settings), Mode::Enforce)
+}
+
+fn exposures(group: &str) -> Vec<Exposure> {
+    match decision("{}", group).verdict {
+        Verdict::Violates(finding) => finding.exposures,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn severity(group: &str) -> Severity {
+    match decision("{}", group).verdict {
+        Verdict::Violates(finding) => finding.severity,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn policy(settings: &str) -> Policy {
+    Policy::parse(&format!(
+        r#"{{"version":1,"controls":{{"open-ingress":{{"settings":{settings}}}}}}}"#
+    ))
+    .unwrap()
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+// --- a decision as text ---------------------------------------------------
+
+fn written(decision: &Decision) -> Vec<String> {
+    let Some(plan) = &decision.plan else {
+        return vec![match &decision.verdict {
+            Verdict::Compliant => "compliant".to_owned(),
+            Verdict::NotApplicable(why) => format!("not applicable: {why}"),
+            Verdict::Violates(_) => panic!("a violation without a plan"),
+        }];
+    };
+    let mut text = Vec::new();
+    if plan.disposition != Disposition::Enforce || !plan.reasons.is_empty() {
+        text.push(format!(
+            "{:?}: {}",
+            plan.disposition,
+            plan.reasons.join("; ")
+        ));
+    }
+    for change in &plan.changes {
+        let mut line = match &change.narrow_to {
+            Some(to) => format!("narrow {} to {}", change.rule.id, ec2(to)),
+            None => format!("revoke {}", change.rule.id),
+        };
+        for more in &change.authorise {
+            line += &format!(", authorise {}", ec2(more));
+        }
+        for lost in &change.lost {
+            line += &format!(", lose {lost}");
+        }
+        text.push(line);
+    }
+    text
+}
+
+/// A permission with the very numbers that EC2 is sent.
+fn ec2(permission: &Permission) -> String {
+    let (from, to) = (permission.from_port.unwrap(), permission.to_port.unwrap());
+    let protocol = &permission.protocol;
+    match protocol.as_str() {
+        "tcp" | "udp" if from == to => format!("{protocol} {from}"),
+        "tcp" | "udp" => format!("{protocol} {from}-{to}"),
+        _ => format!("{protocol} {from}/{to}"),
+    }
+}
+
+// --- a group from text ----------------------------------------------------
+
+fn facts(text: &str) -> Facts {
+    let mut group = SecurityGroup {
+        id: "sg-1".into(),
+        name: "web".into(),
+        owner: ACCOUNT.into(),
+        arn: format!("arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-1"),
+        vpc: Some("vpc-1".into()),
+        tags: Tags::new(),
+        vpc_opt_out: None,
+        rules: BTreeMap::new(),
+        prefix_lists: BTreeMap::new(),
+    };
+    for line in lines(text) {
+        if let Some(value) = line.strip_prefix("group tag") {
+            group
+                .tags
+                .insert(OPT_OUT_TAG.to_owned(), value.trim().to_owned());
+        } else if let Some(value) = line.strip_prefix("vpc tag") {
+            group.vpc_opt_out = Some(value.trim().to_owned());
+        } else if let Some(account) = line.strip_prefix("owner ") {
+            group.owner = account.to_owned();
+        } else if let Some((list, blocks)) = line.split_once(" =") {
+            let blocks = blocks.split_whitespace().map(str::to_owned).collect();
+            group
+                .prefix_lists
+                .insert(list.to_owned(), PrefixList::Entries(blocks));
+        } else if let Some(list) = line.strip_suffix(" unreadable") {
+            let why = PrefixList::Unreadable("InvalidPrefixListID.NotFound".to_owned());
+            group.prefix_lists.insert(list.to_owned(), why);
+        } else {
+            let rule = rule(&line);
+            group.rules.insert(rule.id.clone(), rule);
+        }
+    }
+    Facts::Group(Box::new(group))
+}
+
+fn rule(line: &str) -> IngressRule {
+    let (line, tag) = match line.split_once(" tag") {
+        Some((line, tag)) => (line, Some(tag.trim().to_owned())),
+        None => (line, None),
+    };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [id, protocol, ports, source] = words[..] else {
+        panic!("`{line}` is not `id protocol ports source`");
+    };
+    let pair = match ports.split_once('/') {
+        Some(pair) => Some(pair),
+        None if ports == "none" => None,
+        None => Some(ports.split_once('-').unwrap_or((ports, ports))),
+    };
+    let source = match source {
+        list if list.starts_with("pl-") => Source::PrefixList(list.to_owned()),
+        group if group.starts_with("sg-") => Source::SecurityGroup(group.to_owned()),
+        block if block.contains(':') => Source::Ipv6(block.to_owned()),
+        block => Source::Ipv4(block.to_owned()),
+    };
+    IngressRule {
+        id: id.to_owned(),
+        permission: Permission {
+            protocol: protocol.to_owned(),
+            from_port: pair.map(|(from, _)| from.parse().unwrap()),
+            to_port: pair.map(|(_, to)| to.parse().unwrap()),
+        },
+        source,
+        description: Some(format!("why {id} is there")),
+        tags: tag
+            .map(|tag| (OPT_OUT_TAG.to_owned(), tag))
+            .into_iter()
+            .collect(),
+    }
+}
+
+// --- 1. world-open rules --------------------------------------------------
+
+#[test]
+fn s1_a_rule_open_to_the_world_goes() {
+    check("a tcp 22 0.0.0.0/0", "revoke a");
+    check("a tcp 22 ::/0", "revoke a");
+    check("a udp 53 0.0.0.0/0", "revoke a");
+    check("a 6 22 0.0.0.0/0", "revoke a");
+    check("a 17 53 0.0.0.0/0", "revoke a");
+    check("a 47 -1/-1 0.0.0.0/0", "revoke a");
+    check("a 50 none 0.0.0.0/0", "revoke a");
+    check("a tcp 81-442 0.0.0.0/0", "revoke a");
+    check("a tcp 0 0.0.0.0/0", "revoke a");
+    check("a tcp 65535 0.0.0.0/0", "revoke a");
+}
+
+#[test]
+fn s1_host_bits_change_nothing() {
+    check("a tcp 22 198.51.100.9/0", "revoke a");
+    check("a tcp 22 10.1.2.3/0", "revoke a");
+    check("a tcp 22 2001:db8::1/0", "revoke a");
+    check("a tcp 22 fc00::1/0", "revoke a");
+}
+
+#[test]
+fn s1_families_are_judged_apart() {
+    // A /8 of IPv4 and a /16 of IPv6 are each at their limit, not together
+    // over one.
+    check("a tcp 22 52.0.0.0/8\n b tcp 22 2a00::/16", "compliant");
+    check("a tcp 22 52.0.0.0/8\n b tcp 22 ::/0", "revoke b");
+    check("a tcp 22 0.0.0.0/0\n b tcp 22 2a00::/16", "revoke a");
+    check("a tcp 22 0.0.0.0/0\n b tcp 22 ::/0", "revoke a\n revoke b");
+}
+
+// --- 2. sums and lists ----------------------------------------------------
+
+#[test]
+fn s2_parts_that_add_up_go_largest_first_until_the_limit_holds() {
+    check(
+        "a tcp 22 0.0.0.0/1\n b tcp 22 128.0.0.0/1",
+        "revoke a\n revoke b",
+    );
+    check("a tcp 22 ::/1\n b tcp 22 8000::/1", "revoke a");
+    check(
+        "a tcp 22 2000::/4\n b tcp 22 3000::/4",
+        "revoke a\n revoke b",
+    );
+    // Of sixteen /4, the last two are multicast and reserved: nobody's. The
+    // other fourteen each exceed the limit by themselves.
+    let sixteenths: String = (0..16)
+        .map(|i| format!("r{i:02} tcp 22 {}.0.0.0/4\n", i * 16))
+        .collect();
+    let first_fourteen: String = (0..14).map(|i| format!("revoke r{i:02}\n")).collect();
+    check(&sixteenths, &first_fourteen);
+    // 256 /8s of which two stay within 2^24... exactly one does.
+    check(
+        "a tcp 22 52.0.0.0/8\n b tcp 22 53.0.0.0/8\n c tcp 22 54.0.0.0/8",
+        "revoke a\n revoke b",
+    );
+    // Overlaps count once: all of these together are one /8.
+    check(
+        "a tcp 22 52.0.0.0/8\n b tcp 22 52.0.0.0/9\n c tcp 22 52.1.0.0/16",
+        "compliant",
+    );
+    // Only at the ports where they meet.
+    check(
+        "a tcp 20-22 52.0.0.0/8\n b tcp 22-25 53.0.0.0/8",
+        "narrow a to tcp 20-21",
+    );
+}
+
+#[test]
+fn s2_prefix_lists_count_with_their_entries() {
+    check("pl-1 = 0.0.0.0/0\n a tcp 22 pl-1", "revoke a");
+    check("pl-1 = 0.0.0.0/1 128.0.0.0/1\n a tcp 22 pl-1", "revoke a");
+    check("pl-1 = ::/0\n a tcp 22 pl-1", "revoke a");
+    check("pl-1 = 2000::/3\n a -1 -1/-1 pl-1", NARROWED_V6);
+    check(
+        "pl-1 = 10.0.0.0/8 192.168.0.0/16\n a tcp 22 pl-1",
+        "compliant",
+    );
+    check("pl-1 =\n a tcp 22 pl-1", "compliant");
+    check("pl-1 = 52.0.0.0/8\n a tcp 22 pl-1", "compliant");
+    check(
+        "pl-1 = 0.0.0.0/0\n a tcp 0-1024 pl-1",
+        "narrow a to tcp 80, authorise tcp 443",
+    );
+    // With a rule beside it: together over the limit, the larger one goes.
+    check(
+        "pl-1 = 52.0.0.0/9 52.128.0.0/9\n a tcp 22 pl-1\n b tcp 22 8.8.8.8/32",
+        "revoke a",
+    );
+    check(
+        "pl-1 = 52.0.0.0/9\n a tcp 22 pl-1\n b tcp 22 53.0.0.0/8",
+        "revoke b",
+    );
+    // The same entries in two lists are the same addresses, counted once.
+    check(
+        "pl-1 = 52.0.0.0/8\n pl-2 = 52.0.0.0/8\n a tcp 22 pl-1\n b tcp 22 pl-2",
+        "compliant",
+    );
+    // A list that no rule names admits nobody.
+    check("pl-1 = 0.0.0.0/0\n a tcp 22 8.8.8.8/32", "compliant");
+}
+
+const NARROWED_V6: &str =
+    "narrow a to tcp 80, authorise tcp 443, authorise icmpv6 2/-1, authorise icmpv6 128/-1";
+const NARROWED_V4: &str =
+    "narrow a to tcp 80, authorise tcp 443, authorise icmp 3/4, authorise icmp 8/-1";
+
+#[test]
+fn s2_an_unreadable_prefix_list_is_named_and_nothing_is_guessed() {
+    check(
+        "pl-1 unreadable\n a tcp 22 pl-1\n b tcp 22 0.0.0.0/0",
+        "Enforce: the prefix list pl-1 could not be read and was not judged: InvalidPrefixListID.NotFound
+         revoke b",
+    );
+    check("pl-1 unreadable\n a tcp 22 pl-1", "compliant");
+}
+
+// --- 3. what is no exposure -----------------------------------------------
+
+#[test]
+fn s3_private_special_and_small_public_sources_stay() {
+    for source in [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "224.0.0.0/3",
+        "fc00::/7",
+        "fe80::/10",
+        "ff00::/8",
+        "::/3",
+        "4000::/2",
+        "8000::/1",
+        "8.8.8.8/32",
+        "52.1.0.0/16",
+        "52.0.0.0/8",
+        "2a00:1450::/32",
+        "2a00::/16",
+        "2001:db8::/32",
+        "sg-2",
+        "444455556666/sg-2",
+    ] {
+        for permission in [
+            "tcp 22",
+            "tcp 0-65535",
+            "-1 -1/-1",
+            "icmp -1/-1",
+            "58 -1/-1",
+        ] {
+            check(&format!("a {permission} {source}"), "compliant");
+        }
+    }
+}
+
+#[test]
+fn s3_each_special_range_ends_where_the_registry_says() {
+    // With a limit of one address every public pair counts.
+    let strict = r#"{"max_public_bits":{"ipv4":0,"ipv6":0}}"#;
+    for (special, before, after) in [
+        ("0.0.0.0/8", None, Some("1.0.0.0/31")),
+        ("10.0.0.0/8", Some("9.255.255.254/31"), Some("11.0.0.0/31")),
+        (
+            "100.64.0.0/10",
+            Some("100.63.255.254/31"),
+            Some("100.128.0.0/31"),
+        ),
+        (
+            "127.0.0.0/8",
+            Some("126.255.255.254/31"),
+            Some("128.0.0.0/31"),
+        ),
+        (
+            "169.254.0.0/16",
+            Some("169.253.255.254/31"),
+            Some("169.255.0.0/31"),
+        ),
+        (
+            "172.16.0.0/12",
+            Some("172.15.255.254/31"),
+            Some("172.32.0.0/31"),
+        ),
+        (
+            "192.0.0.0/24",
+            Some("191.255.255.254/31"),
+            Some("192.0.1.0/31"),
+        ),
+        ("192.0.2.0/24", Some("192.0.1.254/31"), Some("192.0.3.0/31")),
+        (
+            "192.168.0.0/16",
+            Some("192.167.255.254/31"),
+            Some("192.169.0.0/31"),
+        ),
+        (
+            "198.18.0.0/15",
+            Some("198.17.255.254/31"),
+            Some("198.20.0.0/31"),
+        ),
+        (
+            "198.51.100.0/24",
+            Some("198.51.99.254/31"),
+            Some("198.51.101.0/31"),
+        ),
+        (
+            "203.0.113.0/24",
+            Some("203.0.112.254/31"),
+            Some("203.0.114.0/31"),
+        ),
+        ("224.0.0.0/4", Some("223.255.255.254/31"), None),
+        ("240.0.0.0/4", None, None),
+        ("::/3", None, Some("2000::/127")),
+        (
+            "4000::/2",
+            Some("3fff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127"),
+            None,
+        ),
+        ("8000::/1", None, None),
+        (
+            "2001:2::/48",
+            Some("2001:1:ffff:ffff:ffff:ffff:ffff:fffe/127"),
+            Some("2001:2:1::/127"),
+        ),
+        (
+            "2001:db8::/32",
+            Some("2001:db7:ffff:ffff:ffff:ffff:ffff:fffe/127"),
+            Some("2001:db9::/127"),
+        ),
+        (
+            "3fff::/20",
+            Some("3ffe:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127"),
+            Some("3fff:1000::/127"),
+        ),
+    ] {
+        check_under(strict, &format!("a tcp 22 {special}"), "compliant");
+        for neighbour in [before, after].into_iter().flatten() {
+            check_under(strict, &format!("a tcp 22 {neighbour}"), "revoke a");
+        }
+    }
+}
+
+#[test]
+fn s3_exactly_the_limit_stays_and_one_more_takes_the_largest_and_nothing_further() {
+    check("a tcp 22 52.0.0.0/8", "compliant");
+    check("a tcp 22 52.0.0.0/7", "revoke a");
+    check("a tcp 22 52.0.0.0/8\n b tcp 22 8.8.8.8/32", "revoke a");
+    check("b tcp 22 52.0.0.0/8\n a tcp 22 8.8.8.8/32", "revoke b");
+    check("a tcp 22 2a00::/16\n b tcp 22 2600::1/128", "revoke a");
+    check(
+        "a tcp 22 52.0.0.0/9\n b tcp 22 53.0.0.0/9\n c tcp 22 8.8.8.8/32\n d tcp 22 9.9.9.9/32",
+        "revoke a",
+    );
+    // Ties go by rule id.
+    check("b tcp 22 52.0.0.0/8\n a tcp 22 53.0.0.0/8", "revoke a");
+    check("a tcp 22 53.0.0.0/8\n b tcp 22 52.0.0.0/8", "revoke a");
+    // What is special does not count: 203.0.113.0/24 less, and one more fits.
+    check("a tcp 22 203.0.0.0/8\n b tcp 22 8.8.8.0/24", "compliant");
+    check(
+        "a tcp 22 203.0.0.0/8\n b tcp 22 8.8.8.0/24\n c tcp 22 9.9.9.9/32",
+        "revoke a",
+    );
+}
+
+#[test]
+fn s3_one_source_in_two_rules_is_one_source() {
+    check(
+        "a tcp 22 52.0.0.0/8\n b tcp 20-25 52.0.0.0/8\n c tcp 22 8.8.8.8/32",
+        "revoke a\n narrow b to tcp 20-21, authorise tcp 23-25",
+    );
+    // In another spelling too; and the tie goes by the first of its rules.
+    check(
+        "a tcp 22 52.9.9.9/8\n b tcp 22 53.0.0.0/8\n c tcp 20-22 52.0.0.0/8",
+        "revoke a\n narrow c to tcp 20-21",
+    );
+    check(
+        "a tcp 22 2a00::/16\n b tcp 22-23 2a00:0:0:1::/16\n c tcp 22 2600::1/128",
+        "revoke a\n narrow b to tcp 23",
+    );
+}
+
+// --- 4. what is allowed stays ---------------------------------------------
+
+#[test]
+fn s4_the_allowed_ports_of_a_range_stay() {
+    check("a tcp 80 0.0.0.0/0", "compliant");
+    check("a tcp 443 ::/0\n b 6 80 0.0.0.0/0", "compliant");
+    check("a udp 443 0.0.0.0/0", "revoke a");
+    check(
+        "a tcp 0-1024 0.0.0.0/0",
+        "narrow a to tcp 80, authorise tcp 443",
+    );
+    check("a tcp 79-80 0.0.0.0/0", "narrow a to tcp 80");
+    check("a tcp 80-81 0.0.0.0/0", "narrow a to tcp 80");
+    check("a tcp 80-443 ::/0", "narrow a to tcp 80, authorise tcp 443");
+    check("a 6 0-100 0.0.0.0/0", "narrow a to tcp 80");
+    for all in ["0-65535", "-1/-1", "none", "0/-1", "9/3"] {
+        check(
+            &format!("a tcp {all} 0.0.0.0/0"),
+            "narrow a to tcp 80, authorise tcp 443",
+        );
+        check(&format!("a udp {all} 0.0.0.0/0"), "revoke a");
+    }
+}
+
+#[test]
+fn s4_all_traffic_is_narrowed_to_what_is_allowed() {
+    for all in ["-1 -1/-1", "-1 none", "-1 0-65535", "-1 22"] {
+        check(&format!("a {all} 0.0.0.0/0"), NARROWED_V4);
+        check(&format!("a {all} ::/0"), NARROWED_V6);
+    }
+    check(
+        "a -1 -1/-1 0.0.0.0/0\n b -1 -1/-1 ::/0",
+        &format!("{NARROWED_V4}\n{}", NARROWED_V6.replace(" a ", " b ")),
+    );
+}
+
+#[test]
+fn s4_a_rule_of_the_other_family_lends_no_protocol() {
+    // ICMP means nothing over IPv6: narrowing `b` must not authorise it there,
+    // just because a rule for IPv4 names it. And the other way round.
+    check(
+        "a icmp 8/-1 0.0.0.0/0\n b -1 -1/-1 ::/0",
+        &NARROWED_V6.replace(" a ", " b "),
+    );
+    check("b icmpv6 128/-1 ::/0\n a -1 -1/-1 0.0.0.0/0", NARROWED_V4);
+    check(
+        "b icmpv6 128/-1 fc00::/7\n a -1 -1/-1 0.0.0.0/0\n c icmp 8/-1 sg-2",
+        NARROWED_V4,
+    );
+    // Where a rule does name it, it is judged.
+    check(
+        "a icmpv6 -1/-1 0.0.0.0/0",
+        "narrow a to icmpv6 2/-1, authorise icmpv6 128/-1",
+    );
+}
+
+#[test]
+fn s4_everything_but_the_high_risk_ports() {
+    check_under(HIGH_RISK, "a tcp 8443 0.0.0.0/0", "compliant");
+    check_under(HIGH_RISK, "a udp 53 ::/0", "compliant");
+    check_under(HIGH_RISK, "a icmp -1/-1 0.0.0.0/0", "compliant");
+    check_under(HIGH_RISK, "a 47 -1/-1 0.0.0.0/0", "compliant");
+    check_under(HIGH_RISK, "a tcp 22 0.0.0.0/0", "revoke a");
+    check_under(HIGH_RISK, "a udp 3389 ::/0", "revoke a");
+    check_under(HIGH_RISK, "a tcp 20-25 0.0.0.0/0", "narrow a to tcp 24");
+    check_under(
+        HIGH_RISK,
+        "a tcp 20-26 0.0.0.0/0",
+        "narrow a to tcp 24, authorise tcp 26",
+    );
+    for port in [
+        20, 21, 22, 23, 25, 110, 135, 143, 445, 1433, 1434, 3000, 3306, 3389, 4333, 5000, 5432,
+        5500, 5601, 8080, 8088, 8888, 9200, 9300,
+    ] {
+        check_under(HIGH_RISK, &format!("a tcp {port} 0.0.0.0/0"), "revoke a");
+    }
+}
+
+#[test]
+fn s4_all_traffic_but_the_high_risk_ports_names_what_no_rule_can_say() {
+    let few = r#"{"allow":"high-risk-ports","high_risk_ports":[22,"3380-3390"]}"#;
+    check_under(
+        few,
+        "a -1 -1/-1 0.0.0.0/0",
+        "narrow a to tcp 0-21, authorise tcp 23-3379, authorise tcp 3391-65535, authorise udp 0-21, authorise udp 23-3379, authorise udp 3391-65535, authorise icmp -1/-1, lose every other protocol",
+    );
+    check_under(
+        few,
+        "a -1 -1/-1 ::/0",
+        "narrow a to tcp 0-21, authorise tcp 23-3379, authorise tcp 3391-65535, authorise udp 0-21, authorise udp 23-3379, authorise udp 3391-65535, authorise icmpv6 -1/-1, lose every other protocol",
+    );
+    // A protocol that a rule of the family names can be said; others cannot.
+    check_under(
+        few,
+        "a -1 -1/-1 0.0.0.0/0\n b 47 -1/-1 8.8.8.8/32",
+        "narrow a to tcp 0-21, authorise tcp 23-3379, authorise tcp 3391-65535, authorise udp 0-21, authorise udp 23-3379, authorise udp 3391-65535, authorise icmp -1/-1, authorise 47 -1/-1, lose every other protocol",
+    );
+    // With the ports of Security Hub: as many remainders as there are gaps.
+    let plan = decision(HIGH_RISK, "a -1 -1/-1 0.0.0.0/0").plan.unwrap();
+    let change = &plan.changes[0];
+    assert_eq!(ec2(change.narrow_to.as_ref().unwrap()), "tcp 0-19");
+    assert_eq!(change.authorise.len(), 20 + 21 + 1);
+    assert_eq!(ec2(&change.authorise[0]), "tcp 24");
+    assert_eq!(ec2(&change.authorise[19]), "tcp 9301-65535");
+    assert_eq!(ec2(&change.authorise[20]), "udp 0-19");
+    assert_eq!(ec2(&change.authorise[41]), "icmp -1/-1");
+    assert_eq!(change.lost, ["every other protocol"]);
+}
+
+#[test]
+fn s4_settings_are_obeyed() {
+    let ports = r#"{"authorised_ports":{"tcp":["8000-8100",443],"udp":[443]}}"#;
+    check_under(
+        ports,
+        "a tcp 0-65535 0.0.0.0/0\n b udp 400-500 0.0.0.0/0\n c tcp 8010-8020 ::/0",
+        "narrow a to tcp 443, authorise tcp 8000-8100
+         narrow b to udp 443",
+    );
+    check_under(ports, "a tcp 80 0.0.0.0/0", "revoke a");
+    check_under(
+        ports,
+        "a tcp 8050-9000 0.0.0.0/0",
+        "narrow a to tcp 8050-8100",
+    );
+    let none = r#"{"authorised_ports":{},"icmp":[],"icmpv6":[]}"#;
+    check_under(none, "a -1 -1/-1 0.0.0.0/0", "revoke a");
+    check_under(none, "a -1 -1/-1 ::/0", "revoke a");
+    let whole = r#"{"authorised_ports":{"tcp":["0-65535"]}}"#;
+    check_under(whole, "a tcp -1/-1 0.0.0.0/0", "compliant");
+    check_under(
+        whole,
+        "a -1 -1/-1 0.0.0.0/0",
+        "narrow a to tcp 0-65535, authorise icmp 3/4, authorise icmp 8/-1",
+    );
+    // Limits, by family.
+    let small = r#"{"max_public_bits":{"ipv4":8,"ipv6":64}}"#;
+    check_under(small, "a tcp 22 8.8.8.0/24", "compliant");
+    check_under(small, "a tcp 22 8.8.8.0/23", "revoke a");
+    check_under(small, "a tcp 22 2a00::/64", "compliant");
+    check_under(small, "a tcp 22 2a00::/63", "revoke a");
+    let large = r#"{"max_public_bits":{"ipv4":32,"ipv6":128}}"#;
+    check_under(large, "a -1 -1/-1 0.0.0.0/0\n b tcp 22 ::/0", "compliant");
+    // One setting leaves the others at their defaults.
+    check_under(r#"{"icmp":[]}"#, "a tcp 22-80 ::/0", "narrow a to tcp 80");
+}
+
+#[test]
+fn s4_what_another_rule_of_the_source_grants_is_not_granted_twice() {
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b tcp 80 0.0.0.0/0",
+        "narrow a to tcp 443",
+    );
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b tcp 80 1.2.3.4/0\n c 6 443 0.0.0.0/0",
+        "revoke a",
+    );
+    // Another source's rule is none of its own, however wide.
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b tcp 80 0.0.0.0/1",
+        "narrow a to tcp 80, authorise tcp 443",
+    );
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b tcp 80 ::/0",
+        "narrow a to tcp 80, authorise tcp 443",
+    );
+    // Two wide rules of one source at once share the remainders.
+    check(
+        "a tcp 0-100 0.0.0.0/0\n b tcp 50-1024 0.0.0.0/0",
+        "narrow a to tcp 80\n narrow b to tcp 443",
+    );
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b -1 -1/-1 0.0.0.0/0",
+        "narrow a to tcp 80, authorise tcp 443
+         narrow b to icmp 3/4, authorise icmp 8/-1",
+    );
+    check(
+        "a tcp 0-1024 0.0.0.0/0\n b tcp 0-2048 0.0.0.0/0",
+        "revoke b\n narrow a to tcp 80, authorise tcp 443",
+    );
+    // A wider rule that stays grants its parts, too.
+    check(
+        "a tcp 20-100 0.0.0.0/0\n b tcp 20-100 0.0.0.0/0 tag all",
+        "revoke a",
+    );
+}
+
+#[test]
+fn s4_revokes_come_before_narrowings_each_by_rule_id() {
+    check(
+        "a tcp 0-100 0.0.0.0/0\n b tcp 22 0.0.0.0/0\n c tcp 0-500 ::/0\n d tcp 22 ::/0\n e udp 1 0.0.0.0/0",
+        "revoke b
+         revoke d
+         revoke e
+         narrow a to tcp 80
+         narrow c to tcp 80, authorise tcp 443",
+    );
+}
+
+#[test]
+fn s4_part_of_all_traffic_may_exceed_the_limit_at_one_port_only() {
+    // `a` alone is within the limit; with `b` it is not, at port 22. What is
+    // left of `a` is said with rules as far as rules can say it.
+    check(
+        "a -1 -1/-1 52.0.0.0/8\n b tcp 22 8.8.8.8/32",
+        "narrow a to tcp 0-21, authorise tcp 23-65535, authorise udp 0-65535, authorise icmp -1/-1, lose every other protocol",
+    );
+    check(
+        "a icmp -1/-1 52.0.0.0/8\n b icmp 13/-1 8.8.8.8/32",
+        "revoke a, lose the other types of icmp",
+    );
+}
+
+// --- 5. ICMP --------------------------------------------------------------
+
+#[test]
+fn s5_icmp_is_narrowed_to_the_allowed_types() {
+    for all in ["icmp -1/-1", "1 -1/-1", "icmp none", "icmp -1/4"] {
+        check(
+            &format!("a {all} 0.0.0.0/0"),
+            "narrow a to icmp 3/4, authorise icmp 8/-1",
+        );
+    }
+    for all in ["icmpv6 -1/-1", "58 -1/-1", "58 none"] {
+        check(
+            &format!("a {all} ::/0"),
+            "narrow a to icmpv6 2/-1, authorise icmpv6 128/-1",
+        );
+    }
+    for allowed in ["icmp 3/4", "icmp 8/-1", "icmp 8/0", "1 8/3"] {
+        check(&format!("a {allowed} 0.0.0.0/0"), "compliant");
+    }
+    for allowed in ["icmpv6 2/-1", "icmpv6 2/0", "58 128/-1", "icmpv6 128/0"] {
+        check(&format!("a {allowed} ::/0"), "compliant");
+    }
+    for forbidden in ["icmp 3/3", "icmp 3/5", "icmp 0/-1", "icmp 13/0", "1 255/-1"] {
+        check(&format!("a {forbidden} 0.0.0.0/0"), "revoke a");
+    }
+    for forbidden in ["icmpv6 1/-1", "icmpv6 129/0", "58 3/-1"] {
+        check(&format!("a {forbidden} ::/0"), "revoke a");
+    }
+    check("a icmp 3/-1 0.0.0.0/0", "narrow a to icmp 3/4");
+    // Settings.
+    let echo = r#"{"icmp":[{"type":8},{"type":9},{"type":255,"code":255}]}"#;
+    check_under(
+        echo,
+        "a icmp -1/-1 0.0.0.0/0",
+        "narrow a to icmp 8/-1, authorise icmp 9/-1, authorise icmp 255/255",
+    );
+    check_under(echo, "a icmp 3/4 0.0.0.0/0", "revoke a");
+}
+
+#[test]
+fn s5_ports_of_tcp_and_types_of_icmp_never_mix() {
+    check("a icmp 80/-1 0.0.0.0/0", "revoke a");
+    check("a tcp 8 0.0.0.0/0", "revoke a");
+    check("a tcp 22 52.0.0.0/8\n b udp 22 53.0.0.0/8", "compliant");
+    check(
+        "a icmp 13/-1 52.0.0.0/8\n b icmp 14/-1 53.0.0.0/8",
+        "compliant",
+    );
+    check(
+        "a icmp 13/-1 53.0.0.0/9\n b icmp 13/2 52.0.0.0/8\n c icmp 13/3 52.0.0.0/8",
+        "revoke b\n revoke c",
+    );
+}
+
+// --- 6. opted-out rules ---------------------------------------------------
+
+#[test]
+fn s6_an_opted_out_rule_stays_and_takes_nobody_with_it() {
+    for tag in [
+        "all",
+        "open-ingress",
+        "open-ingress until=2026-11-24 owner=team-web",
+    ] {
+        check(
+            &format!("a tcp 22 0.0.0.0/0 tag {tag}\n b tcp 22 ::/0"),
+            "revoke b",
+        );
+        check(
+            &format!(
+                "a tcp 22 0.0.0.0/0 tag {tag}\n b tcp 22 52.0.0.0/8\n c tcp 22 8.8.8.8/32 tag {tag}"
+            ),
+            "Exempt: the tag backstop:opt-out opts it out",
+        );
+    }
+    // Malformed is held, like exempt, but told as what it is.
+    check("a tcp 22 0.0.0.0/0 tag yes\n b tcp 22 ::/0", "revoke b");
+    check(
+        "a tcp 22 0.0.0.0/0 tag yes",
+        "Held: the tag backstop:opt-out cannot be read",
+    );
+    check(
+        "a tcp 22 0.0.0.0/0 tag yes\n b tcp 22 ::/0 tag all",
+        "Held: the tag backstop:opt-out cannot be read",
+    );
+    // Ended and foreign ones do not hold.
+    check("a tcp 22 0.0.0.0/0 tag all until=2026-11-23", "revoke a");
+    // An opted-out rule's own part is still found.
+    check(
+        "a tcp 0-100 0.0.0.0/0 tag all",
+        "Exempt: the tag backstop:opt-out opts it out",
+    );
+    // Compliant rules need no opt-out, whatever their tag says.
+    check("a tcp 443 0.0.0.0/0 tag yes", "compliant");
+    check("a tcp 22 10.0.0.0/8 tag all", "compliant");
+    // An opted-out rule that is over the limit only with a neighbour, which
+    // alone is not: nothing of the neighbour goes.
+    check(
+        "a tcp 22 52.0.0.0/8 tag all\n b tcp 22 8.8.8.8/32",
+        "Exempt: the tag backstop:opt-out opts it out",
+    );
+    check(
+        "b tcp 22 52.0.0.0/8\n a tcp 22 8.8.8.8/32 tag all",
+        "compliant",
+    );
+}
+
+#[test]
+fn s6_exposures_carry_their_rules_own_opt_out() {
+    let exposures = exposures(
+        "a tcp 22 0.0.0.0/0 tag all until=2026-11-23\n b tcp 22 ::/0 tag yes\n c tcp 22 2000::/3",
+    );
+    let states: Vec<String> = exposures
+        .iter()
+        .map(|e| format!("{} {:?}", e.rule.id, e.exemption))
+        .collect();
+    assert!(states[0].starts_with("a Ended"), "{states:?}");
+    assert!(states[1].starts_with("b Malformed"), "{states:?}");
+    assert_eq!(states[2], "c None");
+}
+
+// --- 7. opted-out groups, foreign groups, modes ---------------------------
+
+#[test]
+fn s7_an_opted_out_group_is_found_and_not_changed() {
+    let exempt = "Exempt: the tag backstop:opt-out opts it out\n revoke a";
+    let held = "Held: the tag backstop:opt-out cannot be read\n revoke a";
+    let open = "a tcp 22 0.0.0.0/0\n";
+    for (tags, expected) in [
+        ("group tag all", exempt),
+        ("group tag open-ingress until=2027-01-31", exempt),
+        ("vpc tag all", exempt),
+        ("vpc tag open-ingress", exempt),
+        ("group tag yes", held),
+        ("group tag", held),
+        ("vpc tag yes", held),
+        ("group tag all\n vpc tag yes", exempt),
+        ("group tag yes\n vpc tag all", exempt),
+        ("group tag all until=2026-11-23", "revoke a"),
+        ("vpc tag all until=2026-11-23", "revoke a"),
+        (
+            "group tag all until=2026-11-23\n vpc tag all until=2026-11-24",
+            exempt,
+        ),
+    ] {
+        check(&format!("{open}{tags}"), expected);
+    }
+    check("group tag yes\n a tcp 443 0.0.0.0/0", "compliant");
+    // The group's opt-out speaks for its rules: a tag on one of them that
+    // cannot be read holds nothing that is not held already.
+    check(
+        "group tag all\n a tcp 22 0.0.0.0/0 tag yes",
+        "Exempt: the tag backstop:opt-out opts it out",
+    );
+}
+
+#[test]
+fn s7_the_policy_may_demand_an_end() {
+    let strict = Policy::parse(r#"{"version":1,"opt_out":{"require_end":true}}"#).unwrap();
+    for (group, expected) in [
+        (
+            "a tcp 22 0.0.0.0/0\n group tag all",
+            "Held: the tag backstop:opt-out cannot be read\n revoke a",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0\n vpc tag all",
+            "Held: the tag backstop:opt-out cannot be read\n revoke a",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0 tag all",
+            "Held: the tag backstop:opt-out cannot be read",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0 tag all until=2027-01-31",
+            "Exempt: the tag backstop:opt-out opts it out",
+        ),
+    ] {
+        let decision = decide(&facts(group), &strict, Mode::Enforce);
+        assert_eq!(written(&decision), lines(expected), "{group}");
+    }
+}
+
+#[test]
+fn s7_another_accounts_group_is_told_not_changed() {
+    check(
+        "owner 444455556666\n a tcp 22 0.0.0.0/0",
+        "NotOwned: the group belongs to the account 444455556666\n revoke a",
+    );
+    check(
+        "owner 444455556666\n group tag all\n a tcp 22 0.0.0.0/0",
+        "NotOwned: the group belongs to the account 444455556666\n revoke a",
+    );
+    check("owner 444455556666\n a tcp 443 0.0.0.0/0", "compliant");
+}
+
+#[test]
+fn s7_only_enforce_changes_something() {
+    let open = facts("a tcp 22 0.0.0.0/0");
+    let with = |policy: &str, mode| {
+        let policy = Policy::parse(policy).unwrap();
+        let plan = decide(&open, &policy, mode).plan.unwrap();
+        assert_eq!(plan.changes.len(), 1, "the plan is told in every mode");
+        (plan.disposition.clone(), plan.changes_something())
+    };
+    let unnamed = r#"{"version":1}"#;
+    assert_eq!(with(unnamed, Mode::Enforce), (Disposition::Enforce, true));
+    assert_eq!(
+        with(unnamed, Mode::Notify),
+        (Disposition::NotifyOnly, false)
+    );
+    assert_eq!(with(unnamed, Mode::Off), (Disposition::NotifyOnly, false));
+    // The policy's mode goes before the stack's.
+    let named = |mode: &str| {
+        format!(r#"{{"version":1,"controls":{{"open-ingress":{{"mode":"{mode}"}}}}}}"#)
+    };
+    assert_eq!(
+        with(&named("enforce"), Mode::Notify),
+        (Disposition::Enforce, true)
+    );
+    assert_eq!(
+        with(&named("notify"), Mode::Enforce),
+        (Disposition::NotifyOnly, false)
+    );
+    assert_eq!(
+        with(&named("off"), Mode::Enforce),
+        (Disposition::NotifyOnly, false)
+    );
+    // Opted out in mode notify is still opted out.
+    let plan = decide(
+        &facts("group tag all\n a tcp 22 0.0.0.0/0"),
+        &Policy::default(),
+        Mode::Notify,
+    )
+    .plan
+    .unwrap();
+    assert_eq!(plan.disposition, Disposition::Exempt);
+}
+
+// --- 9. guards --------------------------------------------------------------
+
+#[test]
+fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
+    use backstop_core::guards::{Fights, Trip};
+    let open = facts("a tcp 22 0.0.0.0/0");
+    let enforce = Policy::default();
+    let trip = Trip {
+        at: "2026-11-24T09:00:00Z".parse().unwrap(),
+        why: "51 changes in an hour".into(),
+    };
+    let mut fights = Fights::default();
+    let fingerprint = exposures("a tcp 22 0.0.0.0/0")[0].fingerprint.clone();
+    for round in 0..9 {
+        fights.note(
+            &format!("{round}"),
+            [fingerprint.as_str()],
+            "2026-11-24T09:00:00Z".parse().unwrap(),
+            &enforce.fights,
+            None,
+        );
+    }
+    let one_less = {
+        let mut fights = Fights::default();
+        for round in 0..8 {
+            let at = "2026-11-24T09:00:00Z".parse().unwrap();
+            fights.note(
+                &format!("{round}"),
+                [fingerprint.as_str()],
+                at,
+                &enforce.fights,
+                None,
+            );
+        }
+        Guards {
+            fights,
+            ..Guards::default()
+        }
+    };
+    let killed = Policy::parse(r#"{"version":1,"kill_switch":true}"#).unwrap();
+    for (policy, guards, disposition, why) in [
+        (
+            &killed,
+            Guards::default(),
+            Disposition::Stopped,
+            "the kill switch is on",
+        ),
+        (
+            &enforce,
+            Guards {
+                control_tripped: Some(trip.clone()),
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "the control has tripped: 51 changes in an hour",
+        ),
+        (
+            &enforce,
+            Guards {
+                resource_tripped: Some(trip.clone()),
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "the control has tripped for this group: 51 changes in an hour",
+        ),
+        (
+            &enforce,
+            Guards {
+                fights,
+                ..Guards::default()
+            },
+            Disposition::Tripped,
+            "9 times in 24 hours",
+        ),
+    ] {
+        let plan = decide_guarded(&open, policy, Mode::Enforce, &guards)
+            .plan
+            .unwrap();
+        assert_eq!(plan.disposition, disposition);
+        assert!(
+            plan.reasons.iter().any(|r| r.contains(why)),
+            "{:?}",
+            plan.reasons
+        );
+        assert_eq!(plan.changes.len(), 1, "what would be done is told");
+        let notify = decide_guarded(&open, policy, Mode::Notify, &guards)
+            .plan
+            .unwrap();
+        assert_eq!(
+            notify.disposition,
+            Disposition::NotifyOnly,
+            "a guard of nothing"
+        );
+    }
+    let plan = decide_guarded(&open, &enforce, Mode::Enforce, &one_less)
+        .plan
+        .unwrap();
+    assert_eq!(
+        plan.disposition,
+        Disposition::Enforce,
+        "the ninth time is still put right"
+    );
+}
+
+#[test]
+fn s9_what_was_there_before_enforce_stays_and_takes_nothing_with_it() {
+    let old = exposures("a tcp 22 0.0.0.0/0")[0].fingerprint.clone();
+    let guards = Guards {
+        baseline: [old].into(),
+        ..Guards::default()
+    };
+    let under = |policy: &str, group: &str| {
+        let policy = Policy::parse(policy).unwrap();
+        written(&decide_guarded(
+            &facts(group),
+            &policy,
+            Mode::Enforce,
+            &guards,
+        ))
+    };
+    let unnamed = r#"{"version":1}"#;
+    // The same opening under another id is still the old one.
+    assert_eq!(
+        under(unnamed, "b tcp 22 198.51.100.9/0"),
+        lines(
+            "Existing: it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`"
+        ),
+    );
+    // What is new goes, the old rule stays, and a neighbour's rule that is fine
+    // by itself does not go for the old one's sake.
+    assert_eq!(
+        under(
+            unnamed,
+            "a tcp 22 0.0.0.0/0\n b tcp 3389 0.0.0.0/0\n c tcp 22 52.95.0.0/16"
+        ),
+        lines("revoke b"),
+    );
+    let fix = r#"{"version":1,"controls":{"open-ingress":{"existing":"enforce"}}}"#;
+    assert_eq!(under(fix, "a tcp 22 0.0.0.0/0"), lines("revoke a"));
+}
+
+// --- 8. nothing to do -----------------------------------------------------
+
+#[test]
+fn s8_gone_empty_and_compliant_groups_need_nothing() {
+    let gone = decide(&Facts::Gone, &Policy::default(), Mode::Enforce);
+    assert_eq!(written(&gone), ["not applicable: the group is gone"]);
+    check("", "compliant");
+    check(
+        "a tcp 22 sg-2\n b -1 -1/-1 sg-1\n c tcp 443 0.0.0.0/0\n d tcp 22 10.0.0.0/8",
+        "compliant",
+    );
+}
+
+#[test]
+fn s8_what_cannot_be_a_block_admits_nobody_that_could_be_counted() {
+    check(
+        "a tcp 22 0.0.0.0\n b tcp 22 0.0.0.0/33\n c tcp 22 world\n d tcp 22 ::/129\n e tcp 22 pl-9",
+        "compliant",
+    );
+}
+
+// --- what is said about it ------------------------------------------------
+
+#[test]
+fn group_references_and_neighbours_are_left_alone() {
+    check(
+        "a tcp 22 0.0.0.0/0\n b tcp 22 sg-2\n c tcp 22 10.0.0.0/8\n d tcp 22 8.8.8.8/32\n e -1 -1/-1 sg-1\n f tcp 443 0.0.0.0/0\n g tcp 22 52.1.0.0/16",
+        "revoke a",
+    );
+}
+
+#[test]
+fn a_plan_holds_every_rule_it_touches_in_full() {
+    let text = "a tcp 0-100 1.2.3.4/0 tag all until=2020-01-01\n b udp 1 ::/0\n c tcp 80 ::/0";
+    let Facts::Group(group) = facts(text) else {
+        panic!("no group")
+    };
+    let plan = decision("{}", text).plan.unwrap();
+    let mut touched = group.rules.clone();
+    touched.remove("c");
+    assert_eq!(plan.before(), touched);
+    assert_eq!(
+        plan.before()["a"].description.as_deref(),
+        Some("why a is there")
+    );
+    assert_eq!(plan.before()["a"].tags.len(), 1);
+    assert_eq!(plan.before()["a"].source, Source::Ipv4("1.2.3.4/0".into()));
+}
+
+#[test]
+fn exposures_say_what_goes_and_what_stays() {
+    let said = |group: &str| {
+        let exposures = exposures(group);
+        let one = &exposures[0];
+        format!("{} | {}", one.exposed.join(", "), one.allowed.join(", "))
+    };
+    assert_eq!(said("a tcp 22 0.0.0.0/0"), "tcp 22 | ");
+    assert_eq!(said("a tcp 79-80 ::/0"), "tcp 79 | tcp 80");
+    assert_eq!(said("a tcp 21-80 ::/0"), "tcp 21-79 | tcp 80");
+    assert_eq!(said("a udp none ::/0"), "all udp ports | ");
+    assert_eq!(
+        said("a -1 -1/-1 0.0.0.0/0"),
+        "tcp 0-79, tcp 81-442, tcp 444-65535, all udp ports, the other types of icmp, every other protocol | tcp 80, tcp 443, icmp type 3 code 4, icmp type 8",
+    );
+    assert_eq!(
+        said("a icmp -1/-1 0.0.0.0/0"),
+        "the other types of icmp | icmp type 3 code 4, icmp type 8"
+    );
+    assert_eq!(said("a 47 -1/-1 0.0.0.0/0"), "protocol 47 | ");
+}
+
+#[test]
+fn how_much_a_source_admits_and_whether_it_has_a_private_part() {
+    for (source, addresses, private) in [
+        ("52.0.0.0/7", 1_u128 << 25, false),
+        ("8.0.0.0/6", 3 << 24, true), // with 10.0.0.0/8
+        ("172.0.0.0/7", (1 << 25) - (1 << 20), true),
+        ("0.0.0.0/0", 3_702_258_688, true),
+        ("2600::/12", 1 << 116, false),
+        ("2000::/15", (1 << 113) - (1 << 96) - (1 << 80), true),
+        (
+            "2000::/3",
+            (1 << 125) - (1 << 96) - (1 << 80) - (1 << 108),
+            true,
+        ),
+        (
+            "::/0",
+            (1 << 125) - (1 << 96) - (1 << 80) - (1 << 108),
+            true,
+        ),
+    ] {
+        let exposure = &exposures(&format!("a tcp 22 {source}"))[0];
+        assert_eq!(
+            (exposure.public_addresses, exposure.private_part),
+            (addresses, private),
+            "{source}"
+        );
+    }
+    let exposure =
+        &exposures("pl-1 = 52.0.0.0/8 52.0.0.0/9 54.0.0.0/8 10.0.0.0/24\n a tcp 22 pl-1")[0];
+    assert_eq!(
+        (exposure.public_addresses, exposure.private_part),
+        (1 << 25, true)
+    );
+}
+
+#[test]
+fn severity_is_critical_where_a_high_risk_port_is_open() {
+    for (group, expected) in [
+        ("a tcp 22 0.0.0.0/0", Severity::Critical),
+        ("a udp 22 0.0.0.0/0", Severity::Critical),
+        ("a tcp 20-24 ::/0", Severity::Critical),
+        ("a -1 -1/-1 ::/0", Severity::Critical),
+        ("a tcp 1-19 ::/0", Severity::High),
+        ("a tcp 24 ::/0", Severity::High),
+        ("a icmp -1/-1 0.0.0.0/0", Severity::High),
+        ("a icmp 0/22 0.0.0.0/0", Severity::High),
+        ("a 47 -1/-1 0.0.0.0/0", Severity::High),
+        // What stays does not count, and the worst rule decides.
+        ("a tcp 20-25 10.0.0.0/8\n b tcp 24 ::/0", Severity::High),
+        (
+            "a tcp 24 ::/0\n b tcp 22 0.0.0.0/0\n c tcp 26 ::/0",
+            Severity::Critical,
+        ),
+    ] {
+        assert_eq!(severity(group), expected, "{group}");
+    }
+}
+
+#[test]
+fn a_fingerprint_stays_when_a_rule_is_put_back_under_another_id() {
+    let of = |group: &str| exposures(group)[0].fingerprint.clone();
+    let first = of("a tcp 22 0.0.0.0/0");
+    for same in [
+        "zz tcp 22 0.0.0.0/0",
+        "a tcp 22 9.9.9.9/0",
+        "a 6 22 0.0.0.0/0",
+        "a tcp 22 0.0.0.0/0 tag all",
+        "b tcp 22 0.0.0.0/0\n c tcp 23 0.0.0.0/0",
+    ] {
+        assert_eq!(of(same), first, "{same}");
+    }
+    for other in [
+        "a tcp 23 0.0.0.0/0",
+        "a tcp 22-23 0.0.0.0/0",
+        "a udp 22 0.0.0.0/0",
+        "a tcp 22 ::/0",
+        "a tcp 22 0.0.0.0/1",
+        "pl-1 = 0.0.0.0/0\n a tcp 22 pl-1",
+    ] {
+        assert_ne!(of(other), first, "{other}");
+    }
+}
