@@ -147,6 +147,7 @@ impl Ec2 {
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
+            "CreateVolume" => self.create_volume(call, now),
             "DeleteVolume" => self.delete_volume(call),
             "DetachVolume" => self.detach(call),
             "AttachVolume" => self.attach(call, now),
@@ -480,26 +481,48 @@ impl Ec2 {
 
     fn copy_volumes(&mut self, call: &Call, now: Timestamp) -> Answer {
         let source = self.volume(call, "SourceVolumeId")?;
-        let token = call.parameter("ClientToken").unwrap().to_owned();
-        let id = match self.tokens.get(&token) {
-            Some(id) => id.clone(),
-            None => {
-                let id = self.new_id("vol");
-                let copy = Volume {
-                    encrypted: self.volumes[&source].encrypted
-                        || call.parameter("Encrypted") == Some("true"),
-                    created: now,
-                    ready: now + MADE,
-                    attached: None,
-                    tags: call.tags("TagSpecification.1.Tag"),
-                };
-                self.volumes.insert(id.clone(), copy);
-                self.tokens.insert(token, id.clone());
-                id
-            }
-        };
+        let encrypted = self.volumes[&source].encrypted;
+        let id = self.new_volume(call, encrypted, now);
         let volume = volume_item(&id, &self.volumes[&id], now);
         Ok(format!("<volumeSet>{volume}</volumeSet>"))
+    }
+
+    fn create_volume(&mut self, call: &Call, now: Timestamp) -> Answer {
+        let snapshot = call.parameter("SnapshotId").unwrap();
+        let Some(Snapshot {
+            volume, started, ..
+        }) = self.snapshots.get(snapshot)
+        else {
+            return Err(("InvalidSnapshot.NotFound", snapshot.to_owned()));
+        };
+        if now < *started + MADE {
+            return Err(("IncorrectState", format!("{snapshot} is pending")));
+        }
+        let encrypted = self.volumes.get(volume).is_some_and(|of| of.encrypted);
+        let id = self.new_volume(call, encrypted, now);
+        Ok(format!(
+            "<volumeId>{id}</volumeId><status>creating</status>"
+        ))
+    }
+
+    /// A volume made of something that may be encrypted; of the same client token
+    /// there is one.
+    fn new_volume(&mut self, call: &Call, encrypted: bool, now: Timestamp) -> String {
+        let token = call.parameter("ClientToken").unwrap().to_owned();
+        if let Some(id) = self.tokens.get(&token) {
+            return id.clone();
+        }
+        let id = self.new_id("vol");
+        let volume = Volume {
+            encrypted: encrypted || call.parameter("Encrypted") == Some("true"),
+            created: now,
+            ready: now + MADE,
+            attached: None,
+            tags: call.tags("TagSpecification.1.Tag"),
+        };
+        self.volumes.insert(id.clone(), volume);
+        self.tokens.insert(token, id.clone());
+        id
     }
 
     fn delete_volume(&mut self, call: &Call) -> Answer {

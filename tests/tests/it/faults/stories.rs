@@ -11,7 +11,7 @@ use backstop_wire::memory::ec2::{Instance, Rule, Tags, Volume};
 use backstop_wire::memory::systems_manager::PatchState;
 use serde_json::{Value, json};
 
-use super::account::Account;
+use super::account::{Account, Way};
 use super::{End, Story};
 
 /// Some hundred changes in an hour are more than any budget expects.
@@ -370,7 +370,11 @@ impl Story for Patch {
         let mut wrong = told(account, &records, end);
         // What keeps the command from being sent and will not pass by itself is
         // told, and the instance is left alone until a person has seen to it.
-        let refused = end.refused(&["DescribeSnapshots", "CreateSnapshots", "SendCommand"]);
+        let refused = end.refused(&[
+            ("DescribeSnapshots", 0),
+            ("CreateSnapshots", 0),
+            ("SendCommand", 0),
+        ]);
         let expected: &[&str] = match (refused, end.again) {
             (false, _) => &["remediated"],
             (true, false) => &["failed"],
@@ -387,7 +391,7 @@ impl Story for Patch {
             wrong.push(format!("the commands are {commands:?}"));
         }
         let snapshots = cloud.ec2.snapshots.len();
-        let taken = !end.refused(&["DescribeSnapshots", "CreateSnapshots"]);
+        let taken = !end.refused(&[("DescribeSnapshots", 0), ("CreateSnapshots", 0)]);
         if snapshots != usize::from(taken) {
             wrong.push(format!("there are {snapshots} snapshots"));
         }
