@@ -143,7 +143,7 @@ struct State {
     calls: Vec<Call>,
     injections: Vec<Injection>,
     under_way: usize,
-    last: Option<Instant>,
+    answered: usize,
 }
 
 /// The proxy. Clones share it.
@@ -250,6 +250,11 @@ impl Proxy {
         self.state.lock().unwrap().injections.len()
     }
 
+    /// Forgets what was still to be injected.
+    pub fn forget_faults(&self) {
+        self.state.lock().unwrap().injections.clear();
+    }
+
     /// Forgets what was recorded and what was still to be injected.
     pub fn reset(&self) {
         let mut state = self.state.lock().unwrap();
@@ -283,16 +288,10 @@ impl Proxy {
         self.state.lock().unwrap().under_way
     }
 
-    /// How long ago the last call was answered, resets or not; zero while one
-    /// is under way.
+    /// How many calls have been answered, resets or not.
     #[must_use]
-    pub fn idle(&self) -> Duration {
-        let state = self.state.lock().unwrap();
-        match state.last {
-            _ if state.under_way > 0 => Duration::ZERO,
-            Some(last) => last.elapsed(),
-            None => Duration::MAX,
-        }
+    pub fn answered(&self) -> usize {
+        self.state.lock().unwrap().answered
     }
 
     fn serve(&self, stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
@@ -316,7 +315,7 @@ impl Proxy {
         {
             // Recorded before the caller can know of it.
             let mut state = self.state.lock().unwrap();
-            state.last = Some(call.to);
+            state.answered += 1;
             state.calls.push(call);
             state.under_way -= 1;
         }

@@ -1,0 +1,13 @@
+//! Backstop tested as users have it: the events that it is sent, the template
+//! that is deployed, and both together on the local AWS. One binary for all of
+//! it; a layer is named by its filter: `cargo test --workspace --test it e2e::`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod corpus;
+mod e2e;
+mod template;
