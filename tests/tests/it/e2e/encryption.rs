@@ -519,7 +519,7 @@ fn a_volume_that_was_just_created_is_looked_at_once_it_has_settled() {
             .await
             .unwrap();
         let id = loose(aws, &[]).await;
-        // Time goes a hundred times faster for the state machine than for
+        // Time goes hundreds of times faster for the state machine than for
         // everybody else: the volume becomes older when that has been tried.
         let settled = Arc::new(AtomicBool::new(false));
         let is_settled = Arc::clone(&settled);
@@ -1073,38 +1073,45 @@ const OF_A_SWAP: &[&str] = &[
     "CreateTags",
 ];
 
-#[test]
-fn a_change_whose_answer_is_lost_or_whose_process_dies_is_made_once() {
+/// Swaps an instance's volumes as often as a swap has changes; each time another
+/// one of them meets the fault.
+fn each_change_is_made_once(fault: fn() -> Fault) {
     of_volumes(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         for call in OF_A_SWAP {
-            for fault in [Fault::AnswerLost, Fault::Kill] {
-                let machine = Machine::new(aws).await;
-                let before = machine.devices(aws).await;
-                // Not to be counted as a storm, or against the budget.
-                aws.forget_what_lasts().await.unwrap();
-                aws.proxy.reset();
-                aws.proxy.copy_volumes(true);
-                aws.proxy.attribute(true);
-                let function = aws.resource(ENCRYPT);
-                aws.proxy.fail_call_of(function, call, 0, fault);
-                let entry = machine.swapped(aws).await;
-                assert_eq!(aws.proxy.faults_left(), 0, "{call}");
-                assert_eq!(machine.state(aws).await, "running", "{call}");
-                let mut expected = before;
-                for (device, original) in
-                    [("/dev/xvda", &machine.root), ("/dev/sdf", &machine.data)]
-                {
-                    let copy = copy(aws, original, &entry).await;
-                    expected.get_mut(device).unwrap().0 = copy;
-                    let mut of_volume = snapshots(aws).await;
-                    of_volume.retain(|_, (of, _)| of == original);
-                    assert_eq!(of_volume.len(), 1, "{call}");
-                }
-                assert_eq!(machine.devices(aws).await, expected, "{call}");
+            let machine = Machine::new(aws).await;
+            let before = machine.devices(aws).await;
+            // Not to be counted as a storm, or against the budget.
+            aws.forget_what_lasts().await.unwrap();
+            aws.proxy.reset();
+            aws.proxy.copy_volumes(true);
+            aws.proxy.attribute(true);
+            let function = aws.resource(ENCRYPT);
+            aws.proxy.fail_call_of(function, call, 0, fault());
+            let entry = machine.swapped(aws).await;
+            assert_eq!(aws.proxy.faults_left(), 0, "{call}");
+            assert_eq!(machine.state(aws).await, "running", "{call}");
+            let mut expected = before;
+            for (device, original) in [("/dev/xvda", &machine.root), ("/dev/sdf", &machine.data)] {
+                let copy = copy(aws, original, &entry).await;
+                expected.get_mut(device).unwrap().0 = copy;
+                let mut of_volume = snapshots(aws).await;
+                of_volume.retain(|_, (of, _)| of == original);
+                assert_eq!(of_volume.len(), 1, "{call}");
             }
+            assert_eq!(machine.devices(aws).await, expected, "{call}");
         }
     });
+}
+
+#[test]
+fn a_change_whose_answer_is_lost_is_made_once() {
+    each_change_is_made_once(|| Fault::AnswerLost);
+}
+
+#[test]
+fn a_change_whose_process_dies_is_made_once() {
+    each_change_is_made_once(|| Fault::Kill);
 }
 
 // ---- the sweep

@@ -83,12 +83,14 @@ const OF_SWEEP: &[Row] = &[
     (Way::Killed, "events", "PutEvents", 0),
 ];
 
+// A change of a volume that fails without an answer is tried again after two
+// minutes by the clock: that is left to the simulation.
 const ENCRYPT_VOLUME: &[Row] = &[
-    (Way::Throttled, "dynamodb", "TransactWriteItems", 0),
-    (Way::Broken, "ec2", "CreateSnapshot", 0),
+    (Way::Throttled, "events", "PutEvents", 0),
+    (Way::Broken, "ec2", "DescribeVolumes", 0),
     (Way::Denied, "states", "StartExecution", 0),
-    (Way::TimedOut, "dynamodb", "BatchGetItem", 0),
-    (Way::AnswerLost, "events", "PutEvents", 0),
+    (Way::TimedOut, "dynamodb", "TransactWriteItems", 0),
+    (Way::AnswerLost, "ec2", "CreateSnapshot", 0),
     (Way::Killed, "dynamodb", "TransactWriteItems", 0),
 ];
 
@@ -432,12 +434,16 @@ async fn row(aws: &LocalAws, story: Story, (way, service, action, nth): Row) -> 
 
     // A process that was killed leaves its lock behind. On AWS the retry of the
     // same invocation goes on; here it has another id, and the lock has to lapse.
-    // What comes out of a queue comes again when it is no longer hidden.
-    if way == Way::Killed || story == Story::Patch {
+    // So it has to where a command may have been sent and nobody heard.
+    let unheard = story == Story::Patch && way == Way::AnswerLost;
+    if way == Way::Killed || unheard {
         let lock = story.lock(&scene);
-        if way == Way::Killed && aws.ledger_item(&lock, "lock").await.unwrap().is_some() {
+        if aws.ledger_item(&lock, "lock").await.unwrap().is_some() {
             aws.lapse(&lock, None).await.unwrap();
         }
+    }
+    // What comes out of a queue comes again when it is no longer hidden.
+    if way == Way::Killed || story == Story::Patch {
         story.deliver(aws, &scene).await;
     }
     if story == Story::Patch {

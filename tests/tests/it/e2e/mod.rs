@@ -309,6 +309,27 @@ fn is_told(aws: &LocalAws, messages: usize) -> impl Fn() -> bool + Send + use<> 
     move || proxy.calls_of("Publish").len() >= messages
 }
 
+/// Has each of so many attempts of a run end only when what it told has been
+/// read and its message claimed: a message says what is so when it is made, and
+/// the next attempt, which AWS makes a minute later, is under way at once here.
+fn each_attempt_is_told(aws: &LocalAws, attempts: usize) {
+    let proxy = aws.proxy.clone();
+    let mut told = 0;
+    let fault = Fault::Rewrite(Box::new(move |answer| {
+        told += 1;
+        hold_until(|| {
+            let puts = proxy.calls_of("PutItem");
+            let claims = puts.iter().filter(|put| {
+                let pk = put.request["Item"]["pk"]["S"].as_str();
+                pk.is_some_and(|pk| pk.starts_with("sent#"))
+            });
+            claims.count() >= told
+        });
+        answer
+    }));
+    aws.proxy.fail_next("PutEvents", attempts, fault);
+}
+
 /// Looks at the event and answers with the verdict.
 fn check(aws: &LocalAws, event: &Value) -> String {
     match aws.call(REVOKE, event) {
@@ -951,14 +972,7 @@ fn a_denied_change_is_told_once_retried_told_again_when_fixed() {
             .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
         aws.proxy
             .fail_after("RevokeSecurityGroupIngress", 1, 1, Fault::denied());
-        // The first attempt ends once its message is out: a message says what is
-        // so when it is made, and might speak of the third one.
-        let told = is_told(aws, 1);
-        let fault = Fault::Rewrite(Box::new(move |answer| {
-            hold_until(&told);
-            answer
-        }));
-        aws.proxy.fail_next("PutEvents", 1, fault);
+        each_attempt_is_told(aws, 3);
         assert_eq!(aws.deliver(&event).await.unwrap(), [REVOKE]);
         let messages = group.messages(aws, 2).await;
         assert!(
@@ -990,6 +1004,7 @@ fn a_change_that_stays_denied_ends_in_the_queue_and_the_next_event_begins_anew()
         let event = group.open(aws, &[SSH], &[]).await;
         aws.proxy
             .fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
+        each_attempt_is_told(aws, 3);
         aws.deliver(&event).await.unwrap();
         let failed = wait_for("the failed event", async || {
             let failed = aws.failed_events().await.unwrap();
@@ -1271,6 +1286,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         let event = retried.open(aws, &[SSH], &[]).await;
         aws.proxy
             .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
+        each_attempt_is_told(aws, 2);
         aws.deliver(&event).await.unwrap();
         retried.messages(aws, 2).await;
         opt_outs::exercise(aws).await;
