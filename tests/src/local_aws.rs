@@ -256,21 +256,21 @@ impl LocalAws {
         };
         let watch = free_address()?;
         let proxy = Proxy::start(upstreams)?;
-        let emulators = vec![
-            start_moto(&shard, upstreams)?,
-            start_ministack(&shard, &proxy, watch)?,
-        ];
+        let mut moto = start_moto(&shard, upstreams)?;
+        let mut ministack = start_ministack(&shard, &proxy, watch)?;
         let built = site.build(&progress)?;
 
         let step = Instant::now();
-        ready(&shard, "moto", upstreams.moto, "/moto-api/")?;
+        ready(&shard, "moto", &mut moto, upstreams.moto, "/moto-api/")?;
         // moto loads its EC2 at the first call, which takes it a second.
         thread::spawn(move || upstreams.ec2(&[("Action", "DescribeVpcs")]));
+        let path = "/_ministack/ready";
         ready(
             &shard,
-            "MiniStack",
+            "ministack",
+            &mut ministack,
             upstreams.ministack,
-            "/_ministack/ready",
+            path,
         )?;
         progress("deploying template.yaml to the local AWS (sam deploy)");
         deploy(&shard, &site.options, &built, upstreams.ministack)?;
@@ -279,7 +279,7 @@ impl LocalAws {
             step.elapsed().as_secs_f32()
         ));
 
-        let mut aws = Self::connect(proxy, emulators, watch, site);
+        let mut aws = Self::connect(proxy, vec![moto, ministack], watch, site);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
         aws.resources = aws.pairs(
             "DescribeStackResources",
@@ -327,8 +327,9 @@ impl LocalAws {
         }
     }
 
-    /// A clean start for a scenario: forgets recorded calls, faults still to be
-    /// injected, and log lines; puts the deployed policy back.
+    /// A clean start for a scenario: an EC2 with nothing in it, no recorded
+    /// calls, no faults still to be injected, no log lines, the deployed policy.
+    /// The ledger keeps its records.
     pub async fn begin(&self) -> Result<()> {
         // One that failed leaves faults, events and their retries; any may
         // leave a message on its way.
@@ -345,6 +346,9 @@ impl LocalAws {
         // What failed is hidden in its queue, and would come back in minutes.
         self.purge_queues().await?;
         self.forget_what_lasts().await?;
+        // What other scenarios made is in nobody's way, and makes no sweep slow.
+        let reset = Message::request("POST", "/moto-api/reset", &[("host", "localhost")], b"");
+        reset.send(self.proxy.upstreams.moto)?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
@@ -678,33 +682,23 @@ impl LocalAws {
         Ok(item.as_ref().map(plain_item))
     }
 
-    /// Lets the lease of a lock lapse, on condition that it still has this
-    /// holder where one is named.
-    pub async fn lapse(&self, lock: &str, holder: Option<&str>) -> Result<()> {
-        let update = self
-            .dynamodb
+    /// Lets the lease of a lock lapse, as time would.
+    pub async fn lapse(&self, lock: &str) -> Result<()> {
+        self.dynamodb
             .update_item()
             .table_name(self.output("LedgerTableName"))
             .key("pk", AttributeValue::S(lock.to_owned()))
             .key("sk", AttributeValue::S("lock".to_owned()))
+            .condition_expression("attribute_exists(pk)")
             .update_expression("SET lease_until = :then")
-            .expression_attribute_values(":then", AttributeValue::N("0".to_owned()));
-        let update = match holder {
-            None => update.condition_expression("attribute_exists(pk)"),
-            Some(holder) => update
-                .condition_expression("holder = :holder")
-                .expression_attribute_values(":holder", AttributeValue::S(holder.to_owned())),
-        };
-        update.send().await?;
+            .expression_attribute_values(":then", AttributeValue::N("0".to_owned()))
+            .send()
+            .await?;
         Ok(())
     }
 
-    /// Every item of the ledger's table, locks and counters too.
-    pub async fn ledger_items(&self) -> Result<Vec<Value>> {
-        self.items_of(&[]).await
-    }
-
-    /// The items whose key begins in one of these ways; of none: all.
+    /// The items of the ledger's table whose keys begin in one of these ways:
+    /// records, locks, counters, and what else there is.
     pub async fn items_of(&self, prefixes: &[&str]) -> Result<Vec<Value>> {
         let mut scan = self
             .dynamodb
@@ -717,9 +711,7 @@ impl LocalAws {
             let prefix = AttributeValue::S((*prefix).to_owned());
             scan = scan.expression_attribute_values(format!(":prefix{n}"), prefix);
         }
-        if !conditions.is_empty() {
-            scan = scan.filter_expression(conditions.join(" OR "));
-        }
+        scan = scan.filter_expression(conditions.join(" OR "));
         let mut items = Vec::new();
         loop {
             let page = scan.clone().send().await?;
@@ -1286,15 +1278,21 @@ fn start_emulator(
     Ok(Emulator(guard.spawn()?))
 }
 
-fn ready(shard: &Path, name: &str, address: SocketAddr, path: &str) -> Result<()> {
+fn ready(
+    shard: &Path,
+    name: &str,
+    emulator: &mut Emulator,
+    address: SocketAddr,
+    path: &str,
+) -> Result<()> {
     let asked = Instant::now();
     let request = Message::request("GET", path, &[("host", "localhost")], b"");
     while !request
         .send(address)
         .is_ok_and(|answer| answer.status() == 200)
     {
-        if asked.elapsed() > PATIENCE {
-            let log = shard.join(format!("{}.log", name.to_lowercase()));
+        if emulator.0.try_wait()?.is_some() || asked.elapsed() > PATIENCE {
+            let log = shard.join(format!("{name}.log"));
             return Err(format!("{name} did not come up; see {}", log.display()).into());
         }
         thread::sleep(Duration::from_millis(50));

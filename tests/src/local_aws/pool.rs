@@ -5,7 +5,7 @@
 use super::{LocalAws, Options, Result, Site, workshop};
 use std::fmt::Write as _;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,7 +44,13 @@ static RETURNED: Condvar = Condvar::new();
 /// belongs to one scenario.
 ///
 /// How long each took is in `target/local-aws/scenarios.txt`, the slowest first.
+#[track_caller]
 pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
+    // With one thread libtest runs tests on its own.
+    let name = match thread::current().name() {
+        Some(name) if name != "main" => name.to_owned(),
+        _ => Location::caller().to_string(),
+    };
     let environment = take();
     let started = Instant::now();
     let mut clean = Duration::ZERO;
@@ -62,7 +68,7 @@ pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
     }));
     give_back(
         Ran {
-            name: thread::current().name().unwrap_or("?").to_owned(),
+            name,
             environment: environment.number,
             clean,
             whole: started.elapsed(),

@@ -14,16 +14,7 @@ pub(crate) const ENCRYPT: &str = "EncryptVolumeFunction";
 const CONTROL: &str = "unencrypted-volume";
 const OPT_OUT: &str = "backstop:opt-out";
 
-/// A scenario about volumes: it begins and ends without any.
-pub(super) fn of_volumes(run: impl AsyncFnOnce(&LocalAws)) {
-    scenario(async |aws| {
-        clear(aws).await;
-        run(aws).await;
-        clear(aws).await;
-    });
-}
-
-/// Removes every instance, volume and snapshot: no other scenario has any.
+/// Removes every instance, volume and snapshot.
 async fn clear(aws: &LocalAws) {
     for id in instances(aws).await.into_keys() {
         aws.ec2
@@ -444,7 +435,7 @@ fn look(aws: &LocalAws, event: &Value) -> String {
 
 #[test]
 fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let bystander = loose(aws, &[]).await;
         type Event = fn(&str) -> Value;
@@ -514,7 +505,7 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
 
 #[test]
 fn a_volume_that_was_just_created_is_looked_at_once_it_has_settled() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&policy(json!({"settling_minutes": 1})))
             .await
             .unwrap();
@@ -563,7 +554,7 @@ fn long_ago(answer: &str) -> String {
 
 #[test]
 fn events_at_the_same_time_make_one_run_one_copy_and_one_beginning() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let id = loose(aws, &[]).await;
@@ -589,7 +580,7 @@ fn events_at_the_same_time_make_one_run_one_copy_and_one_beginning() {
 
 #[test]
 fn in_a_window_an_instance_is_stopped_its_volumes_are_swapped_and_it_is_started() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let (machine, other) = (Machine::new(aws).await, Machine::new(aws).await);
@@ -672,7 +663,7 @@ impl Machine {
 
 #[test]
 fn an_instance_that_somebody_stops_has_its_volumes_swapped_and_stays_stopped() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&policy(json!({"attached": "when-stopped"})))
             .await
             .unwrap();
@@ -714,7 +705,7 @@ fn an_instance_that_somebody_stops_has_its_volumes_swapped_and_stays_stopped() {
 
 #[test]
 fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
@@ -754,7 +745,7 @@ fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
 
 #[test]
 fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
@@ -779,7 +770,7 @@ fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
 
 #[test]
 fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         // While copies are made, and while volumes are moved.
         for (call, copies_left) in [
@@ -813,7 +804,7 @@ fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() 
 
 #[test]
 fn what_is_attached_is_only_told_by_default_and_a_refusal_is_told_once() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let machine = Machine::new(aws).await;
         let event = cloudtrail::instance_state(&machine.id, "running");
@@ -836,7 +827,7 @@ fn what_is_attached_is_only_told_by_default_and_a_refusal_is_told_once() {
 
 #[test]
 fn an_undo_puts_the_originals_back_opted_out_and_keeps_the_copies() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let machine = Machine::new(aws).await;
@@ -882,7 +873,7 @@ fn an_undo_puts_the_originals_back_opted_out_and_keeps_the_copies() {
 
 #[test]
 fn an_undo_whose_original_is_gone_says_so_and_one_of_a_loose_volume_opts_it_out() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let entry = machine.swapped(aws).await;
@@ -945,7 +936,7 @@ async fn turn_on(aws: &LocalAws) {
 
 #[test]
 fn encryption_by_default_is_turned_on_again_unless_the_policy_exempts_the_account() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         turn_on(aws).await;
         let of_setting = async || {
             let mut all = aws.entries().await.unwrap();
@@ -997,7 +988,7 @@ pub(super) fn lock_of(unit: &str) -> String {
 
 #[test]
 fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         settle(aws).await;
         aws.proxy.copy_volumes(true);
@@ -1026,7 +1017,7 @@ fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
         // Whoever looks leaves it alone until its lease has lapsed.
         let event = cloudtrail::instance_state(&machine.id, "stopped");
         assert_eq!(look(aws, &event), "another run will look again");
-        aws.lapse(&lock_of(&machine.id), None).await.unwrap();
+        aws.lapse(&lock_of(&machine.id)).await.unwrap();
         age(aws, entry["pk"].as_str().unwrap()).await;
         sweep(aws);
         let entry = ended(aws, &machine.id, 1).await.remove(0);
@@ -1042,7 +1033,7 @@ fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
 
 #[test]
 fn a_run_whose_execution_does_not_start_is_taken_up_by_the_retry() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let id = loose(aws, &[]).await;
         aws.proxy.fail_next(
@@ -1076,7 +1067,7 @@ const OF_A_SWAP: &[&str] = &[
 /// Swaps an instance's volumes as often as a swap has changes; each time another
 /// one of them meets the fault.
 fn each_change_is_made_once(fault: fn() -> Fault) {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         for call in OF_A_SWAP {
             let machine = Machine::new(aws).await;
@@ -1085,7 +1076,6 @@ fn each_change_is_made_once(fault: fn() -> Fault) {
             aws.forget_what_lasts().await.unwrap();
             aws.proxy.reset();
             aws.proxy.copy_volumes(true);
-            aws.proxy.attribute(true);
             let function = aws.resource(ENCRYPT);
             aws.proxy.fail_call_of(function, call, 0, fault());
             let entry = machine.swapped(aws).await;
@@ -1118,7 +1108,7 @@ fn a_change_whose_process_dies_is_made_once() {
 
 #[test]
 fn the_sweep_meets_lost_events_lists_what_is_kept_and_deletes_it_when_the_policy_says_so() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         settle(aws).await;
         aws.proxy.copy_volumes(true);

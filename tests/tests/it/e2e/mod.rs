@@ -189,14 +189,6 @@ impl Group {
         lock.into_iter().collect()
     }
 
-    /// Deletes the group and its VPC: each further one makes sweeps slower.
-    async fn delete(self, aws: &LocalAws) {
-        let group = aws.ec2.delete_security_group().group_id(&self.id);
-        group.send().await.unwrap();
-        let vpc = aws.ec2.delete_vpc().vpc_id(&self.vpc);
-        vpc.send().await.unwrap();
-    }
-
     /// Waits until this many messages about the group are out, and no more.
     async fn messages(&self, aws: &LocalAws, count: usize) -> Vec<Published> {
         wait_for(&format!("{count} messages about {}", self.id), async || {
@@ -309,21 +301,19 @@ fn is_told(aws: &LocalAws, messages: usize) -> impl Fn() -> bool + Send + use<> 
     move || proxy.calls_of("Publish").len() >= messages
 }
 
-/// Has each of so many attempts of a run end only when what it told has been
-/// read and its message claimed: a message says what is so when it is made, and
-/// the next attempt, which AWS makes a minute later, is under way at once here.
+/// Has each of so many attempts of a run end only when notify has read what it
+/// told: a message says what is so when it is made, and the next attempt, which
+/// AWS makes a minute later, is under way at once here.
 fn each_attempt_is_told(aws: &LocalAws, attempts: usize) {
     let proxy = aws.proxy.clone();
     let mut told = 0;
     let fault = Fault::Rewrite(Box::new(move |answer| {
         told += 1;
         hold_until(|| {
-            let puts = proxy.calls_of("PutItem");
-            let claims = puts.iter().filter(|put| {
-                let pk = put.request["Item"]["pk"]["S"].as_str();
-                pk.is_some_and(|pk| pk.starts_with("sent#"))
-            });
-            claims.count() >= told
+            // It asks for what was sent when it has read the records of a batch.
+            let reads = proxy.calls_of("BatchGetItem").into_iter();
+            let asked = reads.filter(|read| read.request.to_string().contains("\"sent#"));
+            asked.count() >= told
         });
         answer
     }));

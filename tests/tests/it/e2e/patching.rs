@@ -17,16 +17,7 @@ const OPT_OUT: &str = "backstop:opt-out";
 /// Volumes of an instance.
 pub(super) const VOLUMES: usize = 2;
 
-/// A scenario about instances: it begins and ends without any.
-pub(super) fn of_instances(run: impl AsyncFnOnce(&LocalAws)) {
-    scenario(async |aws| {
-        clear(aws).await;
-        run(aws).await;
-        clear(aws).await;
-    });
-}
-
-/// Removes every instance and snapshot: no other scenario has any.
+/// Removes every instance and snapshot.
 async fn clear(aws: &LocalAws) {
     let found = aws.ec2.describe_instances().send().await.unwrap();
     let all = found.reservations().iter().flat_map(|r| r.instances());
@@ -332,7 +323,7 @@ pub(super) fn lock_of(id: &str) -> String {
 
 #[test]
 fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspector_alone() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let ids = servers(aws, 2, &[]).await;
         let (id, bystander) = (&ids[0], &ids[1]);
         let findings = [
@@ -418,7 +409,7 @@ fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspect
 
 #[test]
 fn what_only_an_application_can_mend_is_told_in_inspectors_words_and_nothing_is_sent() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &server(aws, &[]).await;
         let finding = Finding::application(id, "CVE-2026-0003", "requests");
         let unfixed = Finding {
@@ -452,7 +443,7 @@ fn what_only_an_application_can_mend_is_told_in_inspectors_words_and_nothing_is_
 
 #[test]
 fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         // How the command ends, how many patches are missing then, what came of it.
         for (status, missing, came_to) in [
             ("Success", 0, "remediated"),
@@ -515,7 +506,7 @@ fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
 
 #[test]
 fn an_instance_that_was_never_scanned_is_scanned_and_nothing_else() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &server(aws, &[]).await;
         aws.patch_state(id, None);
         let event = cloudtrail::instance_state(id, "running");
@@ -549,7 +540,7 @@ fn an_instance_that_was_never_scanned_is_scanned_and_nothing_else() {
 
 #[test]
 fn an_instance_that_systems_manager_does_not_manage_is_told_with_what_it_lacks() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &bare(aws, 1, &[]).await.remove(0);
         let event = cloudtrail::instance_state(id, "running");
         assert!(
@@ -596,7 +587,7 @@ fn an_instance_that_systems_manager_does_not_manage_is_told_with_what_it_lacks()
 
 #[test]
 fn what_is_opted_out_or_to_be_replaced_is_told_and_left_as_it_is() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         const GROUP: &str = "aws:autoscaling:groupName";
         for (tag, status, part) in [
             ((OPT_OUT, "missing-patches"), "exempt", OPT_OUT),
@@ -623,7 +614,7 @@ fn what_is_opted_out_or_to_be_replaced_is_told_and_left_as_it_is() {
 
 #[test]
 fn outside_its_window_an_instance_waits_and_the_sweep_finds_the_window_open() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         settle(aws).await;
         // Two hours from now, for an hour.
         let at = |hours: i64| hours_ago(-hours).strftime("%H:%M").to_string();
@@ -655,7 +646,7 @@ fn outside_its_window_an_instance_waits_and_the_sweep_finds_the_window_open() {
 
 #[test]
 fn of_a_command_that_is_denied_because_of_one_instance_the_others_are_patched() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let ids = servers(aws, 4, &[]).await;
         let denied = &ids[1];
         aws.proxy.systems_manager.deny_commands_to(denied);
@@ -701,7 +692,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
     const INSTANCES: usize = 200;
     const FINDINGS: usize = 5000;
     const A_BATCH: usize = 500;
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let mut policy = patching(json!({}));
         policy["controls"]["vulnerable-package"] = json!({"budget": {"changes_per_hour": 1000}});
         aws.set_policy(&policy).await.unwrap();
@@ -759,7 +750,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
 
 #[test]
 fn a_command_whose_end_nobody_heard_of_is_followed_by_the_sweep() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         settle(aws).await;
         let id = &server(aws, &[]).await;
         lacks(aws, id, 2);
@@ -784,7 +775,7 @@ fn a_command_whose_end_nobody_heard_of_is_followed_by_the_sweep() {
 
 #[test]
 fn a_run_that_is_cut_off_or_hears_no_answer_sends_one_command() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         type Of = fn() -> Fault;
         let lost: Of = || Fault::AnswerLost;
         let killed: Of = || Fault::Kill;
@@ -799,18 +790,16 @@ fn a_run_that_is_cut_off_or_hears_no_answer_sends_one_command() {
             let id = &server(aws, &[]).await;
             let finding = Finding::os(id, "CVE-2026-0010", "curl");
             let event = finding.active();
-            aws.proxy.attribute(true);
             aws.proxy.fail_next(call, 1, fault());
             aws.call(PATCH, &batch([&event])).unwrap_err();
             assert_eq!(aws.proxy.faults_left(), 0);
-            aws.proxy.attribute(false);
             aws.quiet().await;
             assert_eq!(aws.commands_to(id).len(), usize::from(is_out), "{call}");
 
             // Whoever looks leaves it alone until its lease has lapsed.
             assert_eq!(look(aws, &event), "another run will look again");
             assert_eq!(aws.commands_to(id).len(), usize::from(is_out), "{call}");
-            aws.lapse(&lock_of(id), None).await.unwrap();
+            aws.lapse(&lock_of(id)).await.unwrap();
             look(aws, &event);
             let command = sent(aws, id).await;
             assert_eq!(look(aws, &event), "under way");
