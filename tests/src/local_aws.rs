@@ -16,8 +16,11 @@
 
 mod gaps;
 pub mod http;
+mod pool;
 pub mod proxy;
 pub mod systems_manager;
+
+pub use pool::scenario;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::primitives::Blob;
@@ -30,8 +33,9 @@ use http::Message;
 use proxy::{Proxy, Upstreams};
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::Read;
@@ -39,7 +43,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -62,6 +66,10 @@ pub fn repository() -> &'static Path {
 fn workshop() -> PathBuf {
     repository().join("target/local-aws")
 }
+
+/// How long a test waits for what has to come. Only one that fails waits this
+/// long, so it is more than the slowest machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is deployed, and how.
 #[derive(Clone, Debug)]
@@ -135,10 +143,11 @@ pub struct LocalAws {
     counter: Cell<u32>,
     policy_changed: RefCell<Option<String>>,
     held: Cell<bool>,
-    unfinished: Cell<bool>,
+    timeouts: RefCell<BTreeMap<String, u64>>,
+    /// Where MiniStack says what it is at work on.
+    watch: SocketAddr,
     _emulators: Vec<Emulator>,
-    /// One at a time: they share the build, the logs and two cores.
-    _lock: File,
+    _site: Arc<Site>,
 }
 
 /// A message as a subscriber of the topic received it.
@@ -158,38 +167,10 @@ pub struct Inbox {
     url: String,
 }
 
-/// Runs one scenario on the local AWS that this test binary shares. Scenarios
-/// take turns: what the proxy records and injects belongs to one of them.
-pub fn scenario(run: impl AsyncFnOnce(&LocalAws)) {
-    type Shared = (tokio::runtime::Runtime, Result<LocalAws>);
-    static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
-    // A failed scenario poisons the lock, and must not fail the ones after it.
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let (runtime, aws) = shared.get_or_insert_with(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let options = Options::default();
-        let aws = runtime.block_on(LocalAws::start(&options, |line| eprintln!("    {line}")));
-        (runtime, aws)
-    });
-    let aws = match aws {
-        Ok(aws) => aws,
-        Err(problem) => panic!("the local AWS did not start: {problem}"),
-    };
-    runtime.block_on(async {
-        aws.begin().await.expect("a clean start");
-        run(aws).await;
-        aws.unfinished.set(false);
-    });
-}
-
-/// Polls until there is something, every 20 ms; panics when there is nothing in
-/// time, with what it waited for.
+/// Polls until there is something, every 20 ms; panics when there is nothing
+/// within [`PATIENCE`], with what it waited for.
 pub async fn wait_for<T, F: Future<Output = Option<T>>>(
     what: &str,
-    within: Duration,
     mut look: impl FnMut() -> F,
 ) -> T {
     let started = Instant::now();
@@ -198,17 +179,25 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(
             return found;
         }
         assert!(
-            started.elapsed() < within,
-            "waited {within:?} in vain for {what}"
+            started.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain for {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-impl LocalAws {
-    /// Builds the functions, starts the emulators, deploys the template.
-    /// `progress` hears a line about each step.
-    pub async fn start(options: &Options, progress: impl Fn(&str)) -> Result<Self> {
+/// What the environments of one process share: the right to run, and the build.
+pub(crate) struct Site {
+    options: Options,
+    /// The built template, once there is one.
+    built: Mutex<Option<PathBuf>>,
+    /// One process at a time: they share the build, the folders and the cores.
+    _lock: File,
+}
+
+impl Site {
+    /// Waits until no other process runs a local AWS here.
+    pub(crate) fn open(options: &Options, progress: impl Fn(&str)) -> Result<Arc<Self>> {
         fs::create_dir_all(workshop())?;
         let lock = File::create(workshop().join("lock"))?;
         if lock.try_lock().is_err() {
@@ -216,36 +205,84 @@ impl LocalAws {
             lock.lock()?;
         }
         run(
+            &workshop(),
             "setup",
             Command::new(repository().join("tests/local-aws/setup")).stdin(Stdio::null()),
         )?;
+        Ok(Arc::new(Self {
+            options: options.clone(),
+            built: Mutex::default(),
+            _lock: lock,
+        }))
+    }
 
+    /// The built template. Whoever comes first builds it, the others wait.
+    fn build(&self, progress: impl Fn(&str)) -> Result<PathBuf> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(template) = &*built {
+            return Ok(template.clone());
+        }
+        let step = Instant::now();
+        progress("building the functions (sam build)");
+        let template = build(&self.options)?;
+        progress(&format!("built in {:.1} s", step.elapsed().as_secs_f32()));
+        Ok(built.insert(template).clone())
+    }
+}
+
+/// The folder of one environment: its logs, and what its emulators put down.
+fn shard(number: usize) -> Result<PathBuf> {
+    let shard = workshop().join(format!("shard-{number}"));
+    fs::create_dir_all(&shard)?;
+    Ok(shard)
+}
+
+impl LocalAws {
+    /// Builds the functions, starts the emulators, deploys the template.
+    /// `progress` hears a line about each step.
+    pub async fn start(options: &Options, progress: impl Fn(&str)) -> Result<Self> {
+        let site = Site::open(options, &progress)?;
+        Self::start_on(site, 1, progress).await
+    }
+
+    /// The same, as the environment of a number beside others of this process.
+    pub(crate) async fn start_on(
+        site: Arc<Site>,
+        number: usize,
+        progress: impl Fn(&str),
+    ) -> Result<Self> {
+        let shard = shard(number)?;
         // Both emulators come up while the functions are built.
         let upstreams = Upstreams {
             moto: free_address()?,
             ministack: free_address()?,
         };
+        let watch = free_address()?;
         let proxy = Proxy::start(upstreams)?;
-        let emulators = vec![start_moto(upstreams)?, start_ministack(&proxy)?];
+        let mut moto = start_moto(&shard, upstreams)?;
+        let mut ministack = start_ministack(&shard, &proxy, watch)?;
+        let built = site.build(&progress)?;
 
         let step = Instant::now();
-        progress("building the functions (sam build)");
-        let built = build(options)?;
-        progress(&format!("built in {:.1} s", step.elapsed().as_secs_f32()));
-
-        let step = Instant::now();
-        ready("moto", upstreams.moto, "/moto-api/")?;
+        ready(&shard, "moto", &mut moto, upstreams.moto, "/moto-api/")?;
         // moto loads its EC2 at the first call, which takes it a second.
         thread::spawn(move || upstreams.ec2(&[("Action", "DescribeVpcs")]));
-        ready("MiniStack", upstreams.ministack, "/_ministack/ready")?;
+        let path = "/_ministack/ready";
+        ready(
+            &shard,
+            "ministack",
+            &mut ministack,
+            upstreams.ministack,
+            path,
+        )?;
         progress("deploying template.yaml to the local AWS (sam deploy)");
-        deploy(options, &built, upstreams.ministack)?;
+        deploy(&shard, &site.options, &built, upstreams.ministack)?;
         progress(&format!(
             "deployed in {:.1} s",
             step.elapsed().as_secs_f32()
         ));
 
-        let mut aws = Self::connect(proxy, emulators, lock);
+        let mut aws = Self::connect(proxy, vec![moto, ministack], watch, site);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
         aws.resources = aws.pairs(
             "DescribeStackResources",
@@ -256,7 +293,7 @@ impl LocalAws {
         Ok(aws)
     }
 
-    fn connect(proxy: Proxy, emulators: Vec<Emulator>, lock: File) -> Self {
+    fn connect(proxy: Proxy, emulators: Vec<Emulator>, watch: SocketAddr, site: Arc<Site>) -> Self {
         // One client over plain HTTP: no TLS roots to load for each service.
         let plain = aws_smithy_http_client::Builder::new().build_http();
         let config = |address: SocketAddr| {
@@ -287,31 +324,35 @@ impl LocalAws {
             counter: Cell::new(0),
             policy_changed: RefCell::default(),
             held: Cell::new(false),
-            unfinished: Cell::new(false),
+            timeouts: RefCell::default(),
+            watch,
             _emulators: emulators,
-            _lock: lock,
+            _site: site,
         }
     }
 
-    /// A clean start for a scenario: forgets recorded calls, faults still to be
-    /// injected, and log lines; puts the deployed policy back.
+    /// A clean start for a scenario: an EC2 with nothing in it, no recorded
+    /// calls, no faults still to be injected, no log lines, the deployed policy.
+    /// The ledger keeps its records.
     pub async fn begin(&self) -> Result<()> {
-        // The one before may have left a message on its way; one that failed
-        // also events and their retries.
-        let failed = self.unfinished.replace(true);
+        // One that failed leaves faults, events and their retries; any may
+        // leave a message on its way.
+        self.proxy.forget_faults();
         for execution in self.executions("RUNNING")? {
             self.stop_execution(&execution)?;
         }
-        self.quiet(Duration::from_millis(if failed { 1500 } else { 400 }))
-            .await;
-        self.failed_events().await?;
-        for queue in self.rules.iter().flat_map(|rule| &rule.queues) {
-            self.sqs.purge_queue().queue_url(queue).send().await?;
-        }
         if self.held.get() {
+            self.purge_queues().await?;
             self.gather(false)?;
         }
+        self.quiet().await;
+        self.failed_events().await?;
+        // What failed is hidden in its queue, and would come back in minutes.
+        self.purge_queues().await?;
         self.forget_what_lasts().await?;
+        // What other scenarios made is in nobody's way, and makes no sweep slow.
+        let reset = Message::request("POST", "/moto-api/reset", &[("host", "localhost")], b"");
+        reset.send(self.proxy.upstreams.moto)?;
         self.proxy.reset();
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
@@ -321,16 +362,24 @@ impl LocalAws {
         Ok(())
     }
 
+    /// The URLs of the queues that take events of rules.
+    fn queues(&self) -> BTreeSet<&String> {
+        self.rules.iter().flat_map(|rule| &rule.queues).collect()
+    }
+
+    async fn purge_queues(&self) -> Result<()> {
+        for queue in self.queues() {
+            self.sqs.purge_queue().queue_url(queue).send().await?;
+        }
+        Ok(())
+    }
+
     /// Makes the ledger forget what would reach from one scenario into the
     /// next: a storm would swallow its messages, a spent budget or a trip its
     /// changes.
     pub async fn forget_what_lasts(&self) -> Result<()> {
         const LASTS: &[&str] = &["storm#", "pace#", "budget#", "trip#"];
-        for item in self.ledger_items().await? {
-            let pk = item["pk"].as_str().unwrap_or_default();
-            if !LASTS.iter().any(|prefix| pk.starts_with(prefix)) {
-                continue;
-            }
+        for item in self.items_of(LASTS).await? {
             let key =
                 |name: &str| AttributeValue::S(item[name].as_str().unwrap_or_default().to_owned());
             let delete = self
@@ -346,11 +395,28 @@ impl LocalAws {
         Ok(())
     }
 
-    /// Waits until no function has made a call for so long. The time that has
-    /// passed already counts.
-    pub async fn quiet(&self, time: Duration) {
-        while self.proxy.idle() < time {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    /// Waits until nothing goes on: no function runs or waits to be tried again,
+    /// no execution is under way, no event is in a rule's queue (unless they are
+    /// held there), no call is being answered.
+    pub async fn quiet(&self) {
+        // Nothing, twice, and no call in between: what passes from one thread to
+        // another may be seen in neither.
+        const BETWEEN: Duration = Duration::from_millis(40);
+        let started = Instant::now();
+        let mut still_since = None;
+        loop {
+            let calls = self.proxy.answered();
+            let goes_on = self.goes_on().await;
+            let still = goes_on.is_empty().then_some(calls);
+            if still.is_some() && still == still_since {
+                return;
+            }
+            still_since = still;
+            assert!(
+                started.elapsed() < PATIENCE,
+                "it does not get quiet: {goes_on:#?}"
+            );
+            tokio::time::sleep(BETWEEN).await;
         }
     }
 
@@ -358,6 +424,29 @@ impl LocalAws {
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         Ledger::new(&self.clients, self.output("LedgerTableName").to_owned())
+    }
+
+    /// What goes on, in words.
+    async fn goes_on(&self) -> Vec<String> {
+        let mut goes_on = self.at_work().unwrap();
+        let calls = self.proxy.under_way();
+        if calls > 0 {
+            goes_on.push(format!("{calls} calls under way"));
+        }
+        if !self.held.get() && goes_on.is_empty() {
+            let waiting = self.waiting().await.unwrap();
+            if waiting > 0 {
+                goes_on.push(format!("{waiting} events in queues"));
+            }
+        }
+        goes_on
+    }
+
+    /// The threads of MiniStack that have something to do, or wait for it.
+    fn at_work(&self) -> Result<Vec<String>> {
+        let ask = Message::request("GET", "/", &[("host", "localhost")], b"");
+        let answer = ask.send(self.watch)?.text();
+        Ok(answer.lines().map(str::to_owned).collect())
     }
 
     /// An output of the stack.
@@ -425,7 +514,7 @@ impl LocalAws {
     pub async fn waiting(&self) -> Result<usize> {
         use aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessages;
         let mut waiting = 0;
-        for queue in self.rules.iter().flat_map(|rule| &rule.queues) {
+        for queue in self.queues() {
             let ask = self.sqs.get_queue_attributes().queue_url(queue);
             let answer = ask
                 .attribute_names(ApproximateNumberOfMessages)
@@ -560,50 +649,85 @@ impl LocalAws {
     /// The entries of the ledger, oldest first, as plain JSON: the item, with
     /// its `document` and its compressed `before` read.
     pub async fn entries(&self) -> Result<Vec<Value>> {
-        let mut entries: Vec<Value> = self
-            .ledger_items()
-            .await?
-            .into_iter()
-            .filter(|item| item["sk"] == "entry")
-            .collect();
-        for entry in &mut entries {
-            if let Some(document) = entry["document"].as_str() {
-                entry["document"] = serde_json::from_str(document)?;
-            }
-        }
-        entries.sort_by_key(|entry| entry["pk"].to_string());
+        let mut entries = self.items_of(&["entry#"]).await?;
+        read_documents(&mut entries)?;
         Ok(entries)
     }
 
     /// The entries about one resource, oldest first; the resource by its ARN or
     /// the id at the ARN's end.
     pub async fn entries_of(&self, resource: &str) -> Result<Vec<Value>> {
-        let mut entries = self.entries().await?;
-        entries.retain(|entry| {
-            let of = entry["resource"].as_str().unwrap_or_default();
-            of == resource || of.rsplit('/').next() == Some(resource)
-        });
+        // By the index: the ledger of many scenarios is long.
+        let keys = self
+            .dynamodb
+            .query()
+            .table_name(self.output("LedgerTableName"))
+            .index_name("by-resource")
+            .key_condition_expression("#resource = :resource")
+            .expression_attribute_names("#resource", "resource")
+            .expression_attribute_values(":resource", AttributeValue::S(arn(resource)))
+            .send()
+            .await?;
+        let mut entries = Vec::new();
+        for key in keys.items() {
+            let text = |name: &str| key.get(name).and_then(|text| text.as_s().ok());
+            let (Some(pk), Some(sk)) = (text("pk"), text("sk")) else {
+                continue;
+            };
+            entries.extend(self.ledger_item(pk, sk).await?);
+        }
+        read_documents(&mut entries)?;
         Ok(entries)
     }
 
-    /// Every item of the ledger's table, locks and counters too.
-    pub async fn ledger_items(&self) -> Result<Vec<Value>> {
-        let mut items = Vec::new();
-        let mut pages = self
+    /// One item of the ledger's table.
+    pub async fn ledger_item(&self, pk: &str, sk: &str) -> Result<Option<Value>> {
+        let get = self
+            .dynamodb
+            .get_item()
+            .table_name(self.output("LedgerTableName"))
+            .key("pk", AttributeValue::S(pk.to_owned()))
+            .key("sk", AttributeValue::S(sk.to_owned()));
+        let item = get.consistent_read(true).send().await?.item;
+        Ok(item.as_ref().map(plain_item))
+    }
+
+    /// Lets the lease of a lock lapse, as time would.
+    pub async fn lapse(&self, lock: &str) -> Result<()> {
+        self.dynamodb
+            .update_item()
+            .table_name(self.output("LedgerTableName"))
+            .key("pk", AttributeValue::S(lock.to_owned()))
+            .key("sk", AttributeValue::S("lock".to_owned()))
+            .condition_expression("attribute_exists(pk)")
+            .update_expression("SET lease_until = :then")
+            .expression_attribute_values(":then", AttributeValue::N("0".to_owned()))
+            .send()
+            .await?;
+        Ok(())
+    }
+
+    /// The items of the ledger's table whose keys begin in one of these ways:
+    /// records, locks, counters, and what else there is.
+    pub async fn items_of(&self, prefixes: &[&str]) -> Result<Vec<Value>> {
+        let mut scan = self
             .dynamodb
             .scan()
-            .table_name(self.output("LedgerTableName"));
+            .table_name(self.output("LedgerTableName"))
+            .consistent_read(true);
+        let mut conditions = Vec::new();
+        for (n, prefix) in prefixes.iter().enumerate() {
+            conditions.push(format!("begins_with(pk, :prefix{n})"));
+            let prefix = AttributeValue::S((*prefix).to_owned());
+            scan = scan.expression_attribute_values(format!(":prefix{n}"), prefix);
+        }
+        scan = scan.filter_expression(conditions.join(" OR "));
+        let mut items = Vec::new();
         loop {
-            let page = pages.clone().consistent_read(true).send().await?;
-            items.extend(page.items().iter().map(|item| {
-                Value::Object(
-                    item.iter()
-                        .map(|(k, v)| (k.clone(), plain(v)))
-                        .collect::<Map<_, _>>(),
-                )
-            }));
+            let page = scan.clone().send().await?;
+            items.extend(page.items().iter().map(plain_item));
             match page.last_evaluated_key() {
-                Some(key) => pages = pages.set_exclusive_start_key(Some(key.clone())),
+                Some(key) => scan = scan.set_exclusive_start_key(Some(key.clone())),
                 None => return Ok(items),
             }
         }
@@ -809,24 +933,21 @@ impl LocalAws {
 
     /// Ends all running copies of one function.
     pub fn restart_function(&self, function: &str) -> Result<()> {
+        let known = self.timeouts.borrow().get(function).copied();
+        let timeout = match known {
+            Some(timeout) => timeout,
+            None => {
+                let timeout = self.configuration(function, None)?["Timeout"].as_u64();
+                timeout.ok_or_else(|| format!("{function} has no time-out"))?
+            }
+        };
+        self.timeouts
+            .borrow_mut()
+            .insert(function.to_owned(), timeout);
         // MiniStack ends them when something that matters to them is set, even
         // to what it was.
-        self.set_timeout(function, self.timeout(function)?)
-    }
-
-    /// Gives a function this many seconds, and ends its running copies.
-    pub fn set_timeout(&self, function: &str, seconds: u64) -> Result<()> {
-        self.configuration(function, Some(&json!({"Timeout": seconds})))
+        self.configuration(function, Some(&json!({"Timeout": timeout})))
             .map(|_| ())
-    }
-
-    /// The seconds that a function's invocations may take now.
-    ///
-    /// # Errors
-    /// It has no such function, or no time-out.
-    pub fn timeout(&self, function: &str) -> Result<u64> {
-        let timeout = self.configuration(function, None)?["Timeout"].as_u64();
-        timeout.ok_or_else(|| format!("{function} has no time-out").into())
     }
 
     fn configuration(&self, function: &str, change: Option<&Value>) -> Result<Value> {
@@ -985,11 +1106,14 @@ fn build(options: &Options) -> Result<PathBuf> {
     let stand_in = repository().join("tests/local-aws/bin");
     let path = std::iter::once(stand_in).chain(std::env::split_paths(&path));
     sam.env("PATH", std::env::join_paths(path)?);
-    run("sam-build", &mut sam)?;
+    run(&workshop(), "sam-build", &mut sam)?;
+    let mut pack = Command::new(workshop().join("venv/sam/bin/python"));
+    pack.arg(repository().join("tests/local-aws/pack.py"));
+    run(&workshop(), "pack", pack.arg(&built))?;
     Ok(built.join("template.yaml"))
 }
 
-fn deploy(options: &Options, template: &Path, ministack: SocketAddr) -> Result<()> {
+fn deploy(shard: &Path, options: &Options, template: &Path, ministack: SocketAddr) -> Result<()> {
     let bucket = Message::request("PUT", "/backstop-artifacts", &[("host", "localhost")], b"");
     let bucket = bucket.send(ministack)?;
     if bucket.status() != 200 {
@@ -1001,7 +1125,7 @@ fn deploy(options: &Options, template: &Path, ministack: SocketAddr) -> Result<(
         .arg(repository().join("tests/local-aws/samconfig.toml"));
     parameters(&mut sam, options);
     sam.env("AWS_ENDPOINT_URL", format!("http://{ministack}"));
-    run("sam-deploy", &mut sam)
+    run(shard, "sam-deploy", &mut sam)
 }
 
 fn parameters(sam: &mut Command, options: &Options) {
@@ -1048,9 +1172,10 @@ fn pretend_account() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-/// Runs a command to its end; its output goes to a log and into the error.
-fn run(name: &str, command: &mut Command) -> Result<()> {
-    let path = workshop().join(format!("{name}.log"));
+/// Runs a command to its end; its output goes to a log in a folder and into the
+/// error.
+fn run(folder: &Path, name: &str, command: &mut Command) -> Result<()> {
+    let path = folder.join(format!("{name}.log"));
     let log = File::create(&path)?;
     let status = command.stdout(log.try_clone()?).stderr(log).status()?;
     if status.success() {
@@ -1073,20 +1198,32 @@ impl Drop for Emulator {
     }
 }
 
-fn start_moto(upstreams: Upstreams) -> Result<Emulator> {
+fn start_moto(shard: &Path, upstreams: Upstreams) -> Result<Emulator> {
     let port = upstreams.moto.port().to_string();
+    let server = emulators().join("moto_server");
     start_emulator(
+        shard,
         "moto",
-        &["moto_server", "-H", "127.0.0.1", "-p", &port],
+        &[
+            server.as_os_str(),
+            "-H".as_ref(),
+            "127.0.0.1".as_ref(),
+            "-p".as_ref(),
+            port.as_ref(),
+        ],
         &[("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned())],
     )
 }
 
-fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
+fn start_ministack(shard: &Path, proxy: &Proxy, watch: SocketAddr) -> Result<Emulator> {
+    let python = emulators().join("python");
+    let program = repository().join("tests/local-aws/watched_ministack.py");
+    let watch = watch.port().to_string();
     // The functions inherit all of this, and nothing else.
     start_emulator(
+        shard,
         "ministack",
-        &["ministack"],
+        &[python.as_os_str(), program.as_os_str(), watch.as_ref()],
         &[
             ("BIND_HOST", "127.0.0.1".to_owned()),
             ("GATEWAY_PORT", proxy.upstreams.ministack.port().to_string()),
@@ -1096,8 +1233,8 @@ fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
             ("IOT_MTLS_ENABLED", "0".to_owned()),
             ("MINISTACK_ACCOUNT_ID", ACCOUNT.to_owned()),
             ("MINISTACK_REGION", REGION.to_owned()),
-            // A wait of 15 seconds takes 150 ms: not to spin in the meantime.
-            ("SFN_WAIT_SCALE", "0.01".to_owned()),
+            // A wait of 15 seconds takes 60 ms: not to spin in the meantime.
+            ("SFN_WAIT_SCALE", "0.004".to_owned()),
             // AWS sets these two from the template's LoggingConfig; MiniStack does not.
             ("AWS_LAMBDA_LOG_FORMAT", "JSON".to_owned()),
             ("AWS_LAMBDA_LOG_LEVEL", "INFO".to_owned()),
@@ -1117,22 +1254,31 @@ fn start_ministack(proxy: &Proxy) -> Result<Emulator> {
     )
 }
 
-fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Result<Emulator> {
-    let bin = workshop().join("venv/emulators/bin");
-    let log = File::create(workshop().join(format!("{name}.log")))?;
-    let scratch = workshop().join(format!("{name}-{}", std::process::id()));
-    let mut guard = Command::new(bin.join("python"));
+/// The programs of the emulators' virtual environment.
+fn emulators() -> PathBuf {
+    workshop().join("venv/emulators/bin")
+}
+
+fn start_emulator(
+    shard: &Path,
+    name: &str,
+    command: &[&OsStr],
+    env: &[(&str, String)],
+) -> Result<Emulator> {
+    let log = File::create(shard.join(format!("{name}.log")))?;
+    let scratch = shard.join(format!("{name}-{}", std::process::id()));
+    let mut guard = Command::new(emulators().join("python"));
     guard
         .arg(repository().join("tests/local-aws/guard.py"))
         .arg(&scratch);
-    guard.arg(bin.join(command[0])).args(&command[1..]);
+    guard.args(command);
     guard.env_clear();
     guard.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     guard.env("HOME", &scratch);
     guard.env("PYTHONUNBUFFERED", "1");
     guard.envs(pretend_account());
     guard.envs(env.iter().map(|(k, v)| (k, v)));
-    guard.current_dir(workshop());
+    guard.current_dir(shard);
     guard
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
@@ -1142,15 +1288,21 @@ fn start_emulator(name: &str, command: &[&str], env: &[(&str, String)]) -> Resul
     Ok(Emulator(guard.spawn()?))
 }
 
-fn ready(name: &str, address: SocketAddr, path: &str) -> Result<()> {
+fn ready(
+    shard: &Path,
+    name: &str,
+    emulator: &mut Emulator,
+    address: SocketAddr,
+    path: &str,
+) -> Result<()> {
     let asked = Instant::now();
     let request = Message::request("GET", path, &[("host", "localhost")], b"");
     while !request
         .send(address)
         .is_ok_and(|answer| answer.status() == 200)
     {
-        if asked.elapsed() > Duration::from_secs(60) {
-            let log = workshop().join(format!("{}.log", name.to_lowercase()));
+        if emulator.0.try_wait()?.is_some() || asked.elapsed() > PATIENCE {
+            let log = shard.join(format!("{name}.log"));
             return Err(format!("{name} did not come up; see {}", log.display()).into());
         }
         thread::sleep(Duration::from_millis(50));
@@ -1166,6 +1318,34 @@ fn now_ms() -> u128 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis())
+}
+
+/// The ARN of a security group, volume or instance by its id; of anything else
+/// itself.
+fn arn(resource: &str) -> String {
+    let kind = match resource.split('-').next() {
+        Some("sg") => "security-group",
+        Some("vol") => "volume",
+        Some("i") => "instance",
+        _ => return resource.to_owned(),
+    };
+    format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{resource}")
+}
+
+/// Reads the documents in entries, and puts the entries in their order.
+fn read_documents(entries: &mut [Value]) -> Result<()> {
+    for entry in entries.iter_mut() {
+        if let Some(document) = entry["document"].as_str() {
+            entry["document"] = serde_json::from_str(document)?;
+        }
+    }
+    entries.sort_by_key(|entry| entry["pk"].to_string());
+    Ok(())
+}
+
+fn plain_item(item: &HashMap<String, AttributeValue>) -> Value {
+    let fields = item.iter().map(|(k, v)| (k.clone(), plain(v)));
+    Value::Object(fields.collect::<Map<_, _>>())
 }
 
 fn plain(value: &AttributeValue) -> Value {

@@ -36,7 +36,7 @@ async fn main() -> ExitCode {
         Err(problem) => {
             let _ = stdout().flush();
             eprintln!("\nThe demo failed: {problem}");
-            eprintln!("The logs of the local AWS are in target/local-aws/*.log");
+            eprintln!("The logs of the local AWS are under target/local-aws/");
             ExitCode::FAILURE
         }
     }

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One AWS call that a function made.
 #[derive(Clone, Debug)]
@@ -33,8 +33,8 @@ pub struct Call {
     pub to: Instant,
     /// Whether a fault was injected into it.
     pub faulted: bool,
-    /// Whose call it was, by the function's name: only while
-    /// [`Proxy::attribute`] is on.
+    /// Whose call it was, by the function's name: only where a fault was meant
+    /// for such calls of one function. (Finding out takes some milliseconds.)
     pub function: Option<String>,
 }
 
@@ -55,11 +55,8 @@ pub enum Fault {
     AnswerLost,
     /// Nothing happens and nothing is answered, until the caller gives up.
     Silence,
-    /// The call takes effect, and the process that made it is killed. Needs
-    /// [`Proxy::attribute`].
+    /// The call takes effect, and the process that made it is killed.
     Kill,
-    /// The call is held this long and then goes on.
-    Delay(Duration),
     /// Something else happens just before the call goes on: somebody edits the
     /// same group.
     Before(Box<dyn FnMut(&Upstreams) + Send>),
@@ -139,11 +136,10 @@ impl Upstreams {
 
 #[derive(Default)]
 struct State {
-    attribute: bool,
     calls: Vec<Call>,
     injections: Vec<Injection>,
     under_way: usize,
-    last: Option<Instant>,
+    answered: usize,
 }
 
 /// The proxy. Clones share it.
@@ -203,7 +199,7 @@ impl Proxy {
     }
 
     /// Lets `skip` calls of `action` by this function pass, then injects
-    /// `fault` into one. Needs [`attribute`](Self::attribute).
+    /// `fault` into one.
     pub fn fail_call_of(&self, function: &str, action: &str, skip: usize, fault: Fault) {
         self.inject(Some(function.to_owned()), action, skip, 1, fault);
     }
@@ -238,16 +234,15 @@ impl Proxy {
         });
     }
 
-    /// Whether each call is attributed to the function whose process made it.
-    /// It costs some milliseconds a call.
-    pub fn attribute(&self, on: bool) {
-        self.state.lock().unwrap().attribute = on;
-    }
-
     /// How many faults have not been met by a call.
     #[must_use]
     pub fn faults_left(&self) -> usize {
         self.state.lock().unwrap().injections.len()
+    }
+
+    /// Forgets what was still to be injected.
+    pub fn forget_faults(&self) {
+        self.state.lock().unwrap().injections.clear();
     }
 
     /// Forgets what was recorded and what was still to be injected.
@@ -255,7 +250,6 @@ impl Proxy {
         let mut state = self.state.lock().unwrap();
         state.calls.clear();
         state.injections.clear();
-        state.attribute = false;
         drop(state);
         self.copy_volumes(false);
     }
@@ -283,16 +277,10 @@ impl Proxy {
         self.state.lock().unwrap().under_way
     }
 
-    /// How long ago the last call was answered, resets or not; zero while one
-    /// is under way.
+    /// How many calls have been answered, resets or not.
     #[must_use]
-    pub fn idle(&self) -> Duration {
-        let state = self.state.lock().unwrap();
-        match state.last {
-            _ if state.under_way > 0 => Duration::ZERO,
-            Some(last) => last.elapsed(),
-            None => Duration::MAX,
-        }
+    pub fn answered(&self) -> usize {
+        self.state.lock().unwrap().answered
     }
 
     fn serve(&self, stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
@@ -300,12 +288,15 @@ impl Proxy {
         let Some(request) = Message::read(stream)? else {
             return Ok(());
         };
+        let mut call = describe(&request);
         let attribute = {
             let mut state = self.state.lock().unwrap();
             state.under_way += 1;
-            state.attribute
+            state.injections.iter().any(|i| {
+                let of_process = i.function.is_some() || matches!(i.fault, Fault::Kill);
+                of_process && i.action == call.action
+            })
         };
-        let mut call = describe(&request);
         let caller = attribute.then(|| caller(stream)).flatten();
         call.function = caller.as_ref().map(|caller| caller.function.clone());
         let outcome = self.answer(&request, &mut call, to, stream, caller);
@@ -316,7 +307,7 @@ impl Proxy {
         {
             // Recorded before the caller can know of it.
             let mut state = self.state.lock().unwrap();
-            state.last = Some(call.to);
+            state.answered += 1;
             state.calls.push(call);
             state.under_way -= 1;
         }
@@ -356,16 +347,12 @@ impl Proxy {
                 Err(dropped())
             }
             Fault::Kill => {
-                let caller = caller.expect("a caller that is known: attribute(true)");
+                let caller = caller.expect("a caller that is known");
                 let answer = forward(call);
                 let process = caller.process.to_string();
                 let killed = Command::new("kill").args(["-9", &process]).status()?;
                 assert!(killed.success(), "the process {process} cannot be killed");
                 answer.and_then(|_| Err(dropped()))
-            }
-            Fault::Delay(time) => {
-                thread::sleep(*time);
-                forward(call)
             }
             Fault::Before(act) => {
                 act(&self.upstreams);

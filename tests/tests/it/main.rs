@@ -1,4 +1,6 @@
-//! Backstop tested as users have it.
+//! Backstop tested as users have it: the events that it is sent, the template
+//! that is deployed, and both together on the local AWS. One binary for all of
+//! it; a layer is named by its filter: `cargo test --workspace --test it e2e::`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,4 +8,7 @@
     clippy::indexing_slicing
 )]
 
+mod corpus;
+mod e2e;
 mod faults;
+mod template;

@@ -141,7 +141,7 @@ impl Function {
 
 /// A way in which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// AWS refuses it for now.
     Throttled,
     /// A fault on AWS's side.
@@ -192,19 +192,19 @@ impl Way {
 /// One call of a function's: its service, its operation, and how many of the same
 /// operation the function has made before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Nth {
-    pub(super) service: String,
-    pub(super) operation: String,
-    pub(super) before: usize,
+pub(crate) struct Nth {
+    pub(crate) service: String,
+    pub(crate) operation: String,
+    pub(crate) before: usize,
 }
 
 /// A call that is to fail.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     /// Logical id of the function.
-    pub(super) function: &'static str,
-    pub(super) call: Nth,
-    pub(super) way: Way,
+    pub(crate) function: &'static str,
+    pub(crate) call: Nth,
+    pub(crate) way: Way,
 }
 
 /// Is shown every call to the ledger's table that takes effect, and its answer.
@@ -288,7 +288,7 @@ struct Delivery {
 }
 
 /// An account in which the stack is deployed.
-pub(super) struct Account {
+pub(crate) struct Account {
     shared: Arc<Shared>,
     warm: BTreeMap<&'static str, Function>,
     on_their_way: Vec<Delivery>,
@@ -659,7 +659,7 @@ fn queue_of(function: &str) -> Option<&'static Value> {
 }
 
 /// The indexes of the ledger's table, as the template has them.
-fn indexes() -> Vec<Index> {
+pub(crate) fn indexes() -> Vec<Index> {
     let table = template::resource("LedgerTable");
     let indexes = table["Properties"]["GlobalSecondaryIndexes"].as_array();
     let name = |value: &Value| text(value).to_owned();

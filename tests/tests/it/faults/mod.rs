@@ -8,7 +8,7 @@
 //! by the real processes, killed with SIGKILL, over HTTP: `e2e/faults.rs`.
 
 mod account;
-mod stories;
+pub(crate) mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,15 +18,16 @@ use backstop_wire::memory::Cloud;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::account::{Account, Fault, Nth, Watch, Way};
+use self::account::{Account, Nth};
+pub(crate) use self::account::{Fault, Watch, Way, indexes};
 use backstop_aws::clock::Clock;
 
 /// A function at its work on one resource.
-trait Story {
+pub(crate) trait Story {
     /// Logical id of the function.
     const FUNCTION: &'static str;
     /// What its end is held against.
-    type Before;
+    type Before: Send + Sync;
 
     /// Makes the world before the event.
     async fn set(account: &mut Account) -> (Value, Self::Before);
@@ -39,7 +40,7 @@ trait Story {
 }
 
 /// What an end is the end of.
-struct End {
+pub(crate) struct End {
     /// The call that failed; none: a clean run.
     fault: Option<Fault>,
     /// Whether the event has been delivered again since.
@@ -74,15 +75,15 @@ fn run<T>(run: impl Future<Output = T>) -> T {
 }
 
 /// The world of a story before its event, and when that is.
-struct Scene<S: Story> {
-    cloud: Cloud,
+pub(crate) struct Scene<S: Story> {
+    pub(crate) cloud: Cloud,
     at: Timestamp,
     event: Value,
     before: S::Before,
 }
 
 impl<S: Story> Scene<S> {
-    fn set() -> Self {
+    pub(crate) fn set() -> Self {
         run(async {
             let clock = Clock::of_timers(beginning());
             let mut account = Account::empty(&stories::policy(), clock);
@@ -105,7 +106,7 @@ impl<S: Story> Scene<S> {
 
     /// As [`play`](Self::play), with somebody who is shown every call to the
     /// ledger's table.
-    fn play_before(
+    pub(crate) fn play_before(
         &self,
         fault: Option<Fault>,
         watch: Option<Arc<Watch>>,

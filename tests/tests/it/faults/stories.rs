@@ -26,14 +26,14 @@ pub(super) fn policy() -> Value {
 }
 
 /// `revoke-ingress` closes what was opened.
-pub(super) struct Revoke;
+pub(crate) struct Revoke;
 /// The event of the opening is lost; the sweep finds it.
-pub(super) struct Sweep;
+pub(crate) struct Sweep;
 /// A person takes a remediation back.
-pub(super) struct Undo;
+pub(crate) struct Undo;
 
 /// A group whose rules are open, and the rules by id.
-pub(super) struct Group {
+pub(crate) struct Group {
     id: String,
     before: BTreeMap<String, Rule>,
 }
@@ -244,10 +244,10 @@ impl Story for Undo {
 
 /// `encrypt-volume` replaces the volume of a running instance, from its event to
 /// its end: what it begins, and every step that its state machine asks for.
-pub(super) struct Encrypt;
+pub(crate) struct Encrypt;
 
 /// An instance with its one volume.
-pub(super) struct Machine {
+pub(crate) struct Machine {
     instance: String,
     volume: String,
 }
@@ -342,7 +342,7 @@ impl Story for Encrypt {
 
 /// `patch-instance` installs what an instance lacks, from the event to what
 /// Systems Manager shows afterwards.
-pub(super) struct Patch;
+pub(crate) struct Patch;
 
 impl Story for Patch {
     const FUNCTION: &'static str = "PatchInstanceFunction";

@@ -14,22 +14,10 @@ pub(crate) const PATCH: &str = "PatchInstanceFunction";
 
 const OPT_OUT: &str = "backstop:opt-out";
 
-/// How long a run may take to its next status.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Volumes of an instance.
-const VOLUMES: usize = 2;
+pub(super) const VOLUMES: usize = 2;
 
-/// A scenario about instances: it begins and ends without any.
-fn of_instances(run: impl AsyncFnOnce(&LocalAws)) {
-    scenario(async |aws| {
-        clear(aws).await;
-        run(aws).await;
-        clear(aws).await;
-    });
-}
-
-/// Removes every instance and snapshot: no other scenario has any.
+/// Removes every instance and snapshot.
 async fn clear(aws: &LocalAws) {
     let found = aws.ec2.describe_instances().send().await.unwrap();
     let all = found.reservations().iter().flat_map(|r| r.instances());
@@ -113,12 +101,12 @@ async fn servers(aws: &LocalAws, count: usize, tags: &[(&str, &str)]) -> Vec<Str
     ids
 }
 
-async fn server(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
+pub(super) async fn server(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
     servers(aws, 1, tags).await.remove(0)
 }
 
 /// Yesterday's scan of an instance found so many approved patches missing.
-fn lacks(aws: &LocalAws, id: &str, missing: u32) {
+pub(super) fn lacks(aws: &LocalAws, id: &str, missing: u32) {
     let state = PatchState {
         operation: "Scan".to_owned(),
         ended_at: Some(hours_ago(26)),
@@ -133,7 +121,7 @@ fn lacks(aws: &LocalAws, id: &str, missing: u32) {
 
 /// Ends a command on an instance; where it succeeded, so many patches are still
 /// missing.
-fn end(aws: &LocalAws, command: &str, id: &str, status: &str, missing: u32) {
+pub(super) fn end(aws: &LocalAws, command: &str, id: &str, status: &str, missing: u32) {
     aws.proxy.systems_manager.end_command(command, id, status);
     if status == "Success" {
         let state = PatchState {
@@ -146,7 +134,7 @@ fn end(aws: &LocalAws, command: &str, id: &str, status: &str, missing: u32) {
 }
 
 /// The volumes' snapshots, by id, with their tags.
-async fn snapshots(aws: &LocalAws) -> BTreeMap<String, BTreeMap<String, String>> {
+pub(super) async fn snapshots(aws: &LocalAws) -> BTreeMap<String, BTreeMap<String, String>> {
     let found = aws.ec2.describe_snapshots().send().await.unwrap();
     let ours =
         |s: &&aws_sdk_ec2::types::Snapshot| s.tags().iter().any(|t| t.key() == Some(PURPOSE_TAG));
@@ -203,7 +191,7 @@ fn named(command: &Value) -> Vec<String> {
 }
 
 /// The one command that was ever sent to an instance, by id.
-fn command(aws: &LocalAws, id: &str) -> String {
+pub(super) fn command(aws: &LocalAws, id: &str) -> String {
     let commands = aws.commands_to(id);
     assert_eq!(commands.len(), 1, "{commands:#?}");
     commands[0]["CommandId"].as_str().unwrap().to_owned()
@@ -211,7 +199,7 @@ fn command(aws: &LocalAws, id: &str) -> String {
 
 /// Waits until the last entry of an instance has a status, and gives it.
 async fn comes_to(aws: &LocalAws, id: &str, status: &str) -> Value {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     loop {
         let entries = aws.entries_of(id).await.unwrap();
         if let Some(entry) = entries.last().filter(|entry| entry["status"] == status) {
@@ -231,7 +219,7 @@ async fn comes_to(aws: &LocalAws, id: &str, status: &str) -> Value {
 /// Waits until a run's command has been sent, and gives the command's id.
 async fn sent(aws: &LocalAws, id: &str) -> String {
     let what = format!("a command to {id}");
-    wait_for(&what, PATIENCE, async || {
+    wait_for(&what, async || {
         let entries = aws.entries_of(id).await.unwrap();
         let sent = entries.last()?["document"]["command"].is_object();
         sent.then_some(())
@@ -249,12 +237,12 @@ fn problems(aws: &LocalAws) -> Vec<Value> {
 
 /// Waits until the messages about an instance have these outcomes, in order,
 /// and no more, and gives them.
-async fn told(aws: &LocalAws, id: &str, outcomes: &[&str]) -> Vec<Published> {
-    let started = std::time::Instant::now();
-    while about(aws, id).len() < outcomes.len() && started.elapsed() < Duration::from_secs(15) {
+pub(super) async fn told(aws: &LocalAws, id: &str, outcomes: &[&str]) -> Vec<Published> {
+    let started = Instant::now();
+    while about(aws, id).len() < outcomes.len() && started.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    quiet(aws).await;
+    aws.quiet().await;
     let messages = about(aws, id);
     let told: Vec<&str> = messages.iter().map(outcome).collect();
     assert_eq!(told, outcomes, "about {id}; {:#?}", problems(aws));
@@ -263,11 +251,11 @@ async fn told(aws: &LocalAws, id: &str, outcomes: &[&str]) -> Vec<Published> {
 
 /// Waits for the message about an instance that tells an outcome: the last one.
 async fn told_last(aws: &LocalAws, id: &str, last: &str) -> Published {
-    let message = wait_for(last, Duration::from_secs(15), async || {
+    let message = wait_for(last, async || {
         about(aws, id).into_iter().find(|m| outcome(m) == last)
     });
     let message = message.await;
-    quiet(aws).await;
+    aws.quiet().await;
     assert_eq!(about(aws, id).last().map(outcome), Some(last));
     message
 }
@@ -322,38 +310,20 @@ async fn is_untouched(aws: &LocalAws, id: &str) {
 
 /// Holds that nothing of an instance is locked.
 async fn is_free(aws: &LocalAws, id: &str) {
-    let locks = aws.ledger_items().await.unwrap().into_iter();
-    let locks: Vec<Value> = locks
-        .filter(|item| item["pk"] == lock_of(id).as_str())
-        .collect();
-    assert!(locks.is_empty(), "{locks:#?}");
+    let lock = aws.ledger_item(&lock_of(id), "lock").await.unwrap();
+    assert!(lock.is_none(), "{lock:#?}");
 }
 
 /// Its controls share a lock.
-fn lock_of(id: &str) -> String {
+pub(super) fn lock_of(id: &str) -> String {
     format!("lock#missing-patches#{id}")
-}
-
-/// Lets the lease of an instance's lock lapse.
-async fn lapse(aws: &LocalAws, id: &str) {
-    aws.dynamodb
-        .update_item()
-        .table_name(aws.output("LedgerTableName"))
-        .key("pk", AttributeValue::S(lock_of(id)))
-        .key("sk", AttributeValue::S("lock".to_owned()))
-        .condition_expression("attribute_exists(pk)")
-        .update_expression("SET lease_until = :then")
-        .expression_attribute_values(":then", AttributeValue::N("0".to_owned()))
-        .send()
-        .await
-        .unwrap();
 }
 
 // ---- findings of Inspector's
 
 #[test]
 fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspector_alone() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let ids = servers(aws, 2, &[]).await;
         let (id, bystander) = (&ids[0], &ids[1]);
         let findings = [
@@ -402,7 +372,7 @@ fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspect
         for event in [&found[0], &found[1], &missing] {
             assert_eq!(aws.deliver(event).await.unwrap(), [PATCH]);
         }
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(made(aws), steps);
 
         end(aws, &command, id, "Success", 0);
@@ -414,7 +384,7 @@ fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspect
 
         // Inspector closes them, one after the other.
         aws.deliver(&findings[0].closed()).await.unwrap();
-        quiet(aws).await;
+        aws.quiet().await;
         told(aws, id, &["in-progress", "awaiting-rescan"]).await;
         aws.deliver(&findings[1].closed()).await.unwrap();
         let entry = comes_to(aws, id, "remediated").await;
@@ -428,7 +398,7 @@ fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspect
         for event in [first, second, ended, findings[0].closed()] {
             look(aws, &event);
         }
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(made(aws), steps);
         assert_eq!(aws.entries_of(id).await.unwrap().len(), 1);
         told(aws, id, &["in-progress", "awaiting-rescan", "remediated"]).await;
@@ -439,7 +409,7 @@ fn what_inspector_finds_in_the_operating_system_is_patched_and_closed_by_inspect
 
 #[test]
 fn what_only_an_application_can_mend_is_told_in_inspectors_words_and_nothing_is_sent() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &server(aws, &[]).await;
         let finding = Finding::application(id, "CVE-2026-0003", "requests");
         let unfixed = Finding {
@@ -461,7 +431,7 @@ fn what_only_an_application_can_mend_is_told_in_inspectors_words_and_nothing_is_
             ..Finding::os(id, "CVE-2026-0005", "vim")
         };
         aws.deliver(&small.active()).await.unwrap();
-        quiet(aws).await;
+        aws.quiet().await;
         told(aws, id, &["notified", "notified"]).await;
         assert_eq!(made(aws), Vec::<String>::new());
         assert_eq!(aws.commands_to(id).len(), 0);
@@ -473,7 +443,7 @@ fn what_only_an_application_can_mend_is_told_in_inspectors_words_and_nothing_is_
 
 #[test]
 fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         // How the command ends, how many patches are missing then, what came of it.
         for (status, missing, came_to) in [
             ("Success", 0, "remediated"),
@@ -506,7 +476,7 @@ fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
             .await
             .unwrap();
             let what = format!("{status} with {missing} missing");
-            let entries = wait_for(&what, PATIENCE, async || {
+            let entries = wait_for(&what, async || {
                 let entries = aws.entries_of(id).await.unwrap();
                 (entries[0]["status"] != "in-progress").then_some(entries)
             })
@@ -526,7 +496,7 @@ fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
             // Delivered again, before and after the end: nothing new.
             look(aws, &event);
             look(aws, &command_status(&command, id, "Failed"));
-            quiet(aws).await;
+            aws.quiet().await;
             told(aws, id, outcomes).await;
             assert_eq!(made(aws), steps);
             is_free(aws, id).await;
@@ -536,7 +506,7 @@ fn missing_patches_are_installed_and_what_is_missing_afterwards_decides() {
 
 #[test]
 fn an_instance_that_was_never_scanned_is_scanned_and_nothing_else() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &server(aws, &[]).await;
         aws.patch_state(id, None);
         let event = cloudtrail::instance_state(id, "running");
@@ -570,7 +540,7 @@ fn an_instance_that_was_never_scanned_is_scanned_and_nothing_else() {
 
 #[test]
 fn an_instance_that_systems_manager_does_not_manage_is_told_with_what_it_lacks() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let id = &bare(aws, 1, &[]).await.remove(0);
         let event = cloudtrail::instance_state(id, "running");
         assert!(
@@ -593,7 +563,7 @@ fn an_instance_that_systems_manager_does_not_manage_is_told_with_what_it_lacks()
         // Found by Inspector all the same: still nothing can be sent.
         let finding = Finding::os(id, "CVE-2026-0006", "curl");
         aws.deliver(&finding.active()).await.unwrap();
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(made(aws), Vec::<String>::new());
 
         // One whose agent is silent.
@@ -617,7 +587,7 @@ fn an_instance_that_systems_manager_does_not_manage_is_told_with_what_it_lacks()
 
 #[test]
 fn what_is_opted_out_or_to_be_replaced_is_told_and_left_as_it_is() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         const GROUP: &str = "aws:autoscaling:groupName";
         for (tag, status, part) in [
             ((OPT_OUT, "missing-patches"), "exempt", OPT_OUT),
@@ -644,7 +614,7 @@ fn what_is_opted_out_or_to_be_replaced_is_told_and_left_as_it_is() {
 
 #[test]
 fn outside_its_window_an_instance_waits_and_the_sweep_finds_the_window_open() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         settle(aws).await;
         // Two hours from now, for an hour.
         let at = |hours: i64| hours_ago(-hours).strftime("%H:%M").to_string();
@@ -656,7 +626,7 @@ fn outside_its_window_an_instance_waits_and_the_sweep_finds_the_window_open() {
         comes_to(aws, id, "pending").await;
         told(aws, id, &["pending"]).await;
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         told(aws, id, &["pending"]).await;
         assert_eq!(made(aws), Vec::<String>::new());
 
@@ -676,7 +646,7 @@ fn outside_its_window_an_instance_waits_and_the_sweep_finds_the_window_open() {
 
 #[test]
 fn of_a_command_that_is_denied_because_of_one_instance_the_others_are_patched() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let ids = servers(aws, 4, &[]).await;
         let denied = &ids[1];
         aws.proxy.systems_manager.deny_commands_to(denied);
@@ -722,7 +692,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
     const INSTANCES: usize = 200;
     const FINDINGS: usize = 5000;
     const A_BATCH: usize = 500;
-    of_instances(async |aws| {
+    scenario(async |aws| {
         let mut policy = patching(json!({}));
         policy["controls"]["vulnerable-package"] = json!({"budget": {"changes_per_hour": 1000}});
         aws.set_policy(&policy).await.unwrap();
@@ -737,7 +707,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
             Finding::os(&ids[of], &format!("CVE-2026-{n:05}"), "curl").active()
         };
         let events: Vec<Value> = (0..FINDINGS).map(event).collect();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         for events in events.chunks(A_BATCH) {
             let answer = aws.call(PATCH, &batch(events)).unwrap();
             assert_eq!(
@@ -751,7 +721,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
             "    {FINDINGS} findings in {:.1} s",
             started.elapsed().as_secs_f32()
         );
-        quiet(aws).await;
+        aws.quiet().await;
 
         let commands: Vec<_> = aws.proxy.calls_of("SendCommand");
         assert!(commands.len() <= 12, "{} commands", commands.len());
@@ -780,7 +750,7 @@ fn five_thousand_findings_on_two_hundred_instances_are_one_run_each_and_few_comm
 
 #[test]
 fn a_command_whose_end_nobody_heard_of_is_followed_by_the_sweep() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         settle(aws).await;
         let id = &server(aws, &[]).await;
         lacks(aws, id, 2);
@@ -791,7 +761,7 @@ fn a_command_whose_end_nobody_heard_of_is_followed_by_the_sweep() {
         age(aws, entry["pk"].as_str().unwrap()).await;
         // Still at work: the sweep leaves it alone.
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         told(aws, id, &["in-progress"]).await;
 
         end(aws, &command, id, "Success", 0);
@@ -805,7 +775,7 @@ fn a_command_whose_end_nobody_heard_of_is_followed_by_the_sweep() {
 
 #[test]
 fn a_run_that_is_cut_off_or_hears_no_answer_sends_one_command() {
-    of_instances(async |aws| {
+    scenario(async |aws| {
         type Of = fn() -> Fault;
         let lost: Of = || Fault::AnswerLost;
         let killed: Of = || Fault::Kill;
@@ -820,18 +790,16 @@ fn a_run_that_is_cut_off_or_hears_no_answer_sends_one_command() {
             let id = &server(aws, &[]).await;
             let finding = Finding::os(id, "CVE-2026-0010", "curl");
             let event = finding.active();
-            aws.proxy.attribute(true);
             aws.proxy.fail_next(call, 1, fault());
             aws.call(PATCH, &batch([&event])).unwrap_err();
             assert_eq!(aws.proxy.faults_left(), 0);
-            aws.proxy.attribute(false);
-            quiet(aws).await;
+            aws.quiet().await;
             assert_eq!(aws.commands_to(id).len(), usize::from(is_out), "{call}");
 
             // Whoever looks leaves it alone until its lease has lapsed.
             assert_eq!(look(aws, &event), "another run will look again");
             assert_eq!(aws.commands_to(id).len(), usize::from(is_out), "{call}");
-            lapse(aws, id).await;
+            aws.lapse(&lock_of(id)).await.unwrap();
             look(aws, &event);
             let command = sent(aws, id).await;
             assert_eq!(look(aws, &event), "under way");
@@ -880,6 +848,6 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     comes_to(aws, id, "awaiting-rescan").await;
     aws.deliver(&finding.closed()).await.unwrap();
     comes_to(aws, id, "remediated").await;
-    quiet(aws).await;
+    aws.quiet().await;
     clear(aws).await;
 }

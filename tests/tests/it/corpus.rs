@@ -2,12 +2,6 @@
 //!
 //! A file without an expectation fails, and so does the other way round. What
 //! each file shows is said in `events/README.md`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

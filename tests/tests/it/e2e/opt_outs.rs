@@ -35,24 +35,20 @@ fn told(aws: &LocalAws, resource: &str) -> Vec<Published> {
 }
 
 async fn told_once(aws: &LocalAws, resource: &str) -> Published {
-    wait_for(
-        "the opt-out's message",
-        Duration::from_secs(15),
-        async || (!told(aws, resource).is_empty()).then_some(()),
-    )
+    wait_for("the opt-out's message", async || {
+        (!told(aws, resource).is_empty()).then_some(())
+    })
     .await;
-    quiet(aws).await;
+    aws.quiet().await;
     let told = told(aws, resource);
     assert_eq!(told.len(), 1, "{told:#?}");
     told.into_iter().next().unwrap()
 }
 
 async fn closed(aws: &LocalAws, group: &Group) {
-    wait_for(
-        "the group to be closed",
-        Duration::from_secs(15),
-        async || group.rules(aws).await.is_empty().then_some(()),
-    )
+    wait_for("the group to be closed", async || {
+        group.rules(aws).await.is_empty().then_some(())
+    })
     .await;
 }
 
@@ -205,5 +201,5 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     let event = tagged("DeleteTags", &[&rule, &group.vpc]);
     assert_eq!(aws.call(WATCH, &event).unwrap()["verdict"], "told");
     closed(aws, &group).await;
-    quiet(aws).await;
+    aws.quiet().await;
 }

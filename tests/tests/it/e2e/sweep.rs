@@ -31,7 +31,7 @@ pub(crate) fn digests(aws: &LocalAws) -> Vec<Value> {
 /// stands.
 pub(crate) async fn settle(aws: &LocalAws) {
     sweep(aws);
-    quiet(aws).await;
+    aws.quiet().await;
     // That many at once are a storm, which would swallow what follows.
     aws.forget_what_lasts().await.unwrap();
     aws.proxy.reset();
@@ -61,10 +61,10 @@ fn a_lost_event_is_met_and_closed_and_a_second_sweep_says_nothing_new() {
 
         // What is open has changed: that is said once, and then nothing.
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         aws.proxy.reset();
         assert_eq!(sweep(aws), "nothing new");
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(aws.published().len(), 0);
     });
 }
@@ -84,7 +84,7 @@ fn what_was_open_before_enforce_stays_and_what_is_opened_after_it_goes() {
             .unwrap();
         assert_eq!(sweep(aws), "told");
         // It may be told among others of its kind.
-        quiet(aws).await;
+        aws.quiet().await;
         let entries = group.entries(aws).await;
         let last = entries.last().unwrap();
         assert_eq!(
@@ -105,14 +105,14 @@ fn what_was_open_before_enforce_stays_and_what_is_opened_after_it_goes() {
         );
         // Another sweep is not the first: the old one is still spared.
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(group.rules(aws).await.len(), 1);
 
         aws.set_policy(&policy(json!({"mode": "enforce", "existing": "enforce"})))
             .await
             .unwrap();
         sweep(aws);
-        wait_for("the old one to go", Duration::from_secs(10), async || {
+        wait_for("the old one to go", async || {
             group.rules(aws).await.is_empty().then_some(())
         })
         .await;
@@ -147,11 +147,7 @@ fn what_of_the_baseline_was_closed_since_is_new_when_it_comes_back() {
 fn leaving_enforce_ends_the_baseline_and_the_next_switch_makes_another() {
     scenario(async |aws| {
         settle(aws).await;
-        let items = async |prefix: &str| {
-            let items = aws.ledger_items().await.unwrap();
-            let of = |item: &&Value| item["pk"].as_str().unwrap().starts_with(prefix);
-            items.iter().filter(of).count()
-        };
+        let items = async |prefix: &str| aws.items_of(&[prefix]).await.unwrap().len();
         assert_eq!(items("baseline#open-ingress").await.min(1), 1);
         aws.set_policy(&policy(json!({"mode": "notify"})))
             .await
@@ -227,7 +223,7 @@ fn what_nobody_was_told_is_told_and_what_was_cut_off_goes_on() {
         }
 
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         for (group, status) in [(&untold, "exempt"), (&cut_off, "remediated")] {
             let entries = group.entries(aws).await;
             let [entry] = &entries[..] else {
@@ -254,12 +250,12 @@ fn what_nobody_was_told_is_told_and_what_was_cut_off_goes_on() {
                 })
                 .count()
         };
-        wait_for("both to be told", Duration::from_secs(10), async || {
+        wait_for("both to be told", async || {
             (about(&untold) >= 1 && about(&cut_off) >= 1).then_some(())
         })
         .await;
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!((about(&untold), about(&cut_off)), (1, 1), "once");
     });
 }
@@ -280,7 +276,7 @@ fn opt_outs_that_want_attention_are_in_the_digest_with_owner_and_end() {
             groups.push((group, *state));
         }
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         let digests = digests(aws);
         let listed = digests.last().unwrap()["about"]["opt_outs"].clone();
         for (group, state) in &groups {
@@ -311,7 +307,7 @@ fn what_is_out_of_order_with_backstop_itself_is_told_once() {
         settle(aws).await;
         // The local AWS has no trail at all: that was told by the first sweep.
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         let health = |aws: &LocalAws| -> Vec<String> {
             aws.published()
                 .into_iter()
@@ -325,9 +321,9 @@ fn what_is_out_of_order_with_backstop_itself_is_told_once() {
         let rule = rules.find(|name| name.contains("IngressChanged")).unwrap();
         aws.events.disable_rule().name(rule).send().await.unwrap();
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         let told = health(aws);
         assert_eq!(told.len(), 1);
         assert!(told[0].contains(&format!("{rule} is disabled")), "{told:?}");
@@ -361,10 +357,10 @@ pub(crate) async fn exercise(aws: &LocalAws) {
             .fail_next(call, 1, Fault::Answer(answer.to_string()));
     }
     sweep(aws);
-    quiet(aws).await;
+    aws.quiet().await;
     aws.set_policy(&policy(json!({"mode": "notify"})))
         .await
         .unwrap();
     sweep(aws);
-    quiet(aws).await;
+    aws.quiet().await;
 }

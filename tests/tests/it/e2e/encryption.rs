@@ -2,9 +2,6 @@
 //! machine, against live volumes and instances. What each run calls is compared
 //! in full and in order, so that whatever else were touched would show.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, InstanceType, Volume, VolumeType};
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG};
 
@@ -17,19 +14,7 @@ pub(crate) const ENCRYPT: &str = "EncryptVolumeFunction";
 const CONTROL: &str = "unencrypted-volume";
 const OPT_OUT: &str = "backstop:opt-out";
 
-/// How long a run may take to come to its end.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-/// A scenario about volumes: it begins and ends without any.
-fn of_volumes(run: impl AsyncFnOnce(&LocalAws)) {
-    scenario(async |aws| {
-        clear(aws).await;
-        run(aws).await;
-        clear(aws).await;
-    });
-}
-
-/// Removes every instance, volume and snapshot: no other scenario has any.
+/// Removes every instance, volume and snapshot.
 async fn clear(aws: &LocalAws) {
     for id in instances(aws).await.into_keys() {
         aws.ec2
@@ -58,7 +43,7 @@ fn policy(settings: Value) -> Value {
 }
 
 /// Acts at once on what is attached nowhere.
-fn at_once() -> Value {
+pub(super) fn at_once() -> Value {
     policy(json!({"settling_minutes": 0}))
 }
 
@@ -79,7 +64,7 @@ async fn volumes(aws: &LocalAws) -> BTreeMap<String, Volume> {
         .collect()
 }
 
-async fn volume(aws: &LocalAws, id: &str) -> Volume {
+pub(super) async fn volume(aws: &LocalAws, id: &str) -> Volume {
     let mut all = volumes(aws).await;
     all.remove(id).unwrap_or_else(|| panic!("{id} is gone"))
 }
@@ -101,7 +86,7 @@ async fn instances(aws: &LocalAws) -> BTreeMap<String, String> {
 }
 
 /// Backstop's snapshots, with the volume each is of, and what for.
-async fn snapshots(aws: &LocalAws) -> BTreeMap<String, (String, String)> {
+pub(super) async fn snapshots(aws: &LocalAws) -> BTreeMap<String, (String, String)> {
     let found = aws.ec2.describe_snapshots().send().await.unwrap();
     let of = |snapshot: &aws_sdk_ec2::types::Snapshot| {
         let tags = tags(snapshot.tags());
@@ -136,7 +121,7 @@ fn own_tags(volume: &Volume) -> BTreeMap<String, String> {
 }
 
 /// The copies of a volume.
-async fn copies(aws: &LocalAws, of: &str) -> Vec<Volume> {
+pub(super) async fn copies(aws: &LocalAws, of: &str) -> Vec<Volume> {
     let all = volumes(aws).await;
     all.into_values()
         .filter(|v| tags(v.tags()).get(COPY_OF_TAG).map(String::as_str) == Some(of))
@@ -174,7 +159,7 @@ async fn copy(aws: &LocalAws, original: &str, entry: &Value) -> String {
 }
 
 /// A new volume that is attached nowhere and not encrypted.
-async fn loose(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
+pub(super) async fn loose(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
     let mut all = vec![("Name", "archive"), ("owner", "team-db")];
     all.extend_from_slice(tags);
     let made = aws
@@ -247,7 +232,9 @@ impl Machine {
             root: String::new(),
             data: String::new(),
         };
-        next_second().await;
+        // Long enough ago to be told from the stop, and too young to be patched.
+        let started = jiff::Timestamp::now() - Duration::from_secs(60);
+        aws.proxy.started_at(&machine.id, started);
         let devices = machine.devices(aws).await;
         machine.root = devices["/dev/xvda"].0.clone();
         machine.data = devices["/dev/sdf"].0.clone();
@@ -311,35 +298,25 @@ impl Machine {
 /// EC2 tells times to the second: what is started and stopped in one and the
 /// same looks as though it had been stopped first.
 async fn next_second() {
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let now = || jiff::Timestamp::now().as_second();
+    let started = now();
+    wait_for("the next second", async || (now() > started).then_some(())).await;
 }
 
 /// Holds a call until so many messages are out. A run is told as its entry is
 /// when the message is made: one that ends within a second, as here, may have
 /// its end told and not its beginning.
 fn once_told(aws: &LocalAws, call: &str, messages: usize) {
-    let wait = is_told(aws, messages);
-    let fault = Fault::Before(Box::new(move |_| wait()));
+    let told = is_told(aws, messages);
+    let fault = Fault::Before(Box::new(move |_| hold_until(&told)));
     aws.proxy.fail_next(call, 1, fault);
-}
-
-fn is_told(aws: &LocalAws, messages: usize) -> impl Fn() + Send + use<> {
-    let proxy = aws.proxy.clone();
-    move || {
-        let started = std::time::Instant::now();
-        while proxy.calls_of("Publish").len() < messages
-            && started.elapsed() < Duration::from_secs(15)
-        {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 /// Opts a resource out just before the next such call, when the run is told.
 fn opt_out_before(aws: &LocalAws, call: &str, resource: &str) {
-    let (resource, wait) = (resource.to_owned(), is_told(aws, 1));
+    let (resource, told) = (resource.to_owned(), is_told(aws, 1));
     let fault = Fault::Before(Box::new(move |upstreams| {
-        wait();
+        hold_until(&told);
         upstreams.ec2(&[
             ("Action", "CreateTags"),
             ("ResourceId.1", &resource),
@@ -386,17 +363,15 @@ fn made(aws: &LocalAws) -> Vec<String> {
 /// Waits until this many runs and findings about a unit have come to their end,
 /// and gives their entries.
 async fn ended(aws: &LocalAws, unit: &str, count: usize) -> Vec<Value> {
-    let lock = format!("lock#{CONTROL}#{unit}");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     loop {
         let entries = aws.entries_of(unit).await.unwrap();
-        let items = aws.ledger_items().await.unwrap();
-        let locked = items.iter().any(|item| item["pk"] == lock.as_str());
+        let lock = aws.ledger_item(&lock_of(unit), "lock").await.unwrap();
         let open = entries
             .iter()
             .filter(|e| e["status"] == "in-progress" || e["told"] != json!(true));
-        if !locked && entries.len() >= count && open.count() == 0 {
-            quiet(aws).await;
+        if lock.is_none() && entries.len() >= count && open.count() == 0 {
+            aws.quiet().await;
             let entries = aws.entries_of(unit).await.unwrap();
             assert_eq!(entries.len(), count, "{entries:#?}");
             return entries;
@@ -426,13 +401,11 @@ async fn told(aws: &LocalAws, unit: &str, count: usize) -> Vec<Published> {
         all.retain(|m| !m.bodies["sqs"].contains("\"outcome\":\"digest\""));
         all
     };
-    wait_for(
-        &format!("{count} messages about {unit}"),
-        Duration::from_secs(15),
-        async || (of_unit().len() >= count).then_some(()),
-    )
+    wait_for(&format!("{count} messages about {unit}"), async || {
+        (of_unit().len() >= count).then_some(())
+    })
     .await;
-    quiet(aws).await;
+    aws.quiet().await;
     let messages = of_unit();
     let subjects: Vec<_> = messages.iter().map(|m| m.subject.clone()).collect();
     assert_eq!(messages.len(), count, "{subjects:#?}");
@@ -462,7 +435,7 @@ fn look(aws: &LocalAws, event: &Value) -> String {
 
 #[test]
 fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let bystander = loose(aws, &[]).await;
         type Event = fn(&str) -> Value;
@@ -519,7 +492,7 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
             assert_eq!(look(aws, &event), "nothing to do");
             assert_eq!(look(aws, &created(&id)), "nothing to do");
             assert_eq!(look(aws, &created(&copy)), "nothing to do");
-            quiet(aws).await;
+            aws.quiet().await;
             assert_eq!(made(aws).len(), steps.len());
             assert_eq!(aws.entries_of(&id).await.unwrap().len(), 1);
             told(aws, &id, 2).await;
@@ -532,12 +505,12 @@ fn a_volume_that_is_attached_nowhere_gets_an_encrypted_copy_and_is_kept() {
 
 #[test]
 fn a_volume_that_was_just_created_is_looked_at_once_it_has_settled() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&policy(json!({"settling_minutes": 1})))
             .await
             .unwrap();
         let id = loose(aws, &[]).await;
-        // Time goes a hundred times faster for the state machine than for
+        // Time goes hundreds of times faster for the state machine than for
         // everybody else: the volume becomes older when that has been tried.
         let settled = Arc::new(AtomicBool::new(false));
         let is_settled = Arc::clone(&settled);
@@ -557,7 +530,7 @@ fn a_volume_that_was_just_created_is_looked_at_once_it_has_settled() {
         settled.store(true, Ordering::Relaxed);
         let entry = &ended(aws, &id, 1).await[0];
         assert_eq!(entry["status"], "remediated");
-        wait_for("the executions to end", PATIENCE, async || {
+        wait_for("the executions to end", async || {
             aws.executions("RUNNING").unwrap().is_empty().then_some(())
         })
         .await;
@@ -581,22 +554,19 @@ fn long_ago(answer: &str) -> String {
 
 #[test]
 fn events_at_the_same_time_make_one_run_one_copy_and_one_beginning() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let id = loose(aws, &[]).await;
-        aws.proxy.fail_next(
-            "CreateSnapshot",
-            1,
-            Fault::Delay(Duration::from_millis(1500)),
-        );
+        let snapshot = Held::next(aws, "CreateSnapshot");
         once_told(aws, "CopyVolumes", 1);
         for event in [cloudtrail::volume_available(&id), created(&id)] {
             aws.start_function(ENCRYPT, &event).unwrap();
         }
         // And one in the middle of the run.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        aws.start_function(ENCRYPT, &created(&id)).unwrap();
+        snapshot.reached().await;
+        assert_eq!(look(aws, &created(&id)), "another run will look again");
+        snapshot.go_on();
         let entry = &ended(aws, &id, 1).await[0];
         assert_eq!(entry["status"], "remediated");
         copy(aws, &id, entry).await;
@@ -610,7 +580,7 @@ fn events_at_the_same_time_make_one_run_one_copy_and_one_beginning() {
 
 #[test]
 fn in_a_window_an_instance_is_stopped_its_volumes_are_swapped_and_it_is_started() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let (machine, other) = (Machine::new(aws).await, Machine::new(aws).await);
@@ -693,7 +663,7 @@ impl Machine {
 
 #[test]
 fn an_instance_that_somebody_stops_has_its_volumes_swapped_and_stays_stopped() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&policy(json!({"attached": "when-stopped"})))
             .await
             .unwrap();
@@ -735,7 +705,7 @@ fn an_instance_that_somebody_stops_has_its_volumes_swapped_and_stays_stopped() {
 
 #[test]
 fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
@@ -768,14 +738,14 @@ fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
         // Left alone until a person re-arms it.
         let changes = made(aws).len();
         assert_eq!(look(aws, &event), "tripped");
-        quiet(aws).await;
+        aws.quiet().await;
         assert_eq!(made(aws).len(), changes);
     });
 }
 
 #[test]
 fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let before = machine.devices(aws).await;
@@ -800,7 +770,7 @@ fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
 
 #[test]
 fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         // While copies are made, and while volumes are moved.
         for (call, copies_left) in [
@@ -834,7 +804,7 @@ fn an_opt_out_after_the_stop_leads_back_to_the_originals_attached_and_running() 
 
 #[test]
 fn what_is_attached_is_only_told_by_default_and_a_refusal_is_told_once() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let machine = Machine::new(aws).await;
         let event = cloudtrail::instance_state(&machine.id, "running");
@@ -857,7 +827,7 @@ fn what_is_attached_is_only_told_by_default_and_a_refusal_is_told_once() {
 
 #[test]
 fn an_undo_puts_the_originals_back_opted_out_and_keeps_the_copies() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         aws.proxy.copy_volumes(true);
         let machine = Machine::new(aws).await;
@@ -903,7 +873,7 @@ fn an_undo_puts_the_originals_back_opted_out_and_keeps_the_copies() {
 
 #[test]
 fn an_undo_whose_original_is_gone_says_so_and_one_of_a_loose_volume_opts_it_out() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         let machine = Machine::new(aws).await;
         let entry = machine.swapped(aws).await;
@@ -966,7 +936,7 @@ async fn turn_on(aws: &LocalAws) {
 
 #[test]
 fn encryption_by_default_is_turned_on_again_unless_the_policy_exempts_the_account() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         turn_on(aws).await;
         let of_setting = async || {
             let mut all = aws.entries().await.unwrap();
@@ -1011,55 +981,34 @@ fn encryption_by_default_is_turned_on_again_unless_the_policy_exempts_the_accoun
 
 // ---- cut off
 
-/// Lets the lease of a unit's lock lapse.
-async fn lapse(aws: &LocalAws, unit: &str) {
-    aws.dynamodb
-        .update_item()
-        .table_name(aws.output("LedgerTableName"))
-        .key("pk", AttributeValue::S(format!("lock#{CONTROL}#{unit}")))
-        .key("sk", AttributeValue::S("lock".to_owned()))
-        .condition_expression("attribute_exists(pk)")
-        .update_expression("SET lease_until = :then")
-        .expression_attribute_values(":then", AttributeValue::N("0".to_owned()))
-        .send()
-        .await
-        .unwrap();
+/// The key of a unit's lock.
+pub(super) fn lock_of(unit: &str) -> String {
+    format!("lock#{CONTROL}#{unit}")
 }
 
 #[test]
 fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         settle(aws).await;
         aws.proxy.copy_volumes(true);
         let machine = Machine::new(aws).await;
         once_told(aws, "CreateSnapshot", 1);
         // Somebody aborts the execution while the instance is being stopped.
-        let stopping = Arc::new(AtomicBool::new(false));
-        let is_stopping = Arc::clone(&stopping);
-        aws.proxy.fail_next(
-            "StopInstances",
-            1,
-            Fault::Before(Box::new(move |_| {
-                is_stopping.store(true, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_secs(1));
-            })),
-        );
+        let stop = Held::next(aws, "StopInstances");
         aws.deliver(&cloudtrail::instance_state(&machine.id, "running"))
             .await
             .unwrap();
-        wait_for("the stop", PATIENCE, async || {
-            stopping.load(Ordering::Relaxed).then_some(())
-        })
-        .await;
+        stop.reached().await;
         let executions = aws.executions("RUNNING").unwrap();
         assert_eq!(executions.len(), 1);
         aws.stop_execution(&executions[0]).unwrap();
-        wait_for("the instance to be down", PATIENCE, async || {
+        stop.go_on();
+        wait_for("the instance to be down", async || {
             (machine.state(aws).await == "stopped").then_some(())
         })
         .await;
-        quiet(aws).await;
+        aws.quiet().await;
         let entry = aws.entries_of(&machine.id).await.unwrap().remove(0);
         assert_eq!(entry["status"], "in-progress");
         let id = entry["document"]["id"].as_str().unwrap();
@@ -1068,7 +1017,7 @@ fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
         // Whoever looks leaves it alone until its lease has lapsed.
         let event = cloudtrail::instance_state(&machine.id, "stopped");
         assert_eq!(look(aws, &event), "another run will look again");
-        lapse(aws, &machine.id).await;
+        aws.lapse(&lock_of(&machine.id)).await.unwrap();
         age(aws, entry["pk"].as_str().unwrap()).await;
         sweep(aws);
         let entry = ended(aws, &machine.id, 1).await.remove(0);
@@ -1084,7 +1033,7 @@ fn a_run_that_was_cut_off_with_its_instance_down_is_taken_up_by_the_sweep() {
 
 #[test]
 fn a_run_whose_execution_does_not_start_is_taken_up_by_the_retry() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         let id = loose(aws, &[]).await;
         aws.proxy.fail_next(
@@ -1115,45 +1064,51 @@ const OF_A_SWAP: &[&str] = &[
     "CreateTags",
 ];
 
-#[test]
-fn a_change_whose_answer_is_lost_or_whose_process_dies_is_made_once() {
-    of_volumes(async |aws| {
+/// Swaps an instance's volumes as often as a swap has changes; each time another
+/// one of them meets the fault.
+fn each_change_is_made_once(fault: fn() -> Fault) {
+    scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();
         for call in OF_A_SWAP {
-            for fault in [Fault::AnswerLost, Fault::Kill] {
-                let machine = Machine::new(aws).await;
-                let before = machine.devices(aws).await;
-                // Not to be counted as a storm, or against the budget.
-                aws.forget_what_lasts().await.unwrap();
-                aws.proxy.reset();
-                aws.proxy.copy_volumes(true);
-                aws.proxy.attribute(true);
-                let function = aws.resource(ENCRYPT);
-                aws.proxy.fail_call_of(function, call, 0, fault);
-                let entry = machine.swapped(aws).await;
-                assert_eq!(aws.proxy.faults_left(), 0, "{call}");
-                assert_eq!(machine.state(aws).await, "running", "{call}");
-                let mut expected = before;
-                for (device, original) in
-                    [("/dev/xvda", &machine.root), ("/dev/sdf", &machine.data)]
-                {
-                    let copy = copy(aws, original, &entry).await;
-                    expected.get_mut(device).unwrap().0 = copy;
-                    let mut of_volume = snapshots(aws).await;
-                    of_volume.retain(|_, (of, _)| of == original);
-                    assert_eq!(of_volume.len(), 1, "{call}");
-                }
-                assert_eq!(machine.devices(aws).await, expected, "{call}");
+            let machine = Machine::new(aws).await;
+            let before = machine.devices(aws).await;
+            // Not to be counted as a storm, or against the budget.
+            aws.forget_what_lasts().await.unwrap();
+            aws.proxy.reset();
+            aws.proxy.copy_volumes(true);
+            let function = aws.resource(ENCRYPT);
+            aws.proxy.fail_call_of(function, call, 0, fault());
+            let entry = machine.swapped(aws).await;
+            assert_eq!(aws.proxy.faults_left(), 0, "{call}");
+            assert_eq!(machine.state(aws).await, "running", "{call}");
+            let mut expected = before;
+            for (device, original) in [("/dev/xvda", &machine.root), ("/dev/sdf", &machine.data)] {
+                let copy = copy(aws, original, &entry).await;
+                expected.get_mut(device).unwrap().0 = copy;
+                let mut of_volume = snapshots(aws).await;
+                of_volume.retain(|_, (of, _)| of == original);
+                assert_eq!(of_volume.len(), 1, "{call}");
             }
+            assert_eq!(machine.devices(aws).await, expected, "{call}");
         }
     });
+}
+
+#[test]
+fn a_change_whose_answer_is_lost_is_made_once() {
+    each_change_is_made_once(|| Fault::AnswerLost);
+}
+
+#[test]
+fn a_change_whose_process_dies_is_made_once() {
+    each_change_is_made_once(|| Fault::Kill);
 }
 
 // ---- the sweep
 
 #[test]
 fn the_sweep_meets_lost_events_lists_what_is_kept_and_deletes_it_when_the_policy_says_so() {
-    of_volumes(async |aws| {
+    scenario(async |aws| {
         aws.set_policy(&at_once()).await.unwrap();
         settle(aws).await;
         aws.proxy.copy_volumes(true);
@@ -1162,12 +1117,12 @@ fn the_sweep_meets_lost_events_lists_what_is_kept_and_deletes_it_when_the_policy
         let entry = ended(aws, &id, 1).await.remove(0);
         let kept_copy = copy(aws, &id, &entry).await;
         ended(aws, &opted_out, 1).await;
-        quiet(aws).await;
+        aws.quiet().await;
         let met = &digests(aws).pop().unwrap()["about"]["met_first"];
         assert_eq!(met["count"], 2, "{met}");
 
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         let digest = digests(aws).pop().unwrap();
         let kept = digest["about"]["kept"].as_object().unwrap();
         assert_eq!(kept.len(), 2, "originals and snapshots: {kept:?}");
@@ -1183,14 +1138,14 @@ fn the_sweep_meets_lost_events_lists_what_is_kept_and_deletes_it_when_the_policy
         let delete = policy(json!({"settling_minutes": 0, "originals": {"delete_after_days": 1}}));
         aws.set_policy(&delete).await.unwrap();
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         volume(aws, &id).await;
         let bystander = loose(aws, &[(OPT_OUT, "all")]).await;
         let rewrite = Fault::Rewrite(Box::new(|answer| long_ago(&answer)));
         aws.proxy.reset();
         aws.proxy.fail_next("DescribeVolumes", 1000, rewrite);
         sweep(aws);
-        quiet(aws).await;
+        aws.quiet().await;
         let left = volumes(aws).await;
         assert!(!left.contains_key(&id), "deleted");
         for stays in [&kept_copy, &opted_out, &bystander] {
@@ -1249,7 +1204,7 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     let rewrite = Fault::Rewrite(Box::new(|answer| long_ago(&answer)));
     aws.proxy.fail_next("DescribeVolumes", 1000, rewrite);
     sweep(aws);
-    quiet(aws).await;
+    aws.quiet().await;
     aws.proxy.reset();
     turn_on(aws).await;
     let off = turn_off(aws).await;

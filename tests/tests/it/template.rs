@@ -5,12 +5,6 @@
 //! do more than it has to, names agree, and what users wrote is never
 //! overwritten. Much of it cannot be tried on the local AWS, which ignores
 //! conditions, retries of rules and the protection of tables.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -74,6 +74,8 @@ async fn remediated(aws: &LocalAws) -> (Group, BTreeSet<String>, Value) {
     let before = in_full(aws, &group).await;
     assert_eq!(check(aws, &event), "remediated");
     assert_ne!(in_full(aws, &group).await, before);
+    // Its message is out before that of an undo.
+    group.messages(aws, 1).await;
     let [entry] = &group.entries(aws).await[..] else {
         panic!("one entry")
     };
@@ -270,12 +272,16 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     group
         .open(aws, &[Open("tcp", 3389, 3389, "0.0.0.0/0", "late")], &[])
         .await;
-    aws.proxy
-        .fail_next("CreateTags", 1, Fault::Delay(Duration::from_secs(2)));
+    let tagging = Held::next(aws, "CreateTags");
     aws.start_function(UNDO, &request(&entry)).unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    tagging.reached().await;
     aws.deliver(&check).await.unwrap();
-    quiet(aws).await;
+    wait_for("the wish for a look", async || {
+        (group.locks(aws).await.first()?["look_again"] == true).then_some(())
+    })
+    .await;
+    tagging.go_on();
+    aws.quiet().await;
     assert_eq!(undo(aws, &request(&entry))["verdict"], "already-as-before");
     assert!(
         in_full(aws, &group)

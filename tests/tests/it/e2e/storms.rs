@@ -23,21 +23,19 @@ async fn open_many(aws: &LocalAws, outcome: &str) -> Vec<(Group, Value)> {
 }
 
 async fn gathered(aws: &LocalAws, count: usize) {
-    wait_for(
-        "the events to gather",
-        Duration::from_secs(15),
-        async || (aws.waiting().await.unwrap() >= count).then_some(()),
-    )
+    wait_for("the events to gather", async || {
+        (aws.waiting().await.unwrap() >= count).then_some(())
+    })
     .await;
     aws.gather(false).unwrap();
 }
 
 async fn messages(aws: &LocalAws, count: usize) -> Vec<Published> {
-    wait_for("the messages", Duration::from_secs(15), async || {
+    wait_for("the messages", async || {
         (aws.published().len() >= count).then_some(())
     })
     .await;
-    quiet(aws).await;
+    aws.quiet().await;
     let published = aws.published();
     let subjects: Vec<_> = published.iter().map(|message| &message.subject).collect();
     assert_eq!(published.len(), count, "{subjects:#?}");
@@ -45,9 +43,7 @@ async fn messages(aws: &LocalAws, count: usize) -> Vec<Published> {
 }
 
 async fn storms(aws: &LocalAws) -> Vec<Value> {
-    let mut items = aws.ledger_items().await.unwrap();
-    items.retain(|item| item["pk"].as_str().unwrap().starts_with("storm#"));
-    items
+    aws.items_of(&["storm#"]).await.unwrap()
 }
 
 #[test]
@@ -85,7 +81,7 @@ fn a_storm_is_one_message_with_a_count_and_nothing_delivered_again_says_more() {
                 assert_eq!(aws.deliver(&again).await.unwrap(), [NOTIFY]);
             }
         }
-        quiet(aws).await;
+        aws.quiet().await;
         messages(aws, 1).await;
         let [storm] = &storms(aws).await[..] else {
             panic!("one storm")
@@ -105,11 +101,9 @@ fn while_a_storm_is_on_further_ones_are_counted_and_failures_are_told() {
         let late = Group::new(aws, &[]).await;
         let event = late.open(aws, &[SSH], &[]).await;
         assert_eq!(check(aws, &event), "notified");
-        wait_for(
-            "the late one to be counted",
-            Duration::from_secs(15),
-            async || (storms(aws).await.first()?["more"] == 1).then_some(()),
-        )
+        wait_for("the late one to be counted", async || {
+            (storms(aws).await.first()?["more"] == 1).then_some(())
+        })
         .await;
         messages(aws, 1).await;
         // A failure of the same control is told all the same.
@@ -135,11 +129,11 @@ fn a_storm_whose_message_sns_refuses_is_told_when_it_is_delivered_again() {
             Fault::error(403, "AuthorizationError", "not allowed"),
         );
         let groups = open_many(aws, "remediated").await;
-        wait_for("the refused message", Duration::from_secs(15), async || {
+        wait_for("the refused message", async || {
             (!aws.proxy.calls_of("Publish").is_empty()).then_some(())
         })
         .await;
-        quiet(aws).await;
+        aws.quiet().await;
         assert!(aws.published().is_empty());
         assert!(
             storms(aws).await.is_empty(),
@@ -206,7 +200,7 @@ fn what_cannot_be_told_ends_among_the_failed_events_as_the_event_it_was() {
         visible_after("1").await;
         let event = recorded_notice(json!({ "entry": "01JDF0000000000000000000ZZ" }));
         assert_eq!(aws.deliver(&event).await.unwrap(), [NOTIFY]);
-        let failed = wait_for("the failed event", Duration::from_secs(60), async || {
+        let failed = wait_for("the failed event", async || {
             let failed = aws.failed_events().await.unwrap();
             (!failed.is_empty()).then_some(failed)
         })

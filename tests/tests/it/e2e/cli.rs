@@ -11,7 +11,7 @@ use super::*;
 
 /// Runs `backstop` with the local AWS's endpoints.
 fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
-    // Beside this test's own binary: target/debug/deps/e2e-….
+    // Beside this test's own binary: target/debug/deps/it-….
     let deps = std::env::current_exe().unwrap();
     let binary = deps.ancestors().nth(2).unwrap().join("backstop");
     let upstreams = aws.proxy.upstreams;
@@ -418,14 +418,10 @@ fn events_that_were_given_up_are_listed_and_run_again_in_either_shape() {
         aws.proxy
             .fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
         aws.deliver(&event).await.unwrap();
-        wait_for(
-            "the event to be given up",
-            Duration::from_secs(20),
-            async || {
-                let (code, out, _) = backstop(aws, &["failed", "list"]);
-                (code == 1 && out.contains("UnauthorizedOperation")).then_some(())
-            },
-        )
+        wait_for("the event to be given up", async || {
+            let (code, out, _) = backstop(aws, &["failed", "list"]);
+            (code == 1 && out.contains("UnauthorizedOperation")).then_some(())
+        })
         .await;
         // A rule's dead letter: the bare event.
         let other = Group::new(aws, &[]).await;
@@ -466,11 +462,9 @@ fn events_that_were_given_up_are_listed_and_run_again_in_either_shape() {
             "{err}"
         );
         for group in [&group, &other] {
-            wait_for(
-                "the hole to be closed",
-                Duration::from_secs(10),
-                async || group.rules(aws).await.is_empty().then_some(()),
-            )
+            wait_for("the hole to be closed", async || {
+                group.rules(aws).await.is_empty().then_some(())
+            })
             .await;
         }
         let (_, list, _) = backstop(aws, &["failed", "list"]);
@@ -536,10 +530,10 @@ fn the_switches_do_what_they_say_and_the_doctor_sees_them() {
 
         let (code, _, err) = backstop(aws, &["sweep"]);
         assert_eq!(code, 0, "{err}");
-        wait_for("the sweep to begin", Duration::from_secs(10), async || {
+        wait_for("the sweep to begin", async || {
             (!aws.proxy.calls_of("DescribeTrails").is_empty()).then_some(())
         })
         .await;
-        quiet(aws).await;
+        aws.quiet().await;
     });
 }

@@ -1,14 +1,14 @@
 //! End to end on the local AWS: the deployed template, the real binaries, real
-//! calls over HTTP. One deployment for all scenarios; they take turns.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+//! calls over HTTP. Each scenario has an environment for itself while it runs
+//! (`local_aws/pool.rs`); which one, and what ran on it before, it cannot know.
+//!
+//! No scenario waits for a time: it waits for what it is about, and where
+//! nothing more may come, until nothing goes on any more (`LocalAws::quiet`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ec2::types::{
@@ -16,7 +16,7 @@ use aws_sdk_ec2::types::{
     TagSpecification,
 };
 use backstop_tests::local_aws::proxy::Fault;
-use backstop_tests::local_aws::{LocalAws, Published, scenario, wait_for};
+use backstop_tests::local_aws::{LocalAws, PATIENCE, Published, scenario, wait_for};
 use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ mod cli;
 mod encryption;
 mod faults;
 mod guards;
+mod ledger;
 mod opt_outs;
 mod patching;
 mod storms;
@@ -176,45 +177,26 @@ impl Group {
 
     /// This group's entries in the ledger: the item with its parsed document.
     async fn entries(&self, aws: &LocalAws) -> Vec<Value> {
-        let of_group = |item: &Value| {
-            item["resource"]
-                .as_str()
-                .is_some_and(|arn| arn.ends_with(&self.id))
-        };
-        let mut entries: Vec<Value> = aws
-            .entries()
-            .await
-            .unwrap()
-            .into_iter()
-            .filter(of_group)
-            .collect();
-        for entry in &mut entries {
-            if let Some(text) = entry["document"].as_str() {
-                entry["document"] = serde_json::from_str(text).unwrap();
-            }
-        }
-        entries
+        aws.entries_of(&self.id).await.unwrap()
+    }
+
+    /// The key of its lock.
+    fn lock(&self) -> String {
+        format!("lock#open-ingress#{}", self.id)
     }
 
     async fn locks(&self, aws: &LocalAws) -> Vec<Value> {
-        let key = format!("lock#open-ingress#{}", self.id);
-        aws.ledger_items()
-            .await
-            .unwrap()
-            .into_iter()
-            .filter(|item| item["pk"] == key.as_str())
-            .collect()
+        let lock = aws.ledger_item(&self.lock(), "lock").await.unwrap();
+        lock.into_iter().collect()
     }
 
     /// Waits until this many messages about the group are out, and no more.
     async fn messages(&self, aws: &LocalAws, count: usize) -> Vec<Published> {
-        wait_for(
-            &format!("{count} messages about {}", self.id),
-            Duration::from_secs(15),
-            async || (self.published(aws).len() >= count).then_some(()),
-        )
+        wait_for(&format!("{count} messages about {}", self.id), async || {
+            (self.published(aws).len() >= count).then_some(())
+        })
         .await;
-        quiet(aws).await;
+        aws.quiet().await;
         let messages = self.published(aws);
         let subjects: Vec<_> = messages
             .iter()
@@ -272,17 +254,71 @@ async fn empty_list(aws: &LocalAws) -> &'static str {
     Box::leak(list.to_owned().into_boxed_str())
 }
 
-/// Waits until no function has called anything for a while.
-async fn quiet(aws: &LocalAws) {
-    let mut calls = aws.proxy.calls().len();
-    loop {
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        let now = aws.proxy.calls().len();
-        if now == calls && aws.proxy.under_way() == 0 {
-            return;
-        }
-        calls = now;
+/// A call that is held, so that something happens while it is under way.
+struct Held {
+    reached: Arc<AtomicBool>,
+    goes_on: Arc<AtomicBool>,
+}
+
+impl Held {
+    /// Holds the next such call. A call that was forgotten goes on before its
+    /// caller gives up on it.
+    fn next(aws: &LocalAws, call: &str) -> Self {
+        let (reached, goes_on) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let (is_reached, may_go_on) = (Arc::clone(&reached), Arc::clone(&goes_on));
+        let fault = Fault::Before(Box::new(move |_| {
+            is_reached.store(true, Ordering::SeqCst);
+            hold_until(|| may_go_on.load(Ordering::SeqCst));
+        }));
+        aws.proxy.fail_next(call, 1, fault);
+        Self { reached, goes_on }
     }
+
+    /// Waits until the call has come.
+    async fn reached(&self) {
+        wait_for("the call that is held", async || {
+            self.reached.load(Ordering::SeqCst).then_some(())
+        })
+        .await;
+    }
+
+    fn go_on(&self) {
+        self.goes_on.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Holds a call until something is so, but not for as long as it takes the
+/// function to give up on it: 4 seconds, 10 of EC2.
+fn hold_until(is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() && started.elapsed() < Duration::from_millis(3500) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether so many messages are out.
+fn is_told(aws: &LocalAws, messages: usize) -> impl Fn() -> bool + Send + use<> {
+    let proxy = aws.proxy.clone();
+    move || proxy.calls_of("Publish").len() >= messages
+}
+
+/// Has each of so many attempts of a run end only when notify has read what it
+/// told: a message says what is so when it is made, and the next attempt, which
+/// AWS makes a minute later, is under way at once here.
+fn each_attempt_is_told(aws: &LocalAws, attempts: usize) {
+    let proxy = aws.proxy.clone();
+    let mut told = 0;
+    let fault = Fault::Rewrite(Box::new(move |answer| {
+        told += 1;
+        hold_until(|| {
+            // It asks for what was sent when it has read the records of a batch.
+            let reads = proxy.calls_of("BatchGetItem").into_iter();
+            let asked = reads.filter(|read| read.request.to_string().contains("\"sent#"));
+            asked.count() >= told
+        });
+        answer
+    }));
+    aws.proxy.fail_next("PutEvents", attempts, fault);
 }
 
 /// Looks at the event and answers with the verdict.
@@ -417,17 +453,24 @@ fn the_last_change_comes_after_one_round_of_reads_and_one_transaction() {
     scenario(async |aws| {
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        aws.restart_functions().unwrap();
-        // The reads take a while, so that it shows which were made together.
-        for read in [
+        aws.restart_function(REVOKE).unwrap();
+        // No read is answered before all have come, so that it shows which were
+        // made together.
+        const READS: &[&str] = &[
             "GetParameter",
             "BatchGetItem",
             "DescribeSecurityGroups",
             "DescribeSecurityGroupRules",
             "DescribeTags",
-        ] {
-            aws.proxy
-                .fail_next(read, 1, Fault::Delay(Duration::from_millis(400)));
+        ];
+        let come = Arc::new(AtomicUsize::new(0));
+        for read in READS {
+            let come = Arc::clone(&come);
+            let fault = Fault::Before(Box::new(move |_| {
+                come.fetch_add(1, Ordering::SeqCst);
+                hold_until(|| come.load(Ordering::SeqCst) == READS.len());
+            }));
+            aws.proxy.fail_next(read, 1, fault);
         }
         assert_eq!(check(aws, &event), "remediated");
         let calls = aws.proxy.calls();
@@ -800,7 +843,7 @@ fn a_wrong_policy_changes_nothing_and_ends_in_the_queue() {
             "{message}"
         );
         aws.deliver(&event).await.unwrap();
-        let failed = wait_for("the failed event", Duration::from_secs(60), async || {
+        let failed = wait_for("the failed event", async || {
             let failed = aws.failed_events().await.unwrap();
             (!failed.is_empty()).then_some(failed)
         })
@@ -824,12 +867,12 @@ fn redelivered_and_simultaneous_events_come_to_the_same_end_with_one_message() {
         let two = group
             .open(aws, &[Open("tcp", 0, 200, "0.0.0.0/0", "low")], &[])
             .await;
-        // Slow reads let the runs overlap.
-        aws.proxy.fail_next(
-            "RevokeSecurityGroupIngress",
-            1,
-            Fault::Delay(Duration::from_millis(700)),
-        );
+        // The first change waits until all have read, so that the runs overlap.
+        let proxy = aws.proxy.clone();
+        let fault = Fault::Before(Box::new(move |_| {
+            hold_until(|| proxy.calls_of("BatchGetItem").len() >= 5);
+        }));
+        aws.proxy.fail_next("RevokeSecurityGroupIngress", 1, fault);
         for event in [&one, &two, &one, &two, &one] {
             assert_eq!(aws.deliver(event).await.unwrap(), [REVOKE]);
         }
@@ -920,6 +963,7 @@ fn a_denied_change_is_told_once_retried_told_again_when_fixed() {
             .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
         aws.proxy
             .fail_after("RevokeSecurityGroupIngress", 1, 1, Fault::denied());
+        each_attempt_is_told(aws, 3);
         assert_eq!(aws.deliver(&event).await.unwrap(), [REVOKE]);
         let messages = group.messages(aws, 2).await;
         assert!(
@@ -951,8 +995,9 @@ fn a_change_that_stays_denied_ends_in_the_queue_and_the_next_event_begins_anew()
         let event = group.open(aws, &[SSH], &[]).await;
         aws.proxy
             .fail_next("RevokeSecurityGroupIngress", 3, Fault::denied());
+        each_attempt_is_told(aws, 3);
         aws.deliver(&event).await.unwrap();
-        let failed = wait_for("the failed event", Duration::from_secs(60), async || {
+        let failed = wait_for("the failed event", async || {
             let failed = aws.failed_events().await.unwrap();
             (!failed.is_empty()).then_some(failed)
         })
@@ -1072,11 +1117,11 @@ fn a_message_that_sns_refuses_is_sent_by_the_retry() {
             Fault::error(403, "AuthorizationError", "not allowed"),
         );
         aws.deliver(&event).await.unwrap();
-        wait_for("the refused message", Duration::from_secs(15), async || {
+        wait_for("the refused message", async || {
             (!aws.proxy.calls_of("Publish").is_empty()).then_some(())
         })
         .await;
-        quiet(aws).await;
+        aws.quiet().await;
         assert!(group.published(aws).is_empty());
         // The local bus makes one attempt; AWS's would deliver again.
         let entries = group.entries(aws).await;
@@ -1232,6 +1277,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         let event = retried.open(aws, &[SSH], &[]).await;
         aws.proxy
             .fail_next("RevokeSecurityGroupIngress", 1, Fault::denied());
+        each_attempt_is_told(aws, 2);
         aws.deliver(&event).await.unwrap();
         retried.messages(aws, 2).await;
         opt_outs::exercise(aws).await;
