@@ -134,10 +134,14 @@ impl Handler {
                 Ok(json!({ "verdict": "ignored" }))
             }
             Ok(VolumesParsed::Advance { entry, go_back }) => {
-                self.advance(&entry, go_back, &now).await
+                Box::pin(self.advance(&entry, go_back, &now)).await
             }
-            Ok(VolumesParsed::Setting(trigger)) => self.setting(&trigger, &now).await.map(verdict),
-            Ok(VolumesParsed::Check(trigger)) => self.check(&trigger, &now).await.map(verdict),
+            Ok(VolumesParsed::Setting(trigger)) => {
+                Box::pin(self.setting(&trigger, &now)).await.map(verdict)
+            }
+            Ok(VolumesParsed::Check(trigger)) => {
+                Box::pin(self.check(&trigger, &now)).await.map(verdict)
+            }
             Err(broken) => Err(broken.into()),
         };
         if let Err(failure) = &answer {

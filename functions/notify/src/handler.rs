@@ -75,7 +75,7 @@ impl Handler {
         let answer = match trigger::queued(&event.payload) {
             Some(queued) => {
                 let left = invocation::left(&event.context, &self.clients.clock);
-                self.tell_batch(queued, Instant::now() + left).await
+                Box::pin(self.tell_batch(queued, Instant::now() + left)).await
             }
             None => self
                 .tell(&event.payload)

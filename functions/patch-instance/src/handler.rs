@@ -198,9 +198,8 @@ impl Handler {
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let now = Invocation::of(&event.context, &self.clients.clock);
         let answer = match trigger::queued(&event.payload) {
-            Some(queued) => self.batch(queued, &now).await,
-            None => self
-                .one(&event.payload, &now)
+            Some(queued) => Box::pin(self.batch(queued, &now)).await,
+            None => Box::pin(self.one(&event.payload, &now))
                 .await
                 .map(|verdict| json!({ "verdict": verdict })),
         };

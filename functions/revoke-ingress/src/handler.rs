@@ -154,7 +154,7 @@ impl Handler {
                     holder: &holder,
                     deadline: &deadline,
                 };
-                self.check(&run).await
+                Box::pin(self.check(&run)).await
             }
             Err(broken) => Err(broken.into()),
         };

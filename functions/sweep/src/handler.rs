@@ -116,7 +116,7 @@ impl Handler {
     /// Something failed, so that the event has to be delivered again.
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let swept = match Place::of(&event.context, &self.clients.clock) {
-            Ok(place) => self.sweep(&place).await,
+            Ok(place) => Box::pin(self.sweep(&place)).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &swept {

@@ -102,7 +102,7 @@ impl Handler {
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let deadline = invocation::deadline(&event.context, &self.clients.clock);
         let holder = invocation::holder(&event.context, &self.clients.clock);
-        let answer = self.answer(&event.payload, &holder, &deadline).await;
+        let answer = Box::pin(self.answer(&event.payload, &holder, &deadline)).await;
         match &answer {
             Ok(answer) => info!(verdict = ?answer.verdict, undo = ?answer.undo, "answered"),
             Err(failure) => error!(%failure, "undo failed"),

@@ -14,6 +14,7 @@ use backstop_core::guards::Fight;
 use backstop_core::plan::{Disposition, Plan};
 use backstop_core::trigger::Actor;
 use backstop_wire::{Call, Reply, Wire};
+use jiff::Timestamp;
 use lambda_runtime::Context;
 
 use super::*;

@@ -128,13 +128,13 @@ impl Function {
 
     async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         match self {
-            Self::RevokeIngress(of) => Box::pin(of.handle(event)).await,
-            Self::EncryptVolume(of) => Box::pin(of.handle(event)).await,
-            Self::PatchInstance(of) => Box::pin(of.handle(event)).await,
-            Self::Notify(of) => Box::pin(of.handle(event)).await,
-            Self::Sweep(of) => Box::pin(of.handle(event)).await,
-            Self::Undo(of) => Box::pin(of.handle(event)).await,
-            Self::WatchOptOuts(of) => Box::pin(of.handle(event)).await,
+            Self::RevokeIngress(of) => of.handle(event).await,
+            Self::EncryptVolume(of) => of.handle(event).await,
+            Self::PatchInstance(of) => of.handle(event).await,
+            Self::Notify(of) => of.handle(event).await,
+            Self::Sweep(of) => of.handle(event).await,
+            Self::Undo(of) => of.handle(event).await,
+            Self::WatchOptOuts(of) => of.handle(event).await,
         }
     }
 }

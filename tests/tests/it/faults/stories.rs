@@ -304,7 +304,8 @@ impl Machine {
             wrong.push("the original is deleted".to_owned());
         }
         let copies = cloud.ec2.volumes.len() - 1;
-        if copies != usize::from(replaced) {
+        // One that was attached is kept, on the way back too.
+        if copies > 1 || (replaced && copies == 0) {
             wrong.push(format!("there are {copies} copies"));
         }
         wrong
@@ -328,14 +329,17 @@ impl Story for Encrypt {
         );
         let records = records(account, &arn).await;
         let mut wrong = told(account, &records, end);
-        let replaced = records
-            .iter()
-            .any(|record| record.outcome() == "remediated");
-        wrong.extend(machine.wrong(account, replaced));
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        if !replaced {
+        // What AWS refuses for good leads back to the original, or another way to
+        // the same end; either is told.
+        let fault = end.fault.as_ref();
+        let refused = fault.is_some_and(|fault| fault.way == Way::Denied);
+        let replaced = outcomes == ["remediated"];
+        let back = outcomes.last() == Some(&"rolled-back");
+        if !replaced && !(refused && back) {
             wrong.push(format!("the records are {outcomes:?}"));
         }
+        wrong.extend(machine.wrong(account, replaced));
         wrong
     }
 }
