@@ -331,10 +331,11 @@ impl Story for Encrypt {
         let mut wrong = told(account, &records, end);
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
         // What AWS refuses for good leads back to the original, or another way to
-        // the same end; either is told.
+        // the same end, or only lacks its mark; whichever it is, is told.
         let fault = end.fault.as_ref();
         let refused = fault.is_some_and(|fault| fault.way == Way::Denied);
-        let replaced = outcomes == ["remediated"];
+        let unmarked = end.refused(&[("CreateTags", 0)]) && outcomes == ["needs-person"];
+        let replaced = outcomes == ["remediated"] || unmarked;
         let back = outcomes.last() == Some(&"rolled-back");
         if !replaced && !(refused && back) {
             wrong.push(format!("the records are {outcomes:?}"));
