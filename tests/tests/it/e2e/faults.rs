@@ -54,7 +54,8 @@ impl Way {
 /// many of the same pass before it.
 type Row = (Way, &'static str, &'static str, usize);
 
-// Between them, for each way: a read, what begins, a change, and what tells.
+// Between them: reads, the transaction that begins a run, changes, and what
+// tells, each in several ways.
 
 const REVOKE_INGRESS: &[Row] = &[
     (Way::Throttled, "ec2", "DescribeSecurityGroupRules", 0),
