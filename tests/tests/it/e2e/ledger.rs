@@ -278,13 +278,7 @@ async fn compete(ledger: &Ledger) {
     assert!(matches!(begun, Ok(Begun::Busy)));
     ledger.finish(&one).await.unwrap();
     let mut fights = Fights::default();
-    fights.note(
-        &one.id,
-        ["f"].into_iter(),
-        now,
-        &policy::Fights::default(),
-        None,
-    );
+    fights.note(&one.id, ["f"], now, &policy::Fights::default(), None);
     let closed = ledger.close(&one, &first, false, Some(&fights)).await;
     assert_eq!(closed.unwrap(), Closed::LookAgain);
     assert!(lock().await.is_none());

@@ -337,7 +337,8 @@ impl Story for Encrypt {
         let unmarked = end.refused(&[("CreateTags", 0)]) && outcomes == ["needs-person"];
         let replaced = outcomes == ["remediated"] || unmarked;
         let back = outcomes.last() == Some(&"rolled-back");
-        if !replaced && !(refused && back) {
+        let ended_well = replaced || (refused && back);
+        if !ended_well {
             wrong.push(format!("the records are {outcomes:?}"));
         }
         wrong.extend(machine.wrong(account, replaced));
