@@ -130,13 +130,13 @@ fn one_name_everywhere() {
     for entry in std::fs::read_dir(root().join("functions")).unwrap() {
         let folder = entry.unwrap().file_name().into_string().unwrap();
         let manifest = read(&format!("functions/{folder}/Cargo.toml"));
-        assert!(
-            manifest.contains(&format!("\nname = \"{folder}\"\n")),
-            "functions/{folder}: the package has another name"
-        );
-        assert!(
-            !manifest.contains("[[bin]]"),
-            "functions/{folder}: the binary is named after the package, not by hand"
+        let names = manifest
+            .lines()
+            .filter_map(|line| line.strip_prefix("name = "));
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            vec![format!("{folder:?}"); 2],
+            "functions/{folder}: its package, and its binary"
         );
         assert!(
             root().join("events").join(&folder).is_dir(),

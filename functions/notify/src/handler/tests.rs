@@ -203,7 +203,7 @@ async fn tell_within(
             .iter()
             .map(|failed| failed["itemIdentifier"].as_str().unwrap().to_owned())
             .collect()),
-        Err(failure) => Err(Diagnostic::from(failure).error_message),
+        Err(failure) => Err(failure.error_message),
     }
 }
 

@@ -554,7 +554,7 @@ async fn run_within(wire: &Wire, payload: Value, seconds: u64) -> Result<Value, 
     handler(wire)
         .handle(LambdaEvent::new(payload, context))
         .await
-        .map_err(|failure| Diagnostic::from(failure).error_message)
+        .map_err(|failure| failure.error_message)
 }
 
 async fn run(wire: &Wire, payload: Value) -> Result<Value, String> {

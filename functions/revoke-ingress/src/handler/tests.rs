@@ -105,7 +105,7 @@ fn event() -> LambdaEvent<Value> {
 async fn run(wire: &Wire) -> Result<String, String> {
     match handler(wire).handle(event()).await {
         Ok(answer) => Ok(answer["verdict"].as_str().unwrap().to_owned()),
-        Err(failure) => Err(Diagnostic::from(failure).error_message),
+        Err(failure) => Err(failure.error_message),
     }
 }
 

@@ -90,7 +90,7 @@ async fn run(wire: &Wire, payload: Value) -> Result<String, String> {
     .handle(LambdaEvent::new(payload, context))
     .await
     .map(|answer| answer["verdict"].as_str().unwrap().to_owned())
-    .map_err(|failure| Diagnostic::from(failure).error_message)
+    .map_err(|failure| failure.error_message)
 }
 
 /// The details of the events of a type that were put on the bus.

@@ -225,7 +225,7 @@ async fn run(wire: &Wire, payload: Value) -> Result<Value, String> {
     )
     .handle(LambdaEvent::new(payload, context))
     .await
-    .map_err(|failure| Diagnostic::from(failure).error_message)
+    .map_err(|failure| failure.error_message)
 }
 
 fn request() -> Value {

@@ -81,7 +81,7 @@ async fn run(wire: &Wire, event: Value) -> Result<String, String> {
     context.deadline = (Timestamp::now() + Duration::from_secs(60)).as_millisecond() as u64;
     match handler.handle(LambdaEvent::new(event, context)).await {
         Ok(answer) => Ok(answer["verdict"].as_str().unwrap().to_owned()),
-        Err(failure) => Err(Diagnostic::from(failure).error_message),
+        Err(failure) => Err(failure.error_message),
     }
 }
 
