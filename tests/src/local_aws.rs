@@ -231,10 +231,10 @@ impl Site {
 }
 
 /// The folder of one environment: its logs, and what its emulators put down.
-fn shard(number: usize) -> Result<PathBuf> {
-    let shard = workshop().join(format!("shard-{number}"));
-    fs::create_dir_all(&shard)?;
-    Ok(shard)
+fn folder(number: usize) -> Result<PathBuf> {
+    let folder = workshop().join(format!("environment-{number}"));
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 impl LocalAws {
@@ -251,7 +251,7 @@ impl LocalAws {
         number: usize,
         progress: impl Fn(&str),
     ) -> Result<Self> {
-        let shard = shard(number)?;
+        let folder = folder(number)?;
         // Both emulators come up while the functions are built.
         let upstreams = Upstreams {
             moto: free_address()?,
@@ -259,24 +259,24 @@ impl LocalAws {
         };
         let watch = free_address()?;
         let proxy = Proxy::start(upstreams)?;
-        let mut moto = start_moto(&shard, upstreams)?;
-        let mut ministack = start_ministack(&shard, &proxy, watch)?;
+        let mut moto = start_moto(&folder, upstreams)?;
+        let mut ministack = start_ministack(&folder, &proxy, watch)?;
         let built = site.build(&progress)?;
 
         let step = Instant::now();
-        ready(&shard, "moto", &mut moto, upstreams.moto, "/moto-api/")?;
+        ready(&folder, "moto", &mut moto, upstreams.moto, "/moto-api/")?;
         // moto loads its EC2 at the first call, which takes it a second.
         thread::spawn(move || upstreams.ec2(&[("Action", "DescribeVpcs")]));
         let path = "/_ministack/ready";
         ready(
-            &shard,
+            &folder,
             "ministack",
             &mut ministack,
             upstreams.ministack,
             path,
         )?;
         progress("deploying template.yaml to the local AWS (sam deploy)");
-        deploy(&shard, &site.options, &built, upstreams.ministack)?;
+        deploy(&folder, &site.options, &built, upstreams.ministack)?;
         progress(&format!(
             "deployed in {:.1} s",
             step.elapsed().as_secs_f32()
@@ -1113,7 +1113,7 @@ fn build(options: &Options) -> Result<PathBuf> {
     Ok(built.join("template.yaml"))
 }
 
-fn deploy(shard: &Path, options: &Options, template: &Path, ministack: SocketAddr) -> Result<()> {
+fn deploy(folder: &Path, options: &Options, template: &Path, ministack: SocketAddr) -> Result<()> {
     let bucket = Message::request("PUT", "/backstop-artifacts", &[("host", "localhost")], b"");
     let bucket = bucket.send(ministack)?;
     if bucket.status() != 200 {
@@ -1125,7 +1125,7 @@ fn deploy(shard: &Path, options: &Options, template: &Path, ministack: SocketAdd
         .arg(repository().join("tests/local-aws/samconfig.toml"));
     parameters(&mut sam, options);
     sam.env("AWS_ENDPOINT_URL", format!("http://{ministack}"));
-    run(shard, "sam-deploy", &mut sam)
+    run(folder, "sam-deploy", &mut sam)
 }
 
 fn parameters(sam: &mut Command, options: &Options) {
@@ -1198,11 +1198,11 @@ impl Drop for Emulator {
     }
 }
 
-fn start_moto(shard: &Path, upstreams: Upstreams) -> Result<Emulator> {
+fn start_moto(folder: &Path, upstreams: Upstreams) -> Result<Emulator> {
     let port = upstreams.moto.port().to_string();
     let server = emulators().join("moto_server");
     start_emulator(
-        shard,
+        folder,
         "moto",
         &[
             server.as_os_str(),
@@ -1215,13 +1215,13 @@ fn start_moto(shard: &Path, upstreams: Upstreams) -> Result<Emulator> {
     )
 }
 
-fn start_ministack(shard: &Path, proxy: &Proxy, watch: SocketAddr) -> Result<Emulator> {
+fn start_ministack(folder: &Path, proxy: &Proxy, watch: SocketAddr) -> Result<Emulator> {
     let python = emulators().join("python");
     let program = repository().join("tests/local-aws/watched_ministack.py");
     let watch = watch.port().to_string();
     // The functions inherit all of this, and nothing else.
     start_emulator(
-        shard,
+        folder,
         "ministack",
         &[python.as_os_str(), program.as_os_str(), watch.as_ref()],
         &[
@@ -1260,13 +1260,13 @@ fn emulators() -> PathBuf {
 }
 
 fn start_emulator(
-    shard: &Path,
+    folder: &Path,
     name: &str,
     command: &[&OsStr],
     env: &[(&str, String)],
 ) -> Result<Emulator> {
-    let log = File::create(shard.join(format!("{name}.log")))?;
-    let scratch = shard.join(format!("{name}-{}", std::process::id()));
+    let log = File::create(folder.join(format!("{name}.log")))?;
+    let scratch = folder.join(format!("{name}-{}", std::process::id()));
     let mut guard = Command::new(emulators().join("python"));
     guard
         .arg(repository().join("tests/local-aws/guard.py"))
@@ -1278,7 +1278,7 @@ fn start_emulator(
     guard.env("PYTHONUNBUFFERED", "1");
     guard.envs(pretend_account());
     guard.envs(env.iter().map(|(k, v)| (k, v)));
-    guard.current_dir(shard);
+    guard.current_dir(folder);
     guard
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
@@ -1289,7 +1289,7 @@ fn start_emulator(
 }
 
 fn ready(
-    shard: &Path,
+    folder: &Path,
     name: &str,
     emulator: &mut Emulator,
     address: SocketAddr,
@@ -1302,7 +1302,7 @@ fn ready(
         .is_ok_and(|answer| answer.status() == 200)
     {
         if emulator.0.try_wait()?.is_some() || asked.elapsed() > PATIENCE {
-            let log = shard.join(format!("{name}.log"));
+            let log = folder.join(format!("{name}.log"));
             return Err(format!("{name} did not come up; see {}", log.display()).into());
         }
         thread::sleep(Duration::from_millis(50));

@@ -6,8 +6,8 @@ use backstop_aws::ledger::{Ledger, Stored};
 use backstop_core::message::one_line;
 use backstop_core::record::Record;
 use clap::Args;
+use jiff::ToSpan;
 use jiff::tz::Offset;
-use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use crate::Problem;
@@ -95,7 +95,7 @@ impl History {
                 ids
             }
             None => {
-                let today = Offset::UTC.to_datetime(Timestamp::now()).date();
+                let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
                 let (mut ids, mut day) = (Vec::new(), today);
                 for _ in 0..MOST_DAYS {
                     ids.extend(ledger.records_on(day).await?);

@@ -27,7 +27,7 @@ pub(crate) struct OptOuts {
 impl OptOuts {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
-        let today = Offset::UTC.to_datetime(jiff::Timestamp::now()).date();
+        let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
         let mut seen: Vec<OptOutSeen> = all(&aws.clients.ec2, &aws.deadline)
             .await?
             .iter()

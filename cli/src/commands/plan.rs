@@ -95,7 +95,7 @@ impl Plan {
             let circumstances = Circumstances {
                 mode: self.judging.mode(),
                 account,
-                now: jiff::Timestamp::now(),
+                now: aws.clients.clock.now(),
                 guards: &Guards::default(),
             };
             let decision = open_ingress::decide(&facts, policy, &circumstances);

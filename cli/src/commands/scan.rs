@@ -274,7 +274,7 @@ impl Scan {
         let circumstances = Circumstances {
             mode: self.judging.mode(),
             account: &scanned.account,
-            now: jiff::Timestamp::now(),
+            now: aws.clients.clock.now(),
             guards: &Guards::default(),
         };
         let facts = Facts::Group(Box::new(group.clone()));

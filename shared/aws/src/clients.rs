@@ -138,16 +138,18 @@ fn https() -> SharedHttpClient {
 
 /// The configuration of a Lambda function, from its environment.
 pub async fn environment_config() -> SdkConfig {
-    let config = aws_config::defaults(BehaviorVersion::latest())
+    aws_config::defaults(BehaviorVersion::latest())
         .region(EnvironmentVariableRegionProvider::new())
         .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+        .retry_config(brisk_retries())
+        .timeout_config(timeouts(4))
         .http_client(https())
         .load()
-        .await;
-    with_function_limits(&config)
+        .await
 }
 
-/// A configuration with the retries and time-outs of a Lambda function's calls.
+/// A configuration of the caller's own with the retries and time-outs of a Lambda
+/// function's calls.
 #[must_use]
 pub fn with_function_limits(config: &SdkConfig) -> SdkConfig {
     config

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-/// Tells the time. Cloning is cheap.
+/// Tells the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock(Source);
 

@@ -33,7 +33,7 @@ pub(super) async fn plan(
     basis: &Basis,
     mode: Mode,
 ) -> Result<bool, Problem> {
-    let now = Timestamp::now();
+    let now = aws.clients.clock.now();
     let facts = facts(id, says, aws, basis, now).await?;
     let guards = BTreeMap::new();
     let circumstances = Circumstances {

@@ -13,7 +13,6 @@ use backstop_core::message::{one_line, steps};
 use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Unit, Volume, VolumeFacts};
-use jiff::Timestamp;
 
 use crate::Problem;
 use crate::context::Aws;
@@ -31,7 +30,7 @@ pub(super) async fn plan(
     let facts = facts(ec2, kms, id, key, &aws.deadline).await?;
     let circumstances = Circumstances {
         mode,
-        now: Timestamp::now(),
+        now: aws.clients.clock.now(),
         guards: &Guards::default(),
     };
     let decision = unencrypted_volume::decide(&facts, policy, &circumstances);
@@ -42,7 +41,13 @@ pub(super) async fn plan(
 /// Looks at the account's setting; whether it is off.
 pub(super) async fn plan_setting(aws: &Aws, policy: &Policy, mode: Mode) -> Result<bool, Problem> {
     let is_on = encryption_by_default(&aws.clients.ec2, &aws.deadline).await?;
-    let decided = setting::decide(is_on, policy, mode, &Guards::default(), Timestamp::now());
+    let decided = setting::decide(
+        is_on,
+        policy,
+        mode,
+        &Guards::default(),
+        aws.clients.clock.now(),
+    );
     let found = decided.is_some();
     print!("{}", said_of_setting(&aws.region, decided));
     Ok(found)
@@ -174,7 +179,7 @@ fn device(volume: &Volume) -> String {
 mod tests {
     use backstop_core::controls::unencrypted_volume::Attached;
     use backstop_core::volumes::{Attachment, Instance};
-    use jiff::SignedDuration;
+    use jiff::{SignedDuration, Timestamp};
 
     use super::*;
 

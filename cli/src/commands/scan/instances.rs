@@ -19,7 +19,6 @@ use backstop_core::patching::{
 use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::reason;
-use jiff::Timestamp;
 
 use super::{Found, FoundPatching, Scanned};
 use crate::context::Aws;
@@ -115,7 +114,7 @@ impl Look<'_> {
         let guards = BTreeMap::new();
         let circumstances = Circumstances {
             mode: self.mode,
-            now: Timestamp::now(),
+            now: self.aws.clients.clock.now(),
             guards: &guards,
         };
         let mut decision = decide(&facts, self.policy, &circumstances);

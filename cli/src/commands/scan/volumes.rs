@@ -64,7 +64,7 @@ pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut S
     });
     let circumstances = Circumstances {
         mode,
-        now: Timestamp::now(),
+        now: aws.clients.clock.now(),
         guards: &Guards::default(),
     };
     for (unit, volumes) in units {
@@ -147,7 +147,7 @@ pub(super) async fn look_at_setting(aws: &Aws, policy: &Policy, mode: Mode, scan
             return;
         }
     };
-    let now = Timestamp::now();
+    let now = aws.clients.clock.now();
     let decided = setting::decide(is_on, policy, mode, &Guards::default(), now);
     let Some((status, _, why)) = decided else {
         return;

@@ -13,6 +13,7 @@ use backstop_core::exemption::Exemption;
 use backstop_core::guards::Fight;
 use backstop_core::plan::{Disposition, Plan};
 use backstop_core::trigger::Actor;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
 use lambda_runtime::Context;
@@ -22,7 +23,7 @@ use super::*;
 /// A ledger that holds items by `pk`, and what was published.
 #[derive(Default)]
 struct World {
-    items: BTreeMap<String, Value>,
+    table: Table,
 }
 
 fn id(number: usize) -> String {
@@ -70,88 +71,33 @@ impl World {
             let pk = format!("entry#{}", entry.id);
             let item =
                 json!({ "pk": { "S": pk }, "sk": { "S": "entry" }, "document": { "S": document } });
-            world.items.insert(pk, item);
+            world.table.items.insert(pk, item);
         }
         Arc::new(Mutex::new(world))
     }
 
     fn sent(&self) -> usize {
-        let sent = self.items.iter().filter(|(pk, item)| {
+        let sent = self.table.items.iter().filter(|(pk, item)| {
             pk.starts_with("sent#") && item["sent"] == json!({ "BOOL": true })
         });
         sent.count()
     }
 
     fn storm(&self) -> Option<&Value> {
-        let mut storms = self.items.iter().filter(|(pk, _)| pk.starts_with("storm#"));
+        let mut storms = self
+            .table
+            .items
+            .iter()
+            .filter(|(pk, _)| pk.starts_with("storm#"));
         storms.next().map(|(_, item)| item)
     }
 
     fn answer(&mut self, call: &Call) -> Reply {
-        let pk = |key: &Value| key["pk"]["S"].as_str().unwrap().to_owned();
         match call.operation.as_str() {
-            "BatchGetItem" => {
-                let keys = call.json["RequestItems"]["ledger"]["Keys"]
-                    .as_array()
-                    .unwrap();
-                assert!(keys.len() <= 100, "DynamoDB's quota");
-                let found: Vec<&Value> = keys
-                    .iter()
-                    .filter_map(|key| self.items.get(&pk(key)))
-                    .collect();
-                Reply::ok(json!({ "Responses": { "ledger": found } }).to_string())
-            }
-            "GetItem" => match self.items.get(&pk(&call.json["Key"])) {
-                Some(item) => Reply::ok(json!({ "Item": item }).to_string()),
-                None => Reply::ok("{}"),
-            },
-            "PutItem" => {
-                let item = call.json["Item"].clone();
-                let now = Timestamp::now().as_millisecond();
-                if let Some(old) = self.items.get(&pk(&item)) {
-                    let lease: i64 = old["lease_until"]["N"].as_str().unwrap().parse().unwrap();
-                    if old["sent"] == json!({ "BOOL": true }) || lease >= now {
-                        let refused =
-                            json!({ "__type": "ConditionalCheckFailedException", "Item": old });
-                        return Reply::Answer(400, refused.to_string());
-                    }
-                }
-                self.items.insert(pk(&item), item);
-                Reply::ok("{}")
-            }
-            "UpdateItem" => {
-                let values = &call.json["ExpressionAttributeValues"];
-                let key = pk(&call.json["Key"]);
-                let item = self
-                    .items
-                    .entry(key.clone())
-                    .or_insert_with(|| json!({ "pk": { "S": key } }));
-                if key.starts_with("pace#") {
-                    let add = |value: &Value| {
-                        value["N"].as_str().map_or(0, |n| n.parse::<u64>().unwrap())
-                    };
-                    let told = (add(&item["told"]) + add(&values[":more"])).to_string();
-                    item["told"] = json!({ "N": told });
-                    return Reply::ok(
-                        json!({ "Attributes": { "told": { "N": told } } }).to_string(),
-                    );
-                }
-                for (value, field) in [
-                    (":sent", "sent"),
-                    (":none", "lease_until"),
-                    (":until", "until"),
-                    (":more", "more"),
-                ] {
-                    if let Some(value) = values.get(value) {
-                        item[field] = value.clone();
-                    }
-                }
-                Reply::ok("{}")
-            }
             "Publish" => Reply::ok(
                 "<PublishResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><PublishResult><MessageId>m</MessageId></PublishResult></PublishResponse>",
             ),
-            other => panic!("{other}"),
+            other => self.table.answer(call).unwrap_or_else(|| panic!("{other}")),
         }
     }
 }
@@ -359,7 +305,7 @@ async fn a_storm_that_ended_meanwhile_is_told_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_new_storm_also_tells_what_the_last_one_only_counted() {
     let world = many(6, Status::Remediated);
-    world.lock().unwrap().items.insert(
+    world.lock().unwrap().table.items.insert(
         "storm#open-ingress#remediated".into(),
         json!({ "pk": { "S": "storm#open-ingress#remediated" }, "until": { "N": "1" }, "more": { "N": "40" } }),
     );
@@ -421,7 +367,7 @@ async fn what_sns_refuses_is_reported_back_and_free_to_be_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn only_what_failed_is_reported_back() {
     let world = many(4, Status::Remediated);
-    world.lock().unwrap().items.insert(
+    world.lock().unwrap().table.items.insert(
         format!("entry#{}", id(3)),
         json!({ "pk": { "S": format!("entry#{}", id(3)) }, "document": { "S": "{\"version\":9}" } }),
     );
@@ -438,7 +384,7 @@ async fn what_another_run_is_sending_comes_again_later() {
     let world = many(8, Status::Remediated);
     let lease = (Timestamp::now() + Duration::from_secs(20)).as_millisecond();
     let key = entry(3, Status::Remediated).message_key();
-    world.lock().unwrap().items.insert(
+    world.lock().unwrap().table.items.insert(
         format!("sent#{key}"),
         json!({ "pk": { "S": format!("sent#{key}") }, "sent": { "BOOL": false }, "lease_until": { "N": lease.to_string() } }),
     );
@@ -454,7 +400,7 @@ async fn what_another_run_is_sending_comes_again_later() {
 async fn a_claim_that_lapsed_is_told() {
     let world = many(1, Status::Remediated);
     let key = entry(0, Status::Remediated).message_key();
-    world.lock().unwrap().items.insert(
+    world.lock().unwrap().table.items.insert(
         format!("sent#{key}"),
         json!({ "pk": { "S": format!("sent#{key}") }, "sent": { "BOOL": false }, "lease_until": { "N": "1" } }),
     );

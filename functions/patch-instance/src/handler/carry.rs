@@ -330,7 +330,9 @@ impl Handler {
             return Ok(false);
         };
         warn!(entry = %run.id, resource = %run.resource, command = %command.id, "its command had been sent");
-        let at = command.requested_at.unwrap_or_else(Timestamp::now);
+        let at = command
+            .requested_at
+            .unwrap_or_else(|| self.clients.clock.now());
         run.command = Some(Sent::new(command.id, at));
         run.revision += 1;
         let holder = self.ledger.patching_holder(run);

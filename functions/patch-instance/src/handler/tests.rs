@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -69,7 +70,7 @@ struct SentCommand {
 struct World {
     policy: String,
     machines: BTreeMap<String, Machine>,
-    items: BTreeMap<String, Value>,
+    table: Table,
     commands: Vec<SentCommand>,
     /// Entry and id.
     snapshots: Vec<(String, String)>,
@@ -90,7 +91,7 @@ impl World {
         Arc::new(Mutex::new(Self {
             policy: POLICY.into(),
             machines: machines.into_iter().map(|(n, m)| (id(n), m)).collect(),
-            items: BTreeMap::new(),
+            table: Table::default(),
             commands: Vec::new(),
             snapshots: Vec::new(),
             volumes: 1,
@@ -215,7 +216,7 @@ impl World {
                 }
                 Reply::ok(r#"{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}"#)
             }
-            _ => self.ledger(call),
+            other => self.table.answer(call).unwrap_or_else(|| panic!("{other}")),
         }
     }
 
@@ -299,7 +300,7 @@ impl World {
 
     fn tell(&mut self, entry: &str) {
         let Some(record) = self.record(entry) else {
-            let item = &self.items[&format!("entry#{entry}")];
+            let item = &self.table.items[&format!("entry#{entry}")];
             let control = item["control"]["S"].as_str().unwrap();
             self.notices.push(control.to_owned());
             return;
@@ -315,13 +316,17 @@ impl World {
     }
 
     fn record(&self, entry: &str) -> Option<Patching> {
-        let item = self.items.get(&format!("entry#{entry}"))?;
+        let item = self.table.items.get(&format!("entry#{entry}"))?;
         let document: Value = serde_json::from_str(item["document"]["S"].as_str()?).ok()?;
         (document["kind"] == "patching").then(|| serde_json::from_value(document).unwrap())
     }
 
     fn records(&self) -> Vec<Patching> {
-        let ids = self.items.keys().filter_map(|pk| pk.strip_prefix("entry#"));
+        let ids = self
+            .table
+            .items
+            .keys()
+            .filter_map(|pk| pk.strip_prefix("entry#"));
         ids.filter_map(|id| self.record(id)).collect()
     }
 
@@ -332,13 +337,13 @@ impl World {
     }
 
     fn locks(&self) -> usize {
-        let locks = self.items.keys().filter(|pk| pk.starts_with("lock#"));
+        let locks = self.table.items.keys().filter(|pk| pk.starts_with("lock#"));
         locks.count()
     }
 
     /// As though every lease had lapsed.
     fn lapse(&mut self) {
-        for (pk, item) in &mut self.items {
+        for (pk, item) in &mut self.table.items {
             if pk.starts_with("lock#") {
                 item["lease_until"] = json!({ "N": "1" });
             }
@@ -347,148 +352,12 @@ impl World {
 
     /// Changes a record's document, as though it had been written like that.
     fn rewrite(&mut self, change: impl Fn(&mut Value)) {
-        for (pk, item) in &mut self.items {
+        for (pk, item) in &mut self.table.items {
             if pk.starts_with("entry#") {
                 let text = item["document"]["S"].as_str().unwrap();
                 let mut document: Value = serde_json::from_str(text).unwrap();
                 change(&mut document);
                 item["document"] = json!({ "S": document.to_string() });
-            }
-        }
-    }
-
-    // --- the ledger: conditions and updates as the function writes them
-
-    fn ledger(&mut self, call: &Call) -> Reply {
-        match call.operation.as_str() {
-            "BatchGetItem" => {
-                let keys = call.json["RequestItems"]["ledger"]["Keys"].as_array();
-                let keys = keys.unwrap();
-                assert!(keys.len() <= 100, "DynamoDB's quota");
-                let found: Vec<&Value> = keys
-                    .iter()
-                    .filter_map(|key| self.items.get(&pk(key)))
-                    .collect();
-                Reply::ok(json!({ "Responses": { "ledger": found } }).to_string())
-            }
-            "GetItem" => match self.items.get(&pk(&call.json["Key"])) {
-                Some(item) => Reply::ok(json!({ "Item": item }).to_string()),
-                None => Reply::ok("{}"),
-            },
-            "UpdateItem" => {
-                if !self.allows(&pk(&call.json["Key"]), &call.json) {
-                    return Reply::json_error("ConditionalCheckFailedException", "");
-                }
-                self.update(&call.json);
-                Reply::ok("{}")
-            }
-            "TransactWriteItems" => {
-                let writes = call.json["TransactItems"].as_array().unwrap();
-                let parts: Vec<(&str, &Value, String)> = writes
-                    .iter()
-                    .map(|write| {
-                        let (kind, part) = write.as_object().unwrap().iter().next().unwrap();
-                        let at = pk(part.get("Item").unwrap_or(&part["Key"]));
-                        (kind.as_str(), part, at)
-                    })
-                    .collect();
-                let refused = |(_, part, at): &(&str, &Value, String)| !self.allows(at, part);
-                if parts.iter().any(refused) {
-                    let reasons: Vec<Value> = parts
-                        .iter()
-                        .map(|(_, part, at)| match self.allows(at, part) {
-                            true => json!({ "Code": "None" }),
-                            false => json!({ "Code": "ConditionalCheckFailed", "Item": self.items.get(at) }),
-                        })
-                        .collect();
-                    return refused_transaction(&reasons);
-                }
-                for (kind, part, at) in parts {
-                    match kind {
-                        "Put" => {
-                            self.items.insert(at, part["Item"].clone());
-                        }
-                        "Delete" => {
-                            self.items.remove(&at);
-                        }
-                        "Update" => self.update(part),
-                        other => panic!("{other}"),
-                    }
-                }
-                Reply::ok("{}")
-            }
-            other => panic!("{other}"),
-        }
-    }
-
-    fn allows(&self, at: &str, part: &Value) -> bool {
-        let Some(condition) = part.get("ConditionExpression").and_then(Value::as_str) else {
-            return true;
-        };
-        let item = self.items.get(at);
-        let number = |value: &Value| value["N"].as_str().and_then(|n| n.parse::<i64>().ok());
-        let holds = |term: &str| {
-            let term = term.trim();
-            let named = |call: &str| {
-                term.strip_prefix(call)
-                    .map(|rest| rest.trim_matches(['(', ')']))
-            };
-            if let Some(name) = named("attribute_not_exists") {
-                return item.is_none_or(|item| item.get(name).is_none());
-            }
-            if let Some(name) = named("attribute_exists") {
-                return item.is_some_and(|item| item.get(name).is_some());
-            }
-            let [name, operator, value] = term.split(' ').collect::<Vec<_>>()[..] else {
-                panic!("{term}")
-            };
-            let value = &part["ExpressionAttributeValues"][value];
-            let Some(there) = item.and_then(|item| item.get(name)) else {
-                return false;
-            };
-            match operator {
-                "=" => there == value,
-                "<=" => number(there).unwrap() <= number(value).unwrap(),
-                other => panic!("{other}"),
-            }
-        };
-        condition
-            .split(" OR ")
-            .any(|all| all.split(" AND ").all(holds))
-    }
-
-    fn update(&mut self, part: &Value) {
-        let at = pk(&part["Key"]);
-        let item = self.items.entry(at).or_insert_with(|| part["Key"].clone());
-        let words = part["UpdateExpression"].as_str().unwrap().replace(',', " ");
-        let values = &part["ExpressionAttributeValues"];
-        let mut words = words.split_whitespace().peekable();
-        let mut clause = "";
-        while let Some(word) = words.next() {
-            match (word, clause) {
-                ("SET" | "ADD" | "REMOVE", _) => clause = word,
-                (name, "REMOVE") => {
-                    item.as_object_mut().unwrap().remove(name);
-                }
-                (name, "ADD") => {
-                    let count = |value: &Value| {
-                        value["N"].as_str().map_or(0, |n| n.parse::<i64>().unwrap())
-                    };
-                    let sum = count(&item[name]) + count(&values[words.next().unwrap()]);
-                    item[name] = json!({ "N": sum.to_string() });
-                }
-                (name, "SET") => {
-                    assert_eq!(words.next(), Some("="));
-                    let mut value = words.next().unwrap();
-                    if value.starts_with("if_not_exists") {
-                        value = words.next().unwrap().trim_end_matches(')');
-                        if item.get(name).is_some() {
-                            continue;
-                        }
-                    }
-                    item[name] = values[value].clone();
-                }
-                other => panic!("{other:?}"),
             }
         }
     }
@@ -505,14 +374,6 @@ fn texts(list: &Value) -> Vec<String> {
 
 fn command_id(number: usize) -> String {
     format!("00000000-0000-0000-0000-{number:012x}")
-}
-
-fn refused_transaction(reasons: &[Value]) -> Reply {
-    let body = json!({
-        "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-        "CancellationReasons": reasons,
-    });
-    Reply::Answer(400, body.to_string())
 }
 
 /// A wire over the world on which `fails` may answer first.
@@ -720,7 +581,7 @@ async fn more_than_a_record_holds_is_left_out_of_it_and_counted_and_the_patches_
         run.findings.len()
     );
     assert!(!run.missing.is_empty());
-    let item = &world.items[&format!("entry#{}", run.id)];
+    let item = &world.table.items[&format!("entry#{}", run.id)];
     let size = item["document"]["S"].as_str().unwrap().len();
     assert!(size < 400 * 1024, "DynamoDB's limit: {size}");
 }
@@ -908,7 +769,7 @@ async fn a_read_that_fails_changes_nothing() {
         let named = error.contains(operation);
         assert!(named || operation == "GetParameter", "{operation}: {error}");
         assert!(nothing_done(&wire), "{operation}");
-        assert!(world.lock().unwrap().items.is_empty(), "{operation}");
+        assert!(world.lock().unwrap().table.items.is_empty(), "{operation}");
     }
 }
 
@@ -1015,7 +876,7 @@ async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_fo
         .unwrap_err();
     assert!(error.contains("no time left to begin"), "{error}");
     assert!(nothing_done(&late));
-    assert!(world.lock().unwrap().items.is_empty());
+    assert!(world.lock().unwrap().table.items.is_empty());
 
     // Begun, and cut off before its snapshots.
     let cut_off = wire_with(&world, |_, call| {
@@ -1073,6 +934,7 @@ async fn a_denied_command_goes_in_parts_down_to_the_denied_instance_and_only_tha
         assert_eq!(world.locks(), 7, "what failed holds nothing");
         assert!(
             world
+                .table
                 .items
                 .contains_key(&format!("trip#missing-patches#{}", id(2)))
         );
@@ -1165,7 +1027,11 @@ async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_to
             usize::from(operation == "SendCommand")
         );
         assert_eq!((world.commands.len(), world.locks()), (0, 0));
-        let trips = world.items.keys().filter(|pk| pk.starts_with("trip#"));
+        let trips = world
+            .table
+            .items
+            .keys()
+            .filter(|pk| pk.starts_with("trip#"));
         assert_eq!(trips.count(), 0, "it is no fault of the instance");
     };
     tokio::join!(
@@ -1297,6 +1163,7 @@ async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_t
         assert_eq!(world.told_of(1), ["failed"]);
         assert!(world.records()[0].reasons[0].contains(code));
         let tripped = world
+            .table
             .items
             .contains_key(&format!("trip#missing-patches#{}", id(1)));
         assert_eq!((tripped, world.locks()), (trips, 0), "{code}");
@@ -1341,7 +1208,7 @@ async fn whoever_meets_a_run_at_work_leaves_it_a_note_and_the_run_looks_again() 
     let busy = wire_with(&world, move |world, call| {
         (call.operation == "CreateSnapshots").then(|| {
             let lock = format!("lock#missing-patches#{}", id(1));
-            world.items.get_mut(&lock).unwrap()["look_again"] = json!({ "BOOL": true });
+            world.table.items.get_mut(&lock).unwrap()["look_again"] = json!({ "BOOL": true });
             *noted.lock().unwrap() = true;
             Reply::ec2_error(403, "UnauthorizedOperation", "no")
         })
@@ -1362,7 +1229,7 @@ async fn whoever_meets_a_run_at_work_leaves_it_a_note_and_the_run_looks_again() 
     assert_eq!(answer["verdict"], "another run will look again");
     assert!(nothing_done(&other));
     let world = world.lock().unwrap();
-    let lock = &world.items[&format!("lock#missing-patches#{}", id(1))];
+    let lock = &world.table.items[&format!("lock#missing-patches#{}", id(1))];
     assert_eq!(lock["look_again"], json!({ "BOOL": true }));
 }
 
@@ -1769,7 +1636,10 @@ fn encrypt(world: &mut World, number: usize, status: &str) {
             "entry": { "S": ENTRY }, "holder": { "S": "run" }, "lease_until": { "N": "1" },
         }),
     ];
-    world.items.extend(items.map(|item| (pk(&item), item)));
+    world
+        .table
+        .items
+        .extend(items.map(|item| (pk(&item), item)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1973,7 +1843,7 @@ async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
         run["command"]["at"] = ago(7 * 60).to_string().into();
     });
     for (minutes, told) in [(5 * 60, "in-progress"), (7 * 60, "failed")] {
-        let before = world.lock().unwrap().items.clone();
+        let before = world.lock().unwrap().table.items.clone();
         world.lock().unwrap().rewrite(|run| {
             run["command"]["seen_ended"] = ago(minutes).to_string().into();
         });
@@ -1987,14 +1857,14 @@ async fn somebodys_scan_during_an_installation_says_nothing_of_what_it_left() {
         if told == "in-progress" {
             // A scan after the end counts, whoever asked for it, and one that saw
             // nothing missing.
-            let waiting = world.lock().unwrap().items.clone();
+            let waiting = world.lock().unwrap().table.items.clone();
             let told_so_far = world.lock().unwrap().told.clone();
             scan(&world, Timestamp::now(), 0);
             run(&wire(&world), ended(1)).await.unwrap();
             let mut world = world.lock().unwrap();
             assert_eq!(world.told_of(1).last(), Some(&"remediated"));
             assert_ne!(waiting, before, "it was read again");
-            (world.items, world.told) = (waiting, told_so_far);
+            (world.table.items, world.told) = (waiting, told_so_far);
         }
     }
 }
@@ -2121,7 +1991,7 @@ async fn installed(
 
 fn tripped(world: &Arc<Mutex<World>>, control: Control) -> bool {
     let key = format!("trip#{}#{}", control.lock_name(), id(1));
-    world.lock().unwrap().items.contains_key(&key)
+    world.lock().unwrap().table.items.contains_key(&key)
 }
 
 #[tokio::test(start_paused = true)]
@@ -2162,7 +2032,7 @@ async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_res
         // Whoever re-arms it has it tried as often again.
         assert_eq!(reports(&world, 1).await.failures, 0, "{control}");
         let trip = format!("trip#{}#{}", control.lock_name(), id(1));
-        let trip = world.lock().unwrap().items[&trip].clone();
+        let trip = world.lock().unwrap().table.items[&trip].clone();
         assert!(trip.to_string().contains("3 times in a row"), "{trip}");
         assert_eq!(world.lock().unwrap().told_of(1).last(), Some(&"tripped"));
 
@@ -2420,7 +2290,7 @@ async fn a_finding_that_is_suppressed_while_it_awaits_its_rescan_is_never_told_a
             );
             let closed = |why: &String| why.contains("has closed every finding");
             assert!(!run.reasons.iter().any(closed), "{case}");
-            let item = &world.items[&format!("entry#{}", run.id)];
+            let item = &world.table.items[&format!("entry#{}", run.id)];
             assert!(item.get("untold").is_none(), "{case}");
             assert_eq!(world.commands.len(), 1, "{case}");
         }
@@ -2456,7 +2326,7 @@ async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it(
         assert_eq!(world.told_of(1), ["in-progress", "awaiting-rescan"]);
         assert_eq!(world.locks(), 0, "let go");
         assert!(
-            world.items[&format!("entry#{entry}")]
+            world.table.items[&format!("entry#{entry}")]
                 .get("untold")
                 .is_some()
         );
@@ -2484,7 +2354,7 @@ async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it(
             ["in-progress", "awaiting-rescan", "remediated"]
         );
         assert!(
-            world.items[&format!("entry#{entry}")]
+            world.table.items[&format!("entry#{entry}")]
                 .get("untold")
                 .is_none()
         );
@@ -2727,6 +2597,7 @@ async fn only_what_the_policy_asks_about_is_kept_of_inspectors_reports() {
     let known = world
         .lock()
         .unwrap()
+        .table
         .items
         .keys()
         .any(|pk| pk.starts_with("known#"));
@@ -2740,7 +2611,7 @@ async fn what_was_recorded_for_another_control_is_forgotten() {
     run(&wire(&world), active(1, 1)).await.unwrap();
     let known = |control: &str| {
         let key = format!("known#{control}#{}", id(1));
-        world.lock().unwrap().items.contains_key(&key)
+        world.lock().unwrap().table.items.contains_key(&key)
     };
     assert!(known("vulnerable-package"));
     world.lock().unwrap().machines.insert(id(1), lacking(1));

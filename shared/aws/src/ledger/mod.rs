@@ -278,8 +278,8 @@ impl Ledger {
 
     /// The clock that it goes by.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
-        &self.clock
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// A record with its `before`.

@@ -3,8 +3,11 @@
 //!
 //! What takes time takes it here as well: an instance stops, a snapshot
 //! completes and a copy becomes available some seconds later. A client token
-//! makes a repetition harmless, as in EC2. Filters and parameters that are not
-//! modelled are a panic.
+//! makes a repetition harmless, as in EC2. A filter, or a second value where one
+//! is modelled, is a panic.
+//!
+//! Deliberately not here: reads that lag behind writes, attachments that take
+//! time, errors on the way (`encryption_simulation` in the core has those).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -112,8 +115,8 @@ pub struct Ec2 {
     pub instances: BTreeMap<String, Instance>,
     /// Whether new volumes are encrypted by themselves.
     pub encryption_by_default: bool,
-    /// Copies by client token.
-    tokens: BTreeMap<String, String>,
+    /// Copies by client token, with what was asked for.
+    tokens: BTreeMap<String, (Vec<(String, String)>, String)>,
     ids: u64,
 }
 
@@ -226,6 +229,7 @@ impl Ec2 {
 
     fn authorize(&mut self, call: &Call) -> Answer {
         let group = self.group(call)?;
+        one(call, "IpPermissions.#.IpProtocol");
         let permission = "IpPermissions.1";
         let field = |name: &str| call.parameter(&format!("{permission}.{name}"));
         let source = [
@@ -259,15 +263,18 @@ impl Ec2 {
     }
 
     fn modify(&mut self, call: &Call) -> Answer {
-        self.group(call)?;
+        let group = self.group(call)?;
+        one(call, "SecurityGroupRule.#.SecurityGroupRuleId");
         let update = "SecurityGroupRule.1";
         let id = call
             .parameter(&format!("{update}.SecurityGroupRuleId"))
             .unwrap();
         let field = |name: &str| call.parameter(&format!("{update}.SecurityGroupRule.{name}"));
-        let Some(rule) = self.rules.get(id) else {
+        let Some(rule) = self.rules.get(id).filter(|rule| rule.group == group) else {
             return Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned()));
         };
+        let source = field("CidrIpv4").or(field("CidrIpv6"));
+        assert_eq!(source, Some(&*rule.source.1), "another source");
         let changed = Rule {
             protocol: field("IpProtocol").unwrap().to_owned(),
             from: port(field("FromPort")),
@@ -287,12 +294,14 @@ impl Ec2 {
     }
 
     fn revoke(&mut self, call: &Call) -> Answer {
-        self.group(call)?;
+        let group = self.group(call)?;
+        one(call, "SecurityGroupRuleId.#");
         let id = call.parameter("SecurityGroupRuleId.1").unwrap();
-        match self.rules.remove(id) {
-            Some(_) => Ok("<return>true</return>".to_owned()),
-            None => Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned())),
+        if self.rules.get(id).is_none_or(|rule| rule.group != group) {
+            return Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned()));
         }
+        self.rules.remove(id);
+        Ok("<return>true</return>".to_owned())
     }
 
     fn group(&self, call: &Call) -> Result<String, (&'static str, String)> {
@@ -482,7 +491,7 @@ impl Ec2 {
     fn copy_volumes(&mut self, call: &Call, now: Timestamp) -> Answer {
         let source = self.volume(call, "SourceVolumeId")?;
         let encrypted = self.volumes[&source].encrypted;
-        let id = self.new_volume(call, encrypted, now);
+        let id = self.new_volume(call, encrypted, now)?;
         let volume = volume_item(&id, &self.volumes[&id], now);
         Ok(format!("<volumeSet>{volume}</volumeSet>"))
     }
@@ -499,7 +508,7 @@ impl Ec2 {
             return Err(("IncorrectState", format!("{snapshot} is pending")));
         }
         let encrypted = self.volumes.get(volume).is_some_and(|of| of.encrypted);
-        let id = self.new_volume(call, encrypted, now);
+        let id = self.new_volume(call, encrypted, now)?;
         Ok(format!(
             "<volumeId>{id}</volumeId><status>creating</status>"
         ))
@@ -507,10 +516,12 @@ impl Ec2 {
 
     /// A volume made of something that may be encrypted; of the same client token
     /// there is one.
-    fn new_volume(&mut self, call: &Call, encrypted: bool, now: Timestamp) -> String {
+    fn new_volume(&mut self, call: &Call, encrypted: bool, now: Timestamp) -> Answer {
         let token = call.parameter("ClientToken").unwrap().to_owned();
-        if let Some(id) = self.tokens.get(&token) {
-            return id.clone();
+        match self.tokens.get(&token) {
+            None => {}
+            Some((same, id)) if *same == call.parameters => return Ok(id.clone()),
+            Some(_) => return Err(("IdempotentParameterMismatch", token)),
         }
         let id = self.new_id("vol");
         let volume = Volume {
@@ -521,8 +532,9 @@ impl Ec2 {
             tags: call.tags("TagSpecification.1.Tag"),
         };
         self.volumes.insert(id.clone(), volume);
-        self.tokens.insert(token, id.clone());
-        id
+        let made = (call.parameters.clone(), id.clone());
+        self.tokens.insert(token, made);
+        Ok(id)
     }
 
     fn delete_volume(&mut self, call: &Call) -> Answer {
@@ -536,11 +548,13 @@ impl Ec2 {
 
     fn detach(&mut self, call: &Call) -> Answer {
         let id = self.volume(call, "VolumeId")?;
-        let volume = self.volumes.get_mut(&id).unwrap();
-        match volume.attached.take() {
-            Some(_) => Ok("<status>detaching</status>".to_owned()),
-            None => Err(("IncorrectState", format!("{id} is available"))),
-        }
+        let Some((instance, ..)) = self.volumes[&id].attached.clone() else {
+            return Err(("IncorrectState", format!("{id} is available")));
+        };
+        // EC2 would: whoever does that loses what is not yet written.
+        assert!(!self.instances[&instance].up, "{instance} is running");
+        self.volumes.get_mut(&id).unwrap().attached = None;
+        Ok("<status>detaching</status>".to_owned())
     }
 
     fn attach(&mut self, call: &Call, now: Timestamp) -> Answer {
@@ -671,6 +685,12 @@ fn filters(call: &Call) -> Vec<(&str, Vec<&str>)> {
         Some((name, call.list(&format!("Filter.{n}.Value"))))
     };
     (1..).map_while(filter).collect()
+}
+
+/// Panics where a list that is modelled with one entry has a second one.
+fn one(call: &Call, list: &str) {
+    let second = list.replace('#', "2");
+    assert_eq!(call.parameter(&second), None, "{second} is not modelled");
 }
 
 fn tagged(filter: &str, values: &[&str], tags: &Tags) -> bool {

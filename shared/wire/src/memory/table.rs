@@ -1,7 +1,7 @@
 //! One DynamoDB table in memory: keys `pk` and `sk`, conditions, transactions,
 //! indexes.
 //!
-//! `tests/tests/it/ledger.rs` plays the ledger against this and against the
+//! `tests/tests/it/e2e/ledger.rs` plays the ledger against this and against the
 //! emulator and compares what both answer and keep.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +13,6 @@ use crate::{Call, Reply};
 
 /// An item, as DynamoDB writes it: `{"pk": {"S": "lock#…"}, …}`.
 pub type Item = Map<String, Value>;
-
-/// Partition key and sort key.
-type Key = (String, String);
 
 /// Most bytes of an item (DynamoDB's quota).
 const MOST_BYTES: usize = 400 * 1024;
@@ -37,11 +34,13 @@ pub struct Index {
 /// A table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    items: BTreeMap<Key, Item>,
+    /// The items, by partition key: the ledger has one sort key for each kind, so
+    /// that no two items share a partition.
+    pub items: BTreeMap<String, Value>,
     indexes: Vec<Index>,
     /// The tokens of transactions that took effect: repeated, they have none.
     /// (DynamoDB forgets them after ten minutes; the SDK makes a new one a call.)
-    tokens: BTreeSet<String>,
+    tokens: BTreeMap<String, Value>,
 }
 
 impl Table {
@@ -54,36 +53,26 @@ impl Table {
         }
     }
 
-    /// Every item, by key.
-    pub fn items(&self) -> impl Iterator<Item = &Item> {
-        self.items.values()
-    }
-
-    /// The item of a partition key. (The ledger has one sort key for each kind,
-    /// and no two items share a partition.)
-    #[must_use]
-    pub fn item(&self, pk: &str) -> Option<&Item> {
-        let (_, item) = self.items.iter().find(|((of, _), _)| of == pk)?;
+    /// The item of a key; panics where its sort key is another one.
+    fn item(&self, pk: &str, of: &Value) -> Option<&Item> {
+        let item = self.items.get(pk)?.as_object()?;
+        let sk = item.get("sk");
+        assert!(sk.is_none_or(|sk| *sk == of["sk"]), "{pk}: {}", of["sk"]);
         Some(item)
-    }
-
-    /// Changes or removes items, as nothing but a test does.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Item) -> bool) {
-        self.items.retain(|(pk, _), item| keep(pk, item));
     }
 
     /// Answers a call to DynamoDB; none: it is another service's.
     pub fn answer(&mut self, call: &Call) -> Option<Reply> {
         let request = &call.json;
         Some(match call.operation.as_str() {
-            "GetItem" => match self.items.get(&key(&request["Key"])) {
+            "GetItem" => match self.item(&key(&request["Key"]), &request["Key"]) {
                 Some(item) => ok(&json!({ "Item": item })),
                 None => ok(&json!({})),
             },
             "BatchGetItem" => self.batch(request),
             "Query" => self.query(request),
             "Scan" => {
-                let items: Vec<&Item> = self.items.values().collect();
+                let items: Vec<&Value> = self.items.values().collect();
                 ok(&json!({ "Items": items, "Count": items.len() }))
             }
             "PutItem" => self.write("Put", request),
@@ -97,18 +86,26 @@ impl Table {
     fn batch(&self, request: &Value) -> Reply {
         let tables = request["RequestItems"].as_object().unwrap();
         let (table, asked) = tables.iter().next().unwrap();
-        let keys: Vec<Key> = asked["Keys"].as_array().unwrap().iter().map(key).collect();
+        let keys: Vec<String> = asked["Keys"].as_array().unwrap().iter().map(key).collect();
         if keys.len() > 100 {
             return invalid("Too many items requested for the BatchGetItem call");
         }
         if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() {
             return invalid("Provided list of item keys contains duplicates");
         }
-        let found: Vec<&Item> = keys.iter().filter_map(|key| self.items.get(key)).collect();
+        let found: Vec<&Value> = keys.iter().filter_map(|key| self.items.get(key)).collect();
         ok(&json!({ "Responses": { table: found }, "UnprocessedKeys": {} }))
     }
 
     fn query(&self, request: &Value) -> Reply {
+        for part in [
+            "FilterExpression",
+            "Limit",
+            "ScanIndexForward",
+            "ExclusiveStartKey",
+        ] {
+            assert!(request.get(part).is_none(), "{part} is not modelled");
+        }
         let name = request["IndexName"].as_str().unwrap();
         let index = self.indexes.iter().find(|index| index.name == name);
         let index = index.unwrap_or_else(|| panic!("the table has no index {name}"));
@@ -117,6 +114,7 @@ impl Table {
         let mut found: Vec<(&str, &Item)> = self
             .items
             .values()
+            .filter_map(Value::as_object)
             .filter(|item| {
                 item.get(&partition)
                     .is_some_and(|of| of["S"] == value.as_str())
@@ -142,7 +140,7 @@ impl Table {
 
     fn write(&mut self, kind: &str, request: &Value) -> Reply {
         let at = at(request);
-        if !allows(request, self.items.get(&at)) {
+        if !allows(request, self.item(&at, of(request))) {
             let mut refused = json!({
                 "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
                 "message": "The conditional request failed",
@@ -166,10 +164,12 @@ impl Table {
 
     fn transact(&mut self, request: &Value) -> Reply {
         let token = request["ClientRequestToken"].as_str().unwrap();
-        if self.tokens.contains(token) {
-            return ok(&json!({}));
+        match self.tokens.get(token) {
+            None => {}
+            Some(same) if same == request => return ok(&json!({})),
+            Some(_) => return Reply::json_error("IdempotentParameterMismatchException", ""),
         }
-        let parts: Vec<(&str, &Value, Key)> = request["TransactItems"]
+        let parts: Vec<(&str, &Value, String)> = request["TransactItems"]
             .as_array()
             .unwrap()
             .iter()
@@ -178,14 +178,14 @@ impl Table {
                 (kind.as_str(), part, at(part))
             })
             .collect();
-        let keys: BTreeSet<&Key> = parts.iter().map(|(_, _, at)| at).collect();
+        let keys: BTreeSet<&String> = parts.iter().map(|(_, _, at)| at).collect();
         if keys.len() < parts.len() {
             return invalid("Transaction request cannot include multiple operations on one item");
         }
         let refused: Vec<Option<Value>> = parts
             .iter()
             .map(|(_, part, at)| {
-                let there = self.items.get(at);
+                let there = self.item(at, of(part));
                 if allows(part, there) {
                     return None;
                 }
@@ -211,25 +211,22 @@ impl Table {
             });
             return Reply::Answer(400, body.to_string());
         }
-        let before = self.items.clone();
         for (kind, part, at) in parts {
-            if let Err(too_large) = self.carry_out(kind, part, at) {
-                self.items = before;
-                return too_large;
-            }
+            let carried_out = self.carry_out(kind, part, at);
+            carried_out.expect("no transaction of ours has an item that is too large");
         }
-        self.tokens.insert(token.to_owned());
+        self.tokens.insert(token.to_owned(), request.clone());
         ok(&json!({}))
     }
 
     /// Carries out one write whose condition holds: what an update touched, as it
     /// is now.
-    fn carry_out(&mut self, kind: &str, request: &Value, at: Key) -> Result<Item, Reply> {
+    fn carry_out(&mut self, kind: &str, request: &Value, at: String) -> Result<Item, Reply> {
         let mut touched = Item::new();
         let item = match kind {
             "Put" => request["Item"].as_object().unwrap().clone(),
             "Update" => {
-                let there = self.items.get(&at).cloned();
+                let there = self.item(&at, of(request)).cloned();
                 let new = || request["Key"].as_object().unwrap().clone();
                 let mut item = there.unwrap_or_else(new);
                 for name in update(request, &mut item) {
@@ -243,7 +240,8 @@ impl Table {
             }
             other => panic!("a write of the kind {other}"),
         };
-        if Value::from(item.clone()).to_string().len() > MOST_BYTES {
+        let item = Value::from(item);
+        if item.to_string().len() > MOST_BYTES {
             return Err(invalid("Item size has exceeded the maximum allowed size"));
         }
         self.items.insert(at, item);
@@ -252,12 +250,17 @@ impl Table {
 }
 
 /// The key that a write is about.
-fn at(request: &Value) -> Key {
-    key(request.get("Item").unwrap_or(&request["Key"]))
+fn at(request: &Value) -> String {
+    key(of(request))
 }
 
-fn key(of: &Value) -> Key {
-    (string(&of["pk"]), string(&of["sk"]))
+/// What holds the key that a write is about.
+fn of(request: &Value) -> &Value {
+    request.get("Item").unwrap_or(&request["Key"])
+}
+
+fn key(of: &Value) -> String {
+    string(&of["pk"])
 }
 
 fn ok(body: &Value) -> Reply {

@@ -24,7 +24,7 @@ use backstop_core::trigger::Actor;
 use backstop_tests::local_aws::http::Message;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_wire::memory::Cloud;
-use backstop_wire::memory::table::Index;
+use backstop_wire::memory::table::{Index, Table};
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -34,6 +34,8 @@ use crate::faults::{Fault, Scene, Story, Watch, Way, indexes, stories};
 struct Beside {
     at: std::net::SocketAddr,
     table: String,
+    /// The one in memory: each call is repeated on it.
+    memory: Mutex<Table>,
     compared: AtomicUsize,
     differences: Mutex<Vec<String>>,
 }
@@ -46,10 +48,11 @@ impl Beside {
         let beside = Self {
             at: aws.proxy.upstreams.ministack,
             table,
+            memory: Mutex::new(cloud.table.clone()),
             compared: AtomicUsize::new(0),
             differences: Mutex::default(),
         };
-        for item in cloud.table.items() {
+        for item in cloud.table.items.values() {
             let put = json!({ "TableName": "ledger", "Item": item });
             let (status, answer) = beside.call("PutItem", &put);
             assert_eq!(status, 200, "{answer}");
@@ -85,9 +88,11 @@ impl Beside {
         let Reply::Answer(status, body) = reply else {
             panic!("{reply:?}")
         };
-        let ours = (*status, plain(&serde_json::from_str(body).unwrap()));
+        self.memory.lock().unwrap().answer(call);
+        let ours = serde_json::from_str(body).unwrap();
+        let ours = (*status, order(&ours), plain(&ours));
         let (status, theirs) = self.call(&call.operation, &call.json);
-        let theirs = (status, plain(&theirs));
+        let theirs = (status, order(&theirs), plain(&theirs));
         self.compared.fetch_add(1, Ordering::Relaxed);
         if ours != theirs {
             let (operation, request) = (&call.operation, &call.json);
@@ -97,8 +102,19 @@ impl Beside {
         }
     }
 
-    /// How many calls were compared; panics where answers differed.
+    /// How many calls were compared; panics where answers differed, or what both
+    /// tables hold in the end does.
     fn done(&self) -> usize {
+        let (_, theirs) = self.call("Scan", &json!({ "TableName": "ledger" }));
+        let ours = self
+            .memory
+            .lock()
+            .unwrap()
+            .items
+            .values()
+            .cloned()
+            .collect();
+        assert_eq!(plain(&ours), plain(&theirs["Items"]));
         let differences = self.differences.lock().unwrap();
         assert!(differences.is_empty(), "{}", differences.join("\n"));
         self.compared.load(Ordering::Relaxed)
@@ -141,6 +157,12 @@ async fn create(aws: &LocalAws, table: &str, indexes: &[Index]) {
         .send()
         .await
         .unwrap();
+}
+
+/// The order of the items of a query: by this attribute, and by it alone.
+fn order(answer: &Value) -> Vec<Value> {
+    let items = answer["Items"].as_array().into_iter().flatten();
+    items.map(|item| item["started_at"].clone()).collect()
 }
 
 /// An answer without what says nothing about the table: texts, and the order of
@@ -198,7 +220,8 @@ async fn beside<S: Story>(aws: &LocalAws) -> usize {
                 call: call.clone(),
                 way,
             };
-            elsewhere(|| scene.play_before(Some(fault), Some(watch(&table))));
+            let (_, wrong) = elsewhere(|| scene.play_before(Some(fault), Some(watch(&table))));
+            assert_eq!(wrong, Vec::<String>::new());
             compared += table.done();
         }
     }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 mod cli;
 mod encryption;
-mod faults;
+mod failing_calls;
 mod guards;
 mod ledger;
 mod opt_outs;

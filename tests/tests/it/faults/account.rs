@@ -33,9 +33,6 @@ use tokio::time::Instant;
 /// never ends.
 const MOST_DELIVERIES: usize = 400;
 
-/// Lambda tries an asynchronous event twice more, after one minute and two.
-const ATTEMPTS: u32 = 3;
-
 /// A function, warm: it keeps its clients and what it has read.
 enum Function {
     RevokeIngress(revoke_ingress::Handler),
@@ -154,6 +151,8 @@ pub(crate) enum Way {
     AnswerLost,
     /// It takes effect, and the process that made it is killed.
     Killed,
+    /// The same, and its event is lost with it: another one has to go on.
+    KilledForGood,
 }
 
 impl Way {
@@ -164,6 +163,7 @@ impl Way {
         Self::TimedOut,
         Self::AnswerLost,
         Self::Killed,
+        Self::KilledForGood,
     ];
 
     /// What is answered instead of carrying the call out, in the words of its
@@ -184,7 +184,7 @@ impl Way {
             Self::Denied if service == "ec2" => Some(error(403, "UnauthorizedOperation", "")),
             Self::Denied => Some(error(400, "", "AccessDeniedException")),
             Self::TimedOut => Some(Reply::Silence),
-            Self::AnswerLost | Self::Killed => None,
+            Self::AnswerLost | Self::Killed | Self::KilledForGood => None,
         }
     }
 }
@@ -218,6 +218,8 @@ struct Shared {
     calls: Mutex<Vec<(&'static str, Nth)>>,
     fault: Mutex<Option<Fault>>,
     killed: Notify,
+    /// Whether the event of the run that was killed is lost with it.
+    lost: Mutex<bool>,
 }
 
 impl Shared {
@@ -246,11 +248,12 @@ impl Shared {
         let Some(Fault { way, .. }) = met else {
             return reply;
         };
-        if way == Way::Killed {
-            self.killed.notify_one();
-            return Reply::Silence;
+        if way == Way::AnswerLost {
+            return Reply::Broken;
         }
-        Reply::Broken
+        *lock(&self.lost) = way == Way::KilledForGood;
+        self.killed.notify_one();
+        Reply::Silence
     }
 }
 
@@ -258,6 +261,8 @@ impl Shared {
 enum Ended {
     Answered(Value),
     Failed(String),
+    /// Nobody will try it again.
+    Lost,
 }
 
 /// How an event came to a function, and what happens when it fails.
@@ -267,10 +272,11 @@ enum Via {
     Event,
     /// It waits in a queue, which delivers it again.
     Queue,
-    /// A step of an execution: the run's entry, and the error that leads back.
-    Step {
-        entry: String,
-        go_back: Option<String>,
+    /// A state of an execution, and the entry of the run that it carries out, if
+    /// it does.
+    State {
+        name: &'static str,
+        entry: Option<String>,
     },
 }
 
@@ -295,6 +301,8 @@ pub(crate) struct Account {
     started: BTreeSet<String>,
     ended_commands: BTreeSet<String>,
     requests: usize,
+    /// The invocations that failed: function and error.
+    pub(super) failed: Vec<(String, String)>,
     /// What was given up: function and error.
     pub(super) given_up: Vec<(String, String)>,
 }
@@ -312,10 +320,12 @@ impl Account {
                 calls: Mutex::default(),
                 fault: Mutex::default(),
                 killed: Notify::new(),
+                lost: Mutex::default(),
             }),
             warm: BTreeMap::new(),
             on_their_way: Vec::new(),
             requests: 0,
+            failed: Vec::new(),
             given_up: Vec::new(),
         }
     }
@@ -392,7 +402,7 @@ impl Account {
             match delivery.via.clone() {
                 Via::Event => self.event(delivery).await,
                 Via::Queue => self.batch(delivery).await,
-                Via::Step { entry, go_back } => self.step(delivery, entry, go_back).await,
+                Via::State { name, entry } => self.state(delivery, name, entry).await,
             }
         }
         let waiting = self.on_their_way.iter();
@@ -421,10 +431,12 @@ impl Account {
             let function = "EncryptVolumeFunction";
             match input["settle"]["seconds"].as_u64() {
                 Some(seconds) => {
-                    let (event, wait) = (input["settle"]["event"].clone(), seconds);
-                    self.send(function, event, Via::Event, Duration::from_secs(wait));
+                    let event = input["settle"]["event"].clone();
+                    let (name, entry) = ("Look again", None);
+                    let wait = Duration::from_secs(seconds);
+                    self.send(function, event, Via::State { name, entry }, wait);
                 }
-                None => self.next_step(text(&input["entry"]), None, Duration::ZERO),
+                None => self.advance(text(&input["entry"]), None, Duration::ZERO),
             }
         }
         let commands = self.cloud().systems_manager.commands.clone();
@@ -473,14 +485,19 @@ impl Account {
             () = shared.killed.notified() => Err("Runtime.ExitError"),
             answer = tokio::time::timeout(limit, run) => answer.map_err(|_| "Task timed out"),
         };
-        match ended {
-            Ok(Ok(answer)) => Ended::Answered(answer),
-            Ok(Err(error)) => Ended::Failed(error.error_message),
+        let why = match ended {
+            Ok(Ok(answer)) => return Ended::Answered(answer),
+            Ok(Err(error)) => error.error_message,
             Err(ended) => {
                 // The process is gone: the next event meets a cold start.
                 self.warm.remove(function);
-                Ended::Failed(ended.to_owned())
+                ended.to_owned()
             }
+        };
+        self.failed.push((function.to_owned(), why.clone()));
+        match std::mem::take(&mut *lock(&self.shared.lost)) {
+            true => Ended::Lost,
+            false => Ended::Failed(why),
         }
     }
 
@@ -493,10 +510,11 @@ impl Account {
             return;
         };
         delivery.failed += 1;
-        if delivery.failed == ATTEMPTS {
+        if u64::from(delivery.failed) > DEPLOYED.retries {
             self.given_up.push((function.to_owned(), why));
             return;
         }
+        // After one minute, then after two.
         delivery.due = Instant::now() + Duration::from_secs(60 * u64::from(delivery.failed));
         self.on_their_way.push(delivery);
     }
@@ -522,6 +540,7 @@ impl Account {
             .collect();
         let payload = json!({ "Records": records });
         let (again, why) = match self.invoke(function, payload, &request).await {
+            Ended::Lost => return,
             Ended::Failed(why) => (None, why),
             Ended::Answered(answer) => {
                 let failures = answer["batchItemFailures"].as_array();
@@ -553,49 +572,50 @@ impl Account {
         }
     }
 
-    /// One turn of the state machine (`state-machine.asl.json`).
-    async fn step(&mut self, mut delivery: Delivery, entry: String, go_back: Option<String>) {
+    /// A state of the state machine (`state-machine.asl.json`) that calls the
+    /// function, and what follows from it.
+    async fn state(&mut self, mut delivery: Delivery, name: &'static str, entry: Option<String>) {
         let payload = delivery.payload.clone();
-        match self
-            .invoke(delivery.function, payload, &delivery.request)
-            .await
-        {
-            Ended::Answered(answer) => match text(&answer["next"]) {
-                "done" => {}
-                _ => {
+        let ended = self.invoke(delivery.function, payload, &delivery.request);
+        match (ended.await, entry) {
+            (Ended::Lost, _) | (Ended::Answered(_), None) => {}
+            (Ended::Answered(answer), Some(entry)) => {
+                if answer["next"] != "done" {
                     let wait = answer["wait_seconds"].as_u64().unwrap();
-                    self.next_step(&entry, None, Duration::from_secs(wait));
+                    self.advance(&entry, None, Duration::from_secs(wait));
                 }
-            },
-            Ended::Failed(why) => {
-                let state = match go_back {
-                    None => "Advance",
-                    Some(_) => "Go back",
-                };
-                let retry = &DEPLOYED.state_machine["States"][state]["Retry"][0];
+            }
+            (Ended::Failed(why), entry) => {
+                let retry = &DEPLOYED.state_machine["States"][name]["Retry"][0];
                 let number = |name: &str| retry[name].as_u64().unwrap();
                 if u64::from(delivery.failed) < number("MaxAttempts") {
-                    let wait = number("IntervalSeconds") << delivery.failed;
+                    let factor = number("BackoffRate").pow(delivery.failed);
+                    let wait = number("IntervalSeconds") * factor;
                     let wait = wait.min(number("MaxDelaySeconds"));
                     delivery.due = Instant::now() + Duration::from_secs(wait);
                     delivery.failed += 1;
                     self.on_their_way.push(delivery);
-                } else if go_back.is_none() {
-                    self.next_step(&entry, Some(why), Duration::ZERO);
+                } else if let (Some(entry), "Advance") = (entry, name) {
+                    self.advance(&entry, Some(why), Duration::ZERO);
                 } else {
-                    self.given_up.push(("Stuck".to_owned(), why));
+                    self.given_up.push((name.to_owned(), why));
                 }
             }
         }
     }
 
-    fn next_step(&mut self, entry: &str, go_back: Option<String>, wait: Duration) {
+    /// The next step of a run, or what leads back after an error.
+    fn advance(&mut self, entry: &str, error: Option<String>, wait: Duration) {
         let mut payload = json!({ "advance": entry });
-        if let Some(why) = &go_back {
-            payload["go_back"] = json!(why);
+        let mut name = "Advance";
+        if let Some(why) = error {
+            // As Step Functions hands over what Lambda says of it.
+            let cause = json!({ "errorType": "Retryable", "errorMessage": why });
+            payload["go_back"] = json!(cause.to_string());
+            name = "Go back";
         }
-        let entry = entry.to_owned();
-        let via = Via::Step { entry, go_back };
+        let entry = Some(entry.to_owned());
+        let via = Via::State { name, entry };
         self.send("EncryptVolumeFunction", payload, via, wait);
     }
 }
@@ -631,6 +651,8 @@ fn id_of(function: &str) -> &'static str {
 struct Deployed {
     /// Seconds that each function's invocations may take.
     timeouts: BTreeMap<String, u64>,
+    /// How often Lambda tries a failed event again.
+    retries: u64,
     rules: Vec<template::Rule>,
     /// How functions take from their queues.
     queues: BTreeMap<String, Value>,
@@ -647,6 +669,10 @@ static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
             .iter()
             .map(|(id, of)| (id.clone(), timeout(of)))
             .collect(),
+        retries:
+            template::template()["Globals"]["Function"]["EventInvokeConfig"]["MaximumRetryAttempts"]
+                .as_u64()
+                .unwrap(),
         rules,
         queues: template::queue_mappings().into_iter().collect(),
         state_machine: serde_json::from_str(&machine).unwrap(),

@@ -161,22 +161,42 @@ fn told(account: &Account, records: &[Record], end: &End) -> Vec<String> {
     if records.is_empty() {
         wrong.push("nothing is in the ledger".to_owned());
     }
-    for item in cloud.table.items() {
-        let pk = item["pk"]["S"].as_str().unwrap();
-        if pk.starts_with("lock#") {
+    for (pk, item) in &cloud.table.items {
+        // Where nothing of a run is left but its lock, that keeps nobody out once it
+        // has lapsed, and goes with the next run.
+        let lease = item["lease_until"]["N"].as_str().unwrap_or_default();
+        let lapsed = lease
+            .parse::<i64>()
+            .is_ok_and(|lease| lease < account.now().as_millisecond());
+        let left = end.is_of(Way::KilledForGood) && lapsed;
+        if pk.starts_with("lock#") && !left {
             wrong.push(format!("{pk} is held"));
         }
         // What a sweep leaves untold of itself, the next one tells.
         let of_resource = records.iter().any(|record| pk.ends_with(record.id()));
-        if item.contains_key("untold") && (of_resource || end.again) {
+        if item.get("untold").is_some() && (of_resource || end.again) {
             wrong.push(format!("{pk} is untold"));
         }
     }
     for record in records {
-        let sent = cloud.table.item(&format!("sent#{}", record.message_key()));
+        let item = cloud.table.items.get(&format!("entry#{}", record.id()));
+        if item.is_none_or(|item| item["told"] != json!({ "BOOL": true })) {
+            wrong.push(format!("{} is not told", record.id()));
+        }
+        let key = format!("sent#{}", record.message_key());
+        let sent = cloud.table.items.get(&key);
         if sent.is_none_or(|item| item["sent"] != json!({ "BOOL": true })) {
             wrong.push(format!("the message of {} was never sent", record.id()));
         }
+    }
+    let is_sent = |item: &Value| item["sent"] == json!({ "BOOL": true });
+    let items = cloud.table.items.iter();
+    let sent = items.filter(|(pk, item)| pk.starts_with("sent#") && is_sent(item));
+    let (sent, published) = (sent.count(), cloud.published.len());
+    if published < sent {
+        wrong.push(format!(
+            "{published} messages are out, and {sent} marked as sent"
+        ));
     }
     wrong
 }
@@ -291,6 +311,18 @@ impl Machine {
         };
         let attached: Vec<(&String, &Volume)> =
             cloud.ec2.volumes.iter().filter(|(_, of)| at(of)).collect();
+        let keeps_its_mark =
+            |volume: &Volume| volume.attached.as_ref().is_some_and(|(.., goes)| *goes);
+        if !attached.iter().all(|(_, volume)| keeps_its_mark(volume)) {
+            wrong.push(format!("it does not go with its instance: {attached:?}"));
+        }
+        let mut taken = BTreeSet::new();
+        for snapshot in cloud.ec2.snapshots.values() {
+            let purpose = snapshot.tags.get("backstop:purpose");
+            if !taken.insert((snapshot.volume.clone(), purpose.cloned())) {
+                wrong.push(format!("taken twice: {snapshot:?}"));
+            }
+        }
         match attached[..] {
             [(_, copy)] if replaced && copy.encrypted => {
                 if copy.tags.get("backstop:copy-of") != Some(&self.volume) {
@@ -312,11 +344,25 @@ impl Machine {
     }
 }
 
+/// The changes of an encryption that leave no other way to the same end.
+const LEADS_BACK: &[(&str, usize)] = &[
+    ("CreateSnapshot", 0),
+    ("StopInstances", 0),
+    ("DetachVolume", 0),
+    ("AttachVolume", 0),
+    ("ModifyInstanceAttribute", 0),
+    ("StartInstances", 0),
+];
+
 impl Story for Encrypt {
     const FUNCTION: &'static str = "EncryptVolumeFunction";
+    const NEEDS_THE_SWEEP: bool = true;
     type Before = Machine;
 
     async fn set(account: &mut Account) -> (Value, Machine) {
+        // The first sweep in `enforce` makes the baseline.
+        account.start(Sweep::FUNCTION, &json!({}));
+        account.settle().await;
         let machine = Machine::new(account);
         let event = cloudtrail::check_requested("unencrypted-volume", &machine.volume);
         (event, machine)
@@ -327,20 +373,31 @@ impl Story for Encrypt {
             "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
             machine.instance
         );
-        let records = records(account, &arn).await;
+        let mut records = records(account, &arn).await;
+        // The sweep has found that the instance is not a managed one, too.
+        records.retain(|record| matches!(record, Record::Encryption(_)));
         let mut wrong = told(account, &records, end);
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        // What AWS refuses for good leads back to the original, or another way to
-        // the same end, or only lacks its mark; whichever it is, is told.
-        let fault = end.fault.as_ref();
-        let refused = fault.is_some_and(|fault| fault.way == Way::Denied);
-        let unmarked = end.refused(&[("CreateTags", 0)]) && outcomes == ["needs-person"];
-        let replaced = outcomes == ["remediated"] || unmarked;
-        let back = outcomes.last() == Some(&"rolled-back");
-        let ended_well = replaced || (refused && back);
-        if !ended_well {
+        // What AWS refuses for good leads back to the original, and to nothing more
+        // until a person has seen to it; without its mark a copy is in use, and a
+        // person is told.
+        // A run whose execution is gone is taken up an hour later, when an instance
+        // that is down has been so for too long.
+        let late = end.is_of(Way::KilledForGood) && outcomes.last() == Some(&"rolled-back");
+        let leads_back = end.refused(LEADS_BACK) || late;
+        let unmarked = end.refused(&[("CreateTags", 0)]);
+        // Whether it has been looked at again since depends on what took it up.
+        let looked_at = end.again || (late && outcomes.len() > 1);
+        let expected: &[&str] = match (leads_back, unmarked, looked_at) {
+            (true, _, false) => &["rolled-back"],
+            (true, _, true) => &["tripped", "rolled-back"],
+            (_, true, _) => &["needs-person"],
+            _ => &["remediated"],
+        };
+        if outcomes != expected {
             wrong.push(format!("the records are {outcomes:?}"));
         }
+        let replaced = !leads_back;
         wrong.extend(machine.wrong(account, replaced));
         wrong
     }
@@ -395,6 +452,10 @@ impl Story for Patch {
         let commands = &cloud.systems_manager.commands;
         if commands.len() != usize::from(!refused) {
             wrong.push(format!("the commands are {commands:?}"));
+        }
+        let missing = cloud.systems_manager.managed[&machine.instance].missing;
+        if (missing == 0) == refused {
+            wrong.push(format!("{missing} patches are missing"));
         }
         let snapshots = cloud.ec2.snapshots.len();
         let taken = !end.refused(&[("DescribeSnapshots", 0), ("CreateSnapshots", 0)]);
