@@ -2,13 +2,12 @@
 
     watched_ministack.py PORT
 
-MiniStack runs functions, tries them again and takes events from queues in
-threads of its own, and answers no question about them. A test that holds that
-nothing more happens has to know. So PORT answers every request with a line for
-each thread that has something to do; an empty answer: nothing goes on, and
-nothing waits to be tried again.
+MiniStack runs functions, retries them and polls queues in threads of its own, and
+has no API that reports on them. A test that asserts that nothing more happens
+needs to know. So PORT answers every request with one line for each busy thread; an
+empty answer means that nothing is running and nothing is waiting to be retried.
 
-The threads are told by their stacks, and nothing of MiniStack is changed.
+Busy threads are recognised by their stacks; MiniStack itself is not modified.
 """
 
 import http.server

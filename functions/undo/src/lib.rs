@@ -1,4 +1,4 @@
-//! `undo`: takes a remediation back.
+//! `undo`: rolls back a remediation.
 //!
 //! A library, so that tests run it in their own process; `main.rs` wires it to
 //! Lambda.

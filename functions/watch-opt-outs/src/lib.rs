@@ -1,5 +1,5 @@
-//! `watch-opt-outs`: tells who set or removed an opt-out, and has what lost one
-//! looked at.
+//! `watch-opt-outs`: reports who set or removed an opt-out, and requests a check of
+//! each resource that lost one.
 //!
 //! A library, so that tests run it in their own process; `main.rs` wires it to
 //! Lambda.

@@ -1,8 +1,8 @@
 //! The time, handed in at start-up like the clients.
 //!
-//! Leases, windows and ages are compared with it, so that a test lets them pass
-//! at once. Deliberately not here: how long a call takes and when it has to have
-//! ended; that is tokio's time ([`crate::deadline`]).
+//! Leases, windows and ages are measured against it, so that a test can let them
+//! pass at once. Deliberately not here: call durations and deadlines, which use
+//! tokio's time ([`crate::deadline`]).
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;

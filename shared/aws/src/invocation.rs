@@ -11,7 +11,8 @@ use crate::clock::Clock;
 use crate::deadline::Deadline;
 use crate::ledger::Holder;
 
-/// The time that Lambda leaves an invocation.
+/// The time left before Lambda ends the invocation, by `clock`; zero once it is
+/// over.
 #[must_use]
 pub fn left(context: &Context, clock: &Clock) -> Duration {
     let deadline = Timestamp::try_from(context.deadline()).unwrap_or(Timestamp::MIN);

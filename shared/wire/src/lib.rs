@@ -5,9 +5,9 @@
 //! the test, from the API reference, call by call. Each call takes a moment,
 //! so that calls made together overlap and round trips can be counted.
 //!
-//! Answers have no memory: a test says what AWS answers. The exception is
-//! [`memory`], for runs whose every call is failed in every way, and only for
-//! them. Deliberately not here: trait mocks of AWS.
+//! Canned answers keep no state: the test says what AWS answers. The exception is
+//! [`memory`]: the fault run needs all of it, and some handler tests its table, so
+//! that the ledger's conditions hold. Deliberately not here: trait mocks of AWS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -145,7 +145,7 @@ struct Ran {
     failed: bool,
 }
 
-/// What ran, the slowest first, and what it comes to.
+/// The table of scenarios that ran, slowest first, with totals.
 fn table(ran: &mut [Ran]) -> String {
     ran.sort_by_key(|one| std::cmp::Reverse(one.whole));
     let mut table = "   whole   clean  environment\n".to_owned();

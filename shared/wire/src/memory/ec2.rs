@@ -3,8 +3,8 @@
 //!
 //! What takes time takes it here as well: an instance stops, a snapshot
 //! completes and a copy becomes available some seconds later. A client token
-//! makes a repetition harmless, as in EC2. A filter, or a second value where one
-//! is modelled, is a panic.
+//! makes a repeated call harmless, as in EC2. An unknown filter panics, and so does
+//! a second value in a list that is modelled with one.
 //!
 //! Deliberately not here: reads that lag behind writes, attachments that take
 //! time, errors on the way (`encryption_simulation` in the core has those).
@@ -77,7 +77,7 @@ pub struct Snapshot {
 pub struct Instance {
     /// Whether it runs, or is about to.
     pub up: bool,
-    /// When it was told so last.
+    /// When it was last told to start or stop.
     pub since: Timestamp,
     /// When it was launched.
     pub launched: Timestamp,
@@ -514,8 +514,9 @@ impl Ec2 {
         ))
     }
 
-    /// A volume made of something that may be encrypted; of the same client token
-    /// there is one.
+    /// Creates a volume, encrypted if its source is or if the call asks for it;
+    /// returns its id. A call repeated with the same client token returns the same
+    /// volume.
     fn new_volume(&mut self, call: &Call, encrypted: bool, now: Timestamp) -> Answer {
         let token = call.parameter("ClientToken").unwrap().to_owned();
         match self.tokens.get(&token) {
@@ -551,7 +552,7 @@ impl Ec2 {
         let Some((instance, ..)) = self.volumes[&id].attached.clone() else {
             return Err(("IncorrectState", format!("{id} is available")));
         };
-        // EC2 would: whoever does that loses what is not yet written.
+        // EC2 would allow this, but unwritten data would be lost.
         assert!(!self.instances[&instance].up, "{instance} is running");
         self.volumes.get_mut(&id).unwrap().attached = None;
         Ok("<status>detaching</status>".to_owned())

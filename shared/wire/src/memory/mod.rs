@@ -1,15 +1,14 @@
 //! AWS in memory: the state that a run of several functions leaves behind, held
 //! in one value that is cloned, compared and thrown away.
 //!
-//! Answers on the wire are otherwise canned, so that each test says what AWS
-//! answers. That does not carry tests which fail every call of a run in every
-//! way and ask what became of it all: there, what a call answers follows from
-//! the calls before it. The emulators could answer (the end-to-end tests have
-//! them), but each call costs them milliseconds, and a table has tens of
-//! thousands.
+//! Elsewhere answers are canned, and each test says what AWS answers. That does
+//! not work for the fault run, which fails every call in every way and checks
+//! the final state: there an answer depends on the calls before it. The emulators
+//! of the end-to-end tests could answer, but take milliseconds a call, and the
+//! fault run makes tens of thousands.
 //!
-//! Deliberately not here: anything that Backstop does not call, and any opinion
-//! of what Backstop should do. What is not modelled is a panic.
+//! Deliberately not here: calls that Backstop does not make, and any expectation
+//! of what Backstop should do. A call that is not modelled panics.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ const MOST_BYTES: usize = 400 * 1024;
 pub struct Index {
     /// Its name.
     pub name: String,
-    /// The attribute that its partitions are told apart by. An item without it
+    /// The attribute that is its partition key. An item without it
     /// is not in the index.
     pub partition: String,
     /// The attribute that a partition is sorted by.
@@ -38,8 +38,9 @@ pub struct Table {
     /// that no two items share a partition.
     pub items: BTreeMap<String, Value>,
     indexes: Vec<Index>,
-    /// The tokens of transactions that took effect: repeated, they have none.
-    /// (DynamoDB forgets them after ten minutes; the SDK makes a new one a call.)
+    /// Tokens of transactions that took effect; a repeated token has no further
+    /// effect. (DynamoDB forgets tokens after ten minutes; the SDK makes a new one
+    /// for each call.)
     tokens: BTreeMap<String, Value>,
 }
 

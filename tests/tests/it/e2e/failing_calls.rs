@@ -432,7 +432,7 @@ async fn row(aws: &LocalAws, story: Story, (way, service, action, nth): Row) {
 
     // A process that was killed leaves its lock behind. On AWS the retry of the
     // same invocation goes on; here it has another id, and the lock has to lapse.
-    // So it has to where a command may have been sent and nobody heard.
+    // The same applies where a command may have been sent but its answer was lost.
     let unheard = story == Story::Patch && way == Way::AnswerLost;
     if way == Way::Killed || unheard {
         let lock = story.lock(&scene);

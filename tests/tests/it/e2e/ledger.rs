@@ -1,6 +1,6 @@
 //! The ledger's table in memory (`backstop_wire::memory`) beside the emulator's:
-//! every call that the functions make of it, the repeated and refused ones too,
-//! is made of both, and both have to answer the same and keep the same.
+//! every call that the functions make to it, repeated and refused ones included,
+//! goes to both, and both must give the same answer and hold the same items.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -246,8 +246,8 @@ fn the_table_in_memory_answers_what_the_emulator_answers() {
     });
 }
 
-/// Two runs that meet on a lock, a budget, a message, a record: what the stories
-/// do not come to.
+/// Two runs that compete for a lock, a budget, a message and a record, which no
+/// story covers.
 #[test]
 fn runs_that_compete_are_refused_in_memory_as_they_are_by_the_emulator() {
     scenario(async |aws| {
@@ -342,7 +342,7 @@ async fn compete(ledger: &Ledger) {
         .await
         .unwrap();
 
-    // A message, a finding, trips, a storm: each is had once.
+    // A message, a finding, a trip, a storm: each can be claimed only once.
     for sent in [false, true] {
         assert_eq!(ledger.claim_message("m", now).await.unwrap(), Claim::Ours);
         assert_eq!(

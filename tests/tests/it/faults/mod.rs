@@ -1,8 +1,10 @@
-//! The fault run: a clean run of a function is recorded, then each of its
-//! calls is failed in each way, one a run, and the event delivered again.
-//! Whatever fails, the end is the same: nothing that was there before is lost
-//! from the ledger, nothing stays untold, nothing is given up, the world looks
-//! as after the clean run.
+//! The fault run: a clean run of a function is recorded; then the run is repeated
+//! once for each call and each way that call can fail, and the event is delivered
+//! again. (Of the reads in encrypt-volume's steps, a selection.) Each time, no
+//! `before` is lost from the ledger, every outcome is notified, no event is given
+//! up, and the account ends as after the clean run. Where AWS refuses a call for
+//! good, or an execution is lost while its instance is down, the run may instead
+//! end rolled back, failed or handed to a person, and people are notified of that.
 //!
 //! Everything runs in this process (`account`). One call of each function fails
 //! in each way with the real processes, killed with SIGKILL, over HTTP:
@@ -27,7 +29,7 @@ use backstop_aws::clock::Clock;
 pub(crate) trait Story {
     /// Logical id of the function.
     const FUNCTION: &'static str;
-    /// What its end is held against.
+    /// The state before the event, which `wrong` compares the end with.
     type Before: Send + Sync;
 
     /// Makes the world before the event.
@@ -39,7 +41,7 @@ pub(crate) trait Story {
     /// How long after its end the event is delivered again.
     const AGAIN_AFTER: Duration = Duration::ZERO;
 
-    /// What is not as it has to be in the end.
+    /// What is wrong at the end; empty if nothing is.
     async fn wrong(account: &Account, before: &Self::Before, end: &End) -> Vec<String>;
 }
 
@@ -67,7 +69,7 @@ impl End {
     }
 }
 
-/// A time after which no lock is live whose run has been silent.
+/// Longer than any lease: after this, the lock of a run that stopped has expired.
 const LAPSED: Duration = Duration::from_secs(3700);
 
 /// When every run begins.

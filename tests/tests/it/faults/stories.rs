@@ -1,4 +1,4 @@
-//! What is played in the fault run, and what has to have come of it.
+//! The stories of the fault run, and how each must end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::account::{Account, Way};
 use super::{End, Story};
 
-/// Some hundred changes in an hour are more than any budget expects.
+/// The policy of every story. The budget of open-ingress is raised so that it never
+/// limits a run.
 pub(super) fn policy() -> Value {
     json!({"version": 1, "controls": {
         "open-ingress": {"budget": {"changes_per_hour": 100_000}},
@@ -29,7 +30,7 @@ pub(super) fn policy() -> Value {
 pub(crate) struct Revoke;
 /// The event of the opening is lost; the sweep finds it.
 pub(crate) struct Sweep;
-/// A person takes a remediation back.
+/// A person undoes a remediation.
 pub(crate) struct Undo;
 
 /// A group whose rules are open, and the rules by id.
@@ -378,11 +379,11 @@ impl Story for Encrypt {
         records.retain(|record| matches!(record, Record::Encryption(_)));
         let mut wrong = told(account, &records, end);
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        // What AWS refuses for good leads back to the original, and to nothing more
-        // until a person has seen to it; without its mark a copy is in use, and a
-        // person is told.
-        // A run whose execution is gone is taken up an hour later, when an instance
-        // that is down has been so for too long.
+        // If AWS refuses a change for good, the run rolls back to the original and the
+        // control trips for the instance until a person re-arms it. If the original
+        // cannot be tagged, the copy stays in use and a person is notified. A run whose
+        // execution is gone is resumed an hour later; by then a stopped instance has
+        // been down too long, so the run rolls back.
         let late = end.is_of(Way::KilledForGood) && outcomes.last() == Some(&"rolled-back");
         let leads_back = end.refused(LEADS_BACK) || late;
         let unmarked = end.refused(&[("CreateTags", 0)]);
