@@ -211,6 +211,6 @@ fn what_cannot_be_told_ends_among_the_failed_events_as_the_event_it_was() {
         let attempts = attempts
             .iter()
             .filter(|line| line["fields"]["message"] == "run failed");
-        assert_eq!(attempts.count(), 3);
+        assert_eq!(attempts.count(), 5);
     });
 }
