@@ -52,10 +52,8 @@ impl Function {
             clock,
             ..Clients::patient_with_ec2(&config)
         };
-        let (encryption, operations) = (
-            EncryptionClients::new(&config),
-            OperationsClients::new(&config),
-        );
+        // Made only for those who take them: a story starts functions by the hundred.
+        let encryption = || EncryptionClients::new(&config);
         let of = |name: &str| format!("arn:aws:{name}:{REGION}:{ACCOUNT}:backstop");
         let (ledger_table, policy_parameter) = ("ledger".to_owned(), "/backstop/policy".to_owned());
         let (topic_arn, state_machine_arn) = (of("sns"), of("states"));
@@ -74,7 +72,11 @@ impl Function {
                     remediation,
                     state_machine_arn,
                 };
-                Self::EncryptVolume(encrypt_volume::Handler::new(clients, encryption, settings))
+                Self::EncryptVolume(encrypt_volume::Handler::new(
+                    clients,
+                    encryption(),
+                    settings,
+                ))
             }
             "PatchInstanceFunction" => {
                 let settings = PatchSettings {
@@ -102,6 +104,7 @@ impl Function {
                         .map(|r| r.logical_id)
                         .collect(),
                 };
+                let operations = OperationsClients::new(&config);
                 Self::Sweep(sweep::Handler::new(clients, operations, settings))
             }
             "UndoFunction" => {
@@ -110,7 +113,7 @@ impl Function {
                     policy_parameter,
                     state_machine_arn,
                 };
-                Self::Undo(undo::Handler::new(clients, encryption, settings))
+                Self::Undo(undo::Handler::new(clients, encryption(), settings))
             }
             "WatchOptOutsFunction" => {
                 let settings = WatchSettings {
@@ -634,17 +637,10 @@ fn names(cloud: &Cloud) -> BTreeSet<String> {
 
 /// A function's logical id, for as long as the tests run.
 fn id_of(function: &str) -> &'static str {
-    const ALL: &[&str] = &[
-        "RevokeIngressFunction",
-        "EncryptVolumeFunction",
-        "PatchInstanceFunction",
-        "NotifyFunction",
-        "SweepFunction",
-        "UndoFunction",
-        "WatchOptOutsFunction",
-    ];
-    let known = ALL.iter().find(|id| **id == function);
-    known.unwrap_or_else(|| panic!("the fault run does not know the function {function}"))
+    let known = DEPLOYED.timeouts.get_key_value(function);
+    known
+        .unwrap_or_else(|| panic!("the template has no function {function}"))
+        .0
 }
 
 /// What the template says of the functions, read once.

@@ -244,7 +244,7 @@ impl Story for Undo {
         let (event, group) = Group::open(account);
         account.start(Revoke::FUNCTION, &event);
         account.settle().await;
-        let arn = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:security-group/{}", group.id);
+        let arn = cloudtrail::security_group_arn(&group.id);
         let [remediation] = &records(account, &arn).await[..] else {
             panic!("one record")
         };
@@ -297,6 +297,10 @@ impl Machine {
         };
         cloud.ec2.volumes.insert(volume.clone(), attached);
         Self { instance, volume }
+    }
+
+    fn arn(&self) -> String {
+        format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}", self.instance)
     }
 
     /// What is not as it has to be about an instance that may have been stopped.
@@ -370,10 +374,7 @@ impl Story for Encrypt {
     }
 
     async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
-        let arn = format!(
-            "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
-            machine.instance
-        );
+        let arn = machine.arn();
         let mut records = records(account, &arn).await;
         // The sweep has found that the instance is not a managed one, too.
         records.retain(|record| matches!(record, Record::Encryption(_)));
@@ -426,10 +427,7 @@ impl Story for Patch {
     }
 
     async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
-        let arn = format!(
-            "arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{}",
-            machine.instance
-        );
+        let arn = machine.arn();
         let records = records(account, &arn).await;
         let mut wrong = told(account, &records, end);
         // What keeps the command from being sent and will not pass by itself is
