@@ -3,8 +3,8 @@
 use backstop_aws::ledger::Ledger;
 use backstop_aws::policy_store::read_document;
 use backstop_aws::stack::Stack;
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
+use backstop_core::words::Mode;
 use clap::{Args, ValueEnum};
 
 use crate::Problem;

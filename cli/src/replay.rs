@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use backstop_core::controls::Control;
 use backstop_core::trigger::{self, BrokenEvent, CLOUDTRAIL_CALL, Parsed, Trigger, VolumesParsed};
+use backstop_core::words::Control;
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::{Control, Severity};
+use backstop_core::words::{Control, Severity};
 use serde_sarif::sarif::{
     Location, LogicalLocation, Message, MultiformatMessageString, ReportingDescriptor,
     Result as Outcome, ResultLevel, Run, Sarif, Tool, ToolComponent,

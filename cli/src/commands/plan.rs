@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use backstop_aws::security_groups::{ListUse, gather, groups_naming};
-use backstop_core::controls::encryption_by_default;
 use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::guards::Guards;
 use backstop_core::message::one_line;
@@ -23,6 +22,7 @@ use crate::Problem;
 use crate::context::{Aws, Context};
 use crate::judging::Judging;
 use crate::table::table;
+use backstop_core::words::Control;
 
 /// Shows what would be done about one resource, and why; changes nothing.
 #[derive(Debug, Args)]
@@ -112,11 +112,11 @@ impl Plan {
                 id if id.starts_with("sg-") => Target::Group(id.to_owned()),
                 id if id.starts_with("pl-") => Target::List(id.to_owned()),
                 id if id.starts_with("vol-") || id.starts_with("i-") => Target::Unit(id.to_owned()),
-                encryption_by_default::NAME => Target::Setting,
+                id if id == Control::EncryptionByDefault.name() => Target::Setting,
                 other => {
                     return Err(Problem(format!(
                         "`{other}` is neither a file nor the id of a security group (`sg-…`), prefix list (`pl-…`), volume (`vol-…`) or instance (`i-…`), nor `{}`",
-                        encryption_by_default::NAME
+                        Control::EncryptionByDefault.name()
                     )));
                 }
             };

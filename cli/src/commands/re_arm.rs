@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use backstop_core::controls::Control;
+use backstop_core::words::Control;
 use clap::Args;
 
 use crate::Problem;

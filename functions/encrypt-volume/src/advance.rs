@@ -9,14 +9,14 @@ use std::sync::Arc;
 use backstop_aws::ledger::Closed;
 use backstop_aws::volumes::{self, Seen};
 use backstop_aws::{bus, metrics};
-use backstop_core::controls::{Control, unencrypted_volume};
+use backstop_core::controls::unencrypted_volume;
 use backstop_core::encryption::{
     Change, Encryption, End, Hold, Note, Step, Tries, World, next_step,
 };
-use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::policy::Policy;
 use backstop_core::trigger::CheckRequested;
+use backstop_core::words::{Control, Status};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 

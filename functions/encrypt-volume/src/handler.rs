@@ -19,17 +19,15 @@ use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::EncryptSettings;
 use backstop_aws::trips;
 use backstop_aws::{executions, findings, volumes};
-use backstop_core::controls::Control;
 use backstop_core::controls::unencrypted_volume::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::encryption::Encryption;
-use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
-use backstop_core::plan::Mode;
 use backstop_core::sweep::volumes::page_key;
 use backstop_core::trigger::{
     self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
 };
 use backstop_core::volumes::{ENTRY_TAG, Unit, Volume, VolumeFacts};
+use backstop_core::words::{Control, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};

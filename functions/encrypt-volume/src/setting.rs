@@ -4,11 +4,10 @@
 use backstop_aws::ledger::{Begun, Closed, Lock, Standing};
 use backstop_aws::metrics;
 use backstop_aws::{bus, volumes};
-use backstop_core::controls::{Control, encryption_by_default};
+use backstop_core::controls::encryption_by_default;
 use backstop_core::encryption::Encryption;
-use backstop_core::entry::Status;
-use backstop_core::plan::Mode;
 use backstop_core::trigger::{CheckRequested, Trigger};
+use backstop_core::words::{Control, Mode, Status};
 use tracing::{info, warn};
 
 use crate::handler::{Failure, Handler, Invocation, elapsed};

@@ -1,7 +1,7 @@
 //! What was found and not changed: recorded and told, once while it stays the
 //! same, and forgotten when it holds no more.
 
-use backstop_core::controls::Control;
+use backstop_core::words::Control;
 use tracing::info;
 
 use crate::bus;

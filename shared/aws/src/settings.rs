@@ -3,7 +3,7 @@
 //! Everything is read before the first complaint, so that one look at the log
 //! shows all that is missing.
 
-use backstop_core::plan::Mode;
+use backstop_core::words::Mode;
 
 /// Name of the ledger's table.
 pub const LEDGER_TABLE: &str = "LEDGER_TABLE";

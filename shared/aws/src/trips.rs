@@ -1,9 +1,9 @@
 //! A control that trips: recorded and told once, however many runs meet it.
 
-use backstop_core::controls::Control;
 use backstop_core::guards::Trip;
 use backstop_core::notice::{About, ControlTripped, Notice};
 use backstop_core::record;
+use backstop_core::words::Control;
 use tracing::warn;
 
 use crate::bus;

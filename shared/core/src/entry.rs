@@ -7,84 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::controls::{Control, Severity};
 use crate::exemption::Exemption;
 use crate::guards::Fight;
 use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, Step, Verification};
 use crate::security_group::IngressRule;
-use crate::trigger::Actor;
+use crate::words::{Actor, Control, Severity, Status, digest, id_of, team_or_unowned};
 
 /// The entry format's version.
 pub const VERSION: u32 = 1;
 
 /// Days for which a closed entry is kept.
 pub const KEPT_DAYS: i64 = 400;
-
-/// Where an entry stands. `outcome` in messages and metrics.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// Changes are being made.
-    InProgress,
-    /// The finding is gone, verified.
-    Remediated,
-    /// Something failed: the hole may still be open.
-    Failed,
-    /// Told and not changed: mode `notify`.
-    Notified,
-    /// Not changed: opted out.
-    Exempt,
-    /// Not changed: the opt-out tag cannot be read.
-    Held,
-    /// Not changed: another account owns the resource.
-    NotOwned,
-    /// Not changed: it was there before the control was switched to `enforce`.
-    Existing,
-    /// Not changed: the control has tripped, everywhere or for this resource.
-    Tripped,
-    /// Not changed: the kill switch is on.
-    Stopped,
-    /// Not changed yet: it waits for its time (a stop, a maintenance window).
-    Pending,
-    /// Not changed: it would break something, and what is said in the reasons.
-    Refused,
-    /// What was begun was taken back: everything is as it was before.
-    RolledBack,
-    /// It cannot go on without a person.
-    NeedsPerson,
-    /// Patches were installed; Inspector has not looked again yet.
-    AwaitingRescan,
-}
-
-impl Status {
-    /// The name, as in JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InProgress => "in-progress",
-            Self::Remediated => "remediated",
-            Self::Failed => "failed",
-            Self::Notified => "notified",
-            Self::Exempt => "exempt",
-            Self::Held => "held",
-            Self::NotOwned => "not-owned",
-            Self::Existing => "existing",
-            Self::Tripped => "tripped",
-            Self::Stopped => "stopped",
-            Self::Pending => "pending",
-            Self::Refused => "refused",
-            Self::RolledBack => "rolled-back",
-            Self::NeedsPerson => "needs-person",
-            Self::AwaitingRescan => "awaiting-rescan",
-        }
-    }
-}
 
 /// One entry of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -402,16 +337,6 @@ impl Entry {
     }
 }
 
-/// The id of a resource: what follows the last `/` of its ARN.
-pub(crate) fn id_of(arn: &str) -> &str {
-    arn.rsplit('/').next().unwrap_or(arn)
-}
-
-/// A team for messages: never empty.
-pub(crate) fn team_or_unowned(team: Option<&str>) -> &str {
-    team.filter(|team| !team.is_empty()).unwrap_or("unowned")
-}
-
 /// What of a finding a page of groups shows too.
 #[must_use]
 pub fn page_key(status: Status, exemption: &Exemption, exposures: &[Exposure]) -> String {
@@ -422,20 +347,4 @@ pub fn page_key(status: Status, exemption: &Exemption, exposures: &[Exposure]) -
             .into_iter()
             .chain(fingerprints),
     )
-}
-
-/// A digest of texts, as 32 hexadecimal digits: enough to be unique, short
-/// enough to read.
-pub fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part.len().to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

@@ -13,7 +13,7 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::Control;
+use crate::words::Control;
 
 /// The tag's key.
 pub const OPT_OUT_TAG: &str = "backstop:opt-out";

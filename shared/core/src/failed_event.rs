@@ -11,12 +11,12 @@
 
 use serde_json::Value;
 
-use crate::controls::Control;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
     VOLUME_NOTIFICATION,
 };
+use crate::words::Control;
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy;
 use crate::security_group::Tags;
-use crate::trigger::Actor;
+use crate::words::Actor;
 
 /// What the ledger says about a control and one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

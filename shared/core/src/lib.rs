@@ -30,3 +30,4 @@ pub mod trigger;
 pub mod undo;
 pub mod volumes;
 pub mod windows;
+pub mod words;

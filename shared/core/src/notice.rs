@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::{Control, Severity};
-use crate::entry::digest;
-use crate::trigger::Actor;
+use crate::words::{Actor, Control, Severity, digest};
 
 /// One notice, as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

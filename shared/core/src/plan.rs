@@ -13,39 +13,6 @@ use crate::exemption::Exemption;
 use crate::ports::Permission;
 use crate::security_group::IngressRule;
 
-/// What Backstop may do about a control's findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// One log line and a metric, nothing else.
-    Off,
-    /// Recorded and told with the plan; nothing is changed.
-    Notify,
-    /// Put right.
-    Enforce,
-}
-
-impl Mode {
-    /// Every mode, by name.
-    pub const NAMES: &'static [&'static str] = &["off", "notify", "enforce"];
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "off" => Ok(Self::Off),
-            "notify" => Ok(Self::Notify),
-            "enforce" => Ok(Self::Enforce),
-            other => Err(format!(
-                "`{other}` is not a mode; allowed are `{}`",
-                Self::NAMES.join("`, `")
-            )),
-        }
-    }
-}
-
 /// What is done about a finding, and why not more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -8,13 +8,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::Control;
 use crate::controls::{
     encryption_by_default, missing_patches, open_ingress, unencrypted_volume, unmanaged_instance,
     vulnerable_package,
 };
 use crate::patching;
-use crate::plan::Mode;
+use crate::words::{Control, Mode};
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
 pub const MOST_BYTES: usize = 8 * 1024;
@@ -945,7 +944,7 @@ mod tests {
         assert_eq!(patching.max_concurrency, "10%");
         assert_eq!(patching.max_errors, "10%");
         let severity = policy.controls.vulnerable_package.settings.severity;
-        assert_eq!(severity, crate::controls::Severity::High);
+        assert_eq!(severity, crate::words::Severity::High);
         for control in Control::PATCHING {
             assert_eq!(policy.controls.mode(*control), None, "{control}");
             assert_eq!(policy.controls.existing(*control), Existing::Notify);

@@ -8,11 +8,10 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan};
 
-use crate::controls::{Control, Severity};
-use crate::entry::Status;
 use crate::notice::{About, Notice, Storm};
 use crate::record::{self, Record};
 use crate::undo::UndoStatus;
+use crate::words::{Control, Severity, Status};
 
 /// How many of one kind are told one by one when they come together: what a
 /// person reads before looking for what they share.

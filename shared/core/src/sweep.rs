@@ -9,12 +9,11 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use crate::controls::Control;
 use crate::controls::open_ingress::{Decision, Verdict};
-use crate::entry::{Status, digest};
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::plan::Disposition;
+use crate::words::{Control, Status, digest};
 
 pub mod patching;
 pub mod volumes;

@@ -11,11 +11,10 @@
 //! no `errorCode` and reject one real record in five.
 
 use aws_lambda_events::event::eventbridge::EventBridgeEvent;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::controls::Control;
+use crate::words::{Actor, Control};
 
 mod opt_out_tags;
 mod patching;
@@ -48,34 +47,6 @@ pub const INGRESS_CALLS: &[&str] = &[
     "ModifySecurityGroupRules",
     "RestoreManagedPrefixListVersion",
 ];
-
-/// Who touched the resource, as far as the event says. For messages only:
-/// nothing is decided by it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Actor {
-    /// ARN of the caller, or the service that called.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub principal: Option<String>,
-    /// What it called with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_agent: Option<String>,
-    /// Where it called from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source_address: Option<String>,
-    /// The AWS service that called on its behalf.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub invoked_by: Option<String>,
-    /// The call, for example `AuthorizeSecurityGroupIngress`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event_name: Option<String>,
-    /// When it was called.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event_time: Option<Timestamp>,
-    /// The event that the call became (CloudTrail's `eventID`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event_id: Option<String>,
-}
 
 impl Actor {
     /// Where nothing is known of the call, what the event's envelope says.

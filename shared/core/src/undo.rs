@@ -15,13 +15,13 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::controls::Control;
 use crate::controls::open_ingress::{same, source_key};
-use crate::entry::{self, Entry, digest};
+use crate::entry::Entry;
 use crate::exemption::{self, OPT_OUT_TAG};
 use crate::plan::{Ending, Outcome, Step};
 use crate::security_group::{Facts, IngressRule, Tags};
 use crate::trigger::entry_id;
+use crate::words::{Control, digest, id_of};
 
 pub mod encryptions;
 pub mod patchings;
@@ -610,7 +610,7 @@ impl Undo {
     /// The resource's id: what follows the last `/` of its ARN.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        entry::id_of(&self.resource)
+        id_of(&self.resource)
     }
 
     /// This undo as the continuation of one that was cut off: its id and its

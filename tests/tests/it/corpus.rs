@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
-    self, Actor, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
+    self, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
 };
 use backstop_core::undo;
+use backstop_core::words::Actor;
 use backstop_tests::template;
 use serde_json::{Value, json};
 

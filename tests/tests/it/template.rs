@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use backstop_core::controls::Control;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
 use backstop_core::patching::DOCUMENT;
 use backstop_core::patching::decide;
@@ -20,6 +19,7 @@ use backstop_core::trigger::{
     VOLUME_CALLS, VOLUME_NOTIFICATION,
 };
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG};
+use backstop_core::words::Control;
 use backstop_tests::template::{
     Statement, entries, functions, granted_actions, items, matches, queue_mappings, read, resource,
     resources, role_of, role_statements, root, rules, statements, statements_of, template, text,

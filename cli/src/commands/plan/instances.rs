@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use backstop_aws::patching;
-use backstop_core::entry::Status;
 use backstop_core::message::one_line;
 use backstop_core::patching::decide::{Circumstances, Decision, Verdict, decide};
 use backstop_core::patching::{
     Agent, DOCUMENT, Operation, Patch, PatchFacts, PatchState, Reboot, Reports, Settings,
     Vulnerability,
 };
-use backstop_core::plan::Mode;
 use backstop_core::trigger::Says;
+use backstop_core::words::{Mode, Status};
 use jiff::Timestamp;
 
 use super::volumes::{exempted, named};
@@ -258,10 +257,10 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::controls::Severity;
     use backstop_core::patching::{Command, Host, OS, Package, Reach};
     use backstop_core::policy::Policy;
     use backstop_core::windows::Window;
+    use backstop_core::words::Severity;
     use jiff::SignedDuration;
 
     use super::*;

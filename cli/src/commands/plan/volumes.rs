@@ -4,15 +4,14 @@
 use std::fmt::Write;
 
 use backstop_aws::volumes::{encryption_by_default, facts};
+use backstop_core::controls::encryption_by_default as setting;
 use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
-use backstop_core::controls::{Severity, encryption_by_default as setting};
-use backstop_core::entry::Status;
 use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
 use backstop_core::guards::Guards;
 use backstop_core::message::{one_line, steps};
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Unit, Volume, VolumeFacts};
+use backstop_core::words::{Mode, Severity, Status};
 
 use crate::Problem;
 use crate::context::Aws;

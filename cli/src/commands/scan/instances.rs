@@ -10,15 +10,14 @@ use backstop_aws::error::AwsError;
 use backstop_aws::ledger::Ledger;
 use backstop_aws::security_groups::arn;
 use backstop_aws::{instance_pages, patching};
-use backstop_core::controls::{Control, missing_patches, unmanaged_instance, vulnerable_package};
-use backstop_core::entry::{Status, digest};
+use backstop_core::controls::{missing_patches, unmanaged_instance, vulnerable_package};
 use backstop_core::patching::decide::{Circumstances, Decision, decide};
 use backstop_core::patching::{
     Agent, Host, Operation, PatchFacts, PatchState, Reports, Vulnerability,
 };
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::reason;
+use backstop_core::words::{Control, Mode, Status, digest};
 
 use super::{Found, FoundPatching, Scanned};
 use crate::context::Aws;
@@ -228,8 +227,8 @@ mod tests {
 
     use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
     use backstop_aws::deadline::Deadline;
-    use backstop_core::controls::Severity;
     use backstop_core::patching::{OS, Package};
+    use backstop_core::words::Severity;
     use backstop_wire::{Call, Reply, Wire};
     use serde_json::{Value, json};
 

@@ -8,16 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_aws::security_groups::{arn, partition};
 use backstop_aws::volumes::encryption_by_default;
 use backstop_aws::{kept_volumes, opt_outs, volume_pages};
+use backstop_core::controls::encryption_by_default as setting;
 use backstop_core::controls::unencrypted_volume::{
     Circumstances, Decision, Verdict, decide, exempt, fingerprint,
 };
-use backstop_core::controls::{Control, Severity, encryption_by_default as setting};
-use backstop_core::entry::Status;
 use backstop_core::guards::Guards;
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::{as_shown, reason, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
+use backstop_core::words::{Control, Mode, Severity, Status};
 use jiff::Timestamp;
 
 use super::{Found, FoundVolume, Scanned};
@@ -164,7 +163,7 @@ pub(super) async fn look_at_setting(aws: &Aws, policy: &Policy, mode: Mode, scan
         open: Vec::new(),
         volumes: Vec::new(),
         patching: None,
-        fingerprints: vec![setting::NAME.to_owned()],
+        fingerprints: vec![Control::EncryptionByDefault.name().to_owned()],
         state: match status {
             Status::InProgress => "would be put right".to_owned(),
             _ => format!("would be left: {why}"),

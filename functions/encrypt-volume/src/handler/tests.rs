@@ -8,8 +8,8 @@ use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, 
 use backstop_core::encryption::{Answer, Change, Note, Purpose};
 use backstop_core::patching::{Patching, Sent};
 use backstop_core::policy::Policy;
-use backstop_core::trigger::Actor;
 use backstop_core::volumes::{Attachment, Instance};
+use backstop_core::words::Actor;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::Fight;
 use backstop_core::plan::{Disposition, Plan};
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;

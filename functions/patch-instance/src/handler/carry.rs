@@ -12,12 +12,11 @@ use backstop_aws::error::AwsError;
 use backstop_aws::ledger::{Begun, Closed, Lock};
 use backstop_aws::patching::{self, Batch};
 use backstop_aws::policy_store::Versioned;
-use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::patching::decide::{Decision, Verdict, stops};
 use backstop_core::patching::{Operation, Patching, Reboot, Reports, Sent};
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
+use backstop_core::words::{Mode, Status};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 

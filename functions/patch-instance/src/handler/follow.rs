@@ -7,9 +7,9 @@ use backstop_aws::bus;
 use backstop_aws::ledger::Closed;
 use backstop_aws::metrics;
 use backstop_aws::patching::{self, Invocation as Of};
-use backstop_core::entry::Status;
 use backstop_core::guards::Trip;
 use backstop_core::patching::{Came, Ended, Host, Operation, Patching, Reports};
+use backstop_core::words::Status;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 

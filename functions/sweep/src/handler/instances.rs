@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
 use backstop_aws::{instance_pages, patching};
-use backstop_core::controls::Control;
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
 use backstop_core::patching::decide::{self, Circumstances, decide, exempt};
 use backstop_core::patching::{Host, PatchFacts};
-use backstop_core::plan::Mode;
 use backstop_core::sweep;
 use backstop_core::sweep::patching::{page_key, reason};
+use backstop_core::words::{Control, Mode};
 
 use super::{Baseline, Failure, Handler, Place, check, sweeping};
 

@@ -686,8 +686,8 @@ async fn a_page_that_could_not_be_seen_completes_no_baseline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_baseline_that_begins_again_holds_what_is_there_now() {
-    use backstop_core::controls::Severity;
     use backstop_core::patching::{Package, Reports, Vulnerability};
+    use backstop_core::words::Severity;
     let policy = r#"{"version":1,"controls":{"open-ingress":{"mode":"off"},"vulnerable-package":{"mode":"enforce"}}}"#;
     let arn = "arn:aws:inspector2:eu-central-1:111122223333:finding/1";
     let package = Package {

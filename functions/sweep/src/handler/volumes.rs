@@ -11,14 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
 use backstop_aws::{bus, kept_volumes, volume_pages, volumes as aws};
-use backstop_core::controls::{Control, encryption_by_default, unencrypted_volume};
-use backstop_core::entry::Status;
+use backstop_core::controls::{encryption_by_default, unencrypted_volume};
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
-use backstop_core::plan::Mode;
 use backstop_core::sweep;
 use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, replacement, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume};
+use backstop_core::words::{Control, Mode, Status};
 use tracing::{info, warn};
 
 use super::{Baseline, Failure, Handler, Place, check, sweeping};
@@ -320,7 +319,7 @@ impl Handler {
         if baseline == Baseline::Begins {
             let spared = match is_on {
                 true => Vec::new(),
-                false => vec![encryption_by_default::NAME.to_owned()],
+                false => vec![Control::EncryptionByDefault.name().to_owned()],
             };
             self.ledger.set_baseline(CONTROL, region, spared).await?;
             self.ledger.baseline_is_complete(CONTROL).await?;

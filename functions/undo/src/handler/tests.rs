@@ -5,13 +5,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::Status;
 use backstop_core::exemption::Exemption;
 use backstop_core::plan::{Disposition, Ending, Outcome, Plan, RuleChange, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use backstop_wire::{Call, Reply, Wire};
 use lambda_runtime::Context;
 use serde_json::json;

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
-use backstop_core::controls::Control;
 use backstop_core::encryption::Encryption;
 use backstop_core::record::Record;
+use backstop_core::words::Control;
 
 use super::items::{Run, key, lock_key, n, revision, s, transact_put, transact_update};
 use super::{Holder, Ledger, LedgerError, Stored, Transacted};

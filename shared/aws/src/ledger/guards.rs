@@ -7,9 +7,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
-use backstop_core::controls::Control;
 use backstop_core::guards::{Fights, Guards, Trip};
 use backstop_core::notice::Notice;
+use backstop_core::words::Control;
 
 use super::items::{
     Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
-use backstop_core::controls::Control;
 use backstop_core::encryption::Encryption;
 use backstop_core::entry::Entry;
 use backstop_core::notice::Notice;
@@ -13,6 +12,7 @@ use backstop_core::patching::{Operation, Patching};
 use backstop_core::record::Record;
 use backstop_core::security_group::IngressRule;
 use backstop_core::undo::Undo;
+use backstop_core::words::Control;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;

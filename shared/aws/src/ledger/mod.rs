@@ -28,11 +28,11 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem, Update,
 };
-use backstop_core::controls::Control;
 use backstop_core::entry::KEPT_DAYS;
 use backstop_core::guards::{Fights, Guards};
 use backstop_core::notice::Notice;
 use backstop_core::record::Record;
+use backstop_core::words::Control;
 use jiff::Timestamp;
 
 use crate::clients::Clients;

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
-use backstop_core::controls::Control;
 use backstop_core::notice::Notice;
 use backstop_core::sweep::LastDigest;
+use backstop_core::words::Control;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 

@@ -9,14 +9,13 @@ use backstop_aws::clients::Clients;
 use backstop_aws::ledger::{
     Begun, Claim, Closed, Holder, Known, Ledger, LedgerError, Lock, MOST_BYTES, Recorded, Stored,
 };
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::exemption::Exemption;
 use backstop_core::plan::{Disposition, Plan, RuleChange};
 use backstop_core::ports::Permission;
 use backstop_core::record::Record;
 use backstop_core::security_group::{IngressRule, Source};
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -17,7 +17,7 @@ use backstop_core::patching::{
     Agent, Command, Host, MOST_LISTED, Operation, Patch, PatchState, Patching, Reach, Reboot,
     Settings,
 };
-use backstop_core::trigger::Actor;
+use backstop_core::words::Actor;
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -14,8 +14,8 @@ use backstop_aws::volumes::{
     Seen, change, enable_encryption_by_default, encryption_by_default, facts, key_problem, seen,
 };
 use backstop_core::encryption::{Answer, Change, Encryption, Purpose};
-use backstop_core::entry::Status;
 use backstop_core::volumes::{Instance, Snapshot, Unit, Volume, VolumeFacts};
+use backstop_core::words::Status;
 use backstop_wire::{Call, Reply, Wire};
 use serde_json::json;
 

@@ -12,17 +12,13 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Control, Severity};
 use crate::encryption::{Encryption, Progress, Way};
-use crate::entry::{self, Status};
+use crate::entry::{self};
 use crate::exemption::{Exemption, OptOut};
 use crate::guards::Guards;
-use crate::plan::Mode;
 use crate::policy::{Existing, Policy};
 use crate::trigger::Trigger;
-
-/// The control's name.
-pub const NAME: &str = "encryption-by-default";
+use crate::words::{Control, Mode, Severity, Status};
 
 /// An exemption of the whole account and Region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

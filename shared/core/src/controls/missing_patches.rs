@@ -8,10 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::digest;
-
-/// The control's name.
-pub const NAME: &str = "missing-patches";
+use crate::words::{Control, digest};
 
 /// The control's settings: there are none. Which patches are approved is the
 /// patch baseline's, how they are installed the policy's `patching`.
@@ -22,5 +19,5 @@ pub struct Settings {}
 /// Digest of control and instance.
 #[must_use]
 pub fn fingerprint(instance: &str) -> String {
-    digest([NAME, instance])
+    digest([Control::MissingPatches.name(), instance])
 }

@@ -28,21 +28,16 @@ use jiff::civil::Date;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Control, Severity};
 use crate::address::{AddressSet, Family, block_size};
-use crate::entry::{self, Entry, digest};
+use crate::entry::{self, Entry};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, FOR_THIS_GROUP, Guards};
-use crate::plan::{
-    Disposition, Ending, Exposure, Mode, Outcome, Plan, RuleChange, Step, Verification,
-};
+use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, RuleChange, Step, Verification};
 use crate::policy::{Existing, Policy};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
 use crate::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
 use crate::trigger::Trigger;
-
-/// The control's name.
-pub const NAME: &str = "open-ingress";
+use crate::words::{Control, Mode, Severity, digest};
 
 /// Ports that Security Hub EC2.19 calls high-risk.
 pub const HIGH_RISK_PORTS: &[u16] = &[
@@ -473,7 +468,7 @@ pub fn judge(facts: &Facts, settings: &Settings, exemptions: &Exemptions) -> Ver
 #[must_use]
 pub fn fingerprint(group: &str, rule: &IngressRule) -> String {
     digest([
-        NAME,
+        Control::OpenIngress.name(),
         group,
         &rule.permission.to_string(),
         &source_key(&rule.source),

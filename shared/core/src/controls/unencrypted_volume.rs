@@ -24,21 +24,17 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Control, Severity};
 use crate::encryption::{Encryption, Hold, Progress, Way};
-use crate::entry::{self, Status, digest};
+use crate::entry::{self};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
-use crate::plan::Mode;
 use crate::policy::{ControlPolicy, Existing, Policy};
 use crate::security_group::Tags;
 use crate::sweep;
 use crate::trigger::Trigger;
 use crate::volumes::{COPY_OF_TAG, Instance, MOST_TAGS, Unit, Volume, VolumeFacts};
 use crate::windows::{self, Window};
-
-/// The control's name.
-pub const NAME: &str = "unencrypted-volume";
+use crate::words::{Control, Mode, Severity, Status, digest};
 
 /// For how many days at most the policy may have originals kept before the sweep
 /// deletes them: the ledger, which says what may be deleted, keeps entries a
@@ -645,7 +641,7 @@ pub fn hold<'a>(
 /// Digest of control and volume.
 #[must_use]
 pub fn fingerprint(volume: &str) -> String {
-    digest([NAME, volume])
+    digest([Control::UnencryptedVolume.name(), volume])
 }
 
 /// What of a finding belongs to the baseline, beside what it spares already:

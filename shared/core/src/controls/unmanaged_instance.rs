@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::patching::{Agent, Host, Reach};
 
-/// The control's name.
-pub const NAME: &str = "unmanaged-instance";
-
 /// The AWS managed policy that lets an instance be managed.
 const MANAGED_POLICY: &str = "AmazonSSMManagedInstanceCore";
 

@@ -12,11 +12,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Severity;
-use crate::entry::digest;
-
-/// The control's name.
-pub const NAME: &str = "vulnerable-package";
+use crate::words::{Control, Severity, digest};
 
 /// The control's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,5 +34,5 @@ impl Default for Settings {
 /// Digest of control and finding.
 #[must_use]
 pub fn fingerprint(finding: &str) -> String {
-    digest([NAME, finding])
+    digest([Control::VulnerablePackage.name(), finding])
 }

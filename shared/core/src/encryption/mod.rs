@@ -16,12 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::{Control, Severity};
-use crate::entry::{self, Status, digest};
 use crate::exemption::Exemption;
 use crate::security_group::Tags;
-use crate::trigger::Actor;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, Snapshot, Volume};
+use crate::words::{Actor, Control, Severity, Status, digest, id_of, team_or_unowned};
 
 mod step;
 
@@ -228,13 +226,13 @@ impl Encryption {
     /// The unit's id: what follows the last `/` of its ARN.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        entry::id_of(&self.resource)
+        id_of(&self.resource)
     }
 
     /// The team for messages: never empty.
     #[must_use]
     pub fn team_or_unowned(&self) -> &str {
-        entry::team_or_unowned(self.team.as_deref())
+        team_or_unowned(self.team.as_deref())
     }
 
     /// The instance's id, for the ways that have one.

@@ -28,10 +28,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Answer, Encryption, Tries, Way};
 use crate::controls::unencrypted_volume::{Settings, refusals};
-use crate::entry::Status;
 use crate::volumes::{
     COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume,
 };
+use crate::words::Status;
 
 /// How long EC2's reads may lag behind its writes before a change that was
 /// accepted, or not answered, is tried again.

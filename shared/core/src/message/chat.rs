@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::story::Section;
 use super::words::{one_line, or};
-use crate::controls::Severity;
+use crate::words::Severity;
 
 /// Most characters of a title.
 const MOST_TITLE: usize = 250;

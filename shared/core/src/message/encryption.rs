@@ -15,10 +15,9 @@ use super::chat::{self, Card};
 use super::subject::{MOST, ascii, shortened_subject, status_verb};
 use super::words::one_line;
 use super::{Message, attributes, fitted, text, to_json};
-use crate::controls::Severity;
 use crate::encryption::{Encryption, Way};
-use crate::entry::Status;
 use crate::volumes::Instance;
+use crate::words::{Severity, Status};
 
 mod made;
 mod notification;

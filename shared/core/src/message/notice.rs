@@ -21,13 +21,12 @@ use super::story::{Section, terms, who};
 use super::subject::shortened_subject;
 use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
 use super::{Message, attributes, fitted, text, to_json};
-use crate::controls::{Control, Severity};
-use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
 };
 use crate::storms::MOST_TEAMS;
+use crate::words::{Control, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;

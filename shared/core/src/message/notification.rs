@@ -15,13 +15,11 @@ use serde::{Deserialize, Serialize};
 use super::chat::Card;
 use super::story::Story;
 use super::words::{one_line, or};
-use crate::controls::{Control, Severity};
-use crate::entry::Status;
 use crate::exemption::Exemption;
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step, Verification};
 use crate::ports::Permission;
 use crate::security_group::{IngressRule, Source};
-use crate::trigger::Actor;
+use crate::words::{Actor, Control, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;

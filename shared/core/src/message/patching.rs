@@ -15,9 +15,8 @@ use super::chat::{self, Card};
 use super::subject::{MOST, ascii, shortened_subject, status_verb};
 use super::words::one_line;
 use super::{Message, attributes, fitted, text, to_json};
-use crate::controls::Control;
-use crate::entry::Status;
 use crate::patching::{GONE, Operation, PatchState, Patching, Reboot, Sent};
+use crate::words::{Control, Status};
 
 mod notification;
 mod sections;

@@ -13,11 +13,11 @@ use jiff::{Timestamp, ToSpan};
 
 use super::undo_commands::is_undoable;
 use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened, time, whom};
-use crate::entry::{Entry, Status};
+use crate::entry::Entry;
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::guards::FOR_THIS_GROUP;
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
-use crate::trigger::Actor;
+use crate::words::{Actor, Status};
 
 /// Most lines of a section about rules.
 const MOST_LINES: usize = 5;

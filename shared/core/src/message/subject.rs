@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::story::Story;
 use super::words::{is_world, joined, one_line};
-use crate::entry::{Entry, Status};
+use crate::entry::Entry;
+use crate::words::Status;
 
 /// Most characters of a subject: SNS wants fewer than 100.
 pub(super) const MOST: usize = 99;

@@ -15,10 +15,9 @@ use super::story::Section;
 use super::subject::shortened_subject;
 use super::words::{clause, one_line, or_unknown, shortened};
 use super::{Message, attributes, bodies, text, to_json};
-use crate::controls::{Control, Severity};
-use crate::entry::team_or_unowned;
 use crate::exemption::OPT_OUT_TAG;
 use crate::undo::{Undo, UndoStatus};
+use crate::words::{Control, Severity, team_or_unowned};
 
 /// The version of the format.
 const VERSION: u32 = 1;

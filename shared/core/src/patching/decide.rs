@@ -27,15 +27,14 @@ use super::{
     AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Vulnerability,
     Wait,
 };
-use crate::controls::{Control, Severity};
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::entry::{self, Status};
+use crate::entry::{self};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
-use crate::plan::Mode;
 use crate::policy::{Existing, Policy};
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
+use crate::words::{Control, Mode, Severity, Status};
 
 /// After how long an instance is scanned again for what every approved patch did
 /// not mend: AWS's own baselines approve a patch seven days after its release.

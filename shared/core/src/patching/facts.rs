@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::Severity;
 use crate::security_group::Tags;
+use crate::words::Severity;
 
 /// The only document that Backstop sends.
 pub const DOCUMENT: &str = "AWS-RunPatchBaseline";

@@ -15,10 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::{Control, Severity};
-use crate::entry::{self, Status, digest};
 use crate::exemption::Exemption;
-use crate::trigger::Actor;
+use crate::words::{Actor, Control, Severity, Status, digest, id_of, team_or_unowned};
 
 pub mod decide;
 mod facts;
@@ -234,13 +232,13 @@ impl Patching {
     /// The instance's id.
     #[must_use]
     pub fn resource_id(&self) -> &str {
-        entry::id_of(&self.resource)
+        id_of(&self.resource)
     }
 
     /// The team for messages: never empty.
     #[must_use]
     pub fn team_or_unowned(&self) -> &str {
-        entry::team_or_unowned(self.team.as_deref())
+        team_or_unowned(self.team.as_deref())
     }
 
     /// Whether a command is about to be sent, or under way.

@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::controls::Control;
-use crate::entry::{Status, digest};
 use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
 use crate::patching::decide::exempt;
 use crate::patching::{Agent, PatchFacts};
-use crate::plan::Mode;
 use crate::policy::Policy;
+use crate::words::{Control, Mode, Status, digest};
 
 /// Hours after which what waits is looked at again although a page shows no
 /// change: commands and their ends are on no page.
@@ -118,9 +116,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controls::Severity;
     use crate::guards::Trip;
     use crate::patching::{Command, Host, OS, Package, Patch, PatchState, Reach, Vulnerability};
+    use crate::words::Severity;
 
     struct Page {
         facts: PatchFacts,

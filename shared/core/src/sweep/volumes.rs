@@ -11,15 +11,14 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::controls::unencrypted_volume::{exempt, fingerprint, of};
 use crate::encryption::Purpose;
-use crate::entry::{Status, digest};
 use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
-use crate::plan::Mode;
 use crate::policy::Policy;
 use crate::volumes::{
     COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Unit, Volume,
     VolumeFacts,
 };
+use crate::words::{Mode, Status, digest};
 
 /// The unit that a volume belongs to: the instance it is attached to, or itself.
 #[must_use]

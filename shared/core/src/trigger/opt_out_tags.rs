@@ -5,10 +5,9 @@
 
 use serde_json::Value;
 
-use super::{
-    Actor, BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text,
-};
+use super::{BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text};
 use crate::exemption::OPT_OUT_TAG;
+use crate::words::Actor;
 
 /// The EC2 calls that set or remove tags.
 pub const TAG_CALLS: &[&str] = &["CreateTags", "DeleteTags"];

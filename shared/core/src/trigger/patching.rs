@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use super::volumes::INSTANCE_NOTIFICATION;
 use super::{
-    Actor, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, broken, envelope,
-    is_id, list, needed, text,
+    BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, broken, envelope, is_id,
+    list, needed, text,
 };
-use crate::controls::{Control, Severity};
 use crate::patching::{DOCUMENT, MOST_CVES, Package, Vulnerability};
+use crate::words::{Actor, Control, Severity};
 
 /// Detail type of Inspector's findings.
 pub const INSPECTOR_FINDING: &str = "Inspector2 Finding";

@@ -8,10 +8,10 @@
 use serde_json::Value;
 
 use super::{
-    Actor, BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger,
-    actor, broken, entry_id, envelope, is_id, needed, succeeded, text,
+    BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger, actor,
+    broken, entry_id, envelope, is_id, needed, succeeded, text,
 };
-use crate::controls::Control;
+use crate::words::{Actor, Control};
 
 /// The EC2 calls that make a volume, or no longer encrypt new ones.
 pub const VOLUME_CALLS: &[&str] = &["CreateVolume", "DisableEbsEncryptionByDefault"];

@@ -12,10 +12,9 @@ use jiff::civil::Date;
 
 use super::Request;
 use crate::encryption::{Encryption, Progress, Way};
-use crate::entry::Status;
 use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
-use crate::trigger::Actor;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Volume};
+use crate::words::{Actor, Status};
 
 /// What an undo of an encryption comes to, before anything is done.
 #[derive(Clone, Debug, PartialEq, Eq)]

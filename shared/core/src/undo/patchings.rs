@@ -8,9 +8,9 @@
 use jiff::civil::Date;
 
 use super::{Answer, Answered};
-use crate::entry::Status;
 use crate::exemption::OPT_OUT_TAG;
 use crate::patching::{Operation, Patching};
+use crate::words::Status;
 
 /// What a request to take a patching back is answered; the opt-out that it
 /// advises holds until a day. Nothing is changed.

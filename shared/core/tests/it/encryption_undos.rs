@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 
 use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, record};
 use backstop_core::encryption::{Answer, Change, Encryption, Way};
-use backstop_core::entry::Status;
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::Guards;
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
-use backstop_core::trigger::{Actor, Trigger};
+use backstop_core::trigger::Trigger;
 use backstop_core::undo::Request;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Unit, Volume, VolumeFacts,
 };
+use backstop_core::words::{Actor, Mode, Status};
 use jiff::Timestamp;
 
 const ENTRY: &str = "01K00000000000000000000000";

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Ending, Mode, Outcome, Step};
+use backstop_core::plan::{Ending, Outcome, Step};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, SecurityGroup, Source};
-use backstop_core::trigger::{Actor, Trigger};
+use backstop_core::trigger::Trigger;
+use backstop_core::words::{Actor, Mode, Status};
 
 fn rule(id: &str, from: i32, to: i32, source: &str) -> IngressRule {
     IngressRule {

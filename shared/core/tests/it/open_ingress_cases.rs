@@ -9,14 +9,14 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::Severity;
 use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Disposition, Exposure, Mode};
+use backstop_core::plan::{Disposition, Exposure};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use backstop_core::words::{Mode, Severity};
 
 const ACCOUNT: &str = "111122223333";
 

@@ -14,10 +14,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
 use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Disposition, Mode, Plan};
+use backstop_core::plan::{Disposition, Plan};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_core::words::Mode;
 use proptest::prelude::*;
 use proptest::sample::select;
 

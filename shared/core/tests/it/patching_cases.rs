@@ -9,8 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_core::controls::{Control, Severity, missing_patches, vulnerable_package};
-use backstop_core::entry::Status;
+use backstop_core::controls::{missing_patches, vulnerable_package};
 use backstop_core::exemption::{Exemption, OPT_OUT_TAG};
 use backstop_core::guards::{Guards, Trip};
 use backstop_core::patching::decide::{
@@ -20,9 +19,9 @@ use backstop_core::patching::{
     Agent, Came, Command, Ended, Host, MOST_LISTED, MOST_RECORDED, OS, Operation, Package, Patch,
     PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Vulnerability, Wait,
 };
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
-use backstop_core::trigger::{Actor, Trigger};
+use backstop_core::trigger::Trigger;
+use backstop_core::words::{Actor, Control, Mode, Severity, Status};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::select;

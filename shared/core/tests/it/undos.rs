@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::Control;
 use backstop_core::controls::open_ingress::{self, About, Circumstances};
 use backstop_core::entry::Entry;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Ending, Mode, Outcome, Step};
+use backstop_core::plan::{Ending, Outcome, Step};
 use backstop_core::policy::Policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{Facts, IngressRule, SecurityGroup, Source, Tags};
-use backstop_core::trigger::{Actor, Trigger};
+use backstop_core::trigger::Trigger;
 use backstop_core::undo::{Act, Answer, Decision, opt_out, plan, verify};
+use backstop_core::words::{Actor, Control, Mode};
 use proptest::prelude::*;
 
 const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);

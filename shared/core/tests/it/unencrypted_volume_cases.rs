@@ -10,21 +10,20 @@
 
 use std::collections::BTreeMap;
 
+use backstop_core::controls::encryption_by_default;
 use backstop_core::controls::unencrypted_volume::{
     self, About, Circumstances, Decision, Settings, Verdict, fingerprint,
 };
-use backstop_core::controls::{Control, Severity, encryption_by_default};
 use backstop_core::encryption::{Encryption, Way};
-use backstop_core::entry::Status;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::guards::{Guards, Trip};
-use backstop_core::plan::Mode;
 use backstop_core::policy::Policy;
-use backstop_core::trigger::{Actor, Trigger};
+use backstop_core::trigger::Trigger;
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Unit, Volume,
     VolumeFacts,
 };
+use backstop_core::words::{Actor, Control, Mode, Severity, Status};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 

@@ -11,8 +11,7 @@ use aws_sdk_dynamodb::types::{
 };
 use backstop_aws::clients::Clients;
 use backstop_aws::ledger::{Begun, Claim, Closed, Holder, Ledger, Lock, Recorded};
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::{Fights, Trip};
 use backstop_core::plan::{Disposition, Plan, RuleChange};
@@ -20,7 +19,7 @@ use backstop_core::policy;
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::storms::{Kind, More};
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use backstop_tests::local_aws::http::Message;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_wire::memory::Cloud;

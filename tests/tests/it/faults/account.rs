@@ -17,7 +17,7 @@ use backstop_aws::settings::{
     EncryptSettings, NotifySettings, PatchSettings, RemediationSettings, SweepSettings,
     UndoSettings, WatchSettings,
 };
-use backstop_core::plan::Mode;
+use backstop_core::words::Mode;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::native_events::command_status;
 use backstop_tests::template::{self, matches, text};

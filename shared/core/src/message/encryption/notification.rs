@@ -7,14 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::made::{Part, down};
 use super::{Story, severity};
-use crate::controls::{Control, Severity};
 use crate::encryption::{Encryption, Way};
-use crate::entry::Status;
 use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_text, text, texts,
 };
 use crate::message::words::or;
 use crate::volumes::Instance;
+use crate::words::{Control, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;

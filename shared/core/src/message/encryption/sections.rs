@@ -10,15 +10,14 @@ use jiff::{SignedDuration, ToSpan};
 
 use super::made::{Copy, Part, down, moved};
 use super::{Story, asks_for_a_person};
-use crate::controls::Control;
 use crate::controls::unencrypted_volume::Settings;
 use crate::encryption::Way;
-use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;
 use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, REPLACED_BY_TAG, Volume};
+use crate::words::{Control, Status};
 
 /// Most volumes, and most reasons, in a section.
 const MOST_LINES: usize = 10;

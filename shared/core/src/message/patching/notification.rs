@@ -6,8 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Story;
-use crate::controls::{Control, Severity};
-use crate::entry::Status;
 use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_name, some_text,
     text, texts,
@@ -16,6 +14,7 @@ use crate::message::words::or;
 use crate::patching::{
     Agent, Operation, Package, Patch, PatchState, Reboot, Sent, Vulnerability, Wait,
 };
+use crate::words::{Control, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;

@@ -9,13 +9,13 @@ use jiff::ToSpan;
 use jiff::tz::Offset;
 
 use super::{Failure, Story, count};
-use crate::entry::Status;
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;
 use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::patching::{DOCUMENT, OS, Package, Patch, PatchState, RESCAN, Reboot, Vulnerability};
 use crate::volumes::ENTRY_TAG;
+use crate::words::Status;
 
 /// Most findings in a section: a chat message has room for no more.
 const MOST_FINDINGS: usize = 6;

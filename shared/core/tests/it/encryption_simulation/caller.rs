@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use backstop_core::encryption::{Answer, Change, Encryption, Note, Step, World, next_step};
-use backstop_core::entry::Status;
+use backstop_core::words::Status;
 
 use super::ec2::View;
 use super::sim::{Call, Coverage, Event, Plan, Sim};

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use backstop_core::encryption::{Change, Encryption, Step};
-use backstop_core::entry::Status;
 use backstop_core::volumes::{REPLACED_BY_TAG, Volume};
+use backstop_core::words::Status;
 
 use super::caller::HORIZON;
 use super::ec2::View;

@@ -2,7 +2,7 @@
 //! is checked in them as in random runs.
 
 use backstop_core::encryption::{Step, World, next_step};
-use backstop_core::entry::Status;
+use backstop_core::words::Status;
 
 use super::caller::play;
 use super::others::Other;

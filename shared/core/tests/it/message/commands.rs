@@ -1,12 +1,12 @@
 //! A shell reads the commands as they are meant, whatever descriptions, tags
 //! and names hold.
 
-use backstop_core::controls::Control;
 use backstop_core::entry::Entry;
 use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
 use backstop_core::plan::{Ending, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
+use backstop_core::words::Control;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::{Control, Severity};
 use backstop_core::encryption::{
     Answer, Back, Change, Encryption, Note, Progress, Purpose, Stopped, Tries, Way,
 };
-use backstop_core::entry::Status;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::{EncryptionNotification, Message, of};
 use backstop_core::record::Record;
-use backstop_core::trigger::Actor;
 use backstop_core::volumes::{Attachment, Instance, REPLACED_BY_TAG, Volume};
+use backstop_core::words::{Actor, Control, Severity, Status};
 use expect_test::expect;
 use jiff::Timestamp;
 use proptest::prelude::*;

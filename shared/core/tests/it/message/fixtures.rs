@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::{Message, compose};
 use backstop_core::plan::{
@@ -11,7 +10,7 @@ use backstop_core::plan::{
 };
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, Source};
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use serde_json::Value;
 
 /// One of the bodies of a message.

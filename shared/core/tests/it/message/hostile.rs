@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::entry::{Entry, Status};
+use backstop_core::entry::Entry;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::of;
 use backstop_core::message::{Message, compose};
 use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step, Verification};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Status};
 use expect_test::expect;
 use jsonschema::Validator;
 use proptest::prelude::*;

@@ -1,11 +1,10 @@
 //! Whole mails, one for each way an entry may end.
 
-use backstop_core::entry::Status;
 use backstop_core::exemption::Exemption;
 use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Status};
 use expect_test::expect;
 
 use super::fixtures::{

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_core::controls::{Control, Severity};
 use backstop_core::exemption::{Exemption, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
@@ -10,7 +9,7 @@ use backstop_core::notice::{
     Storm,
 };
 use backstop_core::record::Record;
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity};
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
 use serde_json::Value;

@@ -2,8 +2,6 @@
 //! what is only told; and what must be said, or must never be, whatever the
 //! record holds. `hostile` holds them against other people's texts.
 
-use backstop_core::controls::{Control, Severity};
-use backstop_core::entry::Status;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::{Message, PatchingNotification, of};
 use backstop_core::patching::{
@@ -11,7 +9,7 @@ use backstop_core::patching::{
     Wait,
 };
 use backstop_core::record::Record;
-use backstop_core::trigger::Actor;
+use backstop_core::words::{Actor, Control, Severity, Status};
 use expect_test::expect;
 use jiff::Timestamp;
 use serde_json::{Value, json};

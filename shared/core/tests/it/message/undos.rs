@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::Control;
 use backstop_core::message::{UndoNotification, of};
 use backstop_core::record::Record;
 use backstop_core::undo::{Undo, UndoStatus};
+use backstop_core::words::Control;
 use expect_test::expect;
 use serde_json::Value;
 

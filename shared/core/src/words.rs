@@ -1,0 +1,294 @@
+//! What the whole crate names: controls, severities, statuses, modes, who called,
+//! and the digest that ids and keys are made with.
+//!
+//! This file depends on nothing else in the crate, so that everything may depend
+//! on it. Deliberately not here: what any of these leads to.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A control, by what it finds. The name is the same in tags, policy, ledger,
+/// metrics and messages.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// A security group that admits too much of the internet to a port.
+    OpenIngress,
+    /// A volume whose data lies on disk unencrypted.
+    UnencryptedVolume,
+    /// The account setting that encrypts new volumes is off.
+    EncryptionByDefault,
+    /// A package with a known hole, on an instance.
+    VulnerablePackage,
+    /// An instance that lacks approved patches.
+    MissingPatches,
+    /// An instance that Systems Manager does not manage.
+    UnmanagedInstance,
+}
+
+impl Control {
+    /// Every control there is.
+    pub const ALL: &'static [Self] = &[
+        Self::OpenIngress,
+        Self::UnencryptedVolume,
+        Self::EncryptionByDefault,
+        Self::VulnerablePackage,
+        Self::MissingPatches,
+        Self::UnmanagedInstance,
+    ];
+
+    /// The controls that look at an instance's packages. They share one
+    /// remediation: a command that installs patches.
+    pub const PATCHING: &'static [Self] = &[
+        Self::VulnerablePackage,
+        Self::MissingPatches,
+        Self::UnmanagedInstance,
+    ];
+
+    /// The control's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenIngress => "open-ingress",
+            Self::UnencryptedVolume => "unencrypted-volume",
+            Self::EncryptionByDefault => "encryption-by-default",
+            Self::VulnerablePackage => "vulnerable-package",
+            Self::MissingPatches => "missing-patches",
+            Self::UnmanagedInstance => "unmanaged-instance",
+        }
+    }
+
+    /// What it finds, in one line.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::OpenIngress => "A security group that admits too much of the internet to a port",
+            Self::UnencryptedVolume => "A volume whose data lies on disk unencrypted",
+            Self::EncryptionByDefault => "The account setting that encrypts new volumes is off",
+            Self::VulnerablePackage => "A package with a known hole, on an instance",
+            Self::MissingPatches => "An instance that lacks approved patches",
+            Self::UnmanagedInstance => "An instance that Systems Manager does not manage",
+        }
+    }
+
+    /// The name that its locks have: controls with one remediation share the lock
+    /// of a resource, so that there is one run at a time.
+    #[must_use]
+    pub fn lock_name(self) -> &'static str {
+        match self {
+            Self::VulnerablePackage | Self::UnmanagedInstance => Self::MissingPatches.name(),
+            own => own.name(),
+        }
+    }
+
+    /// Whether an opt-out tag on a resource says anything to it, by the
+    /// resource's id.
+    #[must_use]
+    pub fn reads_tags_of(self, resource: &str) -> bool {
+        let kinds: &[&str] = match self {
+            Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
+            Self::UnencryptedVolume => &["vol-", "i-"],
+            Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
+            // An account has no tags.
+            Self::EncryptionByDefault => &[],
+        };
+        kinds.iter().any(|kind| resource.starts_with(kind))
+    }
+
+    /// The control of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|control| control.name() == name)
+    }
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How bad a finding is, in Security Hub's words.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Low,
+    /// Worth mending.
+    Medium,
+    /// To be mended soon.
+    High,
+    /// To be mended at once.
+    Critical,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        })
+    }
+}
+
+/// Where an entry stands. `outcome` in messages and metrics.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Changes are being made.
+    InProgress,
+    /// The finding is gone, verified.
+    Remediated,
+    /// Something failed: the hole may still be open.
+    Failed,
+    /// Told and not changed: mode `notify`.
+    Notified,
+    /// Not changed: opted out.
+    Exempt,
+    /// Not changed: the opt-out tag cannot be read.
+    Held,
+    /// Not changed: another account owns the resource.
+    NotOwned,
+    /// Not changed: it was there before the control was switched to `enforce`.
+    Existing,
+    /// Not changed: the control has tripped, everywhere or for this resource.
+    Tripped,
+    /// Not changed: the kill switch is on.
+    Stopped,
+    /// Not changed yet: it waits for its time (a stop, a maintenance window).
+    Pending,
+    /// Not changed: it would break something, and what is said in the reasons.
+    Refused,
+    /// What was begun was taken back: everything is as it was before.
+    RolledBack,
+    /// It cannot go on without a person.
+    NeedsPerson,
+    /// Patches were installed; Inspector has not looked again yet.
+    AwaitingRescan,
+}
+
+impl Status {
+    /// The name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InProgress => "in-progress",
+            Self::Remediated => "remediated",
+            Self::Failed => "failed",
+            Self::Notified => "notified",
+            Self::Exempt => "exempt",
+            Self::Held => "held",
+            Self::NotOwned => "not-owned",
+            Self::Existing => "existing",
+            Self::Tripped => "tripped",
+            Self::Stopped => "stopped",
+            Self::Pending => "pending",
+            Self::Refused => "refused",
+            Self::RolledBack => "rolled-back",
+            Self::NeedsPerson => "needs-person",
+            Self::AwaitingRescan => "awaiting-rescan",
+        }
+    }
+}
+
+/// What Backstop may do about a control's findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One log line and a metric, nothing else.
+    Off,
+    /// Recorded and told with the plan; nothing is changed.
+    Notify,
+    /// Put right.
+    Enforce,
+}
+
+impl Mode {
+    /// Every mode, by name.
+    pub const NAMES: &'static [&'static str] = &["off", "notify", "enforce"];
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self::Off),
+            "notify" => Ok(Self::Notify),
+            "enforce" => Ok(Self::Enforce),
+            other => Err(format!(
+                "`{other}` is not a mode; allowed are `{}`",
+                Self::NAMES.join("`, `")
+            )),
+        }
+    }
+}
+
+/// Who touched the resource, as far as the event says. For messages only:
+/// nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Actor {
+    /// ARN of the caller, or the service that called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// What it called with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Where it called from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<String>,
+    /// The AWS service that called on its behalf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoked_by: Option<String>,
+    /// The call, for example `AuthorizeSecurityGroupIngress`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<String>,
+    /// When it was called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<Timestamp>,
+    /// The event that the call became (CloudTrail's `eventID`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+}
+
+/// The id of a resource: what follows the last `/` of its ARN.
+pub(crate) fn id_of(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+/// A team for messages: never empty.
+pub(crate) fn team_or_unowned(team: Option<&str>) -> &str {
+    team.filter(|team| !team.is_empty()).unwrap_or("unowned")
+}
+
+/// A digest of texts, as 32 hexadecimal digits: enough to be unique, short
+/// enough to read.
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.len().to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
