@@ -98,7 +98,7 @@ impl Plan {
                 now: aws.clients.clock.now(),
                 guards: &Guards::default(),
             };
-            let decision = open_ingress::decide(&facts, policy, &circumstances);
+            let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
             found |= print(&id, &facts, &decision);
         }
         Ok(found)

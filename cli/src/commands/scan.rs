@@ -278,13 +278,13 @@ impl Scan {
             guards: &Guards::default(),
         };
         let facts = Facts::Group(Box::new(group.clone()));
-        let decision = open_ingress::decide(&facts, policy, &circumstances);
+        let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
         if !matches!(decision.verdict, Verdict::Violates(_)) {
             return;
         }
         match gather(&aws.clients.ec2, &group.id, &aws.region, &aws.deadline).await {
             Ok(facts) => {
-                let decision = open_ingress::decide(&facts, policy, &circumstances);
+                let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
                 scanned.found.extend(found(&facts, &decision));
             }
             // Told as the page shows it, without what only a closer look tells.

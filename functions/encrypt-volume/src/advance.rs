@@ -165,14 +165,14 @@ impl Handler {
                 Some(hold) => hold,
                 None => unencrypted_volume::hold(
                     run,
-                    &policy,
+                    &policy.unencrypted_volume(),
                     self.settings.remediation.mode,
                     tags,
                     now,
                 ),
             },
             key_problem: seen.key_problem.clone(),
-            settings: &unencrypted_volume::of(&policy).settings,
+            settings: &policy.controls.unencrypted_volume.settings,
         };
         next_step(&world)
     }

@@ -189,7 +189,7 @@ impl Handler {
 
         // gather: the policy says which key, the unit says whose lock
         let policy = self.policy.get(deadline).await?;
-        let control = unencrypted_volume::of(&policy.policy);
+        let control = &policy.policy.controls.unencrypted_volume;
         let facts = volumes::facts(
             &self.clients.ec2,
             &self.encryption.kms,
@@ -331,7 +331,7 @@ impl Handler {
             now,
             guards,
         };
-        unencrypted_volume::decide(facts, &policy.policy, &circumstances)
+        unencrypted_volume::decide(facts, &policy.policy.unencrypted_volume(), &circumstances)
     }
 
     /// The run that a lock is held for, if it has not ended.
@@ -374,7 +374,10 @@ impl Handler {
         lapsed: Option<&Lock>,
         policy: &Versioned,
     ) -> Result<Looked, Failure> {
-        let budget = unencrypted_volume::of(&policy.policy)
+        let budget = policy
+            .policy
+            .controls
+            .unencrypted_volume
             .budget
             .changes_per_hour;
         let holder = self.ledger.run_holder(&run.id);

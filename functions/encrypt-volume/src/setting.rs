@@ -40,7 +40,13 @@ impl Handler {
         if mode == Mode::Off {
             return Ok("off");
         }
-        let decided = encryption_by_default::decide(is_on, &policy.policy, mode, &guards, now);
+        let decided = encryption_by_default::decide(
+            is_on,
+            &policy.policy.encryption_by_default(),
+            mode,
+            &guards,
+            now,
+        );
         let lapsed = lock
             .as_ref()
             .filter(|lock| !lock.is_live_for_others(&invocation.holder.id, now));

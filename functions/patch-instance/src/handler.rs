@@ -432,7 +432,7 @@ impl Handler {
             guards: &guards,
         };
         let policy = &world.policy.policy;
-        let mut decision = decide::decide(&facts, policy, &circumstances);
+        let mut decision = decide::decide(&facts, &policy.patching(), &circumstances);
         if self
             .complete(
                 &mut facts,
@@ -443,7 +443,7 @@ impl Handler {
             )
             .await?
         {
-            decision = decide::decide(&facts, policy, &circumstances);
+            decision = decide::decide(&facts, &policy.patching(), &circumstances);
         }
         log_decision(&work.trigger, &decision);
 
@@ -469,9 +469,10 @@ impl Handler {
             policy_version: world.policy.version,
             now,
         };
-        let (Some(control), Some(mut run)) =
-            (control, decide::record(&facts, &decision, policy, about))
-        else {
+        let (Some(control), Some(mut run)) = (
+            control,
+            decide::record(&facts, &decision, &policy.patching, about),
+        ) else {
             return Ok(Looked::Done(match decision.verdict {
                 Verdict::Settling => "settling",
                 _ => "nothing to do",

@@ -351,7 +351,7 @@ impl Handler {
             now,
             guards,
         };
-        open_ingress::decide(facts, &policy.policy, &circumstances)
+        open_ingress::decide(facts, &policy.policy.open_ingress(), &circumstances)
     }
 
     /// A new entry for what was decided; `None` where nothing was found.

@@ -248,7 +248,7 @@ impl Handler {
                 guards,
             };
             let facts = Facts::Group(Box::new(group.clone()));
-            open_ingress::decide(&facts, &policy.policy, &circumstances)
+            open_ingress::decide(&facts, &policy.policy.open_ingress(), &circumstances)
         };
         let unguarded = Guards::default();
         let open: Vec<SecurityGroup> = page

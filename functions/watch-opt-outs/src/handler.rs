@@ -108,7 +108,12 @@ impl Handler {
             let value = values.get(resource);
             if Control::PATCHING.contains(&control) {
                 let tag = value.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
-                return exempt(&tag.into_iter().collect(), control, &policy.policy, now);
+                return exempt(
+                    &tag.into_iter().collect(),
+                    control,
+                    &policy.policy.opt_out,
+                    now,
+                );
             }
             let require_end = policy.policy.opt_out.require_end;
             exemption::read(value.map(String::as_str), control, today, require_end)

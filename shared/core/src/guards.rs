@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use crate::policy;
+use crate::rules::FightRules;
 use crate::security_group::Tags;
 use crate::words::Actor;
 
@@ -64,7 +64,7 @@ struct Round {
 
 /// Most rounds that are remembered of one finding: more than any policy may
 /// ask for.
-const MOST_ROUNDS: usize = policy::Fights::MOST as usize;
+const MOST_ROUNDS: usize = FightRules::MOST as usize;
 
 /// Most findings of one resource whose rounds are remembered. A group holds 60
 /// rules by default; with more, the ones that came first are kept.
@@ -111,7 +111,7 @@ impl Fights {
         entry: &str,
         fingerprints: impl IntoIterator<Item = &'a str>,
         now: Timestamp,
-        policy: &policy::Fights,
+        rules: &FightRules,
         managed_by: Option<String>,
     ) -> Option<Fight> {
         let since = Self::day_before(now);
@@ -143,7 +143,7 @@ impl Fights {
                 first = rounds.first().map_or(now, |round| round.at);
             }
         }
-        if times < policy.escalate_after {
+        if times < rules.escalate_after {
             return None;
         }
         let told_by = self.escalated.get_or_insert(round).entry.clone();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn note(fights: &mut Fights, entry: &str, hours: i64) -> Option<Fight> {
-        fights.note(entry, ["a"], at(hours), &policy::Fights::default(), None)
+        fights.note(entry, ["a"], at(hours), &FightRules::default(), None)
     }
 
     #[test]
@@ -230,12 +230,9 @@ mod tests {
     #[test]
     fn findings_count_apart() {
         let mut fights = Fights::default();
-        let policy = policy::Fights::default();
+        let rules = FightRules::default();
         for (entry, fingerprint) in [("1", "a"), ("2", "b"), ("3", "c")] {
-            assert_eq!(
-                fights.note(entry, [fingerprint], at(0), &policy, None),
-                None
-            );
+            assert_eq!(fights.note(entry, [fingerprint], at(0), &rules, None), None);
         }
     }
 

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod policy;
 pub mod ports;
 pub mod record;
+pub mod rules;
 pub mod security_group;
 pub mod storms;
 pub mod sweep;

@@ -13,6 +13,7 @@ use crate::controls::{
     vulnerable_package,
 };
 use crate::patching;
+use crate::rules::{ControlPolicy, Existing, FightRules, OptOutRules, Rules};
 use crate::words::{Control, Mode};
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
@@ -40,7 +41,7 @@ pub struct Policy {
     pub kill_switch: bool,
     /// What is put back again and again.
     #[serde(default)]
-    pub fights: Fights,
+    pub fights: FightRules,
     /// Taking changes back.
     #[serde(default)]
     pub undo: UndoRules,
@@ -135,62 +136,6 @@ impl Controls {
     }
 }
 
-/// One control's part of the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ControlPolicy<S: Default> {
-    /// What may be done; without it the stack's parameter `Mode` holds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
-    /// How many changes are made at most.
-    pub budget: Budget,
-    /// What is done about findings that the first sweep after a switch to
-    /// `enforce` met: `notify` (told and left as they are), or `enforce`.
-    pub existing: Existing,
-    /// What the control allows.
-    pub settings: S,
-}
-
-/// What is done about what was there when a control was switched to `enforce`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Existing {
-    /// Told, and left as it is.
-    #[default]
-    Notify,
-    /// Put right like anything else.
-    Enforce,
-}
-
-/// What is put back again and again: the same finding on the same resource,
-/// counted over 24 hours.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Fights {
-    /// From this time on it is told as a fight, once a day, and still put
-    /// right.
-    #[schemars(range(min = 2, max = 100))]
-    pub escalate_after: u32,
-    /// The time at which the control trips for that resource: it is told, and
-    /// not put right until a person re-arms it.
-    #[schemars(range(min = 2, max = 100))]
-    pub trip_after: u32,
-}
-
-impl Fights {
-    /// The most that either number may be.
-    pub const MOST: u32 = 100;
-}
-
-impl Default for Fights {
-    fn default() -> Self {
-        Self {
-            escalate_after: 3,
-            trip_after: 10,
-        }
-    }
-}
-
 /// Taking changes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -206,35 +151,6 @@ impl Default for UndoRules {
             most_opt_out_days: 30,
         }
     }
-}
-
-/// How many changes are made at most.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Budget {
-    /// Changes by this control in a clock hour (UTC), counted when they are
-    /// begun; each rule that is revoked or narrowed, each volume that is
-    /// replaced, and each instance that is patched, is one. A run that would exceed it changes nothing, and the
-    /// control trips: nothing more is changed until a person re-arms it.
-    #[schemars(range(min = 1))]
-    pub changes_per_hour: u32,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            changes_per_hour: 50,
-        }
-    }
-}
-
-/// What opt-out tags must say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptOutRules {
-    /// Whether every opt-out needs `until=`. One without it then counts as
-    /// malformed: nothing is changed, and that is told.
-    pub require_end: bool,
 }
 
 /// A policy that cannot be used: which field, what is wrong, what is allowed.
@@ -267,6 +183,48 @@ impl Policy {
         reader.end().map_err(|e| InvalidPolicy(e.to_string()))?;
         policy.check().map_err(InvalidPolicy)?;
         Ok(policy)
+    }
+
+    fn rules<'a, S: Default>(&'a self, control: &'a ControlPolicy<S>) -> Rules<'a, S> {
+        Rules {
+            control,
+            opt_out: &self.opt_out,
+            fights: &self.fights,
+            kill_switch: self.kill_switch,
+        }
+    }
+
+    /// The rules by which `open-ingress` decides.
+    #[must_use]
+    pub fn open_ingress(&self) -> Rules<'_, open_ingress::Settings> {
+        self.rules(&self.controls.open_ingress)
+    }
+
+    /// The rules by which `unencrypted-volume` decides.
+    #[must_use]
+    pub fn unencrypted_volume(&self) -> Rules<'_, unencrypted_volume::Settings> {
+        self.rules(&self.controls.unencrypted_volume)
+    }
+
+    /// The rules by which `encryption-by-default` decides.
+    #[must_use]
+    pub fn encryption_by_default(&self) -> Rules<'_, encryption_by_default::Settings> {
+        self.rules(&self.controls.encryption_by_default)
+    }
+
+    /// The rules by which the controls that look at an instance's packages decide.
+    #[must_use]
+    pub fn patching(&self) -> patching::decide::Rules<'_> {
+        let mode = |control: &Control| Some((*control, self.controls.mode(*control)?));
+        let spares = |control: &Control| self.controls.existing(*control) == Existing::Notify;
+        patching::decide::Rules {
+            modes: Control::PATCHING.iter().filter_map(mode).collect(),
+            spares_existing: Control::PATCHING.iter().copied().filter(spares).collect(),
+            least_severity: self.controls.vulnerable_package.settings.severity,
+            settings: &self.patching,
+            opt_out: &self.opt_out,
+            kill_switch: self.kill_switch,
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -309,7 +267,7 @@ impl Policy {
                 format!("`controls.{control}.settings.{field}`: {problem}")
             })?;
         }
-        let Fights {
+        let FightRules {
             escalate_after,
             trip_after,
         } = self.fights;
@@ -317,10 +275,10 @@ impl Policy {
             ("escalate_after", escalate_after),
             ("trip_after", trip_after),
         ] {
-            if !(2..=Fights::MOST).contains(&value) {
+            if !(2..=FightRules::MOST).contains(&value) {
                 return Err(format!(
                     "`fights.{name}`: {value} is out of range; allowed is 2 to {}",
-                    Fights::MOST
+                    FightRules::MOST
                 ));
             }
         }

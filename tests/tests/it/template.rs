@@ -1318,7 +1318,7 @@ fn an_opt_out_of_one_patching_control_is_one_of_the_installation() {
         assert_eq!(holds(&condition, Some(tag)), barred, "IAM, `{tag}`");
         let tags = [(OPT_OUT_TAG.to_owned(), tag.to_owned())].into();
         for control in [Control::VulnerablePackage, Control::MissingPatches] {
-            let exemption = decide::exempt(&tags, control, &Policy::default(), now);
+            let exemption = decide::exempt(&tags, control, &Policy::default().opt_out, now);
             assert_eq!(exemption.holds(), barred, "{control}, `{tag}`");
         }
     }

@@ -40,7 +40,7 @@ pub(super) async fn plan(
         now,
         guards: &guards,
     };
-    let decision = decide(&facts, &basis.policy, &circumstances);
+    let decision = decide(&facts, &basis.policy.patching(), &circumstances);
     print!("{}", said(id, &facts, &decision, &basis.policy.patching));
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
 }
@@ -310,7 +310,7 @@ mod tests {
             now: now(),
             guards: &guards,
         };
-        let decision = decide(facts, policy, &circumstances);
+        let decision = decide(facts, &policy.patching(), &circumstances);
         said("i-1", facts, &decision, &policy.patching)
     }
 

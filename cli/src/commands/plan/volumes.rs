@@ -24,7 +24,12 @@ pub(super) async fn plan(
     policy: &Policy,
     mode: Mode,
 ) -> Result<bool, Problem> {
-    let key = unencrypted_volume::of(policy).settings.kms_key.as_deref();
+    let key = policy
+        .controls
+        .unencrypted_volume
+        .settings
+        .kms_key
+        .as_deref();
     let (ec2, kms) = (&aws.clients.ec2, &aws.encryption.kms);
     let facts = facts(ec2, kms, id, key, &aws.deadline).await?;
     let circumstances = Circumstances {
@@ -32,7 +37,7 @@ pub(super) async fn plan(
         now: aws.clients.clock.now(),
         guards: &Guards::default(),
     };
-    let decision = unencrypted_volume::decide(&facts, policy, &circumstances);
+    let decision = unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
     print!("{}", said(id, &facts, &decision, key));
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
 }
@@ -42,7 +47,7 @@ pub(super) async fn plan_setting(aws: &Aws, policy: &Policy, mode: Mode) -> Resu
     let is_on = encryption_by_default(&aws.clients.ec2, &aws.deadline).await?;
     let decided = setting::decide(
         is_on,
-        policy,
+        &policy.encryption_by_default(),
         mode,
         &Guards::default(),
         aws.clients.clock.now(),
@@ -257,7 +262,8 @@ mod tests {
             now: now(),
             guards: &Guards::default(),
         };
-        let decision = unencrypted_volume::decide(&facts, &policy, &circumstances);
+        let decision =
+            unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
         said("i-1", &facts, &decision, Some("alias/data"))
     }
 
@@ -366,7 +372,13 @@ mod tests {
     #[test]
     fn the_accounts_setting_is_said_like_any_finding() {
         let of = |is_on, policy: &Policy, mode| {
-            let decided = setting::decide(is_on, policy, mode, &Guards::default(), now());
+            let decided = setting::decide(
+                is_on,
+                &policy.encryption_by_default(),
+                mode,
+                &Guards::default(),
+                now(),
+            );
             said_of_setting("eu-central-1", decided)
         };
         let mut policy = Policy::default();

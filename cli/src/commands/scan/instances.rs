@@ -116,7 +116,7 @@ impl Look<'_> {
             now: self.aws.clients.clock.now(),
             guards: &guards,
         };
-        let mut decision = decide(&facts, self.policy, &circumstances);
+        let mut decision = decide(&facts, &self.policy.patching(), &circumstances);
         let managed = facts.agent.as_ref().is_some_and(Agent::is_online);
         if let (Some(_), false, Some(host)) = (decision.control(), managed, &facts.host) {
             let Aws {
@@ -128,7 +128,7 @@ impl Look<'_> {
             match patching::reach(&clients.ec2, &clients.ssm, host, region, deadline).await {
                 Ok(reach) => {
                     facts.reach = Some(reach);
-                    decision = decide(&facts, self.policy, &circumstances);
+                    decision = decide(&facts, &self.policy.patching(), &circumstances);
                 }
                 // Told without what only a closer look tells.
                 Err(error) => unseen(

@@ -69,7 +69,7 @@ pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut S
     for (unit, volumes) in units {
         let count = volumes.len() as u64;
         let facts = as_shown(&unit, volumes, opt_outs.get(&unit), &copies);
-        let decision = decide(&facts, policy, &circumstances);
+        let decision = decide(&facts, &policy.unencrypted_volume(), &circumstances);
         match found(&unit, &facts, &decision, policy, circumstances.now) {
             Some(found) => scanned.found.push(Found {
                 resource: arn(&scanned.region, &scanned.account, &unit),
@@ -92,7 +92,7 @@ fn found(
         Unit::Gone => return None,
         Unit::Volume(volume) => (std::slice::from_ref(volume.as_ref()), name(volume), false),
         Unit::Instance(instance, volumes) => {
-            let opted_out = exempt(&instance.tags, policy, now).holds();
+            let opted_out = exempt(&instance.tags, &policy.opt_out, now).holds();
             (volumes.as_slice(), String::new(), opted_out)
         }
     };
@@ -114,7 +114,7 @@ fn found(
         device: volume
             .attachment_to(unit)
             .map(|attachment| attachment.device.clone()),
-        opted_out: of_instance || exempt(&volume.tags, policy, now).holds(),
+        opted_out: of_instance || exempt(&volume.tags, &policy.opt_out, now).holds(),
     };
     Some(Found {
         control: Control::UnencryptedVolume,
@@ -147,7 +147,13 @@ pub(super) async fn look_at_setting(aws: &Aws, policy: &Policy, mode: Mode, scan
         }
     };
     let now = aws.clients.clock.now();
-    let decided = setting::decide(is_on, policy, mode, &Guards::default(), now);
+    let decided = setting::decide(
+        is_on,
+        &policy.encryption_by_default(),
+        mode,
+        &Guards::default(),
+        now,
+    );
     let Some((status, _, why)) = decided else {
         return;
     };

@@ -370,7 +370,7 @@ fn begun_for(unit: Unit, resource: &str, policy: &Policy) -> Encryption {
         now,
         guards: &guards,
     };
-    let decision = decide(&facts, policy, &circumstances);
+    let decision = decide(&facts, &policy.unencrypted_volume(), &circumstances);
     let about = About {
         id: RUN,
         trigger: &Trigger {

@@ -215,7 +215,7 @@ impl Handler {
             let host = hosts.get(run.resource_id());
             let mode = self.settings.remediation.mode;
             let encryption = encryptions.get(run.resource_id()).map(String::as_str);
-            let stopped = stops(&run, host, encryption, &policy.policy, mode, now);
+            let stopped = stops(&run, host, encryption, &policy.policy.patching(), mode, now);
             let Some((status, why)) = stopped else {
                 wanted.push((work, run));
                 continue;

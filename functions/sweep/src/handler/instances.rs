@@ -123,7 +123,7 @@ impl Handler {
                 now: place.now,
                 guards: &guards,
             };
-            let decision = decide(&facts, &policy.policy, &circumstances);
+            let decision = decide(&facts, &policy.policy.patching(), &circumstances);
             // Its run was cut off, or ended and was cut off before it let go.
             let silent = of.values().any(|standing| {
                 let lock = standing.lock.as_ref();
@@ -192,7 +192,7 @@ impl Handler {
             };
             let there: BTreeSet<String> = decide::baseline(facts, *control).into_iter().collect();
             let guards = &mut standing.guards;
-            let exempt = exempt(&host.tags, *control, &policy.policy, place.now);
+            let exempt = exempt(&host.tags, *control, &policy.policy.opt_out, place.now);
             let spared = match baseline {
                 Baseline::Begins if standing.lock.is_none() && !exempt.holds() => there,
                 Baseline::Stands(_) if baseline.spares(&host.id) => there

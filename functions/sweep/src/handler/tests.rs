@@ -290,7 +290,7 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
     };
     let decision = open_ingress::decide(
         &Facts::Group(Box::new(place("sg-open1"))),
-        &backstop_core::policy::Policy::default(),
+        &backstop_core::policy::Policy::default().open_ingress(),
         &Circumstances {
             mode: Mode::Notify,
             account: "111122223333",
@@ -515,7 +515,7 @@ fn patching(status: Status) -> backstop_core::patching::Patching {
         guards: &guards,
     };
     let facts = facts(2);
-    let decision = decide::decide(&facts, &policy, &circumstances);
+    let decision = decide::decide(&facts, &policy.patching(), &circumstances);
     let about = About {
         id: "01K00000000000000000000000",
         trigger: &backstop_core::trigger::Trigger {
@@ -529,7 +529,7 @@ fn patching(status: Status) -> backstop_core::patching::Patching {
         policy_version: 3,
         now,
     };
-    let mut run = decide::record(&facts, &decision, &policy, about).unwrap();
+    let mut run = decide::record(&facts, &decision, &policy.patching, about).unwrap();
     run.status = status;
     run
 }

@@ -37,7 +37,7 @@ impl Handler {
         policy: &Versioned,
         digest: &mut Digest,
     ) {
-        let mode = unencrypted_volume::of(&policy.policy).mode;
+        let mode = policy.policy.controls.unencrypted_volume.mode;
         let Some(baseline) = self.baseline_of(CONTROL, mode, digest).await else {
             return;
         };
@@ -172,7 +172,8 @@ impl Handler {
         policy: &Versioned,
     ) -> Result<(), Failure> {
         for volume in volumes {
-            let exempt = unencrypted_volume::exempt(&volume.tags, &policy.policy, place.now);
+            let exempt =
+                unencrypted_volume::exempt(&volume.tags, &policy.policy.opt_out, place.now);
             if !exempt.holds() {
                 let fingerprint = unencrypted_volume::fingerprint(&volume.id);
                 self.ledger
@@ -205,7 +206,10 @@ impl Handler {
                 place.now,
             );
             // As many in a sweep as the control may change in an hour.
-            let budget = unencrypted_volume::of(&policy.policy)
+            let budget = policy
+                .policy
+                .controls
+                .unencrypted_volume
                 .budget
                 .changes_per_hour;
             if let Some(entry) = entry
@@ -334,8 +338,13 @@ impl Handler {
             }
             return Ok(());
         }
-        let decided =
-            encryption_by_default::decide(is_on, &policy.policy, mode, &guards, place.now);
+        let decided = encryption_by_default::decide(
+            is_on,
+            &policy.policy.encryption_by_default(),
+            mode,
+            &guards,
+            place.now,
+        );
         let status = decided.as_ref().map(|(status, ..)| status.name());
         let by_reason = digest.open.entry(CONTROL).or_default();
         sweep::count(

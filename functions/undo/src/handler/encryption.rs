@@ -142,7 +142,7 @@ impl Handler {
         let ec2 = &self.clients.ec2;
         let instance = volumes::with_stop_costs(ec2, instance.clone(), deadline).await?;
         let settings = match self.policy.get(deadline).await {
-            Ok(policy) => unencrypted_volume::of(&policy.policy).settings.clone(),
+            Ok(policy) => policy.policy.controls.unencrypted_volume.settings.clone(),
             Err(problem) => {
                 warn!(%problem, "the default settings hold");
                 Settings::default()

@@ -16,7 +16,7 @@ use crate::encryption::{Encryption, Progress, Way};
 use crate::entry::{self};
 use crate::exemption::{Exemption, OptOut};
 use crate::guards::Guards;
-use crate::policy::{Existing, Policy};
+use crate::rules::{Existing, Rules};
 use crate::trigger::Trigger;
 use crate::words::{Control, Mode, Severity, Status};
 
@@ -69,7 +69,7 @@ impl Settings {
 #[must_use]
 pub fn decide(
     is_on: bool,
-    policy: &Policy,
+    rules: &Rules<'_, Settings>,
     mode: Mode,
     guards: &Guards,
     now: Timestamp,
@@ -77,7 +77,7 @@ pub fn decide(
     if is_on {
         return None;
     }
-    let control = &policy.controls.encryption_by_default;
+    let control = rules.control;
     let today = Offset::UTC.to_datetime(now).date();
     let exemption = match &control.settings.exemption {
         None => Exemption::None,
@@ -98,7 +98,7 @@ pub fn decide(
         (Status::Exempt, "the policy exempts the account".to_owned())
     } else if control.mode.unwrap_or(mode) != Mode::Enforce {
         (Status::Notified, "the mode is `notify`".to_owned())
-    } else if policy.kill_switch {
+    } else if rules.kill_switch {
         (Status::Stopped, "the kill switch is on".to_owned())
     } else if let Some(trip) = guards
         .control_tripped

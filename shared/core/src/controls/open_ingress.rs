@@ -33,8 +33,8 @@ use crate::entry::{self, Entry};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, FOR_THIS_GROUP, Guards};
 use crate::plan::{Disposition, Ending, Exposure, Outcome, Plan, RuleChange, Step, Verification};
-use crate::policy::{Existing, Policy};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
+use crate::rules::{Existing, OptOutRules, Rules};
 use crate::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
 use crate::trigger::Trigger;
 use crate::words::{Control, Mode, Severity, digest};
@@ -347,22 +347,26 @@ pub struct Decision {
 ///
 /// The policy says what is allowed, the circumstances under which it is decided.
 #[must_use]
-pub fn decide(facts: &Facts, policy: &Policy, circumstances: &Circumstances<'_>) -> Decision {
+pub fn decide(
+    facts: &Facts,
+    rules: &Rules<'_, Settings>,
+    circumstances: &Circumstances<'_>,
+) -> Decision {
     let today = jiff::tz::Offset::UTC.to_datetime(circumstances.now).date();
     let exemptions = match facts {
         Facts::Gone => Exemptions::default(),
         Facts::Group(group) => {
-            let mut exemptions = exempt(group, policy, today);
-            if policy.controls.open_ingress.existing == Existing::Notify {
+            let mut exemptions = exempt(group, rules.opt_out, today);
+            if rules.control.existing == Existing::Notify {
                 exemptions.spare(group, &circumstances.guards.baseline);
             }
             exemptions
         }
     };
-    let verdict = judge(facts, &policy.controls.open_ingress.settings, &exemptions);
+    let verdict = judge(facts, &rules.control.settings, &exemptions);
     let plan = match (&verdict, facts) {
         (Verdict::Violates(finding), Facts::Group(group)) => {
-            Some(plan(group, finding, &exemptions, policy, circumstances))
+            Some(plan(group, finding, &exemptions, rules, circumstances))
         }
         _ => None,
     };
@@ -375,14 +379,9 @@ pub fn decide(facts: &Facts, policy: &Policy, circumstances: &Circumstances<'_>)
 
 /// Reads the opt-outs of the group, its VPC and its rules.
 #[must_use]
-pub fn exempt(group: &SecurityGroup, policy: &Policy, today: Date) -> Exemptions {
+pub fn exempt(group: &SecurityGroup, opt_out: &OptOutRules, today: Date) -> Exemptions {
     let read = |value: Option<&str>| {
-        exemption::read(
-            value,
-            Control::OpenIngress,
-            today,
-            policy.opt_out.require_end,
-        )
+        exemption::read(value, Control::OpenIngress, today, opt_out.require_end)
     };
     let tag = |tags: &BTreeMap<String, String>| read(tags.get(OPT_OUT_TAG).map(String::as_str));
     Exemptions {
@@ -691,7 +690,7 @@ pub fn plan(
     group: &SecurityGroup,
     finding: &Finding,
     exemptions: &Exemptions,
-    policy: &Policy,
+    rules: &Rules<'_, Settings>,
     circumstances: &Circumstances<'_>,
 ) -> Plan {
     let mut reasons = finding.notes.clone();
@@ -708,11 +707,7 @@ pub fn plan(
         .exposures
         .iter()
         .any(|e| e.exemption == Exemption::Existing);
-    let mode = policy
-        .controls
-        .open_ingress
-        .mode
-        .unwrap_or(circumstances.mode);
+    let mode = rules.control.mode.unwrap_or(circumstances.mode);
     let disposition = if group.owner != circumstances.account {
         reasons.push(format!("the group belongs to the account {}", group.owner));
         Disposition::NotOwned
@@ -733,10 +728,10 @@ pub fn plan(
     } else if mode != Mode::Enforce {
         reasons.push("the mode is `notify`".to_owned());
         Disposition::NotifyOnly
-    } else if policy.kill_switch {
+    } else if rules.kill_switch {
         reasons.push("the kill switch is on".to_owned());
         Disposition::Stopped
-    } else if let Some(why) = tripped(&open, policy, circumstances) {
+    } else if let Some(why) = tripped(&open, rules, circumstances) {
         reasons.push(why);
         Disposition::Tripped
     } else {
@@ -802,7 +797,7 @@ pub fn plan(
 /// Why the control does not act on this group until a person re-arms it.
 fn tripped(
     open: &[&Exposure],
-    policy: &Policy,
+    rules: &Rules<'_, Settings>,
     circumstances: &Circumstances<'_>,
 ) -> Option<String> {
     let Circumstances { guards, now, .. } = circumstances;
@@ -817,7 +812,7 @@ fn tripped(
         .map(|exposure| guards.fights.times(&exposure.fingerprint, *now))
         .max()
         .unwrap_or(0);
-    (before.saturating_add(1) >= policy.fights.trip_after).then(|| {
+    (before.saturating_add(1) >= rules.fights.trip_after).then(|| {
         format!(
             "somebody or something puts it back again and again: it was put right {before} times in 24 hours, so the control has {FOR_THIS_GROUP}"
         )

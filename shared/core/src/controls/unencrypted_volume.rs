@@ -28,7 +28,7 @@ use crate::encryption::{Encryption, Hold, Progress, Way};
 use crate::entry::{self};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
-use crate::policy::{ControlPolicy, Existing, Policy};
+use crate::rules::{Existing, OptOutRules, Rules};
 use crate::security_group::Tags;
 use crate::sweep;
 use crate::trigger::Trigger;
@@ -227,17 +227,15 @@ pub struct Decision {
     pub reasons: Vec<String>,
 }
 
-/// The part of the policy that is about this control.
-#[must_use]
-pub fn of(policy: &Policy) -> &ControlPolicy<Settings> {
-    &policy.controls.unencrypted_volume
-}
-
 /// Decides about a unit: judge, exempt, plan. The one way in for events, the
 /// sweep and previews.
 #[must_use]
-pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstances<'_>) -> Decision {
-    let control = of(policy);
+pub fn decide(
+    facts: &VolumeFacts,
+    rules: &Rules<'_, Settings>,
+    circumstances: &Circumstances<'_>,
+) -> Decision {
+    let control = rules.control;
     let settings = &control.settings;
     let verdict = judge(facts, settings, circumstances.now);
     // Of what is not begun, the way follows from the policy alone: an instance
@@ -265,7 +263,7 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
 
     // exempt: the unit's own tag, then those of single volumes
     let own = instance.map_or(Exemption::None, |i| {
-        exempt(&i.tags, policy, circumstances.now)
+        exempt(&i.tags, rules.opt_out, circumstances.now)
     });
     let baseline = |volume: &Volume| {
         control.existing == Existing::Notify
@@ -277,7 +275,7 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
     let of_volumes: Vec<(&Volume, Exemption)> = found
         .iter()
         .map(|volume| {
-            let tag = exempt(&volume.tags, policy, circumstances.now);
+            let tag = exempt(&volume.tags, rules.opt_out, circumstances.now);
             let spared = !tag.holds() && baseline(volume);
             (volume, if spared { Exemption::Existing } else { tag })
         })
@@ -308,7 +306,7 @@ pub fn decide(facts: &VolumeFacts, policy: &Policy, circumstances: &Circumstance
         }
     } else if mode != Mode::Enforce {
         one(Status::Notified, "the mode is `notify`".to_owned())
-    } else if policy.kill_switch {
+    } else if rules.kill_switch {
         one(Status::Stopped, "the kill switch is on".to_owned())
     } else if let Some(trip) = &circumstances.guards.control_tripped {
         one(
@@ -594,12 +592,12 @@ fn orchestrated(tags: &Tags) -> Option<&String> {
 
 /// What a resource's opt-out tag means to this control.
 #[must_use]
-pub fn exempt(tags: &Tags, policy: &Policy, now: Timestamp) -> Exemption {
+pub fn exempt(tags: &Tags, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     exemption::read(
         tags.get(OPT_OUT_TAG).map(String::as_str),
         Control::UnencryptedVolume,
         Offset::UTC.to_datetime(now).date(),
-        policy.opt_out.require_end,
+        opt_out.require_end,
     )
 }
 
@@ -608,14 +606,14 @@ pub fn exempt(tags: &Tags, policy: &Policy, now: Timestamp) -> Exemption {
 #[must_use]
 pub fn hold<'a>(
     run: &Encryption,
-    policy: &Policy,
+    rules: &Rules<'_, Settings>,
     mode: Mode,
     tags: impl IntoIterator<Item = &'a Tags>,
     now: Timestamp,
 ) -> Option<Hold> {
-    let control = of(policy);
+    let control = rules.control;
     let why = |why: String| Some(Hold { why });
-    if policy.kill_switch {
+    if rules.kill_switch {
         return why("the kill switch was turned on".to_owned());
     }
     if control.mode.unwrap_or(mode) != Mode::Enforce {
@@ -630,7 +628,10 @@ pub fn hold<'a>(
     if !allowed {
         return why("the policy's `attached` does not allow it any more".to_owned());
     }
-    let exemption = exemption::strongest(tags.into_iter().map(|tags| exempt(tags, policy, now)));
+    let exemption = exemption::strongest(
+        tags.into_iter()
+            .map(|tags| exempt(tags, rules.opt_out, now)),
+    );
     match exemption {
         Exemption::Exempt(_) => why(format!("the tag {OPT_OUT_TAG} opts it out")),
         Exemption::Malformed { .. } => why(format!("the tag {OPT_OUT_TAG} cannot be read")),

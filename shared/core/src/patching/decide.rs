@@ -18,20 +18,20 @@
 //! Deliberately not here: whether there is room in the budget; only the ledger
 //! can say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Vulnerability,
-    Wait,
+    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Settings,
+    Vulnerability, Wait,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
 use crate::entry::{self};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
-use crate::policy::{Existing, Policy};
+use crate::rules::OptOutRules;
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::words::{Control, Mode, Severity, Status};
@@ -39,6 +39,31 @@ use crate::words::{Control, Mode, Severity, Status};
 /// After how long an instance is scanned again for what every approved patch did
 /// not mend: AWS's own baselines approve a patch seven days after its release.
 const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// The rules by which it is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules<'a> {
+    /// The modes of [`Control::PATCHING`], where the policy names them.
+    pub modes: BTreeMap<Control, Mode>,
+    /// Those of [`Control::PATCHING`] that leave alone what was there before
+    /// `enforce`.
+    pub spares_existing: BTreeSet<Control>,
+    /// The least severe findings of Inspector's that are looked at.
+    pub least_severity: Severity,
+    /// How patches are installed.
+    pub settings: &'a Settings,
+    /// What opt-out tags must say.
+    pub opt_out: &'a OptOutRules,
+    /// Whether the kill switch is on.
+    pub kill_switch: bool,
+}
+
+impl Rules<'_> {
+    /// A control's mode: `otherwise` where the policy names none.
+    fn mode(&self, control: Control, otherwise: Mode) -> Mode {
+        self.modes.get(&control).copied().unwrap_or(otherwise)
+    }
+}
 
 /// Under what circumstances it is decided.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +77,8 @@ pub struct Circumstances<'a> {
 }
 
 impl Circumstances<'_> {
-    fn mode_of(&self, control: Control, policy: &Policy) -> Mode {
-        policy.controls.mode(control).unwrap_or(self.mode)
+    fn mode_of(&self, control: Control, rules: &Rules<'_>) -> Mode {
+        rules.mode(control, self.mode)
     }
 }
 
@@ -130,28 +155,28 @@ struct Found {
 
 /// Decides about an instance.
 #[must_use]
-pub fn decide(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> Decision {
+pub fn decide(facts: &PatchFacts, rules: &Rules<'_>, at: &Circumstances<'_>) -> Decision {
     let Some(host) = &facts.host else {
         return Decision::nothing(Verdict::NotApplicable("it is gone".to_owned()));
     };
     if host.is_ended() {
         return Decision::nothing(Verdict::NotApplicable("it is terminated".to_owned()));
     }
-    let findings = relevant(facts, policy, at);
-    let Some(found) = judge(host, facts, &findings, policy, at) else {
+    let findings = relevant(facts, rules, at);
+    let Some(found) = judge(host, facts, &findings, rules, at) else {
         return Decision::nothing(match host.state.as_str() {
             "running" => Verdict::Compliant,
             state => Verdict::NotApplicable(format!("it is {state}")),
         });
     };
     // Nobody has found anything yet; it may still be setting itself up.
-    if is_young(host, policy, at.now) && findings.is_empty() {
+    if is_young(host, rules.settings, at.now) && findings.is_empty() {
         return Decision::nothing(Verdict::Settling);
     }
     let exemption = if found.patchable {
-        exempt(&host.tags, found.control, policy, at.now)
+        exempt(&host.tags, found.control, rules.opt_out, at.now)
     } else {
-        own_exemption(&host.tags, found.control, policy, at.now)
+        own_exemption(&host.tags, found.control, rules.opt_out, at.now)
     };
     let exemption = match (exemption.holds(), found.existing) {
         (false, true) => Exemption::Existing,
@@ -167,18 +192,18 @@ pub fn decide(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> De
         findings,
         reasons: Vec::new(),
     };
-    plan(&mut decision, host, facts, &found, policy, at);
+    plan(&mut decision, host, facts, &found, rules, at);
     decision
 }
 
 /// The findings that the control looks at: at or above the policy's severity,
 /// and not waiting for Inspector's next look; what a patch mends first, the worst
 /// first.
-fn relevant(facts: &PatchFacts, policy: &Policy, at: &Circumstances<'_>) -> Vec<Vulnerability> {
-    if at.mode_of(Control::VulnerablePackage, policy) == Mode::Off {
+fn relevant(facts: &PatchFacts, rules: &Rules<'_>, at: &Circumstances<'_>) -> Vec<Vulnerability> {
+    if at.mode_of(Control::VulnerablePackage, rules) == Mode::Off {
         return Vec::new();
     }
-    let least = policy.controls.vulnerable_package.settings.severity;
+    let least = rules.least_severity;
     let mut findings: Vec<Vulnerability> = facts
         .findings
         .iter()
@@ -202,12 +227,12 @@ fn judge(
     host: &Host,
     facts: &PatchFacts,
     findings: &[Vulnerability],
-    policy: &Policy,
+    rules: &Rules<'_>,
     at: &Circumstances<'_>,
 ) -> Option<Found> {
-    let is_on = |control| at.mode_of(control, policy) != Mode::Off;
+    let is_on = |control| at.mode_of(control, rules) != Mode::Off;
     let spared = |control: Control, fingerprint: &str| {
-        policy.controls.existing(control) == Existing::Notify
+        rules.spares_existing.contains(&control)
             && at
                 .guards
                 .get(&control)
@@ -258,7 +283,7 @@ fn judge(
             None => None,
         }
     };
-    let enforces = |control| at.mode_of(control, policy) == Mode::Enforce;
+    let enforces = |control| at.mode_of(control, rules) == Mode::Enforce;
     let wanted = if patchable.is_empty() {
         by_state()
     } else if !all_spared && enforces(Control::VulnerablePackage) {
@@ -286,7 +311,7 @@ fn judge(
     });
     let mut wanted = wanted.or(only_told);
     // Its agent may not have registered yet.
-    if !running || online || is_young(host, policy, at.now) {
+    if !running || online || is_young(host, rules.settings, at.now) {
         return wanted;
     }
     let lacks = unmanaged_instance::lacks(host, facts.agent.as_ref(), facts.reach.as_ref());
@@ -311,7 +336,7 @@ fn plan(
     host: &Host,
     facts: &PatchFacts,
     found: &Found,
-    policy: &Policy,
+    rules: &Rules<'_>,
     at: &Circumstances<'_>,
 ) {
     let mut ends = |status: Status, why: String| {
@@ -350,10 +375,10 @@ fn plan(
         decision.reasons.extend(found.lacks.iter().cloned());
         return;
     }
-    if at.mode_of(found.control, policy) != Mode::Enforce {
+    if at.mode_of(found.control, rules) != Mode::Enforce {
         return ends(Status::Notified, "the mode is `notify`".to_owned());
     }
-    if policy.kill_switch {
+    if rules.kill_switch {
         return ends(Status::Stopped, "the kill switch is on".to_owned());
     }
     let guards = at.guards.get(&found.control);
@@ -374,7 +399,7 @@ fn plan(
         decision.reasons.extend(found.lacks.iter().cloned());
         return;
     }
-    let settings = &policy.patching;
+    let settings = rules.settings;
     if let Some(group) = host.auto_scaling_group()
         && settings.auto_scaling == AutoScaling::Replace
         && found.operation == Operation::Install
@@ -386,7 +411,7 @@ fn plan(
             ),
         );
     }
-    if let Some((wait, why)) = waits(host, facts, found.operation, policy, at.now) {
+    if let Some((wait, why)) = waits(host, facts, found.operation, rules, at.now) {
         decision.waits = Some(wait);
         return ends(Status::Pending, why);
     }
@@ -402,15 +427,15 @@ pub fn stops(
     run: &Patching,
     host: Option<&Host>,
     encryption: Option<&str>,
-    policy: &Policy,
+    rules: &Rules<'_>,
     mode: Mode,
     now: Timestamp,
 ) -> Option<(Status, String)> {
     let back = |why: &str| Some((Status::RolledBack, why.to_owned()));
-    if policy.kill_switch {
+    if rules.kill_switch {
         return Some((Status::Stopped, "the kill switch is on".to_owned()));
     }
-    if policy.controls.mode(run.control).unwrap_or(mode) != Mode::Enforce {
+    if rules.mode(run.control, mode) != Mode::Enforce {
         return back("the mode is `enforce` no more");
     }
     let Some(host) = host.filter(|host| !host.is_ended()) else {
@@ -419,7 +444,7 @@ pub fn stops(
     if host.state != "running" {
         return back("the instance does not run any more");
     }
-    match exempt(&host.tags, run.control, policy, now) {
+    match exempt(&host.tags, run.control, rules.opt_out, now) {
         Exemption::Malformed { .. } => {
             return back("its opt-out tag was set meanwhile and cannot be read");
         }
@@ -429,7 +454,7 @@ pub fn stops(
     if let Some(entry) = encryption {
         return back(&being_encrypted(entry));
     }
-    if run.operation == Operation::Install && !policy.patching.in_window(now) {
+    if run.operation == Operation::Install && !rules.settings.in_window(now) {
         return back("the maintenance window has closed");
     }
     None
@@ -458,14 +483,14 @@ fn waits(
     host: &Host,
     facts: &PatchFacts,
     operation: Operation,
-    policy: &Policy,
+    rules: &Rules<'_>,
     now: Timestamp,
 ) -> Option<(Wait, String)> {
-    let settings = &policy.patching;
+    let settings = rules.settings;
     if host.state != "running" {
         return Some((Wait::Running, format!("it is {}", host.state)));
     }
-    if is_young(host, policy, now) {
+    if is_young(host, rules.settings, now) {
         return Some((
             Wait::Age,
             format!(
@@ -528,17 +553,17 @@ fn waits(
     None
 }
 
-fn is_young(host: &Host, policy: &Policy, now: Timestamp) -> bool {
+fn is_young(host: &Host, settings: &Settings, now: Timestamp) -> bool {
     host.launched_at
-        .is_some_and(|at| now.duration_since(at) < policy.patching.min_age())
+        .is_some_and(|at| now.duration_since(at) < settings.min_age())
 }
 
 /// What an instance's opt-out tag means to a control. Installing patches is one
 /// thing: whoever is opted out of one of the controls that lead to it is opted
 /// out of it.
 #[must_use]
-pub fn exempt(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
-    let read = |control| own_exemption(tags, control, policy, now);
+pub fn exempt(tags: &Tags, control: Control, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
+    let read = |control| own_exemption(tags, control, opt_out, now);
     match control {
         Control::VulnerablePackage | Control::MissingPatches => exemption::strongest([
             read(Control::VulnerablePackage),
@@ -549,12 +574,17 @@ pub fn exempt(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) ->
 }
 
 /// What the tag means to a control that installs nothing here.
-fn own_exemption(tags: &Tags, control: Control, policy: &Policy, now: Timestamp) -> Exemption {
+fn own_exemption(
+    tags: &Tags,
+    control: Control,
+    opt_out: &OptOutRules,
+    now: Timestamp,
+) -> Exemption {
     exemption::read(
         tags.get(OPT_OUT_TAG).map(String::as_str),
         control,
         Offset::UTC.to_datetime(now).date(),
-        policy.opt_out.require_end,
+        opt_out.require_end,
     )
 }
 
@@ -608,7 +638,7 @@ pub struct About<'a> {
 pub fn record(
     facts: &PatchFacts,
     decision: &Decision,
-    policy: &Policy,
+    settings: &Settings,
     about: About<'_>,
 ) -> Option<Patching> {
     let control = decision.control()?;
@@ -637,14 +667,14 @@ pub fn record(
         team: host.tags.get(about.owner_tag).cloned(),
         status: decision.status,
         operation: decision.operation,
-        reboot: policy.patching.reboot,
+        reboot: settings.reboot,
         findings,
         findings_total,
         missing,
         before: facts.state.clone(),
         after: None,
         agent: facts.agent.clone(),
-        snapshots_wanted: policy.patching.snapshots && decision.operation == Operation::Install,
+        snapshots_wanted: settings.snapshots && decision.operation == Operation::Install,
         snapshots: Vec::new(),
         batch: None,
         command: None,

@@ -79,7 +79,7 @@ pub fn page_key(
             "{control} {:?} {:?} {:?} {:?}",
             policy.controls.mode(*control).unwrap_or(mode),
             policy.controls.existing(*control),
-            exempt(&host.tags, *control, policy, now),
+            exempt(&host.tags, *control, &policy.opt_out, now),
             guards.map(|guards| (
                 guards.control_tripped.is_some(),
                 guards.resource_tripped.is_some(),

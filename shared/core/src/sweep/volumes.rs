@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::{Timestamp, ToSpan};
 
-use crate::controls::unencrypted_volume::{exempt, fingerprint, of};
+use crate::controls::unencrypted_volume::{exempt, fingerprint};
 use crate::encryption::Purpose;
 use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
@@ -100,14 +100,14 @@ pub fn page_key<'a>(
     guards: &Guards,
     now: Timestamp,
 ) -> String {
-    let control = of(policy);
+    let control = &policy.controls.unencrypted_volume;
     let mut volumes: Vec<String> = unencrypted
         .into_iter()
         .map(|volume| {
             format!(
                 "{} {:?} {:?}",
                 volume.id,
-                exempt(&volume.tags, policy, now),
+                exempt(&volume.tags, &policy.opt_out, now),
                 guards.baseline.contains(&fingerprint(&volume.id))
             )
         })
@@ -152,7 +152,7 @@ pub fn may_be_deleted(
     mode: Mode,
     now: Timestamp,
 ) -> Option<String> {
-    let control = of(policy);
+    let control = &policy.controls.unencrypted_volume;
     let days = control.settings.originals.delete_after_days?;
     if policy.kill_switch || control.mode.unwrap_or(mode) != Mode::Enforce {
         return None;
@@ -170,7 +170,7 @@ pub fn may_be_deleted(
             && snapshot.tags.get(ENTRY_TAG) == Some(entry)
             && snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(Purpose::Safety.name())
     });
-    let holds = exempt(&original.tags, policy, now).holds();
+    let holds = exempt(&original.tags, &policy.opt_out, now).holds();
     (original.is_free() && !holds && safe && now >= until).then(|| entry.clone())
 }
 
@@ -374,7 +374,7 @@ mod tests {
                 now: at(1),
                 guards: &Guards::default(),
             };
-            decide(&facts, &policy, &circumstances)
+            decide(&facts, &policy.unencrypted_volume(), &circumstances)
         };
         let status = |decision: Decision| decision.status;
         let plain = attached_to("vol-o", "i-1", &[]);

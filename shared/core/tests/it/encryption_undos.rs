@@ -89,7 +89,11 @@ fn entry(attached: bool) -> Encryption {
         now,
         guards: &guards,
     };
-    let decision = decide(&facts, &Policy::parse(policy).unwrap(), &circumstances);
+    let decision = decide(
+        &facts,
+        &Policy::parse(policy).unwrap().unencrypted_volume(),
+        &circumstances,
+    );
     let trigger = Trigger {
         resource: "vol-o".into(),
         account: "111122223333".into(),

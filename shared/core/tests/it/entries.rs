@@ -43,7 +43,7 @@ fn group(rules: &[IngressRule]) -> Facts {
 fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
     open_ingress::decide(
         facts,
-        policy,
+        &policy.open_ingress(),
         &Circumstances {
             mode,
             account: "111122223333",

@@ -32,7 +32,7 @@ fn decide_guarded(facts: &Facts, policy: &Policy, mode: Mode, guards: &Guards) -
         now: "2026-11-24T10:00:00Z".parse().unwrap(),
         guards,
     };
-    open_ingress::decide(facts, policy, &circumstances)
+    open_ingress::decide(facts, &policy.open_ingress(), &circumstances)
 }
 
 const HIGH_RISK: &str = r#"{"allow":"high-risk-ports"}"#;

@@ -84,7 +84,7 @@ fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
         now: "2026-11-24T10:00:00Z".parse().unwrap(),
         guards: &Guards::default(),
     };
-    open_ingress::decide(facts, policy, &circumstances)
+    open_ingress::decide(facts, &policy.open_ingress(), &circumstances)
 }
 const ACCOUNT: &str = "111122223333";
 

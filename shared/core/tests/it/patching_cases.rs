@@ -265,7 +265,7 @@ impl Under {
             now: self.now,
             guards: &self.guards,
         };
-        decide(facts, &self.parsed(), &circumstances)
+        decide(facts, &self.parsed().patching(), &circumstances)
     }
 
     /// Holds a decision against what it is to be: as many reasons as there are
@@ -297,7 +297,7 @@ impl Under {
             policy_version: 7,
             now: self.now,
         };
-        record(facts, &self.decide(facts), &self.parsed(), about)
+        record(facts, &self.decide(facts), &self.parsed().patching, about)
     }
 }
 
@@ -1237,7 +1237,7 @@ fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() 
             run,
             facts.host.as_ref(),
             facts.encrypting.as_deref(),
-            &under.parsed(),
+            &under.parsed().patching(),
             under.mode,
             under.now,
         )
@@ -1387,7 +1387,13 @@ fn the_arn_is_of_the_partition() {
             policy_version: 1,
             now: now(),
         };
-        let run = record(&facts, &under.decide(&facts), &under.parsed(), about).unwrap();
+        let run = record(
+            &facts,
+            &under.decide(&facts),
+            &under.parsed().patching,
+            about,
+        )
+        .unwrap();
         assert!(
             run.resource.starts_with(&format!("arn:{partition}:ec2:")),
             "{}",

@@ -68,7 +68,11 @@ fn remediated(group: &SecurityGroup) -> Option<(Entry, SecurityGroup)> {
         now,
         guards: &Guards::default(),
     };
-    let decision = open_ingress::decide(&facts(group), &Policy::default(), &circumstances);
+    let decision = open_ingress::decide(
+        &facts(group),
+        &Policy::default().open_ingress(),
+        &circumstances,
+    );
     let about = About {
         id: "01M7SH8XYF6H0J2M4N8P7R3T1W",
         trigger: &trigger,

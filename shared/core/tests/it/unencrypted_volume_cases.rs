@@ -252,7 +252,11 @@ impl Under {
             now: now(),
             guards: &self.guards,
         };
-        unencrypted_volume::decide(&facts(there), &self.parsed(), &circumstances)
+        unencrypted_volume::decide(
+            &facts(there),
+            &self.parsed().unencrypted_volume(),
+            &circumstances,
+        )
     }
 
     /// Holds the decision against a text.
@@ -1299,7 +1303,14 @@ fn a_run_is_held_by_what_would_have_kept_it_from_beginning() {
             panic!("{unit:?}")
         };
         let tags = std::iter::once(&instance.tags).chain(volumes.iter().map(|v| &v.tags));
-        unencrypted_volume::hold(run, &under.parsed(), under.mode, tags, now()).map(|hold| hold.why)
+        unencrypted_volume::hold(
+            run,
+            &under.parsed().unencrypted_volume(),
+            under.mode,
+            tags,
+            now(),
+        )
+        .map(|hold| hold.why)
     };
     for (run, under, tags, expected) in [
         (&run, swap(), "", None),
@@ -1661,7 +1672,13 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
         ),
     ] {
         let policy = setting(control.clone(), kill_switch);
-        let decided = encryption_by_default::decide(false, &policy, mode, &guards, now());
+        let decided = encryption_by_default::decide(
+            false,
+            &policy.encryption_by_default(),
+            mode,
+            &guards,
+            now(),
+        );
         let (found, exemption, reason) = decided.unwrap();
         assert_eq!((found, reason.as_str()), (status, why), "{control}");
         let opt_out = control["settings"]["exemption"]["until"]
@@ -1681,7 +1698,13 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
         assert_eq!(exemption, expected, "{control}");
         // And whatever is said, nothing is to be done while it is on.
         assert_eq!(
-            encryption_by_default::decide(true, &policy, mode, &guards, now()),
+            encryption_by_default::decide(
+                true,
+                &policy.encryption_by_default(),
+                mode,
+                &guards,
+                now()
+            ),
             None
         );
     }

@@ -15,7 +15,7 @@ use backstop_core::entry::Entry;
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::{Fights, Trip};
 use backstop_core::plan::{Disposition, Plan, RuleChange};
-use backstop_core::policy;
+use backstop_core::rules::{FightRules};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::storms::{Kind, More};
@@ -300,7 +300,7 @@ async fn compete(ledger: &Ledger) {
     assert!(matches!(begun, Ok(Begun::Busy)));
     ledger.finish(&one).await.unwrap();
     let mut fights = Fights::default();
-    fights.note(&one.id, ["f"], now, &policy::Fights::default(), None);
+    fights.note(&one.id, ["f"], now, &FightRules::default(), None);
     let closed = ledger.close(&one, &first, false, Some(&fights)).await;
     assert_eq!(closed.unwrap(), Closed::LookAgain);
     assert!(lock().await.is_none());

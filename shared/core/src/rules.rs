@@ -1,0 +1,109 @@
+//! The parts of the policy that any control has or reads, and the [`Rules`] by
+//! which one decides: a control sees its own settings and never the whole policy.
+//!
+//! Deliberately not here: the settings of one control (its own file) and the
+//! document as a whole (`policy`).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::words::Mode;
+
+/// The rules by which a control decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules<'a, S: Default> {
+    /// The control's part of the policy.
+    pub control: &'a ControlPolicy<S>,
+    /// What opt-out tags must say.
+    pub opt_out: &'a OptOutRules,
+    /// When a finding that keeps coming back trips the control.
+    pub fights: &'a FightRules,
+    /// Whether the kill switch is on.
+    pub kill_switch: bool,
+}
+
+/// One control's part of the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlPolicy<S: Default> {
+    /// What may be done; without it the stack's parameter `Mode` holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// How many changes are made at most.
+    pub budget: Budget,
+    /// What is done about findings that the first sweep after a switch to
+    /// `enforce` met: `notify` (told and left as they are), or `enforce`.
+    pub existing: Existing,
+    /// What the control allows.
+    pub settings: S,
+}
+
+/// What is done about what was there when a control was switched to `enforce`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Existing {
+    /// Told, and left as it is.
+    #[default]
+    Notify,
+    /// Put right like anything else.
+    Enforce,
+}
+
+/// How many changes are made at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Changes by this control in a clock hour (UTC), counted when they are
+    /// begun; each rule that is revoked or narrowed, each volume that is
+    /// replaced, and each instance that is patched, is one. A run that would exceed it changes nothing, and the
+    /// control trips: nothing more is changed until a person re-arms it.
+    #[schemars(range(min = 1))]
+    pub changes_per_hour: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            changes_per_hour: 50,
+        }
+    }
+}
+
+/// What is put back again and again: the same finding on the same resource,
+/// counted over 24 hours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Fights")]
+pub struct FightRules {
+    /// From this time on it is told as a fight, once a day, and still put
+    /// right.
+    #[schemars(range(min = 2, max = 100))]
+    pub escalate_after: u32,
+    /// The time at which the control trips for that resource: it is told, and
+    /// not put right until a person re-arms it.
+    #[schemars(range(min = 2, max = 100))]
+    pub trip_after: u32,
+}
+
+impl FightRules {
+    /// The most that either number may be.
+    pub const MOST: u32 = 100;
+}
+
+impl Default for FightRules {
+    fn default() -> Self {
+        Self {
+            escalate_after: 3,
+            trip_after: 10,
+        }
+    }
+}
+
+/// What opt-out tags must say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptOutRules {
+    /// Whether every opt-out needs `until=`. One without it then counts as
+    /// malformed: nothing is changed, and that is told.
+    pub require_end: bool,
+}
