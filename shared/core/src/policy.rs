@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::controls::{
-    encryption_by_default, missing_patches, open_ingress, unencrypted_volume, unmanaged_instance,
-    vulnerable_package,
+    encryption_by_default, missing_patches, open_ingress, unmanaged_instance, vulnerable_package,
 };
+use crate::encryption;
 use crate::patching;
 use crate::rules::{ControlPolicy, Existing, FightRules, OptOutRules, Rules};
 use crate::words::{Control, Mode};
@@ -82,7 +82,7 @@ pub struct Controls {
     /// Security groups that admit too much of the internet.
     pub open_ingress: ControlPolicy<open_ingress::Settings>,
     /// Volumes whose data lies on disk unencrypted.
-    pub unencrypted_volume: ControlPolicy<unencrypted_volume::Settings>,
+    pub unencrypted_volume: ControlPolicy<encryption::Settings>,
     /// The account setting that encrypts new volumes.
     pub encryption_by_default: ControlPolicy<encryption_by_default::Settings>,
     /// Packages with known holes.
@@ -202,7 +202,7 @@ impl Policy {
 
     /// The rules by which `unencrypted-volume` decides.
     #[must_use]
-    pub fn unencrypted_volume(&self) -> Rules<'_, unencrypted_volume::Settings> {
+    pub fn unencrypted_volume(&self) -> Rules<'_, encryption::Settings> {
         self.rules(&self.controls.unencrypted_volume)
     }
 

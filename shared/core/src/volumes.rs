@@ -285,3 +285,15 @@ pub struct VolumeFacts {
     /// be used.
     pub key_problem: Option<String>,
 }
+
+/// The volume that replaced this one, if it is there and encrypted and says so
+/// itself.
+#[must_use]
+pub fn replacement<'a>(
+    original: &Volume,
+    copies: &'a BTreeMap<String, Volume>,
+) -> Option<&'a Volume> {
+    let copy = copies.get(original.tags.get(REPLACED_BY_TAG)?)?;
+    let whole = copy.exists() && copy.encrypted && copy.state != "error";
+    (whole && copy.tags.get(COPY_OF_TAG) == Some(&original.id)).then_some(copy)
+}

@@ -181,7 +181,7 @@ fn device(volume: &Volume) -> String {
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::controls::unencrypted_volume::Attached;
+    use backstop_core::encryption::Attached;
     use backstop_core::volumes::{Attachment, Instance};
     use jiff::{SignedDuration, Timestamp};
 

@@ -184,7 +184,7 @@ mod tests {
 
     use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
     use backstop_aws::deadline::Deadline;
-    use backstop_core::controls::unencrypted_volume::Attached;
+    use backstop_core::encryption::Attached;
     use backstop_wire::{Call, Reply, Wire};
     use serde_json::{Value, json};
 

@@ -15,8 +15,8 @@ use backstop_core::controls::{encryption_by_default, unencrypted_volume};
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
 use backstop_core::sweep;
-use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, replacement, unit_of};
-use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume};
+use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, unit_of};
+use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume, replacement};
 use backstop_core::words::{Control, Mode, Status};
 use tracing::{info, warn};
 

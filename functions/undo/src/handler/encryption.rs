@@ -5,8 +5,7 @@
 use backstop_aws::deadline::Deadline;
 use backstop_aws::ledger::Begun;
 use backstop_aws::{bus, executions, opt_outs, volumes};
-use backstop_core::controls::unencrypted_volume::{self, Settings};
-use backstop_core::encryption::Encryption;
+use backstop_core::encryption::{Encryption, Settings, refusals};
 use backstop_core::trigger::CheckRequested;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
 use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
@@ -148,7 +147,7 @@ impl Handler {
                 Settings::default()
             }
         };
-        let why = unencrypted_volume::refusals(Some(&instance), [], true, None, &settings);
+        let why = refusals(Some(&instance), [], true, None, &settings);
         Ok((!why.is_empty()).then(|| why.join("; ")))
     }
 

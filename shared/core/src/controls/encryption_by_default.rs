@@ -13,7 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::encryption::{Encryption, Progress, Way};
-use crate::entry::{self};
+use crate::entry;
 use crate::exemption::{Exemption, OptOut};
 use crate::guards::Guards;
 use crate::rules::{Existing, Rules};

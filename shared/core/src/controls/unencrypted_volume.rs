@@ -19,169 +19,18 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use jiff::tz::Offset;
-use jiff::{SignedDuration, Timestamp};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::encryption::{Encryption, Hold, Progress, Way};
-use crate::entry::{self};
+use crate::encryption::{Attached, Encryption, Hold, Progress, Settings, Way, refusals};
+use crate::entry;
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
 use crate::rules::{Existing, OptOutRules, Rules};
 use crate::security_group::Tags;
-use crate::sweep;
 use crate::trigger::Trigger;
-use crate::volumes::{COPY_OF_TAG, Instance, MOST_TAGS, Unit, Volume, VolumeFacts};
-use crate::windows::{self, Window};
+use crate::volumes::{self, COPY_OF_TAG, Instance, Unit, Volume, VolumeFacts};
 use crate::words::{Control, Mode, Severity, Status, digest};
-
-/// For how many days at most the policy may have originals kept before the sweep
-/// deletes them: the ledger, which says what may be deleted, keeps entries a
-/// little longer (`entry::KEPT_DAYS`).
-const MOST_KEPT_DAYS: u32 = 365;
-
-/// How many tags a copy carries beside those of its original.
-const OWN_TAGS: usize = 2;
-
-/// What is done about volumes that are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Attached {
-    /// Told, and left.
-    #[default]
-    Notify,
-    /// Swapped at the instance's next natural stop: no downtime of Backstop's
-    /// making.
-    WhenStopped,
-    /// Also: inside a maintenance window the instance is stopped for it.
-    Swap,
-}
-
-/// What becomes of originals that were replaced.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Originals {
-    /// After how many days the sweep deletes an original whose safety snapshot
-    /// is complete and whose encrypted copy is there; absent: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 365))]
-    pub delete_after_days: Option<u32>,
-}
-
-/// The control's settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// What is done about volumes that are attached.
-    pub attached: Attached,
-    /// When instances may be stopped (UTC). `swap` needs at least one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub windows: Vec<Window>,
-    /// How old a volume that is attached nowhere has to be, in minutes.
-    #[schemars(range(min = 0, max = 1440))]
-    pub settling_minutes: u32,
-    /// For how many minutes an instance may be down before it goes back to its
-    /// original volumes.
-    #[schemars(range(min = 5, max = 1440))]
-    pub max_downtime_minutes: u32,
-    /// Within how many minutes an instance has to pass its status checks.
-    #[schemars(range(min = 2, max = 120))]
-    pub health_minutes: u32,
-    /// Whether an instance with a public IPv4 address that a stop releases may
-    /// be stopped all the same.
-    pub release_public_ipv4: bool,
-    /// The KMS key of copies: an ARN, id or `alias/…`; absent: the account's
-    /// key for EBS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1))]
-    pub kms_key: Option<String>,
-    /// What becomes of originals that were replaced.
-    pub originals: Originals,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            attached: Attached::Notify,
-            windows: Vec::new(),
-            settling_minutes: 10,
-            max_downtime_minutes: 30,
-            health_minutes: 10,
-            release_public_ipv4: false,
-            kms_key: None,
-            originals: Originals::default(),
-        }
-    }
-}
-
-impl Settings {
-    pub(crate) fn check(&self) -> Result<(), (String, String)> {
-        let problem = |field: &str, problem: String| Err((field.to_owned(), problem));
-        if self.attached == Attached::Swap && self.windows.is_empty() {
-            return problem(
-                "windows",
-                "`swap` stops instances, and only inside a maintenance window: name one, for example [{\"days\": [\"sat\"], \"from\": \"02:00\", \"to\": \"05:00\"}] (UTC)".to_owned(),
-            );
-        }
-        windows::check(&self.windows)?;
-        for (field, value, least, most) in [
-            ("settling_minutes", self.settling_minutes, 0, 1440),
-            ("max_downtime_minutes", self.max_downtime_minutes, 5, 1440),
-            ("health_minutes", self.health_minutes, 2, 120),
-        ] {
-            if !(least..=most).contains(&value) {
-                return problem(
-                    field,
-                    format!("{value} is out of range; allowed is {least} to {most}"),
-                );
-            }
-        }
-        if let Some(days) = self.originals.delete_after_days
-            && !(1..=MOST_KEPT_DAYS).contains(&days)
-        {
-            return problem(
-                "originals.delete_after_days",
-                format!("{days} is out of range; allowed is 1 to {MOST_KEPT_DAYS} (absent: never)"),
-            );
-        }
-        if self
-            .kms_key
-            .as_deref()
-            .is_some_and(|key| key.trim().is_empty())
-        {
-            return problem(
-                "kms_key",
-                "it is empty; leave it out for the account's key".to_owned(),
-            );
-        }
-        Ok(())
-    }
-
-    /// Whether instances may be stopped at a time.
-    #[must_use]
-    pub fn in_window(&self, at: Timestamp) -> bool {
-        windows::is_open(&self.windows, at)
-    }
-
-    /// When a window opens next; none: there is none.
-    #[must_use]
-    pub fn next_window(&self, after: Timestamp) -> Option<Timestamp> {
-        windows::opens(&self.windows, after)
-    }
-
-    /// How long an instance may be down.
-    #[must_use]
-    pub fn max_downtime(&self) -> SignedDuration {
-        SignedDuration::from_mins(i64::from(self.max_downtime_minutes))
-    }
-
-    /// Within what time an instance has to pass its status checks.
-    #[must_use]
-    pub fn health_time(&self) -> SignedDuration {
-        SignedDuration::from_mins(i64::from(self.health_minutes))
-    }
-}
 
 /// What the control says about a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -407,7 +256,7 @@ pub fn judge(facts: &VolumeFacts, settings: &Settings, now: Timestamp) -> Verdic
 /// What replaced a volume, if that is there, encrypted, and says so itself.
 #[must_use]
 pub fn superseded_by<'a>(volume: &Volume, facts: &'a VolumeFacts) -> Option<&'a Volume> {
-    sweep::volumes::replacement(volume, &facts.copies)
+    volumes::replacement(volume, &facts.copies)
 }
 
 /// A unit that may be changed: whether it is changed now, and why not.
@@ -481,113 +330,6 @@ fn plan(
             waits("it waits for the instance to be stopped by somebody".to_owned())
         }
     }
-}
-
-/// Everything that forbids to replace these volumes, in words. `stops`: the
-/// instance would be stopped for it, so that what a stop costs counts.
-#[must_use]
-pub fn refusals<'a>(
-    instance: Option<&Instance>,
-    volumes: impl IntoIterator<Item = &'a Volume>,
-    stops: bool,
-    key_problem: Option<&str>,
-    settings: &Settings,
-) -> Vec<String> {
-    let mut why = Vec::new();
-    for volume in volumes {
-        let id = &volume.id;
-        if volume.tags.contains_key(COPY_OF_TAG) {
-            why.push(format!(
-                "{id} is itself a copy that Backstop made (tag {COPY_OF_TAG}), which came out unencrypted: delete it, or take the tag away"
-            ));
-        }
-        if volume.multi_attach {
-            why.push(format!("{id} may be attached to several instances at once"));
-        }
-        if volume.marketplace {
-            why.push(format!(
-                "{id} carries a product code of the Marketplace, which a copy would lose"
-            ));
-        }
-        if let Some(operator) = &volume.operator {
-            why.push(format!("{id} is managed by {operator}"));
-        }
-        if let Some(tag) = orchestrated(&volume.tags) {
-            why.push(format!(
-                "{id} belongs to Kubernetes (tag {tag}), which knows it by its id"
-            ));
-        }
-        if volume.carried_tags().len() + OWN_TAGS > MOST_TAGS {
-            why.push(format!(
-                "{id} has so many tags that its copy would have no room for Backstop's {OWN_TAGS} (at most {MOST_TAGS})"
-            ));
-        }
-    }
-    if let Some(instance) = instance {
-        let id = &instance.id;
-        let tag = |key: &str| instance.tags.get(key);
-        if let Some(group) = tag("aws:autoscaling:groupName") {
-            why.push(format!(
-                "{id} is a member of the Auto Scaling group {group}, which would replace it when it is stopped: encrypt in the launch template"
-            ));
-        }
-        if let Some(fleet) = tag("aws:ec2:fleet-id").or_else(|| tag("aws:ec2spot:fleet-request-id"))
-        {
-            why.push(format!("{id} is a member of the fleet {fleet}"));
-        }
-        if let Some(lifecycle) = &instance.lifecycle {
-            why.push(format!("{id} is a {lifecycle} instance"));
-        }
-        if let Some(operator) = &instance.operator {
-            why.push(format!("{id} is managed by {operator}"));
-        }
-        if let Some(tag) = orchestrated(&instance.tags) {
-            why.push(format!("{id} is a node of Kubernetes (tag {tag})"));
-        }
-        if instance.marketplace {
-            why.push(format!(
-                "{id} carries a product code of the Marketplace, which is lost with its root volume"
-            ));
-        }
-        if instance.hibernates {
-            why.push(format!(
-                "{id} is set up to hibernate: its memory may lie on the volume"
-            ));
-        }
-        if instance.is_ended() {
-            why.push(format!("{id} is being terminated"));
-        }
-        if stops {
-            if instance.instance_store {
-                why.push(format!(
-                    "{id} has instance-store volumes, which a stop erases"
-                ));
-            }
-            if let Some(address) = &instance.auto_public_ipv4
-                && !settings.release_public_ipv4
-            {
-                why.push(format!(
-                    "a stop releases the public IPv4 address {address} of {id}: give it an Elastic IP address, or allow it (`release_public_ipv4`)"
-                ));
-            }
-            if instance.stop_protected {
-                why.push(format!("{id} is protected against being stopped"));
-            }
-        }
-    }
-    if let Some(problem) = key_problem {
-        why.push(problem.to_owned());
-    }
-    why
-}
-
-/// The tag by which an orchestrator marks what it manages.
-fn orchestrated(tags: &Tags) -> Option<&String> {
-    tags.keys().find(|key| {
-        key.starts_with("ebs.csi.aws.com/")
-            || key.starts_with("kubernetes.io/")
-            || key.as_str() == "CSIVolumeName"
-    })
 }
 
 /// What a resource's opt-out tag means to this control.

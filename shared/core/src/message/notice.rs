@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::chat::{self, Card};
+use super::envelope::{Message, attributes, fitted, to_json};
 use super::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, name, some_text, text as cut,
 };
 use super::story::{Section, terms, who};
 use super::subject::shortened_subject;
+use super::text;
 use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
-use super::{Message, attributes, fitted, text, to_json};
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,

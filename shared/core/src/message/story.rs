@@ -11,12 +11,12 @@ use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
-use super::undo_commands::is_undoable;
 use super::words::{clause, is_world, joined, one_line, or, or_unknown, shortened, time, whom};
 use crate::entry::Entry;
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::guards::FOR_THIS_GROUP;
 use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step};
+use crate::security_group::IngressRule;
 use crate::words::{Actor, Status};
 
 /// Most lines of a section about rules.
@@ -41,6 +41,16 @@ pub(super) struct Story<'a> {
     last: BTreeMap<&'a str, Vec<&'a Outcome>>,
     /// All outcomes, those of earlier attempts included.
     all: BTreeMap<&'a str, Vec<&'a Outcome>>,
+}
+
+/// What has to be done to put a rule back.
+pub(super) enum Way {
+    /// It is gone: authorise it anew.
+    Authorise,
+    /// It is there, narrowed: widen it again.
+    Widen,
+    /// It was never touched, only rules of ours were added.
+    Leave,
 }
 
 impl<'a> Story<'a> {
@@ -102,6 +112,37 @@ impl<'a> Story<'a> {
         self.all_outcomes(rule).iter().any(|outcome| {
             matches!(outcome.step, Step::Narrow | Step::Revoke) && outcome.ending == Ending::Done
         })
+    }
+
+    /// The way back for a rule and the rules we added for it; `None` where no step
+    /// of ours changed anything.
+    pub(super) fn way_back(&self, rule: &IngressRule) -> Option<(Way, BTreeSet<&'a str>)> {
+        let of_rule = || self.all_outcomes(&rule.id).iter().copied();
+        let done = |step| of_rule().any(|o| o.step == step && o.ending == Ending::Done);
+        let taken_back: BTreeSet<&str> = of_rule()
+            .filter(|o| o.step == Step::TakeBack && !o.failed())
+            .filter_map(|o| o.created.as_deref())
+            .collect();
+        let created: BTreeSet<&str> = of_rule()
+            .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
+            .filter_map(|o| o.created.as_deref())
+            .filter(|id| !taken_back.contains(id))
+            .collect();
+        let gone = self.entry.after.get(&rule.id).is_some_and(Option::is_none);
+        match () {
+            () if done(Step::Revoke) || (done(Step::Narrow) && gone) => {
+                Some((Way::Authorise, created))
+            }
+            () if done(Step::Narrow) => Some((Way::Widen, created)),
+            () if !created.is_empty() => Some((Way::Leave, created)),
+            () => None,
+        }
+    }
+
+    /// Whether there is anything to take back.
+    fn is_undoable(&self) -> bool {
+        let mut before = self.entry.before.values();
+        before.any(|rule| self.way_back(rule).is_some())
     }
 
     /// The last day of the opt-outs that the message proposes.
@@ -460,7 +501,7 @@ impl<'a> Story<'a> {
 
     fn take_back(&self) -> Option<Section> {
         let until = self.opt_out_until();
-        let lines = if is_undoable(self) {
+        let lines = if self.is_undoable() {
             vec![
                 format!(
                     "backstop undo {} --reason \"why it must be open\" puts everything back, with an opt-out, or it would be closed again.",

@@ -10,11 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chat::{self, Card};
+use super::envelope::{Message, attributes, bodies, to_json};
 use super::notification::{LedgerKey, name, some_text, text as cut};
 use super::story::Section;
 use super::subject::shortened_subject;
+use super::text;
 use super::words::{clause, one_line, or_unknown, shortened};
-use super::{Message, attributes, bodies, text, to_json};
 use crate::exemption::OPT_OUT_TAG;
 use crate::undo::{Undo, UndoStatus};
 use crate::words::{Control, Severity, team_or_unowned};

@@ -12,10 +12,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::story::Story;
+use super::story::{Story, Way};
 use super::words::one_line;
 use crate::exemption::OPT_OUT_TAG;
-use crate::plan::{Ending, Step};
 use crate::ports::Permission;
 use crate::security_group::{IngressRule, Source};
 
@@ -27,31 +26,12 @@ pub(super) struct Undo {
     pub(super) commands: Vec<String>,
 }
 
-/// What has to be done to put a rule back.
-enum Way {
-    /// It is gone: authorise it anew.
-    Authorise,
-    /// It is there, narrowed: widen it again.
-    Widen,
-    /// It was never touched, only rules of ours were added.
-    Leave,
-}
-
-/// Whether there is anything to take back.
-pub(super) fn is_undoable(story: &Story<'_>) -> bool {
-    story
-        .entry
-        .before
-        .values()
-        .any(|rule| way_back(story, rule).is_some())
-}
-
 /// How the rules that we changed are put back, by rule id: the first `most`,
 /// and how many there are.
 pub(super) fn undo_commands(story: &Story<'_>, most: usize) -> (Vec<Undo>, usize) {
     let rules = story.entry.before.values();
     let ways: Vec<_> = rules
-        .filter_map(|rule| Some((rule, way_back(story, rule)?)))
+        .filter_map(|rule| Some((rule, story.way_back(rule)?)))
         .collect();
     let shown = ways.iter().take(most).map(|(rule, (way, created))| {
         let mut commands = match way {
@@ -67,29 +47,6 @@ pub(super) fn undo_commands(story: &Story<'_>, most: usize) -> (Vec<Undo>, usize
         }
     });
     (shown.collect(), ways.len())
-}
-
-/// The way back for a rule and the rules we added for it; `None` where no step
-/// of ours changed anything.
-fn way_back<'a>(story: &Story<'a>, rule: &IngressRule) -> Option<(Way, BTreeSet<&'a str>)> {
-    let of_rule = || story.all_outcomes(&rule.id).iter().copied();
-    let done = |step| of_rule().any(|o| o.step == step && o.ending == Ending::Done);
-    let taken_back: BTreeSet<&str> = of_rule()
-        .filter(|o| o.step == Step::TakeBack && !o.failed())
-        .filter_map(|o| o.created.as_deref())
-        .collect();
-    let created: BTreeSet<&str> = of_rule()
-        .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
-        .filter_map(|o| o.created.as_deref())
-        .filter(|id| !taken_back.contains(id))
-        .collect();
-    let gone = story.entry.after.get(&rule.id).is_some_and(Option::is_none);
-    match () {
-        () if done(Step::Revoke) || (done(Step::Narrow) && gone) => Some((Way::Authorise, created)),
-        () if done(Step::Narrow) => Some((Way::Widen, created)),
-        () if !created.is_empty() => Some((Way::Leave, created)),
-        () => None,
-    }
 }
 
 fn authorise(story: &Story<'_>, rule: &IngressRule) -> String {

@@ -28,7 +28,7 @@ use super::{
     Vulnerability, Wait,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::entry::{self};
+use crate::entry;
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Guards};
 use crate::rules::OptOutRules;

@@ -15,8 +15,8 @@ use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
 use crate::policy::Policy;
 use crate::volumes::{
-    COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Unit, Volume,
-    VolumeFacts,
+    ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Unit, Volume, VolumeFacts,
+    replacement,
 };
 use crate::words::{Mode, Status, digest};
 
@@ -128,18 +128,6 @@ pub fn page_key<'a>(
     digest(std::iter::once(circumstances.as_str()).chain(volumes.iter().map(String::as_str)))
 }
 
-/// The volume that replaced this one, if it is there and encrypted and says so
-/// itself.
-#[must_use]
-pub fn replacement<'a>(
-    original: &Volume,
-    copies: &'a BTreeMap<String, Volume>,
-) -> Option<&'a Volume> {
-    let copy = copies.get(original.tags.get(REPLACED_BY_TAG)?)?;
-    let whole = copy.exists() && copy.encrypted && copy.state != "error";
-    (whole && copy.tags.get(COPY_OF_TAG) == Some(&original.id)).then_some(copy)
-}
-
 /// The ledger entry of the run that replaced an original which has been kept for
 /// long enough: the policy says so, its safety snapshot is complete, its copy is
 /// encrypted, and nothing is attached to it, opts it out or holds it back.
@@ -177,10 +165,9 @@ pub fn may_be_deleted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controls::unencrypted_volume::{
-        Attached, Circumstances, Decision, Originals, Verdict, decide,
-    };
-    use crate::volumes::Attachment;
+    use crate::controls::unencrypted_volume::{Circumstances, Decision, Verdict, decide};
+    use crate::encryption::{Attached, Originals};
+    use crate::volumes::{Attachment, COPY_OF_TAG};
     use crate::windows::Window;
 
     const ENTRY: &str = "01K00000000000000000000000";

@@ -5,7 +5,9 @@
 
 use serde_json::Value;
 
-use super::{BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text};
+use super::event::{
+    BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text,
+};
 use crate::exemption::OPT_OUT_TAG;
 use crate::words::Actor;
 

@@ -9,11 +9,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::volumes::INSTANCE_NOTIFICATION;
-use super::{
+use super::event::{
     BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, broken, envelope, is_id,
     list, needed, text,
 };
+use super::volumes::INSTANCE_NOTIFICATION;
 use crate::patching::{DOCUMENT, MOST_CVES, Package, Vulnerability};
 use crate::words::{Actor, Control, Severity};
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{BrokenEvent, broken};
+use super::event::{BrokenEvent, broken};
 
 /// A message of a queue, whose body is an event.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::{
+use super::event::{
     BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger, actor,
     broken, entry_id, envelope, is_id, needed, succeeded, text,
 };

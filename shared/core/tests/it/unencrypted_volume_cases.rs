@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 
 use backstop_core::controls::encryption_by_default;
 use backstop_core::controls::unencrypted_volume::{
-    self, About, Circumstances, Decision, Settings, Verdict, fingerprint,
+    self, About, Circumstances, Decision, Verdict, fingerprint,
 };
-use backstop_core::encryption::{Encryption, Way};
+use backstop_core::encryption::{Encryption, Settings, Way};
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::guards::{Guards, Trip};
 use backstop_core::policy::Policy;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::made::{Part, down};
-use super::{Story, severity};
+use super::story::{Story, severity};
 use crate::encryption::{Encryption, Way};
 use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_text, text, texts,

@@ -9,9 +9,8 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, ToSpan};
 
 use super::made::{Copy, Part, down, moved};
-use super::{Story, asks_for_a_person};
-use crate::controls::unencrypted_volume::Settings;
-use crate::encryption::Way;
+use super::story::{Story, asks_for_a_person};
+use crate::encryption::{Settings, Way};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Story;
+use super::story::Story;
 use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_name, some_text,
     text, texts,

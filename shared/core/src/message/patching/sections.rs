@@ -8,7 +8,7 @@
 use jiff::ToSpan;
 use jiff::tz::Offset;
 
-use super::{Failure, Story, count};
+use super::story::{Failure, Story, count};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
 use crate::message::undo_commands::quote;

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use backstop_core::controls::unencrypted_volume::{Attached, Settings};
-use backstop_core::encryption::{Change, Encryption, Hold, Way};
+use backstop_core::encryption::{Attached, Change, Encryption, Hold, Settings, Way};
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, Checks, ENTRY_TAG, Instance, REPLACED_BY_TAG, Snapshot, Volume,
 };

@@ -1,0 +1,116 @@
+//! Why volumes are not replaced, whatever the mode: before a run begins and again
+//! before each of its steps.
+
+use super::settings::Settings;
+use crate::security_group::Tags;
+use crate::volumes::{COPY_OF_TAG, Instance, MOST_TAGS, Volume};
+
+/// How many tags a copy carries beside those of its original.
+const OWN_TAGS: usize = 2;
+
+/// Everything that forbids to replace these volumes, in words. `stops`: the
+/// instance would be stopped for it, so that what a stop costs counts.
+#[must_use]
+pub fn refusals<'a>(
+    instance: Option<&Instance>,
+    volumes: impl IntoIterator<Item = &'a Volume>,
+    stops: bool,
+    key_problem: Option<&str>,
+    settings: &Settings,
+) -> Vec<String> {
+    let mut why = Vec::new();
+    for volume in volumes {
+        let id = &volume.id;
+        if volume.tags.contains_key(COPY_OF_TAG) {
+            why.push(format!(
+                "{id} is itself a copy that Backstop made (tag {COPY_OF_TAG}), which came out unencrypted: delete it, or take the tag away"
+            ));
+        }
+        if volume.multi_attach {
+            why.push(format!("{id} may be attached to several instances at once"));
+        }
+        if volume.marketplace {
+            why.push(format!(
+                "{id} carries a product code of the Marketplace, which a copy would lose"
+            ));
+        }
+        if let Some(operator) = &volume.operator {
+            why.push(format!("{id} is managed by {operator}"));
+        }
+        if let Some(tag) = orchestrated(&volume.tags) {
+            why.push(format!(
+                "{id} belongs to Kubernetes (tag {tag}), which knows it by its id"
+            ));
+        }
+        if volume.carried_tags().len() + OWN_TAGS > MOST_TAGS {
+            why.push(format!(
+                "{id} has so many tags that its copy would have no room for Backstop's {OWN_TAGS} (at most {MOST_TAGS})"
+            ));
+        }
+    }
+    if let Some(instance) = instance {
+        let id = &instance.id;
+        let tag = |key: &str| instance.tags.get(key);
+        if let Some(group) = tag("aws:autoscaling:groupName") {
+            why.push(format!(
+                "{id} is a member of the Auto Scaling group {group}, which would replace it when it is stopped: encrypt in the launch template"
+            ));
+        }
+        if let Some(fleet) = tag("aws:ec2:fleet-id").or_else(|| tag("aws:ec2spot:fleet-request-id"))
+        {
+            why.push(format!("{id} is a member of the fleet {fleet}"));
+        }
+        if let Some(lifecycle) = &instance.lifecycle {
+            why.push(format!("{id} is a {lifecycle} instance"));
+        }
+        if let Some(operator) = &instance.operator {
+            why.push(format!("{id} is managed by {operator}"));
+        }
+        if let Some(tag) = orchestrated(&instance.tags) {
+            why.push(format!("{id} is a node of Kubernetes (tag {tag})"));
+        }
+        if instance.marketplace {
+            why.push(format!(
+                "{id} carries a product code of the Marketplace, which is lost with its root volume"
+            ));
+        }
+        if instance.hibernates {
+            why.push(format!(
+                "{id} is set up to hibernate: its memory may lie on the volume"
+            ));
+        }
+        if instance.is_ended() {
+            why.push(format!("{id} is being terminated"));
+        }
+        if stops {
+            if instance.instance_store {
+                why.push(format!(
+                    "{id} has instance-store volumes, which a stop erases"
+                ));
+            }
+            if let Some(address) = &instance.auto_public_ipv4
+                && !settings.release_public_ipv4
+            {
+                why.push(format!(
+                    "a stop releases the public IPv4 address {address} of {id}: give it an Elastic IP address, or allow it (`release_public_ipv4`)"
+                ));
+            }
+            if instance.stop_protected {
+                why.push(format!("{id} is protected against being stopped"));
+            }
+        }
+    }
+    if let Some(problem) = key_problem {
+        why.push(problem.to_owned());
+    }
+    why
+}
+
+/// The tag by which an orchestrator marks what it manages.
+fn orchestrated(tags: &Tags) -> Option<&String> {
+    tags.keys().find(|key| {
+        key.starts_with("ebs.csi.aws.com/")
+            || key.starts_with("kubernetes.io/")
+            || key.as_str() == "CSIVolumeName"
+    })
+}
