@@ -11,4 +11,5 @@
 mod corpus;
 mod e2e;
 mod faults;
+mod structure;
 mod template;
