@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use backstop_core::trigger::{self, BrokenEvent, CLOUDTRAIL_CALL, Parsed, Trigger, VolumesParsed};
-use backstop_core::words::Control;
+use backstop_core::trigger::{
+    self, BrokenEvent, CLOUDTRAIL_CALL, Parsed, Trigger, VOLUME_CALLS, VolumesParsed,
+};
+use backstop_core::words::ControlId;
+use backstop_engine::AT_ONCE;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -22,7 +25,7 @@ pub(crate) struct Replayed {
     /// Records read.
     pub(crate) records: u64,
     /// Records that Backstop would have looked at, by control.
-    pub(crate) looked_at: BTreeMap<Control, u64>,
+    pub(crate) looked_at: BTreeMap<ControlId, u64>,
     /// The same by who called.
     pub(crate) actors: BTreeMap<String, u64>,
     /// The same by call.
@@ -108,12 +111,9 @@ impl Replayed {
             return;
         };
         let (call, time) = (text("eventName").to_owned(), text("eventTime").to_owned());
-        let read: Reader = match call.as_str() {
-            _ if service != "ec2" => return,
-            call if trigger::INGRESS_CALLS.contains(&call) => ingress,
-            call if trigger::VOLUME_CALLS.contains(&call) => volumes,
-            _ => return,
-        };
+        if service != "ec2" {
+            return;
+        }
         let event = json!({
             "version": "0",
             "id": text("eventID"),
@@ -125,43 +125,51 @@ impl Replayed {
             "resources": [],
             "detail": record,
         });
-        match read(&event) {
-            Ok(Ok((control, trigger))) => {
-                *self.looked_at.entry(control).or_default() += 1;
-                let actor = trigger.actor.principal.as_deref().unwrap_or("unknown");
-                *self.actors.entry(actor.to_owned()).or_default() += 1;
-                *self.calls.entry(call).or_default() += 1;
-                *self.resources.entry(trigger.resource).or_default() += 1;
-                let time = Some(time).filter(|time| !time.is_empty());
-                self.first = [self.first.take(), time.clone()]
-                    .into_iter()
-                    .flatten()
-                    .min();
-                self.last = [self.last.take(), time].into_iter().flatten().max();
+        let time = Some(time).filter(|time| !time.is_empty());
+        for read in looks(&call, &event) {
+            match read {
+                Ok(Ok((control, trigger))) => {
+                    *self.looked_at.entry(control).or_default() += 1;
+                    let actor = trigger.actor.principal.as_deref().unwrap_or("unknown");
+                    *self.actors.entry(actor.to_owned()).or_default() += 1;
+                    *self.calls.entry(call.clone()).or_default() += 1;
+                    *self.resources.entry(trigger.resource).or_default() += 1;
+                    let first = [self.first.take(), time.clone()];
+                    self.first = first.into_iter().flatten().min();
+                    let last = [self.last.take(), time.clone()];
+                    self.last = last.into_iter().flatten().max();
+                }
+                Ok(Err(reason)) => *self.ignored.entry(reason).or_default() += 1,
+                Err(broken) => self.unreadable.push(format!("{place}: {broken}")),
             }
-            Ok(Err(reason)) => *self.ignored.entry(reason).or_default() += 1,
-            Err(broken) => self.unreadable.push(format!("{place}: {broken}")),
         }
     }
 }
 
-/// Reads an event for a function: what would be looked at, or why nothing.
-type Reader = fn(&Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent>;
+/// What a control would look at, or why at nothing.
+type Look = Result<Result<(ControlId, Trigger), String>, BrokenEvent>;
 
-fn ingress(event: &Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent> {
-    Ok(match trigger::ingress(event)? {
-        Parsed::Check(trigger) | Parsed::Expand(trigger) => Ok((Control::OpenIngress, trigger)),
-        Parsed::Ignored(reason) => Err(reason),
-    })
-}
-
-fn volumes(event: &Value) -> Result<Result<(Control, Trigger), String>, BrokenEvent> {
-    Ok(match trigger::volumes(event)? {
-        VolumesParsed::Check(trigger) => Ok((Control::UnencryptedVolume, trigger)),
-        VolumesParsed::Setting(trigger) => Ok((Control::EncryptionByDefault, trigger)),
-        VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
-        VolumesParsed::Ignored(reason) => Err(reason),
-    })
+/// What the controls that listen to a call would look at.
+fn looks(call: &str, event: &Value) -> Vec<Look> {
+    let at_once = AT_ONCE.iter().filter(|control| control.listens_to(call));
+    let mut looks: Vec<Look> = at_once
+        .map(|control| {
+            Ok(match control.parse(event)? {
+                Parsed::Check(trigger) | Parsed::Expand(trigger) => {
+                    Ok((control.info().id, trigger))
+                }
+                Parsed::Ignored(reason) => Err(reason),
+            })
+        })
+        .collect();
+    if VOLUME_CALLS.contains(&call) {
+        looks.push(trigger::volumes(event).map(|parsed| match parsed {
+            VolumesParsed::Check(trigger) => Ok((ControlId::UnencryptedVolume, trigger)),
+            VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
+            VolumesParsed::Ignored(reason) => Err(reason),
+        }));
+    }
+    looks
 }
 
 #[cfg(test)]
@@ -216,9 +224,9 @@ mod tests {
         }
         assert_eq!(replayed.records, 10);
         for (control, calls) in [
-            (Control::OpenIngress, 2),
-            (Control::UnencryptedVolume, 1),
-            (Control::EncryptionByDefault, 1),
+            (ControlId::OpenIngress, 2),
+            (ControlId::UnencryptedVolume, 1),
+            (ControlId::EncryptionByDefault, 1),
         ] {
             assert_eq!(replayed.looked_at[&control], calls, "{control}");
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::words::{Control, Severity};
+use backstop_core::words::{ControlId, Severity};
 use serde_sarif::sarif::{
     Location, LogicalLocation, Message, MultiformatMessageString, ReportingDescriptor,
     Result as Outcome, ResultLevel, Run, Sarif, Tool, ToolComponent,
@@ -13,7 +13,7 @@ use crate::commands::scan::{Found, Scanned};
 
 /// The log of a scan.
 pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
-    let rules: Vec<ReportingDescriptor> = Control::ALL
+    let rules: Vec<ReportingDescriptor> = ControlId::ALL
         .iter()
         .map(|control| {
             ReportingDescriptor::builder()
@@ -95,7 +95,7 @@ mod tests {
         };
         let scanned = Scanned {
             found: vec![Found {
-                control: Control::UnencryptedVolume,
+                control: ControlId::UnencryptedVolume,
                 severity: Severity::High,
                 resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-1".into(),
                 id: "i-1".into(),
@@ -121,6 +121,7 @@ mod tests {
                 "vulnerable-package",
                 "missing-patches",
                 "unmanaged-instance",
+                "public-snapshot",
             ]
         );
         let result = &run["results"][0];
@@ -157,8 +158,8 @@ mod tests {
         };
         let scanned = Scanned {
             found: vec![
-                found(Control::MissingPatches, Severity::Low, missing),
-                found(Control::UnmanagedInstance, Severity::Medium, unmanaged),
+                found(ControlId::MissingPatches, Severity::Low, missing),
+                found(ControlId::UnmanagedInstance, Severity::Medium, unmanaged),
             ],
             ..Scanned::default()
         };
@@ -179,7 +180,7 @@ mod tests {
     fn a_result_names_its_rule_its_resource_and_its_fingerprint() {
         let scanned = Scanned {
             found: vec![Found {
-                control: Control::OpenIngress,
+                control: ControlId::OpenIngress,
                 severity: Severity::Critical,
                 resource: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-1".into(),
                 id: "sg-1".into(),

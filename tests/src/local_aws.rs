@@ -1327,6 +1327,8 @@ fn arn(resource: &str) -> String {
         Some("sg") => "security-group",
         Some("vol") => "volume",
         Some("i") => "instance",
+        // A snapshot's ARN names no account.
+        Some("snap") => return format!("arn:aws:ec2:{REGION}::snapshot/{resource}"),
         _ => return resource.to_owned(),
     };
     format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{resource}")

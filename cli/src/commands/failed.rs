@@ -143,7 +143,7 @@ async fn show_again(aws: &Aws, queue: &str, message: &Message) {
 /// A function's name in the template, where it is one of this stack.
 fn name(stack: &Stack, function: &Function) -> String {
     match function {
-        Function::Logical(id) => (*id).to_owned(),
+        Function::Logical(id) => id.clone(),
         Function::Arn(arn) => {
             let physical = arn.rsplit(':').next().unwrap_or(arn);
             let logical = stack.resources.iter().find(|(_, id)| *id == physical);

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::context::{Aws, Context};
+use crate::judging::at_once;
 use crate::table::{Format, bad, doubtful, good, table};
 
 /// How many days back entries are looked for without a resource: as long as
@@ -146,46 +147,48 @@ fn joined(cves: &[&str]) -> String {
 fn what(record: &Record) -> String {
     match record {
         Record::Remediation(entry) => {
-            let mut exposed: Vec<String> = entry
-                .exposures
-                .iter()
-                .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
+            let control = at_once(entry.head.control);
+            let exposures = entry.detail.exposures.iter();
+            let mut exposed: Vec<String> = exposures
+                .map(|e| control.map_or_else(|| e.item.clone(), |control| control.found(e)))
                 .collect();
             exposed.dedup();
-            let by = entry.actor.principal.as_deref().unwrap_or("unknown");
+            let by = entry.head.actor.principal.as_deref().unwrap_or("unknown");
             format!("{} (by {by})", exposed.join("; "))
         }
         Record::Encryption(run) => {
-            let volumes: Vec<&str> = run.volumes.iter().map(|v| v.id.as_str()).collect();
-            let what = match &run.undoes {
+            let volumes: Vec<&str> = run.detail.volumes.iter().map(|v| v.id.as_str()).collect();
+            let what = match &run.detail.undoes {
                 Some(undone) => format!("takes {undone} back: {}", volumes.join(", ")),
                 None => volumes.join(", "),
             };
-            match run.reasons.last() {
+            match run.detail.reasons.last() {
                 Some(why) => format!("{what}; {why}"),
                 None => what,
             }
         }
         Record::Patching(run) => {
             let cves: Vec<&str> = run
+                .detail
                 .findings
                 .iter()
                 .flat_map(|finding| finding.cves.first())
                 .map(String::as_str)
                 .collect();
-            let before = run.before.as_ref();
+            let before = run.detail.before.as_ref();
             let mut what: Vec<String> = before
                 .map(|state| format!("{} patches missing", state.missing))
                 .into_iter()
                 .collect();
             // What somebody looks for whose instance broke comes first: a line is
             // cut.
-            what.extend(run.reasons.last().cloned());
-            if !run.snapshots.is_empty() {
-                what.push(format!("snapshots {}", run.snapshots.join(", ")));
+            what.extend(run.detail.reasons.last().cloned());
+            if !run.detail.snapshots.is_empty() {
+                what.push(format!("snapshots {}", run.detail.snapshots.join(", ")));
             }
             what.extend(
-                run.command
+                run.detail
+                    .command
                     .as_ref()
                     .map(|sent| format!("command {}", sent.id)),
             );

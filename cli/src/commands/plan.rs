@@ -1,34 +1,32 @@
 //! `backstop plan`: what would be done about one resource, and why. Reads the
 //! live resource and decides with the same code as the function; changes
-//! nothing. Volumes and the account's setting: `volumes`; patches: `instances`.
+//! nothing. Volumes: `volumes`; patches: `instances`.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use backstop_aws::security_groups::{ListUse, gather, groups_naming};
-use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
-use backstop_core::guards::Guards;
+use backstop_aws::remediation::{Concerned, Place};
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
+use backstop_core::info::ControlInfo;
 use backstop_core::message::one_line;
-use backstop_core::plan::RuleChange;
-use backstop_core::policy::Policy;
-use backstop_core::security_group::Facts;
-use backstop_core::trigger::{
-    self, BrokenEvent, Parsed, PatchingParsed, Says, Trigger, VolumesParsed,
-};
+use backstop_core::preview::{Finding, Preview, Verdict};
+use backstop_core::trigger::{self, BrokenEvent, Parsed, PatchingParsed, Says, VolumesParsed};
+use backstop_core::words::ControlId;
+use backstop_engine::{AT_ONCE, Previewing};
 use clap::Args;
 use serde_json::Value;
 
 use crate::Problem;
-use crate::context::{Aws, Context};
-use crate::judging::Judging;
+use crate::context::Context;
+use crate::judging::{Judging, at_once};
 use crate::table::table;
-use backstop_core::words::Control;
 
 /// Shows what would be done about one resource, and why; changes nothing.
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// An event as EventBridge sends it (a file), the id of a security group,
-    /// prefix list, volume or instance, or `encryption-by-default`
+    /// An event as EventBridge sends it (a file), the id of a resource, or the
+    /// control of an account's setting, for example `encryption-by-default`
     what: String,
     #[command(flatten)]
     judging: Judging,
@@ -36,7 +34,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let (target, place) = self.parse()?;
+        let (targets, place) = self.parse()?;
         let aws = context.aws().await?;
         let account = aws.account().await?;
         // Looked for elsewhere the resource would seem to be gone.
@@ -51,76 +49,53 @@ impl Plan {
         let basis = self.judging.basis(context, &aws).await?;
         let policy = &basis.policy;
         let mode = self.judging.mode();
-        let found = match target {
-            Target::Ignored(reason) => {
-                println!("nothing would be looked at: {reason}");
-                false
-            }
-            Target::Group(id) => self.groups(vec![id], &aws, &account, policy).await?,
-            Target::List(id) => match groups_naming(&aws.clients.ec2, &id, &aws.deadline).await? {
-                ListUse::NamedBy(groups) => self.groups(groups, &aws, &account, policy).await?,
-                ListUse::Gone => self.groups(Vec::new(), &aws, &account, policy).await?,
-                ListUse::BeingModified(state) => {
-                    return Err(Problem(format!(
-                        "the prefix list {id} is being modified ({state}): look again later"
-                    )));
-                }
+        let previewing = Previewing {
+            clients: &aws.clients,
+            policy,
+            mode,
+            place: Place {
+                account: &account,
+                region: &aws.region,
+                deadline: &aws.deadline,
             },
-            Target::Unit(id) if id.starts_with("i-") => {
-                let of_volumes = volumes::plan(&id, &aws, policy, mode).await?;
-                println!();
-                instances::plan(&id, &Says::Nothing, &aws, &basis, mode).await? || of_volumes
-            }
-            Target::Unit(id) => volumes::plan(&id, &aws, policy, mode).await?,
-            Target::Patches(id, says) => instances::plan(&id, &says, &aws, &basis, mode).await?,
-            Target::Setting => volumes::plan_setting(&aws, policy, mode).await?,
         };
+        let mut found = false;
+        for (n, target) in targets.into_iter().enumerate() {
+            if n > 0 {
+                println!();
+            }
+            found |= match target {
+                Target::Ignored(reason) => {
+                    println!("nothing would be looked at: {reason}");
+                    false
+                }
+                Target::Resource(control, id) => preview(&previewing, control, vec![id]).await?,
+                Target::Other(control, id) => {
+                    let ids = concerned(&previewing, control, &id).await?;
+                    preview(&previewing, control, ids).await?
+                }
+                Target::Setting(control) => {
+                    preview(&previewing, control, vec![aws.region.clone()]).await?
+                }
+                Target::Unit(id) if id.starts_with("i-") => {
+                    let of_volumes = volumes::plan(&id, &aws, policy, mode).await?;
+                    println!();
+                    instances::plan(&id, &Says::Nothing, &aws, &basis, mode).await? || of_volumes
+                }
+                Target::Unit(id) => volumes::plan(&id, &aws, policy, mode).await?,
+                Target::Patches(id, says) => {
+                    instances::plan(&id, &says, &aws, &basis, mode).await?
+                }
+            };
+        }
         Ok(ExitCode::from(u8::from(found)))
     }
 
-    /// Looks at groups; whether anything was found.
-    async fn groups(
-        &self,
-        groups: Vec<String>,
-        aws: &Aws,
-        account: &str,
-        policy: &Policy,
-    ) -> Result<bool, Problem> {
-        if groups.is_empty() {
-            println!("no security group names it");
-        }
-        let mut found = false;
-        for id in groups {
-            let facts = gather(&aws.clients.ec2, &id, &aws.region, &aws.deadline).await?;
-            let circumstances = Circumstances {
-                mode: self.judging.mode(),
-                account,
-                now: aws.clients.clock.now(),
-                guards: &Guards::default(),
-            };
-            let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
-            found |= print(&id, &facts, &decision);
-        }
-        Ok(found)
-    }
-
     /// What to look at, and the Region and account that an event is of.
-    fn parse(&self) -> Result<(Target, Option<(String, String)>), Problem> {
+    fn parse(&self) -> Result<Targets, Problem> {
         let what = self.what.as_str();
         if !Path::new(what).is_file() {
-            let target = match what {
-                id if id.starts_with("sg-") => Target::Group(id.to_owned()),
-                id if id.starts_with("pl-") => Target::List(id.to_owned()),
-                id if id.starts_with("vol-") || id.starts_with("i-") => Target::Unit(id.to_owned()),
-                id if id == Control::EncryptionByDefault.name() => Target::Setting,
-                other => {
-                    return Err(Problem(format!(
-                        "`{other}` is neither a file nor the id of a security group (`sg-…`), prefix list (`pl-…`), volume (`vol-…`) or instance (`i-…`), nor `{}`",
-                        Control::EncryptionByDefault.name()
-                    )));
-                }
-            };
-            return Ok((target, None));
+            return Ok((of_id(what)?, None));
         }
         let text = std::fs::read_to_string(what)
             .map_err(|error| Problem(format!("{what} cannot be read: {error}")))?;
@@ -130,131 +105,263 @@ impl Plan {
     }
 }
 
+/// What to look at, and the Region and account of the event that leads there.
+type Targets = (Vec<Target>, Option<(String, String)>);
+
 /// What to look at.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
-    Group(String),
-    List(String),
+    /// A resource of a control that is remediated at once.
+    Resource(ControlId, String),
+    /// The resources of such a control that another one concerns.
+    Other(ControlId, String),
+    /// The account's setting that such a control is about.
+    Setting(ControlId),
     /// A volume, or an instance with its volumes and its patches.
     Unit(String),
     /// The patches of an instance, and what an event says of them.
     Patches(String, Says),
-    /// The account's setting.
-    Setting,
     Ignored(String),
 }
 
-/// A target with the Region and account of the event that leads to it.
-fn found<E>(
-    target: impl FnOnce(String) -> Target,
-    trigger: Trigger,
-) -> Result<(Target, Option<(String, String)>), E> {
-    let place = (trigger.region, trigger.account);
-    Ok((target(trigger.resource), Some(place)))
+/// What an id, or the name of a control, leads to.
+fn of_id(what: &str) -> Result<Vec<Target>, Problem> {
+    let mut targets = Vec::new();
+    let mut kinds = vec![("volume", "vol-"), ("instance", "i-")];
+    let mut settings = Vec::new();
+    for control in AT_ONCE {
+        let (info, other) = (control.info(), control.expands());
+        let id = || what.to_owned();
+        match info.prefix {
+            Some(prefix) if what.starts_with(prefix) => {
+                targets.push(Target::Resource(info.id, id()));
+            }
+            None if what == info.id.name() => targets.push(Target::Setting(info.id)),
+            _ if other.is_some_and(|other| what.starts_with(other.prefix)) => {
+                targets.push(Target::Other(info.id, id()));
+            }
+            _ => {}
+        }
+        kinds.extend(info.prefix.map(|prefix| (info.phrases.resource, prefix)));
+        kinds.extend(other.map(|other| (other.resource, other.prefix)));
+        if info.prefix.is_none() {
+            settings.push(format!("`{}`", info.id));
+        }
+    }
+    if ["vol-", "i-"].iter().any(|kind| what.starts_with(kind)) {
+        targets.push(Target::Unit(what.to_owned()));
+    }
+    if !targets.is_empty() {
+        return Ok(targets);
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    let kinds = kinds.iter();
+    let kinds: Vec<String> = kinds
+        .map(|(kind, id)| format!("{kind} (`{id}…`)"))
+        .collect();
+    Err(Problem(format!(
+        "`{what}` is neither a file nor the id of a resource ({}), nor the control of an account's setting ({})",
+        kinds.join(", "),
+        settings.join(", ")
+    )))
 }
 
 /// What an event leads to, whichever function takes it; and its Region and
 /// account.
-fn of_event(event: &Value) -> Result<(Target, Option<(String, String)>), BrokenEvent> {
-    let why = match trigger::ingress(event)? {
-        Parsed::Check(trigger) => return found(Target::Group, trigger),
-        Parsed::Expand(trigger) => return found(Target::List, trigger),
-        Parsed::Ignored(why) => why,
-    };
-    match trigger::volumes(event)? {
-        VolumesParsed::Check(trigger) => found(Target::Unit, trigger),
-        VolumesParsed::Setting(trigger) => found(|_| Target::Setting, trigger),
+fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
+    let call = event.pointer("/detail/eventName").and_then(Value::as_str);
+    let (mut targets, mut place, mut why_not) = (Vec::new(), None, Vec::new());
+    for control in AT_ONCE {
+        let info = control.info();
+        let (trigger, is_other) = match control.parse(event)? {
+            Parsed::Check(trigger) => (trigger, false),
+            Parsed::Expand(trigger) => (trigger, true),
+            // That a call is another control's says nothing about it.
+            Parsed::Ignored(why) => {
+                if call.is_none_or(|call| control.listens_to(call)) {
+                    why_not.push(why);
+                }
+                continue;
+            }
+        };
+        place = Some((trigger.region, trigger.account));
+        targets.push(match info.prefix {
+            _ if is_other => Target::Other(info.id, trigger.resource),
+            Some(_) => Target::Resource(info.id, trigger.resource),
+            None => Target::Setting(info.id),
+        });
+    }
+    if !targets.is_empty() {
+        return Ok((targets, place));
+    }
+    let (target, trigger) = match trigger::volumes(event)? {
+        VolumesParsed::Check(trigger) => (Target::Unit(trigger.resource.clone()), trigger),
         VolumesParsed::Advance { .. } => {
             let why = "it is a step of a run that is under way".to_owned();
-            Ok((Target::Ignored(why), None))
+            return Ok((vec![Target::Ignored(why)], None));
         }
-        VolumesParsed::Ignored(also) => match trigger::patching(event)? {
-            PatchingParsed::Look(hint) => {
-                let says = hint.says;
-                found(|id| Target::Patches(id, says), hint.trigger)
+        VolumesParsed::Ignored(why) => {
+            why_not.push(why);
+            match trigger::patching(event)? {
+                PatchingParsed::Look(hint) => {
+                    let id = hint.trigger.resource.clone();
+                    (Target::Patches(id, hint.says), hint.trigger)
+                }
+                PatchingParsed::Ignored(why) => {
+                    why_not.push(why);
+                    let field =
+                        |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
+                    let foreign = trigger::foreign(field("source"), field("detail-type"));
+                    let why = reasons(why_not, &foreign);
+                    return Ok((vec![Target::Ignored(why)], None));
+                }
             }
-            PatchingParsed::Ignored(last) => {
-                Ok((Target::Ignored(reasons([why, also, last])), None))
-            }
-        },
-    }
+        }
+    };
+    Ok((vec![target], Some((trigger.region, trigger.account))))
 }
 
-/// Why no function looks at an event: what each says, and that it is not for it
-/// only where none says more.
-fn reasons(all: [String; 3]) -> String {
-    let is_general = |why: &String| why.ends_with("is no event for this function");
-    let special = all.iter().any(|why| !is_general(why));
+/// Why no function looks at an event: what each says, and that it is `foreign` to
+/// it only where none says more.
+fn reasons(all: Vec<String>, foreign: &str) -> String {
+    let special = all.iter().any(|why| why != foreign);
     let mut said: Vec<String> = Vec::new();
     for why in all {
-        if !(said.contains(&why) || special && is_general(&why)) {
+        if !(said.contains(&why) || special && why == foreign) {
             said.push(why);
         }
     }
     said.join(", and ")
 }
 
-/// Prints a decision; whether anything was found.
-fn print(id: &str, facts: &Facts, decision: &Decision) -> bool {
-    let name = match facts {
-        Facts::Gone => String::new(),
-        Facts::Group(group) => format!(" ({})", one_line(&group.name, 60)),
+/// The resources of a control that another one concerns.
+async fn concerned(
+    previewing: &Previewing<'_>,
+    control: ControlId,
+    id: &str,
+) -> Result<Vec<String>, Problem> {
+    let Some(served) = at_once(control) else {
+        return Ok(Vec::new());
     };
-    let finding = match &decision.verdict {
-        Verdict::NotApplicable(why) => {
-            println!("{id}: nothing to judge: {why}");
-            return false;
+    let ids = match served.concerned(previewing, id).await? {
+        Concerned::Resources(ids) => ids,
+        Concerned::Gone => Vec::new(),
+        Concerned::BeingModified(state) => {
+            let kind = served.expands().map_or("resource", |other| other.resource);
+            return Err(Problem(format!(
+                "the {kind} {id} is being modified ({state}): look again later"
+            )));
         }
+    };
+    if ids.is_empty() {
+        println!("no {} names it", served.info().phrases.resource);
+    }
+    Ok(ids)
+}
+
+/// Looks at resources of a control; whether anything was found.
+async fn preview(
+    previewing: &Previewing<'_>,
+    control: ControlId,
+    ids: Vec<String>,
+) -> Result<bool, Problem> {
+    let mut found = false;
+    let Some(served) = at_once(control) else {
+        return Ok(found);
+    };
+    for id in ids {
+        let preview = served.preview(previewing, &id).await?;
+        print!("{}", said(&preview, served.info()));
+        found |= preview.finding().is_some();
+    }
+    Ok(found)
+}
+
+/// A preview, for people.
+fn said(preview: &Preview, info: &ControlInfo) -> String {
+    let (id, control) = (&preview.id, preview.control);
+    let what = match one_line(&preview.name, 60) {
+        none if none.is_empty() => id.clone(),
+        name => format!("{id} ({name})"),
+    };
+    let finding = match &preview.verdict {
+        Verdict::NotApplicable(why) => return format!("{what}: nothing to judge: {why}\n"),
         Verdict::Compliant => {
-            println!("{id}{name}: compliant, nothing would be done");
-            return false;
+            return format!("{what}: compliant with {control}, nothing would be done\n");
         }
         Verdict::Violates(finding) => finding,
     };
-    println!("{id}{name}: {} finding", finding.severity);
-    let changes = decision.plan.iter().flat_map(|plan| &plan.changes);
-    let mut table = table(&["rule", "from", "too open", "may stay", "would be"]);
-    for exposure in &finding.exposures {
-        let change = changes
-            .clone()
-            .find(|change| change.rule.id == exposure.rule.id);
-        table.add_row(vec![
-            exposure.rule.id.clone(),
-            exposure.rule.source.to_string(),
-            exposure.exposed.join(", "),
-            match exposure.allowed.join(", ") {
-                nothing if nothing.is_empty() => "-".to_owned(),
-                allowed => allowed,
-            },
-            change.map_or_else(|| "left as it is".to_owned(), would_be),
-        ]);
+    let mut text = format!("{what}: {} finding ({control})\n", finding.severity);
+    text += &items(finding, info);
+    text += match finding.carried_out {
+        true => "it would be carried out\n",
+        false => "it would not be carried out\n",
+    };
+    for reason in &finding.reasons {
+        let _ = writeln!(text, "because {}", one_line(reason, 300));
     }
-    println!("{table}");
-    if let Some(plan) = &decision.plan {
-        let carried_out = match plan.changes_something() {
-            true => "it would be carried out",
-            false => "it would not be carried out",
-        };
-        println!("{carried_out}");
-        for reason in &plan.reasons {
-            println!("because {}", one_line(reason, 300));
+    text += &exempted(&finding.exemption);
+    for item in &finding.items {
+        let said = exempted(&item.exposure.exemption);
+        if !said.is_empty() {
+            let _ = write!(text, "{}: {said}", item.exposure.item);
         }
     }
-    true
+    text
 }
 
-fn would_be(change: &RuleChange) -> String {
-    let mut text = match &change.narrow_to {
-        None => "revoked".to_owned(),
-        Some(to) => format!("narrowed to {to}"),
+/// The items of a finding. Of some a part is wrong, and another may stay.
+fn items(finding: &Finding, info: &ControlInfo) -> String {
+    let in_parts = finding.items.iter().any(|i| !i.exposure.exposed.is_empty());
+    let mut headings = vec![info.phrases.item, "as it is"];
+    if in_parts {
+        headings.extend(["too much", "may stay"]);
+    }
+    headings.push("would be");
+    let mut rows = table(&headings);
+    for item in &finding.items {
+        let exposure = &item.exposure;
+        let mut row = vec![exposure.item.clone(), one_line(&item.line, 200)];
+        if in_parts {
+            for part in [&exposure.exposed, &exposure.allowed] {
+                row.push(match part.join(", ") {
+                    nothing if nothing.is_empty() => "-".to_owned(),
+                    words => words,
+                });
+            }
+        }
+        let left = "left as it is";
+        row.push(item.would_be.as_deref().unwrap_or(left).to_owned());
+        rows.add_row(row);
+    }
+    format!("{rows}\n")
+}
+
+/// What an exemption says beside its being one.
+fn exempted(exemption: &Exemption) -> String {
+    let terms = |opt_out: &OptOut| {
+        let until = opt_out
+            .until
+            .map_or("without an end".to_owned(), |day| format!("until {day}"));
+        let owner = opt_out.owner.as_deref().unwrap_or("nobody named");
+        let reason = opt_out.reason.as_deref().unwrap_or("no reason given");
+        format!(
+            "{until}, by {}: {}",
+            one_line(owner, 100),
+            one_line(reason, 300)
+        )
     };
-    for part in &change.authorise {
-        text += &format!(", {part} by a rule of its own");
+    match exemption {
+        Exemption::None | Exemption::Existing => String::new(),
+        Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
+        Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
+        Exemption::Malformed { value, problem } => format!(
+            "the tag {OPT_OUT_TAG} is `{}`: {}\n",
+            one_line(value, 100),
+            one_line(problem, 300)
+        ),
     }
-    for lost in &change.lost {
-        text += &format!(", {lost} LOST");
-    }
-    text
 }
 
 mod instances;
@@ -262,6 +369,15 @@ mod volumes;
 
 #[cfg(test)]
 mod tests {
+    use backstop_core::account_setting::AccountSetting;
+    use backstop_core::control::Control as _;
+    use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+    use backstop_core::decide::Circumstances;
+    use backstop_core::guards::Guards;
+    use backstop_core::policy::{Governed as _, Policy};
+    use backstop_core::preview;
+    use backstop_core::rules::AccountExemption;
+    use backstop_core::words::Mode;
     use serde_json::json;
 
     use super::*;
@@ -281,11 +397,11 @@ mod tests {
     #[test]
     fn an_event_leads_to_what_either_function_would_look_at() {
         let volume = "vol-0a3f5c7e91b2d4f60";
-        let target = |event: &Value| of_event(event).unwrap().0;
+        let target = |event: &Value| of_event(event).unwrap().0.remove(0);
         for (event, expected) in [
             (
                 call("AuthorizeSecurityGroupIngress", json!(null), None),
-                Target::Group("sg-0a3f5c7e91b2d4f60".into()),
+                Target::Resource(ControlId::OpenIngress, "sg-0a3f5c7e91b2d4f60".into()),
             ),
             (
                 call("CreateVolume", json!({"volumeId": volume}), None),
@@ -293,13 +409,12 @@ mod tests {
             ),
             (
                 call("DisableEbsEncryptionByDefault", json!({}), None),
-                Target::Setting,
+                Target::Setting(ControlId::EncryptionByDefault),
             ),
             (
                 call("CreateVolume", json!(null), Some("Client.DryRunOperation")),
                 Target::Ignored(
-                    "the call `CreateVolume` opens no security group, and the call `CreateVolume` failed with Client.DryRunOperation"
-                        .into(),
+                    "the call `CreateVolume` failed with Client.DryRunOperation".into(),
                 ),
             ),
         ] {
@@ -311,7 +426,7 @@ mod tests {
         assert_eq!(
             of_event(&of_instance).unwrap(),
             (
-                Target::Unit("i-0a3f5c7e91b2d4f60".into()),
+                vec![Target::Unit("i-0a3f5c7e91b2d4f60".into())],
                 Some(("eu-central-1".into(), "111122223333".into()))
             )
         );
@@ -344,7 +459,7 @@ mod tests {
                 }),
             )
         };
-        let target = |event: &Value| of_event(event).unwrap().0;
+        let target = |event: &Value| of_event(event).unwrap().0.remove(0);
         let Target::Patches(id, Says::Active(found)) =
             target(&finding("ACTIVE", "PACKAGE_VULNERABILITY"))
         else {
@@ -370,6 +485,92 @@ mod tests {
         assert_eq!(
             target(&event("aws.s3", "Object Created", json!({}))),
             Target::Ignored("`Object Created` of `aws.s3` is no event for this function".into())
+        );
+    }
+
+    #[test]
+    fn an_id_leads_to_the_control_of_its_prefix_and_a_name_to_a_setting() {
+        let (open, id) = (ControlId::OpenIngress, |id: &str| id.to_owned());
+        for (what, expected) in [
+            ("sg-1", Target::Resource(open, id("sg-1"))),
+            ("pl-1", Target::Other(open, id("pl-1"))),
+            ("vol-1", Target::Unit(id("vol-1"))),
+            (
+                "encryption-by-default",
+                Target::Setting(ControlId::EncryptionByDefault),
+            ),
+        ] {
+            let targets = of_id(what).unwrap_or_else(|problem| panic!("{problem}"));
+            assert!(targets.contains(&expected), "{what}: {targets:?}");
+        }
+        let problem = of_id("ami-1").unwrap_err().0;
+        for part in [
+            "(`sg-…`)",
+            "(`pl-…`)",
+            "(`vol-…`)",
+            "`encryption-by-default`",
+        ] {
+            assert!(problem.contains(part), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_accounts_setting_is_said_like_any_finding() {
+        let of = |is_on, policy: &Policy, mode| {
+            let setting = AccountSetting::new(
+                "encryption-by-default",
+                "aws",
+                "eu-central-1",
+                "111122223333",
+                is_on,
+            );
+            let circumstances = Circumstances {
+                mode,
+                account: "111122223333",
+                now: "2026-11-24T10:00:00Z".parse().unwrap(),
+                guards: &Guards::default(),
+            };
+            let rules = EncryptionByDefault::rules(policy);
+            let preview = preview::preview::<EncryptionByDefault>(
+                "eu-central-1",
+                Some(&setting),
+                &rules,
+                &circumstances,
+            );
+            said(&preview, &EncryptionByDefault::INFO)
+        };
+        let contains = |text: &str, parts: &[&str]| {
+            for part in parts {
+                assert!(text.contains(part), "{part} is missing in\n{text}");
+            }
+        };
+        let mut policy = Policy::default();
+        let on = of(true, &policy, Mode::Enforce);
+        assert!(on.ends_with("nothing would be done\n"), "{on}");
+        contains(
+            &of(false, &policy, Mode::Enforce),
+            &[
+                "(encryption by default in eu-central-1): medium finding",
+                "encryption by default is off",
+                "changed: encryption by default is on",
+                "\nit would be carried out\n",
+            ],
+        );
+        contains(
+            &of(false, &policy, Mode::Notify),
+            &["it would not be carried out\nbecause the mode is `notify`\n"],
+        );
+        let exemption = &mut policy.controls.encryption_by_default.settings.exemption;
+        *exemption = Some(AccountExemption {
+            until: "2027-01-31".parse().unwrap(),
+            owner: "platform".into(),
+            reason: None,
+        });
+        contains(
+            &of(false, &policy, Mode::Enforce),
+            &[
+                "because the policy exempts the account\nopted out until 2027-01-31, by platform: no reason given\n",
+            ],
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use clap::Args;
 
 use crate::Problem;
@@ -19,8 +19,11 @@ pub(crate) struct ReArm {
 
 impl ReArm {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let Some(control) = Control::from_name(&self.control) else {
-            let names: Vec<&str> = Control::ALL.iter().map(|control| control.name()).collect();
+        let Some(control) = ControlId::from_name(&self.control) else {
+            let names: Vec<&str> = ControlId::ALL
+                .iter()
+                .map(|control| control.name())
+                .collect();
             return Err(Problem(format!(
                 "`{}` is not a control; there are: {}",
                 self.control,

@@ -1,32 +1,27 @@
 //! `backstop scan`: what would be found in this account now. Reads only, and
 //! needs no stack.
 //!
-//! Groups come in pages, as for the sweep; those that look open are read
-//! closely, and decided about by the code that the functions decide with. What
-//! cannot be read is said, and loses nothing else. Volumes and the account's
-//! setting: `volumes`; patches of instances: `instances`.
+//! What is remediated at once is previewed by the engine, which decides with the
+//! code that the functions decide with. What cannot be read is said, and loses
+//! nothing else. Volumes: `volumes`; patches of instances: `instances`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use backstop_aws::group_pages::walk;
-use backstop_aws::security_groups::gather;
-use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
-use backstop_core::guards::Guards;
+use backstop_aws::remediation::Place;
 use backstop_core::message::one_line;
-use backstop_core::plan::Disposition;
-use backstop_core::policy::Policy;
-use backstop_core::security_group::{Facts, SecurityGroup};
-use backstop_core::sweep::reason;
-use backstop_core::words::{Control, Severity};
+use backstop_core::preview::Preview;
+use backstop_core::words::{ControlId, Severity};
+use backstop_engine::{AT_ONCE, Previewed, Previewing, Progress, Served};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::Problem;
-use crate::context::{Aws, Context};
+use crate::context::Context;
 use crate::judging::{Basis, Judging};
 use crate::sarif::sarif;
 use crate::table::{bad, doubtful, table};
@@ -77,8 +72,10 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
-    /// Security groups looked at.
+    /// Resources of controls that are remediated at once, looked at.
     pub(crate) looked_at: u64,
+    /// The same by control.
+    pub(crate) looked_at_by_control: BTreeMap<ControlId, u64>,
     /// Unencrypted volumes looked at.
     pub(crate) unencrypted_volumes: u64,
     /// How many of them are kept and no finding: originals that were replaced.
@@ -95,7 +92,7 @@ pub(crate) struct Scanned {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Found {
     /// The control.
-    pub(crate) control: Control,
+    pub(crate) control: ControlId,
     /// How bad it is.
     pub(crate) severity: Severity,
     /// The resource's ARN.
@@ -104,7 +101,7 @@ pub(crate) struct Found {
     pub(crate) id: String,
     /// Its name; empty where none is known.
     pub(crate) name: String,
-    /// What is open to whom, a line for each rule.
+    /// What is wrong, a line for each item: of a rule what is open to whom.
     pub(crate) open: Vec<String>,
     /// The unencrypted volumes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -160,15 +157,14 @@ impl Found {
     /// What is found, in lines.
     pub(crate) fn what(&self) -> Vec<String> {
         match self.control {
-            Control::OpenIngress => self.open.clone(),
-            Control::UnencryptedVolume => self.volumes.iter().map(ToString::to_string).collect(),
-            Control::EncryptionByDefault => {
-                vec!["new volumes are encrypted only where that is asked for".to_owned()]
-            }
-            Control::VulnerablePackage | Control::MissingPatches | Control::UnmanagedInstance => {
+            ControlId::UnencryptedVolume => self.volumes.iter().map(ToString::to_string).collect(),
+            ControlId::VulnerablePackage
+            | ControlId::MissingPatches
+            | ControlId::UnmanagedInstance => {
                 let patching = self.patching.iter();
                 patching.flat_map(FoundPatching::lines).collect()
             }
+            _ => self.open.clone(),
         }
     }
 }
@@ -230,69 +226,38 @@ impl Scan {
         let aws = context.aws().await?;
         let account = aws.account().await?;
         let Basis { policy, ledger } = self.judging.basis(context, &aws).await?;
+        let mode = self.judging.mode();
         let mut scanned = Scanned {
-            account,
+            account: account.clone(),
             region: aws.region.clone(),
             ..Scanned::default()
         };
+        let previewing = Previewing {
+            clients: &aws.clients,
+            policy: &policy,
+            mode,
+            place: Place {
+                account: &account,
+                region: &aws.region,
+                deadline: &aws.deadline,
+            },
+        };
         let progress = progress();
-        let walked = walk(&aws.clients.ec2, &aws.region, &aws.deadline, async |page| {
-            scanned.looked_at += page.len() as u64;
-            for group in page {
-                self.look_at(&group, &aws, &policy, &mut scanned).await;
-            }
-            progress.set_position(scanned.looked_at);
-            progress.set_message(format!("{} found", scanned.found.len()));
-        })
-        .await;
-        progress.finish_and_clear();
-        match walked {
-            Ok(walked) => scanned.unseen.extend(walked.unseen),
-            Err(stopped) => {
-                let problem = format!("{}: {stopped}", Control::OpenIngress);
-                scanned.unseen.push(problem);
-            }
+        for control in AT_ONCE {
+            let (looked_at, found) = (scanned.looked_at, scanned.found.len());
+            let mut tell = |seen: &Previewed| {
+                progress.set_position(looked_at + seen.looked_at);
+                progress.set_message(format!("{} found", found + seen.found.len()));
+            };
+            scanned.look(*control, &previewing, &mut tell).await;
         }
-        let mode = self.judging.mode();
+        progress.finish_and_clear();
         volumes::look(&aws, &policy, mode, &mut scanned).await;
-        volumes::look_at_setting(&aws, &policy, mode, &mut scanned).await;
         instances::look(&aws, &policy, mode, ledger.as_ref(), &mut scanned).await;
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
         self.print(&scanned)
-    }
-
-    /// Looks at a group as its page shows it, and closely if it looks open.
-    async fn look_at(
-        &self,
-        group: &SecurityGroup,
-        aws: &Aws,
-        policy: &Policy,
-        scanned: &mut Scanned,
-    ) {
-        let circumstances = Circumstances {
-            mode: self.judging.mode(),
-            account: &scanned.account,
-            now: aws.clients.clock.now(),
-            guards: &Guards::default(),
-        };
-        let facts = Facts::Group(Box::new(group.clone()));
-        let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
-        if !matches!(decision.verdict, Verdict::Violates(_)) {
-            return;
-        }
-        match gather(&aws.clients.ec2, &group.id, &aws.region, &aws.deadline).await {
-            Ok(facts) => {
-                let decision = open_ingress::decide(&facts, &policy.open_ingress(), &circumstances);
-                scanned.found.extend(found(&facts, &decision));
-            }
-            // Told as the page shows it, without what only a closer look tells.
-            Err(error) => {
-                scanned.found.extend(found(&facts, &decision));
-                scanned.unseen.push(format!("{}: {error}", group.id));
-            }
-        }
     }
 
     fn print(&self, scanned: &Scanned) -> Result<ExitCode, Problem> {
@@ -330,34 +295,41 @@ impl FailOn {
     }
 }
 
-fn found(facts: &Facts, decision: &Decision) -> Option<Found> {
-    let (Facts::Group(group), Verdict::Violates(finding)) = (facts, &decision.verdict) else {
-        return None;
-    };
-    let open = finding.exposures.iter();
-    Some(Found {
-        control: Control::OpenIngress,
-        severity: finding.severity,
-        resource: group.arn.clone(),
-        id: group.id.clone(),
-        name: group.name.clone(),
-        open: open
-            .clone()
-            .map(|e| format!("{} from {}", e.exposed.join(", "), e.rule.source))
-            .collect(),
-        volumes: Vec::new(),
-        patching: None,
-        fingerprints: open.map(|e| e.fingerprint.clone()).collect(),
-        state: match reason(decision) {
-            Some(why) if !enforced(decision) => format!("would be left: {why}"),
-            _ => "would be put right".to_owned(),
-        },
-    })
+impl Scanned {
+    /// Looks at every resource of a control that is remediated at once.
+    async fn look(
+        &mut self,
+        control: &dyn Served,
+        previewing: &Previewing<'_>,
+        progress: &mut Progress<'_>,
+    ) {
+        let seen = control.preview_all(previewing, progress).await;
+        self.looked_at += seen.looked_at;
+        self.looked_at_by_control
+            .insert(control.info().id, seen.looked_at);
+        self.found.extend(seen.found.into_iter().filter_map(found));
+        self.unseen.extend(seen.unseen);
+    }
 }
 
-fn enforced(decision: &Decision) -> bool {
-    let plan = decision.plan.as_ref();
-    plan.is_some_and(|plan| plan.disposition == Disposition::Enforce)
+fn found(preview: Preview) -> Option<Found> {
+    let finding = preview.finding()?;
+    let items = finding.items.iter();
+    Some(Found {
+        control: preview.control,
+        severity: finding.severity,
+        open: items.clone().map(|item| item.found.clone()).collect(),
+        volumes: Vec::new(),
+        patching: None,
+        fingerprints: items.map(|i| i.exposure.fingerprint.clone()).collect(),
+        state: match finding.left {
+            Some(why) => format!("would be left: {why}"),
+            None => "would be put right".to_owned(),
+        },
+        resource: preview.arn,
+        id: preview.id,
+        name: preview.name,
+    })
 }
 
 /// On a terminal, on standard error: the results may go elsewhere.
@@ -366,7 +338,7 @@ fn progress() -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} security groups, {msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} resources, {msg}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(std::time::Duration::from_millis(120));
@@ -391,19 +363,21 @@ fn print_table(scanned: &Scanned) {
         }
         println!("{table}");
     }
-    let open = scanned
-        .found
-        .iter()
-        .filter(|found| found.control == Control::OpenIngress);
-    println!(
-        "{} of {} security groups in {} of {} are too open",
-        open.count(),
-        scanned.looked_at,
-        scanned.region,
-        scanned.account
-    );
+    for control in AT_ONCE {
+        let info = control.info();
+        let found = scanned.found.iter().filter(|one| one.control == info.id);
+        println!(
+            "{} of {} {}s in {} of {} are {}",
+            found.count(),
+            scanned.looked_at_by_control.get(&info.id).unwrap_or(&0),
+            info.phrases.resource,
+            scanned.region,
+            scanned.account,
+            info.phrases.found
+        );
+    }
     let unpatched = scanned.found.iter();
-    let unpatched = unpatched.filter(|found| Control::PATCHING.contains(&found.control));
+    let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
     println!(
         "{} of {} running instances have known holes, lack patches, or are not managed",
         unpatched.count(),
@@ -424,7 +398,7 @@ mod tests {
 
     fn found(severity: Severity) -> Found {
         Found {
-            control: Control::VulnerablePackage,
+            control: ControlId::VulnerablePackage,
             severity,
             resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-1".into(),
             id: "i-1".into(),

@@ -16,7 +16,7 @@ use backstop_core::encryption::{
 use backstop_core::guards::Trip;
 use backstop_core::policy::Policy;
 use backstop_core::trigger::CheckRequested;
-use backstop_core::words::{Control, Status};
+use backstop_core::words::{ControlId, Status};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -67,17 +67,17 @@ impl Handler {
         if !run.is_open() {
             // Stored by an invocation that was cut off before it told or closed.
             self.close(&run, true).await?;
-            return Ok(Next::Done(run.status).answer());
+            return Ok(Next::Done(run.head.status).answer());
         }
         // The first message, and what a person has to know at once: an invocation
         // may have been cut off before it was told. A message that went out is
         // dropped by its key.
-        let begins = run.progress.tries.is_empty() && run.progress.back.is_none();
-        if begins || run.progress.attention.is_some() {
-            bus::tell(&self.clients.eventbridge, &run.id).await?;
+        let begins = run.detail.progress.tries.is_empty() && run.detail.progress.back.is_none();
+        if begins || run.detail.progress.attention.is_some() {
+            bus::tell(&self.clients.eventbridge, &run.head.id).await?;
         }
         if let Some(why) = go_back
-            && run.progress.back.is_none()
+            && run.detail.progress.back.is_none()
             // Running on its copies, it only has to be looked at and tagged.
             && !started(&run)
         {
@@ -111,7 +111,7 @@ impl Handler {
             match step {
                 Step::Note(note) => self.take_note(&mut run, &note).await?,
                 Step::Wait { seconds, why } => {
-                    info!(entry = %run.id, resource = %run.resource, seconds, %why, "waiting");
+                    info!(entry = %run.head.id, resource = %run.head.resource, seconds, %why, "waiting");
                     self.keep_lock(&run).await?;
                     return Ok(Next::Wait(seconds).answer());
                 }
@@ -121,7 +121,7 @@ impl Handler {
                 }
                 Step::End(end) => {
                     self.end(&mut run, &end).await?;
-                    return Ok(Next::Done(run.status).answer());
+                    return Ok(Next::Done(run.head.status).answer());
                 }
             }
         }
@@ -137,7 +137,9 @@ impl Handler {
             Ok(policy) => (policy.policy, None),
             Err(problem) => {
                 warn!(%problem, "a step without the policy");
-                let ends = run.progress.back.is_some() || run.undoes.is_some() || started(run);
+                let ends = run.detail.progress.back.is_some()
+                    || run.detail.undoes.is_some()
+                    || started(run);
                 if !ends && !run.stopped_it() {
                     return Step::Wait {
                         seconds: WITHOUT_POLICY,
@@ -151,7 +153,8 @@ impl Handler {
             }
         };
         let tags = seen.instance.iter().map(|instance| &instance.tags).chain(
-            run.volumes
+            run.detail
+                .volumes
                 .iter()
                 .filter_map(|v| Some(&seen.volumes.get(&v.id)?.tags)),
         );
@@ -185,7 +188,7 @@ impl Handler {
         let Some(instance) = run.instance_id() else {
             return Ok(None);
         };
-        let standing = self.ledger.standing(Control::MissingPatches, instance);
+        let standing = self.ledger.standing(ControlId::MissingPatches, instance);
         let Some(lock) = standing.await?.lock else {
             return Ok(None);
         };
@@ -193,7 +196,7 @@ impl Handler {
         let holds = patching.is_some_and(|patching| {
             // A lock that lapses says nothing of a command that was, or may have
             // been, sent.
-            let sent = patching.command.is_some() || patching.batch.is_some();
+            let sent = patching.detail.command.is_some() || patching.detail.batch.is_some();
             patching.is_open() && (sent || lock.is_live(self.clients.clock.now()))
         });
         Ok(holds.then_some(lock.entry))
@@ -202,9 +205,9 @@ impl Handler {
     async fn take_note(&self, run: &mut Encryption, note: &Note) -> Result<(), Failure> {
         run.note(note, self.clients.clock.now());
         self.store(run).await?;
-        info!(entry = %run.id, resource = %run.resource, ?note, "noted");
+        info!(entry = %run.head.id, resource = %run.head.resource, ?note, "noted");
         if matches!(note, Note::Attention { .. }) {
-            bus::tell(&self.clients.eventbridge, &run.id).await?;
+            bus::tell(&self.clients.eventbridge, &run.head.id).await?;
         }
         Ok(())
     }
@@ -221,7 +224,7 @@ impl Handler {
         self.store(run).await?;
         let (answer, made) =
             volumes::change(&self.clients.ec2, run, seen, change, &invocation.deadline).await;
-        info!(entry = %run.id, resource = %run.resource, change = %change.key(), ?answer, ?made, "step");
+        info!(entry = %run.head.id, resource = %run.head.resource, change = %change.key(), ?answer, ?made, "step");
         run.tried(change, answer, made);
         self.store(run).await
     }
@@ -230,11 +233,11 @@ impl Handler {
     async fn end(&self, run: &mut Encryption, end: &End) -> Result<(), Failure> {
         let now = self.clients.clock.now();
         run.conclude(end, now);
-        let mut counted = metrics::run(run.control.name());
-        match run.status {
+        let mut counted = metrics::run(run.head.control.name());
+        match run.head.status {
             Status::Remediated => {
                 counted.remediations = 1;
-                counted.time_to_closed = elapsed(run.actor.event_time, now);
+                counted.time_to_closed = elapsed(run.head.actor.event_time, now);
             }
             Status::NeedsPerson => counted.failures = 1,
             _ => {}
@@ -242,16 +245,16 @@ impl Handler {
         if end.trip {
             let trip = Trip {
                 at: now,
-                why: format!("its encryption came to a bad end (entry {})", run.id),
+                why: format!("its encryption came to a bad end (entry {})", run.head.id),
             };
             self.ledger
-                .trip_resource(run.control, run.resource_id(), &trip)
+                .trip_resource(run.head.control, run.resource_id(), &trip)
                 .await?;
         }
         self.store(run).await?;
         info!(
-            entry = %run.id, resource = %run.resource, control = %run.control,
-            outcome = run.status.name(), why = ?end.why, "run ended"
+            entry = %run.head.id, resource = %run.head.resource, control = %run.head.control,
+            outcome = run.head.status.name(), why = ?end.why, "run ended"
         );
         self.close(run, false).await
     }
@@ -260,24 +263,31 @@ impl Handler {
     /// something came up meanwhile. `again`: an invocation before may have done
     /// a part of it, and lost the wish to look again.
     async fn close(&self, run: &Encryption, again: bool) -> Result<(), Failure> {
-        bus::tell(&self.clients.eventbridge, &run.id).await?;
-        if let Some(undone) = &run.undoes
-            && run.status == Status::RolledBack
+        bus::tell(&self.clients.eventbridge, &run.head.id).await?;
+        if let Some(undone) = &run.detail.undoes
+            && run.head.status == Status::RolledBack
         {
-            self.ledger.note_undone(undone, &run.id).await?;
+            self.ledger.note_undone(undone, &run.head.id).await?;
         }
-        let holder = self.ledger.run_holder(&run.id);
+        let holder = self.ledger.run_holder(&run.head.id);
         let closed = self.ledger.close(run, &holder, false, None).await?;
         // What went back goes another way now, if any: a volume that was
         // attached meanwhile is looked at with its instance.
-        let left_alone = run.progress.back.as_ref().is_some_and(|back| back.trip);
-        let moved_on = run.status == Status::RolledBack && run.undoes.is_none() && !left_alone;
+        let left_alone = run
+            .detail
+            .progress
+            .back
+            .as_ref()
+            .is_some_and(|back| back.trip);
+        let moved_on =
+            run.head.status == Status::RolledBack && run.detail.undoes.is_none() && !left_alone;
         if again || closed == Closed::LookAgain || moved_on {
-            let resource = match run.volumes.first() {
-                Some(volume) if run.instance.is_none() => volume.id.clone(),
+            let resource = match run.detail.volumes.first() {
+                Some(volume) if run.detail.instance.is_none() => volume.id.clone(),
                 _ => run.resource_id().to_owned(),
             };
-            let check = CheckRequested::new(run.control, resource, Some(run.actor.clone()));
+            let check =
+                CheckRequested::new(run.head.control, resource, Some(run.head.actor.clone()));
             bus::request_checks(&self.clients.eventbridge, &[check]).await?;
         }
         Ok(())
@@ -300,14 +310,14 @@ impl Handler {
 
 /// Whether the instance was, or may have been, started on its copies.
 fn started(run: &Encryption) -> bool {
-    let start = run.progress.tries(&Change::Start { back: false });
+    let start = run.detail.progress.tries(&Change::Start { back: false });
     start.is_some_and(Tries::may_have_happened)
 }
 
 fn overtaken(run: &Encryption) -> Failure {
     Failure::Overtaken {
-        resource: run.resource.clone(),
-        entry: run.id.clone(),
+        resource: run.head.resource.clone(),
+        entry: run.head.id.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
 use backstop_aws::findings::TellError;
 use backstop_aws::invocation::{self, diagnostic};
-use backstop_aws::ledger::{self, Begun, Holder, Known, Ledger, LedgerError, Lock, Run, Standing};
+use backstop_aws::ledger::{self, Begun, Known, Ledger, LedgerError, Lock, LockedRun, Standing};
 use backstop_aws::metrics::{self, RunMetricsOnDrop};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::EncryptSettings;
@@ -27,13 +27,13 @@ use backstop_core::trigger::{
     self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
 };
 use backstop_core::volumes::{ENTRY_TAG, Unit, Volume, VolumeFacts};
-use backstop_core::words::{Control, Mode, Status};
+use backstop_core::words::{ControlId, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
-const CONTROL: Control = Control::UnencryptedVolume;
+const CONTROL: ControlId = ControlId::UnencryptedVolume;
 
 /// How often a lock that changes hands is looked at again.
 const MOST_LOOKS: usize = 4;
@@ -58,8 +58,6 @@ pub(crate) enum Failure {
     NoEntry(String),
     #[error("{resource}: another invocation took a step of entry {entry} meanwhile")]
     Overtaken { resource: String, entry: String },
-    #[error("encryption by default could not be turned on (entry {entry}): {what}")]
-    NotTurnedOn { entry: String, what: String },
 }
 
 impl From<Failure> for Diagnostic {
@@ -71,7 +69,6 @@ impl From<Failure> for Diagnostic {
 
 /// One invocation.
 pub(crate) struct Invocation {
-    pub(crate) holder: Holder,
     pub(crate) deadline: Deadline,
     /// `aws`, `aws-cn`, …: of the function's own ARN.
     pub(crate) partition: String,
@@ -81,7 +78,6 @@ impl Invocation {
     fn of(context: &Context, clock: &Clock) -> Self {
         let partition = context.invoked_function_arn.split(':').nth(1);
         Self {
-            holder: invocation::holder(context, clock),
             deadline: invocation::deadline(context, clock),
             partition: partition
                 .filter(|partition| !partition.is_empty())
@@ -133,9 +129,6 @@ impl Handler {
             }
             Ok(VolumesParsed::Advance { entry, go_back }) => {
                 Box::pin(self.advance(&entry, go_back, &now)).await
-            }
-            Ok(VolumesParsed::Setting(trigger)) => {
-                Box::pin(self.setting(&trigger, &now)).await.map(verdict)
             }
             Ok(VolumesParsed::Check(trigger)) => {
                 Box::pin(self.check(&trigger, &now)).await.map(verdict)
@@ -248,23 +241,23 @@ impl Handler {
             return Ok(Looked::Done("nothing to do"));
         };
         counted.findings = 1;
-        run.page_key = Some(page_key(
+        run.detail.page_key = Some(page_key(
             unencrypted(&facts),
             &policy.policy,
             self.settings.remediation.mode,
             &guards,
             now,
         ));
-        if run.status != Status::InProgress {
+        if run.head.status != Status::InProgress {
             return self.recorded(&run, known.as_ref(), &guards).await;
         }
         if let Some(bytes) = ledger::oversize(&run)? {
-            run.status = Status::Refused;
-            run.finished_at = Some(now);
-            run.reasons.push(format!(
+            run.head.status = Status::Refused;
+            run.head.finished_at = Some(now);
+            run.detail.reasons.push(format!(
                 "the ledger cannot hold what was there before ({bytes} bytes): encrypt it by hand"
             ));
-            run.volumes.truncate(20);
+            run.detail.volumes.truncate(20);
             return self.recorded(&run, known.as_ref(), &guards).await;
         }
         let looked = self.begin(run, lapsed.as_ref(), &policy).await?;
@@ -354,7 +347,7 @@ impl Handler {
     /// step may have been cut off before its execution was started.
     async fn at_work(&self, id: &str, lock: &Lock) -> Result<Looked, Failure> {
         if let Some(run) = self.open_run(lock).await?
-            && run.revision == 0
+            && run.detail.revision == 0
         {
             self.start(&run).await?;
         }
@@ -380,7 +373,7 @@ impl Handler {
             .unencrypted_volume
             .budget
             .changes_per_hour;
-        let holder = self.ledger.run_holder(&run.id);
+        let holder = self.ledger.run_holder(&run.head.id);
         match self.ledger.begin(&run, &holder, lapsed, budget).await? {
             Begun::Started => {}
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
@@ -397,9 +390,9 @@ impl Handler {
     /// The control trips: it changes nothing more until a person re-arms it.
     pub(crate) async fn trip_control(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
         let place = trips::Place {
-            account: &run.account,
-            region: &run.region,
-            resource: &run.resource,
+            account: &run.head.account,
+            region: &run.head.region,
+            resource: &run.head.resource,
         };
         let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
         trips::over_budget(ledger, bus, run, place, run.changes(), budget).await?;
@@ -408,9 +401,9 @@ impl Handler {
 
     /// Takes a run up again whose state machine has ended, or never began.
     async fn resume(&self, mut run: Encryption, lapsed: &Lock) -> Result<Looked, Failure> {
-        run.attempts += 1;
-        run.revision += 1;
-        let holder = self.ledger.run_holder(&run.id);
+        run.head.attempts += 1;
+        run.detail.revision += 1;
+        let holder = self.ledger.run_holder(&run.head.id);
         match self
             .ledger
             // Its changes were counted when it was begun.
@@ -422,7 +415,7 @@ impl Handler {
             Begun::Moved | Begun::OverBudget => return Ok(Looked::Again),
         }
         self.start(&run).await?;
-        warn!(entry = %run.id, resource = %run.resource, attempts = run.attempts, "taken up again");
+        warn!(entry = %run.head.id, resource = %run.head.resource, attempts = run.head.attempts, "taken up again");
         Ok(Looked::Done("taken up again"))
     }
 
@@ -430,7 +423,7 @@ impl Handler {
     async fn start(&self, run: &Encryption) -> Result<(), Failure> {
         let (sfn, machine) = (&self.encryption.sfn, &self.settings.state_machine_arn);
         executions::start_run(sfn, &self.ledger, machine, run).await?;
-        info!(entry = %run.id, resource = %run.resource, way = ?run.way, volumes = run.volumes.len(), "run begun");
+        info!(entry = %run.head.id, resource = %run.head.resource, way = ?run.detail.way, volumes = run.detail.volumes.len(), "run begun");
         Ok(())
     }
 
@@ -476,7 +469,7 @@ impl Handler {
         known: Option<&Known>,
         guards: &Guards,
     ) -> Result<Option<&'static str>, Failure> {
-        let quiet = run.status == Status::Tripped && guards.control_tripped.is_some();
+        let quiet = run.head.status == Status::Tripped && guards.control_tripped.is_some();
         let bus = &self.clients.eventbridge;
         Ok(findings::record(&self.ledger, bus, run, known, quiet).await?)
     }
@@ -494,7 +487,7 @@ impl Handler {
     /// What was recorded before holds no more.
     pub(crate) async fn forget(
         &self,
-        control: Control,
+        control: ControlId,
         resource: &str,
         known: &Known,
     ) -> Result<(), Failure> {

@@ -5,6 +5,5 @@
 
 mod advance;
 mod handler;
-mod setting;
 
 pub use handler::Handler;

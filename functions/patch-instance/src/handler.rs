@@ -30,7 +30,7 @@ use backstop_core::patching::decide::{self, About, Circumstances, Decision, Verd
 use backstop_core::patching::{Agent, Host, Operation, PatchFacts, PatchState, Patching, Reports};
 use backstop_core::sweep::patching::page_key;
 use backstop_core::trigger::{self, BrokenEvent, Hint, PatchingParsed, Queued, Says, Trigger};
-use backstop_core::words::{Control, Mode, Status};
+use backstop_core::words::{ControlId, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
@@ -133,7 +133,7 @@ struct World {
     agents: BTreeMap<String, Agent>,
     states: BTreeMap<String, PatchState>,
     reports: BTreeMap<String, Reports>,
-    standings: BTreeMap<Control, BTreeMap<String, Standing>>,
+    standings: BTreeMap<ControlId, BTreeMap<String, Standing>>,
     /// The entries of encryptions that are under way, by instance.
     encryptions: BTreeMap<String, String>,
 }
@@ -150,20 +150,20 @@ impl World {
         }
     }
 
-    fn guards(&self, id: &str) -> BTreeMap<Control, Guards> {
+    fn guards(&self, id: &str) -> BTreeMap<ControlId, Guards> {
         self.standings
             .iter()
             .filter_map(|(control, of)| Some((*control, of.get(id)?.guards.clone())))
             .collect()
     }
 
-    fn known(&self, control: Control, id: &str) -> Option<&Known> {
+    fn known(&self, control: ControlId, id: &str) -> Option<&Known> {
         self.standings.get(&control)?.get(id)?.known.as_ref()
     }
 
     /// The instance's lock, which the controls share.
     fn lock(&self, id: &str) -> Option<&Lock> {
-        let of = self.standings.get(&Control::MissingPatches)?;
+        let of = self.standings.get(&ControlId::MissingPatches)?;
         of.get(id)?.lock.as_ref()
     }
 }
@@ -364,9 +364,9 @@ impl Handler {
     async fn standings(
         &self,
         ids: &[String],
-    ) -> Result<BTreeMap<Control, BTreeMap<String, Standing>>, LedgerError> {
+    ) -> Result<BTreeMap<ControlId, BTreeMap<String, Standing>>, LedgerError> {
         let mut all = BTreeMap::new();
-        for control in Control::PATCHING {
+        for control in ControlId::PATCHING {
             let of = self.ledger.standings(*control, ids).await?;
             all.insert(*control, ids.iter().cloned().zip(of).collect());
         }
@@ -392,11 +392,11 @@ impl Handler {
                     self.release(&run).await?;
                     return Ok(Looked::Again);
                 }
-                Some(mut run) if run.command.is_some() => {
+                Some(mut run) if run.detail.command.is_some() => {
                     return self.follow(&mut run, &mut reports, invocation).await;
                 }
                 _ if lock.is_live(self.clients.clock.now()) => {
-                    let control = Control::MissingPatches;
+                    let control = ControlId::MissingPatches;
                     return Ok(match self.ledger.look_again(control, &id, lock).await? {
                         Begun::Moved => Looked::Again,
                         _ => Looked::Done("another run will look again"),
@@ -406,10 +406,10 @@ impl Handler {
                     if self.adopt(&mut run, lock, invocation).await? {
                         return Ok(Looked::Again);
                     }
-                    if run.attempts >= MOST_ATTEMPTS {
+                    if run.head.attempts >= MOST_ATTEMPTS {
                         let why = format!(
                             "it was begun {} times, and each time cut off before it was known whether its command was sent; Systems Manager knows of none",
-                            run.attempts
+                            run.head.attempts
                         );
                         run.fail(why, self.clients.clock.now());
                         self.finish(&mut run).await?;
@@ -449,7 +449,7 @@ impl Handler {
 
         let control = decision.control();
         if decision.verdict != Verdict::Settling {
-            for other in Control::PATCHING {
+            for other in ControlId::PATCHING {
                 if Some(*other) != control
                     && let Some(known) = world.known(*other, &id)
                 {
@@ -480,13 +480,13 @@ impl Handler {
         };
         let mut counted = metrics::run(control.name());
         counted.findings = 1;
-        run.page_key = Some(page_key(&facts, policy, mode, &guards, now));
+        run.detail.page_key = Some(page_key(&facts, policy, mode, &guards, now));
         // What is listed beyond the worst is what a record has room for.
         while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);
-        if run.status != Status::InProgress {
+        if run.head.status != Status::InProgress {
             let tripped = guards.get(&control).map(|of| of.control_tripped.is_some());
-            let quiet = run.status == Status::Tripped && tripped == Some(true);
+            let quiet = run.head.status == Status::Tripped && tripped == Some(true);
             let bus = &self.clients.eventbridge;
             let told = findings::record(&self.ledger, bus, &run, known, quiet).await?;
             return Ok(told.map_or(Looked::Again, Looked::Done));
@@ -567,7 +567,7 @@ impl Handler {
             facts.reach = Some(reach);
             return Ok(true);
         }
-        if control == Control::UnmanagedInstance {
+        if control == ControlId::UnmanagedInstance {
             return Ok(false);
         }
         let lists = decision.operation == Operation::Install && facts.state.is_some();
@@ -610,16 +610,16 @@ impl Handler {
         Ok(
             match self.ledger.begin(&run, &holder, lapsed, budget).await? {
                 Begun::Started => {
-                    info!(entry = %run.id, resource = %run.resource, control = %run.control, operation = run.operation.name(), "run begun");
+                    info!(entry = %run.head.id, resource = %run.head.resource, control = %run.head.control, operation = run.detail.operation.name(), "run begun");
                     Looked::Begun(Box::new(run))
                 }
                 Begun::Busy => Looked::Done("another run will look again"),
                 Begun::Moved => Looked::Again,
                 Begun::OverBudget => {
                     let place = trips::Place {
-                        account: &run.account,
-                        region: &run.region,
-                        resource: &run.resource,
+                        account: &run.head.account,
+                        region: &run.head.region,
+                        resource: &run.head.resource,
                     };
                     let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
                     trips::over_budget(ledger, bus, &run, place, 1, budget).await?;
@@ -630,7 +630,7 @@ impl Handler {
     }
 
     /// What was recorded before holds no more.
-    async fn forget(&self, control: Control, id: &str, known: &Known) -> Result<(), Failure> {
+    async fn forget(&self, control: ControlId, id: &str, known: &Known) -> Result<(), Failure> {
         let bus = &self.clients.eventbridge;
         Ok(findings::forget(&self.ledger, bus, control, id, known).await?)
     }
@@ -664,7 +664,7 @@ fn log_decision(trigger: &Trigger, decision: &Decision) {
     info!(
         resource = %trigger.resource,
         event = trigger.actor.event_id.as_deref().unwrap_or("-"),
-        control = decision.control().map_or("-", Control::name),
+        control = decision.control().map_or("-", ControlId::name),
         verdict,
         findings = decision.findings.len(),
         ?worst,

@@ -3,6 +3,8 @@
 //! A library, so that tests run it in their own process; `main.rs` wires it to
 //! Lambda.
 
-mod handler;
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_engine::Served;
 
-pub use handler::Handler;
+/// The controls that it serves.
+pub const CONTROLS: &[&dyn Served] = &[&OpenIngress];

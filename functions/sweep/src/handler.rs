@@ -7,37 +7,31 @@
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
-use std::collections::BTreeSet;
-
 use backstop_aws::bus;
 use backstop_aws::clients::{Clients, OperationsClients};
 use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::doctor::{self, Deployment};
 use backstop_aws::error::AwsError;
-use backstop_aws::group_pages;
 use backstop_aws::invocation::{self, diagnostic};
-use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Standing, Stored, Untold};
+use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Stored, Untold};
 use backstop_aws::metrics;
 use backstop_aws::opt_outs;
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
-use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
-use backstop_core::guards::Guards;
 use backstop_core::notice::{About, Digest, Health, Notice};
-use backstop_core::record::{self, Record};
-use backstop_core::security_group::{Facts, SecurityGroup};
+use backstop_core::record::Record;
+use backstop_core::run::VERSION;
 use backstop_core::sweep::{self, LastDigest};
 use backstop_core::trigger::CheckRequested;
-use backstop_core::words::{Actor, Control, Mode, Status};
+use backstop_core::words::{Actor, ControlId, Mode, Status};
+use backstop_engine::{AT_ONCE, Baseline, Walk};
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
-
-const CONTROL: Control = Control::OpenIngress;
 
 /// Everything that makes a sweep an error in the end.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +125,6 @@ impl Handler {
             Ok(policy) => {
                 self.walk(place, &policy, &mut digest).await;
                 self.walk_volumes(place, &policy, &mut digest).await;
-                self.see_setting(place, &policy, &mut digest).await;
                 self.walk_instances(place, &policy, &mut digest).await;
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
@@ -163,182 +156,34 @@ impl Handler {
 
     // --- walk
 
-    /// Looks at every group, a page at a time.
+    /// Looks at the resources of every control that is remediated at once.
     async fn walk(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
-        let mode = policy.policy.controls.open_ingress.mode;
-        let Some(mut baseline) = self.baseline_of(CONTROL, mode, digest).await else {
-            return;
+        let walk = Walk {
+            clients: &self.clients,
+            ledger: &self.ledger,
+            policy: &policy.policy,
+            mode: self.settings.mode,
+            region: &place.region,
+            account: &place.account,
+            now: place.now,
+            deadline: &place.deadline,
         };
-        let mut problems: Vec<String> = Vec::new();
-        let walked = group_pages::walk(
-            &self.clients.ec2,
-            &place.region,
-            &place.deadline,
-            async |page| {
-                *digest.looked_at.entry(CONTROL).or_default() += page.len() as u64;
-                let looked = self
-                    .look_at(page, place, policy, &mut baseline, digest)
-                    .await;
-                problems.extend(looked.err().map(|failure| failure.to_string()));
-            },
-        )
-        .await;
-        let complete = walked.is_ok() && problems.is_empty();
-        match walked {
-            Ok(walked) => problems.extend(walked.unseen),
-            Err(stopped) => problems.push(stopped.to_string()),
+        for control in AT_ONCE {
+            control.walk(&walk, digest).await;
         }
-        problems.dedup();
-        if complete && matches!(baseline, Baseline::Begins) {
-            let complete = self.ledger.baseline_is_complete(CONTROL).await;
-            problems.extend(complete.err().map(|problem| problem.to_string()));
-        }
-        digest.unseen.extend(problems);
     }
 
     /// The baseline for a walk of a control, whose mode the policy may name;
-    /// `None`: there is nothing to walk for, or nothing to go by, which is said.
+    /// `None`: there is nothing to walk for, or nothing to go by, which the digest
+    /// says.
     async fn baseline_of(
         &self,
-        control: Control,
+        control: ControlId,
         mode: Option<Mode>,
         digest: &mut Digest,
     ) -> Option<Baseline> {
         let mode = mode.unwrap_or(self.settings.mode);
-        match self.baseline(control, mode).await {
-            Ok(baseline) => (mode != Mode::Off).then_some(baseline),
-            Err(problem) => {
-                let problem = format!("the baseline of {control}: {problem}");
-                digest.unseen.push(problem);
-                None
-            }
-        }
-    }
-
-    /// Whether this walk makes the control's baseline.
-    async fn baseline(&self, control: Control, mode: Mode) -> Result<Baseline, LedgerError> {
-        let stands = self.ledger.has_baseline(control).await?;
-        Ok(match (mode, stands) {
-            (Mode::Enforce, true) => {
-                Baseline::Stands(self.ledger.baseline_resources(control).await?)
-            }
-            (Mode::Enforce, false) => Baseline::Begins,
-            (_, false) => Baseline::None,
-            (_, true) => {
-                self.ledger.forget_baseline(control).await?;
-                Baseline::None
-            }
-        })
-    }
-
-    /// Looks at a page of groups: asks for a check of each that wants one.
-    async fn look_at(
-        &self,
-        page: Vec<SecurityGroup>,
-        place: &Place,
-        policy: &Versioned,
-        baseline: &mut Baseline,
-        digest: &mut Digest,
-    ) -> Result<(), Failure> {
-        let decide = |group: &SecurityGroup, guards: &Guards| {
-            let circumstances = Circumstances {
-                mode: self.settings.mode,
-                account: &place.account,
-                now: place.now,
-                guards,
-            };
-            let facts = Facts::Group(Box::new(group.clone()));
-            open_ingress::decide(&facts, &policy.policy.open_ingress(), &circumstances)
-        };
-        let unguarded = Guards::default();
-        let open: Vec<SecurityGroup> = page
-            .into_iter()
-            .filter(|group| {
-                baseline.spares(&group.id)
-                    || matches!(decide(group, &unguarded).verdict, Verdict::Violates(_))
-            })
-            .collect();
-        let ids: Vec<String> = open.iter().map(|group| group.id.clone()).collect();
-        let standings = self.ledger.standings(CONTROL, &ids).await?;
-        let mut checks = Vec::new();
-        for (group, standing) in open.iter().zip(standings) {
-            let Standing {
-                lock,
-                known,
-                mut guards,
-            } = standing;
-            // What was closed since is no longer spared: should it come back,
-            // it is new.
-            if baseline.spares(&group.id) {
-                self.prune(group, &mut guards).await?;
-            }
-            let mut decision = decide(group, &guards);
-            // What a run is about to close is not part of it.
-            let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(place.now));
-            if matches!(baseline, Baseline::Begins) && !at_work {
-                // Before it is asked for: else it would be put right.
-                self.note(group, &decision, &mut guards).await?;
-                decision = decide(group, &guards);
-            }
-            let Some(reason) = sweep::reason(&decision) else {
-                continue;
-            };
-            let by_reason = digest.open.entry(CONTROL).or_default();
-            sweep::count(by_reason.entry(reason.to_owned()).or_default(), &group.id);
-            if lock.is_none() && known.is_none() {
-                sweep::count(&mut digest.met_first, &group.id);
-            }
-            let told = known.filter(|known| known.told);
-            if sweep::asks(&decision, told.and_then(|known| known.page_key).as_deref()) {
-                checks.push(check(CONTROL, &group.id, sweeping()));
-            }
-        }
-        self.ask(&checks, digest).await;
-        Ok(())
-    }
-
-    /// Asks for checks. That it cannot is said, and no reason to make the baseline
-    /// once more.
-    async fn ask(&self, checks: &[CheckRequested], digest: &mut Digest) {
-        let asked = bus::request_checks(&self.clients.eventbridge, checks).await;
-        let not_asked = asked.err();
-        digest
-            .unseen
-            .extend(not_asked.map(|error| format!("checks that could not be asked for: {error}")));
-    }
-
-    /// Takes out of the baseline what is not there any more.
-    async fn prune(&self, group: &SecurityGroup, guards: &mut Guards) -> Result<(), Failure> {
-        let there: BTreeSet<String> = group
-            .rules
-            .values()
-            .map(|rule| open_ingress::fingerprint(&group.id, rule))
-            .collect();
-        let before = guards.baseline.len();
-        guards.baseline.retain(|spared| there.contains(spared));
-        if guards.baseline.len() < before {
-            let left = guards.baseline.iter().cloned().collect();
-            self.ledger.set_baseline(CONTROL, &group.id, left).await?;
-        }
-        Ok(())
-    }
-
-    /// Notes what is open on a group as part of the baseline.
-    async fn note(
-        &self,
-        group: &SecurityGroup,
-        decision: &Decision,
-        guards: &mut Guards,
-    ) -> Result<(), Failure> {
-        let mut fingerprints = sweep::baseline(decision);
-        fingerprints.extend(guards.baseline.iter().cloned());
-        fingerprints.sort();
-        fingerprints.dedup();
-        self.ledger
-            .set_baseline(CONTROL, &group.id, fingerprints.clone())
-            .await?;
-        guards.baseline = fingerprints.into_iter().collect();
-        Ok(())
+        Baseline::for_walk(&self.ledger, control, mode, digest).await
     }
 
     // --- what was cut off, what was not told
@@ -382,32 +227,38 @@ impl Handler {
         if let Record::Patching(run) = &record
             && (run.is_open() || run.awaits_rescan())
         {
-            let checks = [check(run.control, run.resource_id(), run.actor.clone())];
+            let checks = [asked_by(
+                run.head.control,
+                run.resource_id(),
+                &run.head.actor,
+            )];
             bus::request_checks(&self.clients.eventbridge, &checks).await?;
             return Ok(());
         }
         // What a run that may go on is about, and who is behind it.
         let of_run = match &record {
             Record::Remediation(entry) => Some((
-                entry.control,
+                entry.head.control,
                 entry.resource_id(),
-                &entry.actor,
-                matches!(entry.status, Status::InProgress | Status::Failed),
+                &entry.head.actor,
+                matches!(entry.head.status, Status::InProgress | Status::Failed),
             )),
             Record::Encryption(run) => Some((
-                run.control,
+                run.head.control,
                 run.resource_id(),
-                &run.actor,
-                matches!(run.status, Status::InProgress | Status::Failed),
+                &run.head.actor,
+                matches!(run.head.status, Status::InProgress | Status::Failed),
             )),
-            Record::Patching(run) => Some((run.control, run.resource_id(), &run.actor, false)),
+            Record::Patching(run) => {
+                Some((run.head.control, run.resource_id(), &run.head.actor, false))
+            }
             Record::Undo(_) | Record::Notice(_) => None,
         };
         if let Some((control, resource, actor, true)) = of_run
             && let Some(goes_on) = self.goes_on(id, control, resource, place).await?
         {
             if goes_on {
-                let checks = [check(control, resource, actor.clone())];
+                let checks = [asked_by(control, resource, actor)];
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;
                 info!(entry = %id, %control, resource, "to be taken up again");
                 digest.resumed += 1;
@@ -416,7 +267,7 @@ impl Handler {
         }
         bus::tell(&self.clients.eventbridge, id).await?;
         if let Record::Encryption(run) = &record
-            && let (Some(undone), Status::RolledBack) = (&run.undoes, run.status)
+            && let (Some(undone), Status::RolledBack) = (&run.detail.undoes, run.head.status)
         {
             self.ledger.note_undone(undone, id).await?;
         }
@@ -435,7 +286,7 @@ impl Handler {
     async fn goes_on(
         &self,
         entry: &str,
-        control: Control,
+        control: ControlId,
         resource: &str,
         place: &Place,
     ) -> Result<Option<bool>, Failure> {
@@ -541,7 +392,7 @@ impl Handler {
 
     fn new_notice(&self, place: &Place, about: About) -> Notice {
         Notice {
-            version: record::VERSION,
+            version: VERSION,
             id: self.clients.clock.new_id(),
             account: place.account.clone(),
             region: place.region.clone(),
@@ -551,34 +402,9 @@ impl Handler {
     }
 }
 
-/// Whether there is a baseline.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Baseline {
-    /// The control does not act: none is kept.
-    None,
-    /// This walk makes it.
-    Begins,
-    /// It was made by an earlier walk, and spares something on these resources.
-    Stands(BTreeSet<String>),
-}
-
-impl Baseline {
-    fn spares(&self, resource: &str) -> bool {
-        matches!(self, Self::Stands(resources) if resources.contains(resource))
-    }
-}
-
-fn check(control: Control, resource: &str, cause: Actor) -> CheckRequested {
-    CheckRequested::new(control, resource, Some(cause))
-}
-
-/// Who touched it last is not known.
-fn sweeping() -> Actor {
-    Actor {
-        principal: Some("found by Backstop's sweep; who opened it is not known".to_owned()),
-        event_name: Some("Sweep".to_owned()),
-        ..Actor::default()
-    }
+/// A request for a look, with who is behind it.
+fn asked_by(control: ControlId, resource: &str, cause: &Actor) -> CheckRequested {
+    CheckRequested::new(control, resource, Some(cause.clone()))
 }
 
 mod instances;

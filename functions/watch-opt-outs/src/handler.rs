@@ -16,9 +16,9 @@ use backstop_aws::{bus, opt_outs};
 use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
 use backstop_core::notice::{About, Notice, OptOutChanged};
 use backstop_core::patching::decide::exempt;
-use backstop_core::record;
+use backstop_core::run::VERSION;
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, TagChange, TagsParsed};
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use lambda_runtime::{Diagnostic, LambdaEvent};
@@ -104,9 +104,9 @@ impl Handler {
         let (policy, values) = (policy?, values?);
         let now = self.clients.clock.now();
         let today = Offset::UTC.to_datetime(now).date();
-        let read = |resource: &str, control: Control| {
+        let read = |resource: &str, control: ControlId| {
             let value = values.get(resource);
-            if Control::PATCHING.contains(&control) {
+            if ControlId::PATCHING.contains(&control) {
                 let tag = value.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
                 return exempt(
                     &tag.into_iter().collect(),
@@ -135,7 +135,7 @@ impl Handler {
         // told, each once: also when the looks could not be asked for
         let mut told = Ok(0);
         for resource in &change.resources {
-            let means: BTreeMap<Control, Exemption> = Control::ALL
+            let means: BTreeMap<ControlId, Exemption> = ControlId::ALL
                 .iter()
                 .filter(|control| control.reads_tags_of(resource))
                 .map(|control| (*control, read(resource, *control)))
@@ -159,7 +159,7 @@ impl Handler {
 
     async fn request_checks(
         &self,
-        control: Control,
+        control: ControlId,
         resources: &[String],
         change: &TagChange,
         deadline: &Deadline,
@@ -168,15 +168,11 @@ impl Handler {
             return Ok(());
         }
         let concerned: BTreeSet<String> = match control {
-            Control::OpenIngress => {
+            ControlId::OpenIngress => {
                 opt_outs::groups_concerned(&self.clients.ec2, resources, deadline).await?
             }
             // The look itself finds the unit that a volume belongs to.
-            Control::UnencryptedVolume
-            | Control::EncryptionByDefault
-            | Control::VulnerablePackage
-            | Control::MissingPatches
-            | Control::UnmanagedInstance => {
+            _ => {
                 let tagged = resources.iter();
                 let tagged = tagged.filter(|resource| control.reads_tags_of(resource));
                 tagged.cloned().collect()
@@ -202,7 +198,7 @@ impl Handler {
         let resource = about.resource.clone();
         let gone = about.value.is_none();
         let notice = Notice {
-            version: record::VERSION,
+            version: VERSION,
             id: self.clients.clock.new_id(),
             account: change.account.clone(),
             region: change.region.clone(),
@@ -233,14 +229,14 @@ impl Handler {
 
 /// The controls that are asked for a look: of those that share a remediation
 /// one, for its look is at the resource as a whole.
-fn looks() -> impl Iterator<Item = Control> {
-    let all = Control::ALL.iter().copied();
+fn looks() -> impl Iterator<Item = ControlId> {
+    let all = ControlId::ALL.iter().copied();
     all.filter(|control| control.lock_name() == control.name())
 }
 
 /// The controls that a look covers.
-fn sharing(look: Control) -> impl Iterator<Item = Control> {
-    let all = Control::ALL.iter().copied();
+fn sharing(look: ControlId) -> impl Iterator<Item = ControlId> {
+    let all = ControlId::ALL.iter().copied();
     all.filter(move |control| control.lock_name() == look.name())
 }
 

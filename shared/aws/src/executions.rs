@@ -50,16 +50,16 @@ pub async fn start_run(
     run: &Encryption,
 ) -> Result<(), AwsError> {
     // A name is barred for 90 days once its execution has ended.
-    let name = match run.attempts {
-        1 => run.id.clone(),
-        attempt => format!("{}-{attempt}", run.id),
+    let name = match run.head.attempts {
+        1 => run.head.id.clone(),
+        attempt => format!("{}-{attempt}", run.head.id),
     };
-    let input = json!({ "entry": run.id });
+    let input = json!({ "entry": run.head.id });
     let Err(error) = start(sfn, state_machine_arn, &name, &input).await else {
         return Ok(());
     };
-    let holder = ledger.run_holder(&run.id);
-    let released = ledger.release(run.control.name(), run.resource_id(), &holder);
+    let holder = ledger.run_holder(&run.head.id);
+    let released = ledger.release(run.head.control.name(), run.resource_id(), &holder);
     if let Err(error) = released.await {
         warn!(%error, "the lock could not be released; its lease lapses by itself");
     }

@@ -112,7 +112,7 @@ pub async fn redrive(
     };
     let function = match &failed.function {
         Function::Arn(arn) => arn.clone(),
-        Function::Logical(id) => stack.resources.get(*id).cloned().ok_or_else(|| {
+        Function::Logical(id) => stack.resources.get(id).cloned().ok_or_else(|| {
             AwsError::not_sent("Invoke", format!("the stack has no function `{id}`"))
         })?,
     };

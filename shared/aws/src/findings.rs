@@ -1,7 +1,7 @@
 //! What was found and not changed: recorded and told, once while it stays the
 //! same, and forgotten when it holds no more.
 
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use tracing::info;
 
 use crate::bus;
@@ -57,7 +57,7 @@ pub async fn record(
 pub async fn forget(
     ledger: &Ledger,
     events: &aws_sdk_eventbridge::Client,
-    control: Control,
+    control: ControlId,
     resource: &str,
     known: &Known,
 ) -> Result<(), TellError> {

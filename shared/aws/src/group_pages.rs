@@ -19,30 +19,11 @@ use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Sour
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::opt_outs;
+use crate::remediation::{Stopped, Walked};
 use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags};
 
 /// How long a walk pauses when EC2 goes on throttling it.
 const PAUSE: Duration = Duration::from_secs(3);
-
-/// A walk that did not come to its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the walk over the security groups ended after {seen} of them: {error}")]
-pub struct Stopped {
-    /// How many groups it had seen.
-    pub seen: u64,
-    /// Why.
-    pub error: AwsError,
-}
-
-/// A walk that came to its end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Walked {
-    /// How many groups there are.
-    pub seen: u64,
-    /// What could not be read beside them, a clause each: opt-outs of VPCs
-    /// (then none counts), or a prefix list (then it admits nobody).
-    pub unseen: Vec<String>,
-}
 
 /// Walks all groups of the Region, a page at a time. Rules have ids of their
 /// own making, good within the page only.
@@ -67,9 +48,11 @@ pub async fn walk(
     let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
     let mut token = None;
     loop {
-        let page = page(ec2, token, deadline)
-            .await
-            .map_err(|error| Stopped { seen, error })?;
+        let page = page(ec2, token, deadline).await.map_err(|error| Stopped {
+            what: "security groups",
+            seen,
+            error,
+        })?;
         token = page.next_token.filter(|token| !token.is_empty());
         let groups = page.security_groups.unwrap_or_default();
         let unread: BTreeSet<&str> = groups

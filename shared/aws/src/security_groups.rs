@@ -11,13 +11,14 @@ use aws_sdk_ec2::types::{
     Filter, IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, SecurityGroupRule,
     SecurityGroupRuleRequest, SecurityGroupRuleUpdate, Tag, TagSpecification, UserIdGroupPair,
 };
-use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
+use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::opt_outs;
+use crate::remediation::Concerned;
 
 /// Most rules a page of DescribeSecurityGroupRules holds (EC2's maximum).
 const RULES_PAGE: i32 = 1000;
@@ -39,14 +40,14 @@ pub async fn gather(
     id: &str,
     region: &str,
     deadline: &Deadline,
-) -> Result<Facts, AwsError> {
+) -> Result<Option<SecurityGroup>, AwsError> {
     let (group, rules, vpc_opt_outs) = tokio::join!(
         group(ec2, id, deadline),
         rules(ec2, id, deadline),
         opt_outs::of_vpcs(ec2, deadline),
     );
     let Some(group) = group? else {
-        return Ok(Facts::Gone);
+        return Ok(None);
     };
     let rules = rules?;
     let mut vpc_opt_outs = vpc_opt_outs?;
@@ -65,7 +66,7 @@ pub async fn gather(
 
     let vpc = group.vpc_id().map(str::to_owned);
     let owner = group.owner_id().unwrap_or_default().to_owned();
-    Ok(Facts::Group(Box::new(SecurityGroup {
+    Ok(Some(SecurityGroup {
         id: id.to_owned(),
         name: group.group_name().unwrap_or_default().to_owned(),
         arn: match group.security_group_arn() {
@@ -78,7 +79,7 @@ pub async fn gather(
         vpc,
         rules,
         prefix_lists,
-    })))
+    }))
 }
 
 /// The ARN of a group, a volume or an instance, where EC2 does not say it.
@@ -257,17 +258,6 @@ async fn entries(
     Ok(PrefixList::Entries(entries))
 }
 
-/// Whether a prefix list can be judged by now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListUse {
-    /// There is no such list (any more).
-    Gone,
-    /// It is still being modified: look again later.
-    BeingModified(String),
-    /// The groups that name it in an ingress rule.
-    NamedBy(Vec<String>),
-}
-
 /// The groups that a change of a prefix list concerns.
 ///
 /// # Errors
@@ -276,7 +266,7 @@ pub async fn groups_naming(
     ec2: &aws_sdk_ec2::Client,
     list: &str,
     deadline: &Deadline,
-) -> Result<ListUse, AwsError> {
+) -> Result<Concerned, AwsError> {
     let request = ec2
         .describe_managed_prefix_lists()
         .prefix_list_ids(list)
@@ -295,9 +285,9 @@ pub async fn groups_naming(
         Err(error) => return Err(error),
     };
     match state {
-        None => Ok(ListUse::Gone),
-        Some(state) if state.ends_with("-in-progress") => Ok(ListUse::BeingModified(state)),
-        Some(_) => Ok(ListUse::NamedBy(groups?)),
+        None => Ok(Concerned::Gone),
+        Some(state) if state.ends_with("-in-progress") => Ok(Concerned::BeingModified(state)),
+        Some(_) => Ok(Concerned::Resources(groups?)),
     }
 }
 
@@ -327,36 +317,32 @@ pub(crate) async fn group_ids(
     Ok(ids)
 }
 
-/// Carries out the changes of a plan, one after the other. Every step yields
-/// one outcome; no failure keeps the other rules from being treated. Before
-/// each change `stopped` is asked: once it says so, no further one begins.
+/// Carries out the change of a rule. Every step yields one outcome, and nothing
+/// returns early that would hide what the others did.
 pub async fn apply(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
-    changes: &[RuleChange],
+    change: &Change<IngressRule>,
     deadline: &Deadline,
-    stopped: impl AsyncFn() -> bool,
 ) -> Vec<Outcome> {
+    let Some(rule) = &change.before else {
+        return Vec::new();
+    };
     let mut run = Apply {
         ec2,
         group,
+        rule,
         deadline,
         outcomes: Vec::new(),
     };
-    for change in changes {
-        if stopped().await {
-            let why = "the kill switch is on".to_owned();
-            run.note(change, Step::Revoke, None, Ending::Skipped { why });
-        } else {
-            run.change(change).await;
-        }
-    }
+    run.change(change).await;
     run.outcomes
 }
 
 struct Apply<'a> {
     ec2: &'a aws_sdk_ec2::Client,
     group: &'a str,
+    rule: &'a IngressRule,
     deadline: &'a Deadline,
     outcomes: Vec<Outcome>,
 }
@@ -365,47 +351,41 @@ struct Apply<'a> {
 const NO_ROOM: &str = "the group holds as many rules as it may; this allowed part is lost";
 
 impl Apply<'_> {
-    async fn change(&mut self, change: &RuleChange) {
-        let Some(narrow_to) = &change.narrow_to else {
-            return self.revoke(change).await;
+    async fn change(&mut self, change: &Change<IngressRule>) {
+        let Some(narrow_to) = change.after.as_ref().map(|after| &after.permission) else {
+            return self.revoke().await;
         };
         // The further allowed parts first: at no moment is anything closed
         // that may stay open.
         let mut created = Vec::new();
-        for permission in &change.authorise {
-            match self.authorise(change, permission).await {
+        for part in &change.add {
+            match self.authorise(&part.permission).await {
                 Ok(id) => created.extend(id),
                 Err(()) => {
                     let why = "an allowed part could not be authorised before".to_owned();
-                    self.note(
-                        change,
-                        Step::Narrow,
-                        Some(narrow_to),
-                        Ending::Skipped { why },
-                    );
+                    self.note(Step::Narrow, Some(narrow_to), Ending::Skipped { why });
                     return;
                 }
             }
         }
-        match self.narrow(change, narrow_to).await {
-            Ok(()) => self.note(change, Step::Narrow, Some(narrow_to), Ending::Done),
+        match self.narrow(narrow_to).await {
+            Ok(()) => self.note(Step::Narrow, Some(narrow_to), Ending::Done),
             // Somebody removed the whole rule meanwhile: then nobody wants its
             // parts either.
             Err(error) if error.is_not_found() => {
-                self.note(change, Step::Narrow, Some(narrow_to), Ending::AlreadyDone);
+                self.note(Step::Narrow, Some(narrow_to), Ending::AlreadyDone);
                 for id in created {
-                    self.take_back(change, id).await;
+                    self.take_back(id).await;
                 }
             }
             // EC2 will not change this rule in place: its first allowed part
             // is authorised as well, then the rule is revoked.
             Err(error) if error.is_refusal() => {
-                tracing::info!(rule = %change.rule.id, %error, "not changed in place: authorise and revoke");
-                if self.authorise(change, narrow_to).await.is_ok() {
-                    self.revoke(change).await;
+                tracing::info!(rule = %self.rule.id, %error, "not changed in place: authorise and revoke");
+                if self.authorise(narrow_to).await.is_ok() {
+                    self.revoke().await;
                 } else {
                     self.note(
-                        change,
                         Step::Revoke,
                         None,
                         Ending::Skipped {
@@ -414,20 +394,14 @@ impl Apply<'_> {
                     );
                 }
             }
-            Err(error) => self.note(change, Step::Narrow, Some(narrow_to), error.ending()),
+            Err(error) => self.note(Step::Narrow, Some(narrow_to), error.ending()),
         }
     }
 
-    fn note(
-        &mut self,
-        change: &RuleChange,
-        step: Step,
-        permission: Option<&Permission>,
-        ending: Ending,
-    ) {
+    fn note(&mut self, step: Step, permission: Option<&Permission>, ending: Ending) {
         self.outcomes.push(Outcome {
             round: 0,
-            rule: change.rule.id.clone(),
+            item: self.rule.id.clone(),
             step,
             permission: permission.cloned(),
             created: None,
@@ -435,16 +409,16 @@ impl Apply<'_> {
         });
     }
 
-    async fn revoke(&mut self, change: &RuleChange) {
-        let ending = self.revoke_id(&change.rule.id).await;
-        self.note(change, Step::Revoke, None, ending);
+    async fn revoke(&mut self) {
+        let ending = self.revoke_id(&self.rule.id).await;
+        self.note(Step::Revoke, None, ending);
     }
 
-    async fn take_back(&mut self, change: &RuleChange, id: String) {
+    async fn take_back(&mut self, id: String) {
         let ending = self.revoke_id(&id).await;
         self.outcomes.push(Outcome {
             round: 0,
-            rule: change.rule.id.clone(),
+            item: self.rule.id.clone(),
             step: Step::TakeBack,
             permission: None,
             created: Some(id),
@@ -458,12 +432,8 @@ impl Apply<'_> {
 
     /// Authorises an allowed part. `Ok` also where the group has no room: the
     /// exposure goes all the same, and what is lost is told.
-    async fn authorise(
-        &mut self,
-        change: &RuleChange,
-        permission: &Permission,
-    ) -> Result<Option<String>, ()> {
-        let rule = &change.rule;
+    async fn authorise(&mut self, permission: &Permission) -> Result<Option<String>, ()> {
+        let rule = self.rule;
         let answer = authorise_rule(
             self.ec2,
             self.group,
@@ -487,7 +457,7 @@ impl Apply<'_> {
         let failed = matches!(ending, Ending::Failed { .. });
         self.outcomes.push(Outcome {
             round: 0,
-            rule: rule.id.clone(),
+            item: rule.id.clone(),
             step: Step::Authorise,
             permission: Some(permission.clone()),
             created: created.clone(),
@@ -496,8 +466,8 @@ impl Apply<'_> {
         if failed { Err(()) } else { Ok(created) }
     }
 
-    async fn narrow(&self, change: &RuleChange, to: &Permission) -> Result<(), AwsError> {
-        modify_rule(self.ec2, self.group, &change.rule, to, self.deadline).await
+    async fn narrow(&self, to: &Permission) -> Result<(), AwsError> {
+        modify_rule(self.ec2, self.group, self.rule, to, self.deadline).await
     }
 }
 

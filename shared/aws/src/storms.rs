@@ -3,7 +3,7 @@
 //! The sweep calls this, so that no count waits for another event of its kind.
 
 use backstop_core::notice::Notice;
-use backstop_core::record;
+use backstop_core::run;
 use backstop_core::storms::tail;
 use jiff::Timestamp;
 
@@ -38,7 +38,7 @@ pub async fn tell_ended(
     let mut told = 0;
     for surge in ledger.ended_storms(now).await? {
         let notice = Notice {
-            version: record::VERSION,
+            version: run::VERSION,
             id: ledger.clock().new_id(),
             account: account.to_owned(),
             region: region.to_owned(),

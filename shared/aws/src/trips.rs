@@ -2,13 +2,13 @@
 
 use backstop_core::guards::Trip;
 use backstop_core::notice::{About, ControlTripped, Notice};
-use backstop_core::record;
-use backstop_core::words::Control;
+use backstop_core::run;
+use backstop_core::words::ControlId;
 use tracing::warn;
 
 use crate::bus;
 use crate::findings::TellError;
-use crate::ledger::{Ledger, Run};
+use crate::ledger::{Ledger, LockedRun};
 
 /// Where a control trips.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +29,19 @@ pub struct Place<'a> {
 pub async fn over_budget(
     ledger: &Ledger,
     events: &aws_sdk_eventbridge::Client,
-    run: &impl Run,
+    run: &impl LockedRun,
     place: Place<'_>,
     changes: usize,
     budget: u32,
 ) -> Result<(), TellError> {
     let at = ledger.clock().now();
-    let control: Control = run.control();
+    let control: ControlId = run.control();
     let trip = Trip {
         at,
         why: format!("it would have made more than {budget} changes in an hour"),
     };
     let notice = Notice {
-        version: record::VERSION,
+        version: run::VERSION,
         id: ledger.clock().new_id(),
         account: place.account.to_owned(),
         region: place.region.to_owned(),

@@ -13,7 +13,7 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::words::Control;
+use crate::words::ControlId;
 
 /// The tag's key.
 pub const OPT_OUT_TAG: &str = "backstop:opt-out";
@@ -72,7 +72,7 @@ impl Exemption {
 /// Reads the tag's value (if the resource has the tag) for a control on a day.
 /// With `require_end` an opt-out without `until=` counts as malformed.
 #[must_use]
-pub fn read(value: Option<&str>, control: Control, today: Date, require_end: bool) -> Exemption {
+pub fn read(value: Option<&str>, control: ControlId, today: Date, require_end: bool) -> Exemption {
     let Some(value) = value else {
         return Exemption::None;
     };
@@ -117,11 +117,11 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
 
 enum Scope {
     All,
-    Controls(Vec<Control>),
+    Controls(Vec<ControlId>),
 }
 
 impl Scope {
-    fn covers(&self, control: Control) -> bool {
+    fn covers(&self, control: ControlId) -> bool {
         match self {
             Self::All => true,
             Self::Controls(controls) => controls.contains(&control),
@@ -138,7 +138,7 @@ fn parse(value: &str) -> Result<(Scope, OptOut), String> {
             names
                 .split('+')
                 .map(|name| {
-                    Control::from_name(name).ok_or_else(|| {
+                    ControlId::from_name(name).ok_or_else(|| {
                         format!("`{name}` is neither `all` nor the name of a control")
                     })
                 })
@@ -204,7 +204,7 @@ mod tests {
     const TODAY: Date = jiff::civil::date(2026, 11, 24);
 
     fn state(value: &str) -> String {
-        match read(Some(value), Control::OpenIngress, TODAY, false) {
+        match read(Some(value), ControlId::OpenIngress, TODAY, false) {
             Exemption::None => "none".to_owned(),
             Exemption::Exempt(o) => format!(
                 "exempt {} {} {}",
@@ -292,14 +292,14 @@ mod tests {
 
     #[test]
     fn the_policy_may_demand_an_end() {
-        let with = |value| read(Some(value), Control::OpenIngress, TODAY, true);
+        let with = |value| read(Some(value), ControlId::OpenIngress, TODAY, true);
         assert!(matches!(with("all"), Exemption::Malformed { .. }));
         assert!(matches!(with("all until=2027-01-31"), Exemption::Exempt(_)));
     }
 
     #[test]
     fn the_strongest_tag_decides() {
-        let read = |value| read(Some(value), Control::OpenIngress, TODAY, false);
+        let read = |value| read(Some(value), ControlId::OpenIngress, TODAY, false);
         let ended = read("all until=2020-01-01");
         let exempt = read("all");
         let malformed = read("yes");

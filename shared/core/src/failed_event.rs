@@ -11,12 +11,17 @@
 
 use serde_json::Value;
 
+use crate::controls;
+use crate::info::ControlInfo;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
     VOLUME_NOTIFICATION,
 };
-use crate::words::Control;
+use crate::words::ControlId;
+
+const ENCRYPT_VOLUME: &str = "encrypt-volume";
+const PATCH_INSTANCE: &str = "patch-instance";
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum Function {
     /// By ARN: the one that failed.
     Arn(String),
     /// By its logical id in the template: the one that the event is for.
-    Logical(&'static str),
+    Logical(String),
 }
 
 impl FailedEvent {
@@ -70,37 +75,25 @@ impl FailedEvent {
         };
         let call = at("/detail/eventName").unwrap_or_default();
         let function = match (source.as_str(), detail_type.as_str(), call.as_str()) {
-            (OWN_SOURCE, REMEDIATION_RECORDED, _) => "NotifyFunction",
+            (OWN_SOURCE, REMEDIATION_RECORDED, _) => "notify",
             (OWN_SOURCE, CHECK_REQUESTED, _) => {
                 let control = at("/detail/control").unwrap_or_default();
-                match Control::from_name(&control) {
-                    Some(Control::UnencryptedVolume | Control::EncryptionByDefault) => {
-                        "EncryptVolumeFunction"
-                    }
-                    Some(
-                        Control::VulnerablePackage
-                        | Control::MissingPatches
-                        | Control::UnmanagedInstance,
-                    ) => "PatchInstanceFunction",
-                    Some(Control::OpenIngress) | None => "RevokeIngressFunction",
-                }
+                ControlId::from_name(&control).map_or("revoke-ingress", function)
             }
-            ("aws.events", _, _) => "SweepFunction",
+            ("aws.events", _, _) => "sweep",
             // Of a start the two functions that hear of it have a copy each; what
             // encrypt-volume failed on comes with Lambda's record around it.
             (_, INSTANCE_NOTIFICATION, _) if at("/detail/state").as_deref() == Some("running") => {
-                "PatchInstanceFunction"
+                PATCH_INSTANCE
             }
-            (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => "EncryptVolumeFunction",
-            (_, INSPECTOR_FINDING | COMPLIANCE_CHANGE | COMMAND_NOTIFICATION, _) => {
-                "PatchInstanceFunction"
-            }
-            (_, _, call) if TAG_CALLS.contains(&call) => "WatchOptOutsFunction",
-            (_, _, call) if VOLUME_CALLS.contains(&call) => "EncryptVolumeFunction",
-            _ => "RevokeIngressFunction",
+            (_, VOLUME_NOTIFICATION | INSTANCE_NOTIFICATION, _) => ENCRYPT_VOLUME,
+            (_, INSPECTOR_FINDING | COMPLIANCE_CHANGE | COMMAND_NOTIFICATION, _) => PATCH_INSTANCE,
+            (_, _, call) if TAG_CALLS.contains(&call) => "watch-opt-outs",
+            (_, _, call) if VOLUME_CALLS.contains(&call) => ENCRYPT_VOLUME,
+            (_, _, call) => listening(call).map_or("revoke-ingress", |info| info.function),
         };
         Ok(Self {
-            function: Function::Logical(function),
+            function: Function::Logical(logical_id(function)),
             at: at("/time"),
             event: body,
             error: None,
@@ -117,14 +110,30 @@ impl FailedEvent {
         let about = [
             "/detail/resource",
             "/detail/entry",
-            "/detail/requestParameters/groupId",
             "/detail/responseElements/volumeId",
             "/detail/instance-id",
             "/remediation",
         ];
+        let by_call = || {
+            let detail = self.event.get("detail")?;
+            let paths = listening(&what)?.calls.iter();
+            let paths = paths.filter(|call| call.name == what);
+            paths.flat_map(|call| call.resource).find_map(|path| {
+                Some(
+                    detail
+                        .pointer(&format!("/{}", path.join("/")))?
+                        .as_str()?
+                        .to_owned(),
+                )
+            })
+        };
         // EBS names a volume by its ARN, and nowhere else.
         let by_arn = || Some(at("/resources/0")?.rsplit('/').next()?.to_owned());
-        let about = about.into_iter().find_map(at).or_else(by_arn);
+        let about = about
+            .into_iter()
+            .find_map(at)
+            .or_else(by_call)
+            .or_else(by_arn);
         match (what.as_str(), about) {
             ("", None) => "a payload".to_owned(),
             ("", Some(about)) => about,
@@ -132,6 +141,32 @@ impl FailedEvent {
             (what, Some(about)) => format!("{what} {about}"),
         }
     }
+}
+
+/// The function that serves a control.
+fn function(control: ControlId) -> &'static str {
+    match controls::of(control).map(|control| control.info()) {
+        Some(info) => info.function,
+        None if ControlId::PATCHING.contains(&control) => PATCH_INSTANCE,
+        None => ENCRYPT_VOLUME,
+    }
+}
+
+/// The control that listens to a call.
+fn listening(call: &str) -> Option<&'static ControlInfo> {
+    let mut all = controls::infos();
+    all.find(|info| info.calls.iter().any(|of| of.name == call))
+}
+
+/// A function's logical id in the template: `RevokeIngressFunction`.
+fn logical_id(function: &str) -> String {
+    let words = function
+        .split('-')
+        .map(|word| match word.split_at_checked(1) {
+            Some((first, rest)) => first.to_uppercase() + rest,
+            None => String::new(),
+        });
+    words.collect::<String>() + "Function"
 }
 
 /// The text at a place (a JSON pointer, RFC 6901).
@@ -209,12 +244,20 @@ mod tests {
                 "RevokeIngressFunction",
             ),
             (
+                event(
+                    "aws.ec2",
+                    CLOUDTRAIL_CALL,
+                    json!({ "eventName": "DisableEbsEncryptionByDefault" }),
+                ),
+                "RestoreAccountDefaultsFunction",
+            ),
+            (
                 event("aws.events", "Scheduled Event", json!({})),
                 "SweepFunction",
             ),
         ] {
             let failed = FailedEvent::read(&event.to_string()).unwrap();
-            assert_eq!(failed.function, Function::Logical(function));
+            assert_eq!(failed.function, Function::Logical(function.into()));
             assert_eq!(failed.event, event);
         }
     }
@@ -228,7 +271,7 @@ mod tests {
                 json!({ "eventName": name, "responseElements": { "volumeId": "vol-1" } }),
             )
         };
-        let check = |control: Control, resource: &str| {
+        let check = |control: ControlId, resource: &str| {
             event(
                 OWN_SOURCE,
                 CHECK_REQUESTED,
@@ -251,12 +294,8 @@ mod tests {
             .map(|name| (call(name), format!("{name} vol-1")));
         let others = [
             (
-                check(Control::UnencryptedVolume, "i-1"),
+                check(ControlId::UnencryptedVolume, "i-1"),
                 "Check Requested i-1".to_owned(),
-            ),
-            (
-                check(Control::EncryptionByDefault, "eu-central-1"),
-                "Check Requested eu-central-1".to_owned(),
             ),
             (of_ebs, "EBS Volume Notification vol-1".to_owned()),
             (
@@ -268,7 +307,7 @@ mod tests {
             let failed = FailedEvent::read(&event.to_string()).unwrap();
             assert_eq!(
                 failed.function,
-                Function::Logical("EncryptVolumeFunction"),
+                Function::Logical("EncryptVolumeFunction".into()),
                 "{event}"
             );
             assert_eq!(failed.title(), title);
@@ -322,7 +361,7 @@ mod tests {
             ),
         ] {
             let failed = FailedEvent::read(&event.to_string()).unwrap();
-            let function = Function::Logical("PatchInstanceFunction");
+            let function = Function::Logical("PatchInstanceFunction".into());
             assert_eq!(
                 (failed.function.clone(), failed.title().as_str()),
                 (function, title)
@@ -332,20 +371,20 @@ mod tests {
 
     #[test]
     fn a_check_is_for_the_function_that_serves_its_control() {
-        for control in Control::ALL {
+        for control in ControlId::ALL {
             let detail = json!({ "control": control.name(), "resource": "x" });
             let event = event(OWN_SOURCE, CHECK_REQUESTED, detail);
             let expected = match control {
-                Control::OpenIngress => "RevokeIngressFunction",
-                Control::UnencryptedVolume | Control::EncryptionByDefault => {
-                    "EncryptVolumeFunction"
-                }
-                Control::VulnerablePackage
-                | Control::MissingPatches
-                | Control::UnmanagedInstance => "PatchInstanceFunction",
+                ControlId::OpenIngress => "RevokeIngressFunction",
+                ControlId::UnencryptedVolume => "EncryptVolumeFunction",
+                ControlId::EncryptionByDefault => "RestoreAccountDefaultsFunction",
+                ControlId::PublicSnapshot => "UnshareStorageFunction",
+                ControlId::VulnerablePackage
+                | ControlId::MissingPatches
+                | ControlId::UnmanagedInstance => "PatchInstanceFunction",
             };
             let failed = FailedEvent::read(&event.to_string()).unwrap();
-            assert_eq!(failed.function, Function::Logical(expected));
+            assert_eq!(failed.function, Function::Logical(expected.into()));
         }
     }
 

@@ -7,6 +7,8 @@
 //! | trip of a resource | a fight: the same finding again and again | a person, who re-arms it |
 //! | baseline | the first sweep after a switch to `enforce` | the policy's `existing` |
 //!
+//! They are asked in one order for every control ([`held_back`]).
+//!
 //! Deliberately not here: where the ledger keeps them (`backstop_aws::ledger`),
 //! and the budget's count, which only the ledger can keep under concurrency.
 
@@ -15,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
+use crate::exemption::Exemption;
+use crate::reason::Reason;
 use crate::rules::FightRules;
 use crate::security_group::Tags;
-use crate::words::Actor;
+use crate::words::{Actor, Mode};
 
 /// What the ledger says about a control and one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +37,87 @@ pub struct Guards {
     pub baseline: BTreeSet<String>,
 }
 
-/// What a reason says of a trip that is for one resource only.
-pub const FOR_THIS_GROUP: &str = "tripped for this group";
+/// What spares everything that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// An opt-out tag that cannot be read.
+    Unreadable,
+    /// Opt-out tags.
+    OptedOut,
+    /// An exemption in the policy.
+    ByPolicy,
+    /// The baseline.
+    Existing,
+}
+
+impl Spared {
+    /// What an exemption spares, if it holds.
+    #[must_use]
+    pub fn of(exemption: &Exemption) -> Option<Self> {
+        match exemption {
+            Exemption::None | Exemption::Ended(_) => None,
+            Exemption::Exempt(_) => Some(Self::OptedOut),
+            Exemption::Malformed { .. } => Some(Self::Unreadable),
+            Exemption::Existing => Some(Self::Existing),
+        }
+    }
+}
+
+/// What decides whether a finding is remediated.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The account that owns the resource, where it is another one.
+    pub other_owner: Option<&'a str>,
+    /// What spares everything that was found.
+    pub spared: Option<Spared>,
+    /// The control's mode.
+    pub mode: Mode,
+    /// Whether the kill switch is on.
+    pub kill_switch: bool,
+    /// What the ledger says.
+    pub guards: &'a Guards,
+    /// How often the finding was remediated within 24 hours, and at which time
+    /// the control trips; `None`: fights are not counted.
+    pub fights: Option<(u32, u32)>,
+}
+
+/// Why a finding is not remediated; `None`: it is. The first of these counts: not
+/// ours, opt-out, baseline, mode, kill switch, tripped (control, resource), fights.
+#[must_use]
+pub fn held_back(case: &Case<'_>) -> Option<Reason> {
+    let Case { guards, .. } = case;
+    if let Some(owner) = case.other_owner {
+        let owner = owner.to_owned();
+        return Some(Reason::NotOwned { owner });
+    }
+    match case.spared {
+        Some(Spared::Unreadable) => return Some(Reason::OptOutUnreadable),
+        Some(Spared::OptedOut) => return Some(Reason::OptedOut),
+        Some(Spared::ByPolicy) => return Some(Reason::ExemptInPolicy),
+        Some(Spared::Existing) => return Some(Reason::Existing),
+        None => {}
+    }
+    if case.mode != Mode::Enforce {
+        return Some(Reason::NotifyMode);
+    }
+    if case.kill_switch {
+        return Some(Reason::KillSwitch);
+    }
+    if let Some(Trip { why, .. }) = &guards.control_tripped {
+        let why = why.clone();
+        return Some(Reason::ControlTripped { why });
+    }
+    if let Some(Trip { why, .. }) = &guards.resource_tripped {
+        let why = why.clone();
+        return Some(Reason::ResourceTripped { why });
+    }
+    match case.fights {
+        Some((times, trip_after)) if times.saturating_add(1) >= trip_after => {
+            Some(Reason::Fight { times })
+        }
+        _ => None,
+    }
+}
 
 /// A control that stopped acting until a person re-arms it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,5 +342,61 @@ mod tests {
             managed_by(&Tags::new(), &stack).as_deref(),
             Some("a CloudFormation stack")
         );
+    }
+
+    /// Everything holds a finding back at first; row by row, the reason that
+    /// comes first in the order is taken away.
+    #[test]
+    fn guards_are_asked_in_one_order() {
+        let trip = |why: &str| {
+            Some(Trip {
+                at: at(0),
+                why: why.to_owned(),
+            })
+        };
+        let untripped = Guards::default();
+        let resource = Guards {
+            resource_tripped: trip("it came back"),
+            ..Guards::default()
+        };
+        let both = Guards {
+            control_tripped: trip("the budget is used up"),
+            ..resource.clone()
+        };
+        for (spared, reason) in [
+            (Spared::Unreadable, Reason::OptOutUnreadable),
+            (Spared::OptedOut, Reason::OptedOut),
+            (Spared::ByPolicy, Reason::ExemptInPolicy),
+            (Spared::Existing, Reason::Existing),
+        ] {
+            let mut case = Case {
+                other_owner: Some("444455556666"),
+                spared: Some(spared),
+                mode: Mode::Notify,
+                kill_switch: true,
+                guards: &both,
+                fights: Some((9, 10)),
+            };
+            let owner = "444455556666".to_owned();
+            assert_eq!(held_back(&case), Some(Reason::NotOwned { owner }));
+            case.other_owner = None;
+            assert_eq!(held_back(&case), Some(reason));
+            case.spared = None;
+            assert_eq!(held_back(&case), Some(Reason::NotifyMode));
+            case.mode = Mode::Enforce;
+            assert_eq!(held_back(&case), Some(Reason::KillSwitch));
+            case.kill_switch = false;
+            let why = "the budget is used up".to_owned();
+            assert_eq!(held_back(&case), Some(Reason::ControlTripped { why }));
+            case.guards = &resource;
+            let why = "it came back".to_owned();
+            assert_eq!(held_back(&case), Some(Reason::ResourceTripped { why }));
+            case.guards = &untripped;
+            assert_eq!(held_back(&case), Some(Reason::Fight { times: 9 }));
+            for fights in [Some((8, 10)), None] {
+                case.fights = fights;
+                assert_eq!(held_back(&case), None, "it is remediated");
+            }
+        }
     }
 }

@@ -8,23 +8,35 @@
 //! type. `clippy.toml` beside the manifest bans them; `backstop-aws` holds the
 //! effects.
 
+pub mod account_setting;
 pub mod address;
+pub mod any_control;
+pub mod control;
 pub mod controls;
+pub mod decide;
 pub mod doctor;
 pub mod encryption;
 pub mod entry;
 pub mod exemption;
 pub mod failed_event;
+pub mod finding;
 pub mod guards;
+pub mod info;
 pub mod message;
 pub mod notice;
 pub mod patching;
 pub mod plan;
 pub mod policy;
 pub mod ports;
+pub mod preview;
+mod prose;
+pub mod reason;
 pub mod record;
 pub mod rules;
+pub mod run;
 pub mod security_group;
+mod shell;
+mod stored;
 pub mod storms;
 pub mod sweep;
 pub mod trigger;

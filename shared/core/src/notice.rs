@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::words::{Actor, Control, Severity, digest};
+use crate::words::{Actor, ControlId, Severity, digest};
 
 /// One notice, as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct OptOutChanged {
     pub value: Option<String>,
     /// What that value means, by control: only controls it says something to.
     #[serde(default)]
-    pub means: BTreeMap<Control, crate::exemption::Exemption>,
+    pub means: BTreeMap<ControlId, crate::exemption::Exemption>,
     /// Who called, as the event states.
     pub actor: Actor,
 }
@@ -78,7 +78,7 @@ pub struct OptOutChanged {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlTripped {
     /// The control.
-    pub control: Control,
+    pub control: ControlId,
     /// The budget: changes in a clock hour.
     pub changes_per_hour: u32,
     /// ARN of the resource whose changes would have exceeded it.
@@ -97,12 +97,12 @@ pub struct Digest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Resources looked at, by control.
-    pub looked_at: BTreeMap<Control, u64>,
+    pub looked_at: BTreeMap<ControlId, u64>,
     /// Entries since then, by control and outcome.
-    pub outcomes: BTreeMap<Control, BTreeMap<String, u64>>,
+    pub outcomes: BTreeMap<ControlId, BTreeMap<String, u64>>,
     /// What is open now and why, by control and reason: how many, and the
     /// first few.
-    pub open: BTreeMap<Control, BTreeMap<String, Open>>,
+    pub open: BTreeMap<ControlId, BTreeMap<String, Open>>,
     /// What the sweep met before the event path did: how many, the first few.
     pub met_first: Open,
     /// Unencrypted data that is kept on purpose, by kind: originals that were

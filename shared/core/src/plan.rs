@@ -1,17 +1,39 @@
-//! What is to be done and what came of it: plan, outcomes, verification.
+//! What is to be done and what came of it: changes, plan, outcomes, verification.
 //!
-//! Deliberately not here: how a control arrives at its plan (`controls`) and
+//! A remediation moves items of a resource (rules, grants, settings) from one
+//! state to another, and an undo moves them back. `S` is the state of an item:
+//! the control's own type while something is judged, JSON in records, which are
+//! read without a type for every control.
+//!
+//! Deliberately not here: how a control arrives at its plan (`decide`) and
 //! how a step is carried out (`backstop-aws`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::ports::Permission;
-use crate::security_group::IngressRule;
+use crate::reason::Reason;
+
+/// The id of an item within its resource: a rule's id, a grant's holder, a
+/// setting's name.
+pub type ItemId = String;
+
+/// The state of an item: a rule, a grant, a setting.
+pub trait State:
+    Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync + 'static
+{
+}
+
+impl<S> State for S where
+    S: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync + 'static
+{
+}
 
 /// What is done about a finding, and why not more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,27 +59,89 @@ pub enum Disposition {
     Stopped,
 }
 
-/// One part of a finding: a rule that admits what it must not.
+impl Disposition {
+    /// What a reason leads to.
+    #[must_use]
+    pub fn of(because: &Reason) -> Self {
+        match because {
+            Reason::NotOwned { .. } => Self::NotOwned,
+            Reason::OptOutUnreadable => Self::Held,
+            Reason::OptedOut | Reason::ExemptInPolicy => Self::Exempt,
+            Reason::Existing => Self::Existing,
+            Reason::NotifyMode => Self::NotifyOnly,
+            Reason::KillSwitch => Self::Stopped,
+            Reason::ControlTripped { .. }
+            | Reason::ResourceTripped { .. }
+            | Reason::Fight { .. } => Self::Tripped,
+        }
+    }
+}
+
+/// One part of a finding: an item whose state is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exposure {
-    /// The rule, as it was found.
-    pub rule: IngressRule,
-    /// What the rule admits to too many, in words (`tcp 22`).
+pub struct Exposure<S = Value> {
+    /// The item.
+    pub item: ItemId,
+    /// Its state, as it was found.
+    pub state: S,
+    /// What of it is wrong, in words (`tcp 22`).
+    #[serde(default)]
     pub exposed: Vec<String>,
-    /// What the rule admits that may stay, in words (`tcp 443`).
+    /// What of it may stay, in words (`tcp 443`).
+    #[serde(default)]
     pub allowed: Vec<String>,
-    /// How many public addresses the source admits.
-    #[serde(with = "as_text")]
-    pub public_addresses: u128,
-    /// Whether the source also admits private or special addresses, which go
-    /// with it: a source is kept whole or goes whole.
-    pub private_part: bool,
-    /// What the rule's own opt-out tag says.
+    /// Whom it admits, of items that admit addresses.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
+    /// What the item's own opt-out tag says, or the baseline.
     #[serde(default)]
     pub exemption: Exemption,
-    /// Digest of control, resource, protocol, ports and source. It stays the
-    /// same when a rule is put back under a new id.
+    /// Digest of control, resource and what is wrong
+    /// ([`Control::fingerprint`](crate::control::Control::fingerprint)). It stays
+    /// the same when the item is put back under a new id.
     pub fingerprint: String,
+}
+
+impl<S> Exposure<S> {
+    /// An item that is wrong as a whole. Exemption and fingerprint are filled in by
+    /// [`decide`](crate::decide::decide).
+    #[must_use]
+    pub fn of(item: impl Into<ItemId>, state: S) -> Self {
+        Self {
+            item: item.into(),
+            state,
+            exposed: Vec::new(),
+            allowed: Vec::new(),
+            reach: None,
+            exemption: Exemption::None,
+            fingerprint: String::new(),
+        }
+    }
+
+    /// The same exposure with its state in another form.
+    #[must_use]
+    pub fn with_state<T>(&self, state: T) -> Exposure<T> {
+        Exposure {
+            item: self.item.clone(),
+            state,
+            exposed: self.exposed.clone(),
+            allowed: self.allowed.clone(),
+            reach: self.reach,
+            exemption: self.exemption.clone(),
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+}
+
+/// Whom an item admits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// How many public addresses.
+    #[serde(with = "as_text")]
+    pub public_addresses: u128,
+    /// Whether private or special addresses as well, which go with them: a source
+    /// is kept whole or goes whole.
+    pub private_part: bool,
 }
 
 /// JSON numbers end at 2^64, address counts do not: written as text.
@@ -80,71 +164,141 @@ mod as_text {
     }
 }
 
-/// A change of one rule.
+/// A change of one item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleChange {
-    /// The rule to change.
-    pub rule: IngressRule,
-    /// What the rule becomes, in place, keeping id and tags; `None`: it is
-    /// revoked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub narrow_to: Option<Permission>,
-    /// Further allowed parts, authorised before that from the same source,
-    /// with the rule's description and tags.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub authorise: Vec<Permission>,
-    /// Allowed parts that no reasonable number of rules can express, in words.
+pub struct Change<S = Value> {
+    /// The item.
+    pub item: ItemId,
+    /// Its state before; `None`: it is not there.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub before: Option<S>,
+    /// What it becomes, in place; `None`: it goes.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub after: Option<S>,
+    /// Further parts that stay allowed and become items of their own, added
+    /// before anything is taken away. They carry the id of the item that they are
+    /// a part of, until they have their own.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<S>,
+    /// Allowed parts that no reasonable number of items can express, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
 }
 
-/// What is to be done about a finding. `before` of the ledger is the `rule` of
-/// every change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// Whether it is carried out.
-    pub disposition: Disposition,
-    /// The changes, pure revokes first: they close a hole soonest.
-    pub changes: Vec<RuleChange>,
-    /// Why the plan is what it is, one sentence each.
-    pub reasons: Vec<String>,
+impl<S> Change<S> {
+    /// The item goes.
+    #[must_use]
+    pub fn remove(item: impl Into<ItemId>, before: S) -> Self {
+        Self {
+            item: item.into(),
+            before: Some(before),
+            after: None,
+            add: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// The item changes in place.
+    #[must_use]
+    pub fn set(item: impl Into<ItemId>, before: S, after: S) -> Self {
+        Self {
+            after: Some(after),
+            ..Self::remove(item, before)
+        }
+    }
+
+    /// The same change with its ends exchanged: its undo. Parts that were added
+    /// are the undo's to remove, by the ids that they have by then.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            item: self.item,
+            before: self.after,
+            after: self.before,
+            add: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// The kind of step that makes it, where `in_place` changes an item in place.
+    #[must_use]
+    pub fn step(&self, in_place: Step) -> Step {
+        match (&self.before, &self.after) {
+            (None, Some(_)) => Step::Authorise,
+            (_, Some(_)) => in_place,
+            (_, None) => Step::Revoke,
+        }
+    }
+
+    /// The same change with states in another form.
+    #[must_use]
+    pub fn map<T>(self, form: impl Fn(S) -> T) -> Change<T> {
+        Change {
+            item: self.item,
+            before: self.before.map(&form),
+            after: self.after.map(&form),
+            add: self.add.into_iter().map(form).collect(),
+            lost: self.lost,
+        }
+    }
 }
 
-impl Plan {
+/// What is to be done about a finding. `before` of the ledger is the `before` of
+/// every change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan<S = Value> {
+    /// Whether it is carried out.
+    pub disposition: Disposition,
+    /// The changes, those that only take away first: they close an exposure
+    /// soonest.
+    #[serde(default = "Vec::new")]
+    pub changes: Vec<Change<S>>,
+    /// Why the plan is what it is, one sentence each, for people.
+    pub reasons: Vec<String>,
+    /// Why it is not carried out, as data. Entries of the first release have
+    /// none.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Reason>,
+}
+
+impl<S: Clone> Plan<S> {
     /// Whether carrying out the plan changes anything.
     #[must_use]
     pub fn changes_something(&self) -> bool {
         self.disposition == Disposition::Enforce && !self.changes.is_empty()
     }
 
-    /// Every rule the plan touches, in full, by id.
+    /// Every item that the plan touches, as it was, by id. An item that is not
+    /// there yet has no state.
     #[must_use]
-    pub fn before(&self) -> BTreeMap<String, IngressRule> {
+    pub fn before(&self) -> BTreeMap<ItemId, S> {
         self.changes
             .iter()
-            .map(|c| (c.rule.id.clone(), c.rule.clone()))
+            .filter_map(|change| Some((change.item.clone(), change.before.clone()?)))
             .collect()
     }
 }
 
-/// The kind of a step on a rule.
+/// The kind of a step on an item.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// An allowed part was authorised as a rule of its own.
+    /// An item was added: an allowed part as a rule of its own, or by an undo.
     Authorise,
-    /// The rule was changed in place to an allowed part.
+    /// A rule was changed in place to an allowed part.
     Narrow,
-    /// The rule was revoked.
+    /// The item was removed.
     Revoke,
     /// A rule that a step of ours had authorised was taken back.
     TakeBack,
-    /// An undo put its opt-out on the rule, ahead of widening it.
+    /// An undo put its opt-out on the item or its resource, ahead of its change.
     Tag,
-    /// An undo changed the rule in place to what it was before.
+    /// An undo changed a rule in place to what it was before.
     Widen,
+    /// A setting was changed in place.
+    Set,
 }
 
 /// How a step ended.
@@ -180,14 +334,14 @@ pub struct Outcome {
     /// begins one, and so does a further look within an attempt.
     #[serde(default)]
     pub round: u32,
-    /// The rule of the plan it belongs to.
-    pub rule: String,
+    /// The item of the plan it belongs to.
+    pub item: ItemId,
     /// What was tried.
     pub step: Step,
-    /// What the step was to make (authorise, narrow), in EC2's terms.
+    /// What the step was to make of a rule (authorise, narrow), in EC2's terms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission: Option<Permission>,
-    /// The id of the rule that the step made.
+    /// The id of the item that the step made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// How it ended.
@@ -207,7 +361,7 @@ impl Outcome {
 pub struct Verification {
     /// Exposures that are still there, in words.
     pub remaining: Vec<String>,
-    /// Rules we changed that are not as planned, in words.
+    /// Items we changed that are not as planned, in words.
     pub not_as_planned: Vec<String>,
     /// What others changed meanwhile, in words. No failure.
     pub by_others: Vec<String>,

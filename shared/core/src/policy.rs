@@ -8,13 +8,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::control::Control;
 use crate::controls::{
-    encryption_by_default, missing_patches, open_ingress, unmanaged_instance, vulnerable_package,
+    encryption_by_default, missing_patches, open_ingress, public_snapshot, unmanaged_instance,
+    vulnerable_package,
 };
 use crate::encryption;
 use crate::patching;
 use crate::rules::{ControlPolicy, Existing, FightRules, OptOutRules, Rules};
-use crate::words::{Control, Mode};
+use crate::words::{ControlId, Mode};
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
 pub const MOST_BYTES: usize = 8 * 1024;
@@ -45,6 +47,30 @@ pub struct Policy {
     /// Taking changes back.
     #[serde(default)]
     pub undo: UndoRules,
+}
+
+/// A control's part of the policy: the one place where a control meets it.
+pub trait Governed: Control {
+    /// The rules by which the control decides.
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings>;
+}
+
+impl Governed for encryption_by_default::EncryptionByDefault {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.encryption_by_default)
+    }
+}
+
+impl Governed for open_ingress::OpenIngress {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.open_ingress)
+    }
+}
+
+impl Governed for public_snapshot::PublicSnapshot {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.public_snapshot)
+    }
 }
 
 /// The format's version: always 1.
@@ -92,45 +118,50 @@ pub struct Controls {
     /// Instances that Systems Manager does not manage. Nothing is changed about
     /// them in any mode.
     pub unmanaged_instance: ControlPolicy<unmanaged_instance::Settings>,
+    /// EBS snapshots that everyone can use.
+    pub public_snapshot: ControlPolicy<public_snapshot::Settings>,
 }
 
 impl Controls {
     /// A control's own mode, where the policy names one.
     #[must_use]
-    pub fn mode(&self, control: Control) -> Option<Mode> {
+    pub fn mode(&self, control: ControlId) -> Option<Mode> {
         match control {
-            Control::OpenIngress => self.open_ingress.mode,
-            Control::UnencryptedVolume => self.unencrypted_volume.mode,
-            Control::EncryptionByDefault => self.encryption_by_default.mode,
-            Control::VulnerablePackage => self.vulnerable_package.mode,
-            Control::MissingPatches => self.missing_patches.mode,
-            Control::UnmanagedInstance => self.unmanaged_instance.mode,
+            ControlId::OpenIngress => self.open_ingress.mode,
+            ControlId::UnencryptedVolume => self.unencrypted_volume.mode,
+            ControlId::EncryptionByDefault => self.encryption_by_default.mode,
+            ControlId::VulnerablePackage => self.vulnerable_package.mode,
+            ControlId::MissingPatches => self.missing_patches.mode,
+            ControlId::UnmanagedInstance => self.unmanaged_instance.mode,
+            ControlId::PublicSnapshot => self.public_snapshot.mode,
         }
     }
 
     /// What a control does about what was there before `enforce`.
     #[must_use]
-    pub fn existing(&self, control: Control) -> Existing {
+    pub fn existing(&self, control: ControlId) -> Existing {
         match control {
-            Control::OpenIngress => self.open_ingress.existing,
-            Control::UnencryptedVolume => self.unencrypted_volume.existing,
-            Control::EncryptionByDefault => self.encryption_by_default.existing,
-            Control::VulnerablePackage => self.vulnerable_package.existing,
-            Control::MissingPatches => self.missing_patches.existing,
-            Control::UnmanagedInstance => self.unmanaged_instance.existing,
+            ControlId::OpenIngress => self.open_ingress.existing,
+            ControlId::UnencryptedVolume => self.unencrypted_volume.existing,
+            ControlId::EncryptionByDefault => self.encryption_by_default.existing,
+            ControlId::VulnerablePackage => self.vulnerable_package.existing,
+            ControlId::MissingPatches => self.missing_patches.existing,
+            ControlId::UnmanagedInstance => self.unmanaged_instance.existing,
+            ControlId::PublicSnapshot => self.public_snapshot.existing,
         }
     }
 
     /// A control's budget.
     #[must_use]
-    pub fn budget(&self, control: Control) -> u32 {
+    pub fn budget(&self, control: ControlId) -> u32 {
         match control {
-            Control::OpenIngress => &self.open_ingress.budget,
-            Control::UnencryptedVolume => &self.unencrypted_volume.budget,
-            Control::EncryptionByDefault => &self.encryption_by_default.budget,
-            Control::VulnerablePackage => &self.vulnerable_package.budget,
-            Control::MissingPatches => &self.missing_patches.budget,
-            Control::UnmanagedInstance => &self.unmanaged_instance.budget,
+            ControlId::OpenIngress => &self.open_ingress.budget,
+            ControlId::UnencryptedVolume => &self.unencrypted_volume.budget,
+            ControlId::EncryptionByDefault => &self.encryption_by_default.budget,
+            ControlId::VulnerablePackage => &self.vulnerable_package.budget,
+            ControlId::MissingPatches => &self.missing_patches.budget,
+            ControlId::UnmanagedInstance => &self.unmanaged_instance.budget,
+            ControlId::PublicSnapshot => &self.public_snapshot.budget,
         }
         .changes_per_hour
     }
@@ -194,32 +225,20 @@ impl Policy {
         }
     }
 
-    /// The rules by which `open-ingress` decides.
-    #[must_use]
-    pub fn open_ingress(&self) -> Rules<'_, open_ingress::Settings> {
-        self.rules(&self.controls.open_ingress)
-    }
-
     /// The rules by which `unencrypted-volume` decides.
     #[must_use]
     pub fn unencrypted_volume(&self) -> Rules<'_, encryption::Settings> {
         self.rules(&self.controls.unencrypted_volume)
     }
 
-    /// The rules by which `encryption-by-default` decides.
-    #[must_use]
-    pub fn encryption_by_default(&self) -> Rules<'_, encryption_by_default::Settings> {
-        self.rules(&self.controls.encryption_by_default)
-    }
-
     /// The rules by which the controls that look at an instance's packages decide.
     #[must_use]
     pub fn patching(&self) -> patching::decide::Rules<'_> {
-        let mode = |control: &Control| Some((*control, self.controls.mode(*control)?));
-        let spares = |control: &Control| self.controls.existing(*control) == Existing::Notify;
+        let mode = |control: &ControlId| Some((*control, self.controls.mode(*control)?));
+        let spares = |control: &ControlId| self.controls.existing(*control) == Existing::Notify;
         patching::decide::Rules {
-            modes: Control::PATCHING.iter().filter_map(mode).collect(),
-            spares_existing: Control::PATCHING.iter().copied().filter(spares).collect(),
+            modes: ControlId::PATCHING.iter().filter_map(mode).collect(),
+            spares_existing: ControlId::PATCHING.iter().copied().filter(spares).collect(),
             least_severity: self.controls.vulnerable_package.settings.severity,
             settings: &self.patching,
             opt_out: &self.opt_out,
@@ -235,8 +254,9 @@ impl Policy {
             vulnerable_package: _,
             missing_patches: _,
             unmanaged_instance: _,
+            public_snapshot: _,
         } = &self.controls;
-        for control in Control::ALL {
+        for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {
                 return Err(format!(
                     "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
@@ -248,18 +268,18 @@ impl Policy {
             .map_err(|(field, problem)| format!("`patching.{field}`: {problem}"))?;
         for (control, settings) in [
             (
-                Control::OpenIngress,
+                ControlId::OpenIngress,
                 open_ingress
                     .settings
                     .check()
                     .map_err(|(field, problem)| (field.to_owned(), problem)),
             ),
             (
-                Control::UnencryptedVolume,
+                ControlId::UnencryptedVolume,
                 unencrypted_volume.settings.check(),
             ),
             (
-                Control::EncryptionByDefault,
+                ControlId::EncryptionByDefault,
                 encryption_by_default.settings.check(),
             ),
         ] {
@@ -903,7 +923,7 @@ mod tests {
         assert_eq!(patching.max_errors, "10%");
         let severity = policy.controls.vulnerable_package.settings.severity;
         assert_eq!(severity, crate::words::Severity::High);
-        for control in Control::PATCHING {
+        for control in ControlId::PATCHING {
             assert_eq!(policy.controls.mode(*control), None, "{control}");
             assert_eq!(policy.controls.existing(*control), Existing::Notify);
             assert_eq!(policy.controls.budget(*control), 50, "{control}");
@@ -936,10 +956,10 @@ mod tests {
         assert_eq!(policy.patching.reboot, patching::Reboot::IfNeeded);
         assert_eq!(policy.patching.cool_down().as_hours(), 720);
         assert_eq!(
-            policy.controls.mode(Control::UnmanagedInstance),
+            policy.controls.mode(ControlId::UnmanagedInstance),
             Some(Mode::Off)
         );
-        assert_eq!(policy.controls.budget(Control::MissingPatches), 5);
+        assert_eq!(policy.controls.budget(ControlId::MissingPatches), 5);
         for amount in ["1", "50", "1%", "99%"] {
             let document = format!(
                 r#"{{"version":1,"patching":{{"max_concurrency":"{amount}","max_errors":"{amount}"}}}}"#

@@ -13,10 +13,22 @@ use crate::encryption::Encryption;
 use crate::entry::Entry;
 use crate::notice::Notice;
 use crate::patching::Patching;
+use crate::run::VERSION;
+use crate::stored;
 use crate::undo::Undo;
 
-/// The version of the record formats that this release writes and reads.
-pub const VERSION: u32 = 1;
+/// A record's document as it is stored: the record with its `kind`.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn document(kind: &str, record: &impl Serialize) -> Result<Value, serde_json::Error> {
+    let mut document = serde_json::to_value(record)?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("kind".to_owned(), kind.into());
+    }
+    stored::write(&mut document);
+    Ok(document)
+}
 
 /// One record of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +68,7 @@ impl Record {
                 .entry("kind")
                 .or_insert_with(|| Value::from("remediation"));
         }
+        stored::read(&mut value);
         serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             format!("`{path}`: {}", error.into_inner())
@@ -66,9 +79,9 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
-            Self::Remediation(entry) => &entry.id,
-            Self::Encryption(run) => &run.id,
-            Self::Patching(run) => &run.id,
+            Self::Remediation(entry) => &entry.head.id,
+            Self::Encryption(run) => &run.head.id,
+            Self::Patching(run) => &run.head.id,
             Self::Undo(undo) => &undo.id,
             Self::Notice(notice) => &notice.id,
         }
@@ -90,9 +103,9 @@ impl Record {
     #[must_use]
     pub fn control(&self) -> &str {
         match self {
-            Self::Remediation(entry) => entry.control.name(),
-            Self::Encryption(run) => run.control.name(),
-            Self::Patching(run) => run.control.name(),
+            Self::Remediation(entry) => entry.head.control.name(),
+            Self::Encryption(run) => run.head.control.name(),
+            Self::Patching(run) => run.head.control.name(),
             Self::Undo(undo) => undo.control.name(),
             Self::Notice(notice) => notice.control(),
         }
@@ -102,9 +115,9 @@ impl Record {
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self {
-            Self::Remediation(entry) => entry.status.name(),
-            Self::Encryption(run) => run.status.name(),
-            Self::Patching(run) => run.status.name(),
+            Self::Remediation(entry) => entry.head.status.name(),
+            Self::Encryption(run) => run.head.status.name(),
+            Self::Patching(run) => run.head.status.name(),
             Self::Undo(undo) => undo.status.name(),
             Self::Notice(notice) => notice.about.name(),
         }
@@ -114,9 +127,9 @@ impl Record {
     #[must_use]
     pub fn started_at(&self) -> Timestamp {
         match self {
-            Self::Remediation(entry) => entry.started_at,
-            Self::Encryption(run) => run.started_at,
-            Self::Patching(run) => run.started_at,
+            Self::Remediation(entry) => entry.head.started_at,
+            Self::Encryption(run) => run.head.started_at,
+            Self::Patching(run) => run.head.started_at,
             Self::Undo(undo) => undo.started_at,
             Self::Notice(notice) => notice.at,
         }

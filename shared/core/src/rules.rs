@@ -4,8 +4,10 @@
 //! Deliberately not here: the settings of one control (its own file) and the
 //! document as a whole (`policy`).
 
+use jiff::civil::Date;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::words::Mode;
 
@@ -106,4 +108,28 @@ pub struct OptOutRules {
     /// Whether every opt-out needs `until=`. One without it then counts as
     /// malformed: nothing is changed, and that is told.
     pub require_end: bool,
+}
+
+/// An exemption of the whole account and Region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccountExemption {
+    /// Last day (UTC) on which it holds.
+    #[serde(deserialize_with = "day")]
+    #[schemars(with = "String", extend("format" = "date"))]
+    pub until: Date,
+    /// Who answers for it.
+    #[schemars(length(min = 1))]
+    pub owner: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A day written as `YYYY-MM-DD` and in no other way, as in an opt-out tag.
+fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Date, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let date = text.parse::<Date>().ok();
+    date.filter(|date| date.to_string() == text)
+        .ok_or_else(|| D::Error::custom(format!("`{text}` is not a date like `2027-01-31`")))
 }

@@ -87,12 +87,3 @@ pub struct SecurityGroup {
     /// The prefix lists that rules name, by id.
     pub prefix_lists: BTreeMap<String, PrefixList>,
 }
-
-/// What a look at the account found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Facts {
-    /// There is no such group (any more).
-    Gone,
-    /// The group as it is now.
-    Group(Box<SecurityGroup>),
-}

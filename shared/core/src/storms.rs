@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use jiff::{Timestamp, ToSpan};
 
 use crate::notice::{About, Notice, Storm};
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::undo::UndoStatus;
-use crate::words::{Control, Severity, Status};
+use crate::words::{ControlId, Severity, Status};
 
 /// How many of one kind are told one by one when they come together: what a
 /// person reads before looking for what they share.
@@ -40,10 +40,11 @@ impl Kind {
     #[must_use]
     pub fn of(record: &Record) -> Option<Self> {
         let fight = match record {
-            Record::Remediation(entry) => entry.fight.is_some(),
+            Record::Remediation(entry) => entry.detail.fight.is_some(),
             // What a person has to do is never summed up.
             Record::Encryption(run)
-                if run.status == Status::NeedsPerson || run.progress.attention.is_some() =>
+                if run.head.status == Status::NeedsPerson
+                    || run.detail.progress.attention.is_some() =>
             {
                 return None;
             }
@@ -95,7 +96,7 @@ impl Kind {
             fight,
         };
         let mut all = vec![of("-", "opt-out-changed", false)];
-        for control in Control::ALL {
+        for control in ControlId::ALL {
             all.extend(outcomes.map(|(outcome, fight)| of(control.name(), outcome, fight)));
         }
         all
@@ -127,25 +128,25 @@ impl One {
     pub fn of(record: &Record) -> Self {
         let (resource, account, region, severity, team) = match record {
             Record::Remediation(entry) => (
-                entry.resource.clone(),
-                &entry.account,
-                &entry.region,
-                Some(entry.severity),
-                entry.team.as_deref(),
+                entry.head.resource.clone(),
+                &entry.head.account,
+                &entry.head.region,
+                Some(entry.head.severity),
+                entry.head.team.as_deref(),
             ),
             Record::Encryption(run) => (
-                run.resource.clone(),
-                &run.account,
-                &run.region,
-                Some(run.severity),
-                run.team.as_deref(),
+                run.head.resource.clone(),
+                &run.head.account,
+                &run.head.region,
+                Some(run.head.severity),
+                run.head.team.as_deref(),
             ),
             Record::Patching(run) => (
-                run.resource.clone(),
-                &run.account,
-                &run.region,
-                Some(run.severity),
-                run.team.as_deref(),
+                run.head.resource.clone(),
+                &run.head.account,
+                &run.head.region,
+                Some(run.head.severity),
+                run.head.team.as_deref(),
             ),
             Record::Undo(undo) => (
                 undo.resource.clone(),
@@ -219,7 +220,7 @@ pub fn storm(kind: &Kind, ones: &[One], untold: &More, now: Timestamp) -> Option
     let mut teams = untold.teams.clone();
     teams.extend(ones.iter().map(|one| one.team.clone()));
     Some(Notice {
-        version: record::VERSION,
+        version: crate::run::VERSION,
         id: first.id.clone(),
         account: first.account.clone(),
         region: first.region.clone(),

@@ -9,11 +9,12 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use crate::controls::open_ingress::{Decision, Verdict};
+use crate::decide::Decision;
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::plan::Disposition;
-use crate::words::{Control, Status, digest};
+use crate::reason::Reason;
+use crate::words::{ControlId, Status, digest};
 
 pub mod patching;
 pub mod volumes;
@@ -36,10 +37,8 @@ const QUIET_HOURS: i64 = 24;
 
 /// Why a finding is open, in a few words; `None`: nothing is found.
 #[must_use]
-pub fn reason(decision: &Decision) -> Option<&'static str> {
-    if !matches!(decision.verdict, Verdict::Violates(_)) {
-        return None;
-    }
+pub fn reason<S>(decision: &Decision<S>) -> Option<&'static str> {
+    decision.finding()?;
     Some(match decision.plan.as_ref()?.disposition {
         Disposition::Enforce => "being put right",
         Disposition::NotifyOnly => "the mode is `notify`",
@@ -56,15 +55,12 @@ pub fn reason(decision: &Decision) -> Option<&'static str> {
 /// closed, and of what the baseline spares already. What a tag opts out does
 /// not.
 #[must_use]
-pub fn baseline(decision: &Decision) -> Vec<String> {
-    let Verdict::Violates(finding) = &decision.verdict else {
-        return Vec::new();
-    };
-    if decision.exemptions.group.holds() {
+pub fn baseline<S>(decision: &Decision<S>) -> Vec<String> {
+    if decision.exemptions.resource.holds() {
         return Vec::new();
     }
-    finding
-        .exposures
+    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    exposures
         .iter()
         .filter(|e| !e.exemption.holds() || e.exemption == Exemption::Existing)
         .map(|e| e.fingerprint.clone())
@@ -73,21 +69,19 @@ pub fn baseline(decision: &Decision) -> Vec<String> {
 
 /// Whether a resource has to be looked at: always, unless what the page shows
 /// is what was found and told last. `known` is the key of that
-/// ([`crate::entry::Entry::page_key`]).
+/// ([`crate::entry::page_key`]).
 #[must_use]
-pub fn asks(decision: &Decision, known: Option<&str>) -> bool {
+pub fn asks<S>(decision: &Decision<S>, known: Option<&str>) -> bool {
     known != page_key(decision).as_deref()
 }
 
 /// What a page shows of a finding; `None`: nothing is found.
-fn page_key(decision: &Decision) -> Option<String> {
-    let Verdict::Violates(finding) = &decision.verdict else {
-        return None;
-    };
-    let status = crate::entry::Entry::unchanged_status(&decision.plan.as_ref()?.disposition);
+fn page_key<S>(decision: &Decision<S>) -> Option<String> {
+    let finding = decision.finding()?;
+    let because = decision.plan.as_ref()?.because.as_ref();
     Some(crate::entry::page_key(
-        status,
-        &decision.exemptions.group,
+        because.map_or(Status::InProgress, Reason::status),
+        &decision.exemptions.resource,
         &finding.exposures,
     ))
 }
@@ -104,7 +98,7 @@ pub fn count(open: &mut Open, id: &str) {
 /// `ended`, `ends soon` (within a week), `endless` or `open`.
 #[must_use]
 pub fn opt_out_seen(resource: &str, value: &str, today: Date, require_end: bool) -> OptOutSeen {
-    let said = Control::ALL
+    let said = ControlId::ALL
         .iter()
         .map(|control| exemption::read(Some(value), *control, today, require_end))
         .find(|said| *said != Exemption::None);
@@ -286,7 +280,7 @@ mod tests {
     #[test]
     fn what_was_told_is_told_again_only_when_it_changes_or_a_day_has_passed() {
         let mut open = Digest::default();
-        let by_reason = open.open.entry(Control::OpenIngress).or_default();
+        let by_reason = open.open.entry(ControlId::OpenIngress).or_default();
         count(by_reason.entry("opted out".into()).or_default(), "sg-1");
         let last = LastDigest {
             at: at(0),
@@ -300,7 +294,7 @@ mod tests {
         );
 
         let mut done = open.clone();
-        let outcomes = done.outcomes.entry(Control::OpenIngress).or_default();
+        let outcomes = done.outcomes.entry(ControlId::OpenIngress).or_default();
         outcomes.insert("remediated".into(), 2);
         assert!(!is_news(&done, Some(&last), at(23)));
         assert!(is_news(&done, Some(&last), at(24)));

@@ -13,7 +13,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::words::{Actor, Control};
+use crate::info::ControlInfo;
+use crate::words::{Actor, ControlId};
 
 mod event;
 mod opt_out_tags;
@@ -23,6 +24,7 @@ mod volumes;
 
 pub use event::{
     BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger, entry_id,
+    foreign,
 };
 pub use opt_out_tags::{MOST_RESOURCES, TAG_CALLS, TagChange, TagsParsed, opt_out_tags};
 pub use patching::{
@@ -50,9 +52,10 @@ pub const INGRESS_CALLS: &[&str] = &[
 /// What an event asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// Look at this security group.
+    /// Look at this resource.
     Check(Trigger),
-    /// Look at every security group that names this prefix list.
+    /// Look at every resource that this one concerns: a prefix list, and the
+    /// security groups that name it.
     Expand(Trigger),
     /// Nothing to do, and why.
     Ignored(String),
@@ -65,6 +68,74 @@ pub enum Parsed {
 pub struct RemediationRecorded {
     /// The entry's id, a ULID.
     pub entry: String,
+}
+
+/// Reads an event for a control, by what is fixed about it: a check that somebody
+/// asked for, or one of its calls.
+///
+/// # Errors
+/// An event that ought to name a resource and does not.
+pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
+    let event = envelope(payload)?;
+    let account = needed(event.account.as_deref(), "account")?;
+    let region = needed(event.region.as_deref(), "region")?;
+    let check = |field: &str, id: Option<String>, actor: Actor| {
+        let resource = match (info.prefix, id) {
+            (None, _) => region.clone(),
+            (Some(prefix), Some(id)) if is_id(&id, prefix) => id,
+            (Some(prefix), Some(id)) => {
+                let kind = info.phrases.resource;
+                return broken(format!(
+                    "{field} is `{id}`, which is not the id of a {kind} (`{prefix}…`)"
+                ));
+            }
+            (Some(_), None) => {
+                let kind = info.phrases.resource;
+                return broken(format!(
+                    "{field} is missing, so the event names no {kind}: check by hand the {kind} that was changed"
+                ));
+            }
+        };
+        Ok(Parsed::Check(Trigger {
+            resource,
+            account: account.clone(),
+            region: region.clone(),
+            actor,
+        }))
+    };
+    match (event.source.as_str(), event.detail_type.as_str()) {
+        (OWN_SOURCE, CHECK_REQUESTED) => {
+            let request = CheckRequested::read(event.detail)?;
+            if ControlId::from_name(&request.control) != Some(info.id) {
+                return Ok(Parsed::Ignored(format!(
+                    "`{}` is not a control of this function",
+                    request.control
+                )));
+            }
+            let cause = request.cause.unwrap_or_default();
+            let cause = cause.of_event(event.id, payload);
+            check("`detail.resource`", Some(request.resource), cause)
+        }
+        ("aws.ec2", CLOUDTRAIL_CALL) => {
+            let detail = &event.detail;
+            let calls: Vec<&str> = info.calls.iter().map(|call| call.name).collect();
+            let name = match succeeded(detail, &calls, "is none that this control looks at")? {
+                Ok(name) => name,
+                Err(why) => return Ok(Parsed::Ignored(why)),
+            };
+            let actor = actor(detail).of_event(event.id, payload);
+            let paths = info.calls.iter().find(|call| call.name == name);
+            let paths = paths.map_or(&[][..], |call| call.resource);
+            let id = paths.iter().find_map(|path| text(detail, path));
+            let field: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
+            check(
+                &format!("`detail.{}`", field.join("`, `detail.")),
+                id,
+                actor,
+            )
+        }
+        (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
+    }
 }
 
 /// Reads an event for `revoke-ingress`.
@@ -84,8 +155,8 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
             let request = CheckRequested::read(event.detail)?;
-            match Control::from_name(&request.control) {
-                Some(Control::OpenIngress) => {}
+            match ControlId::from_name(&request.control) {
+                Some(ControlId::OpenIngress) => {}
                 _ => {
                     return Ok(Parsed::Ignored(format!(
                         "`{}` is not a control of this function",
@@ -142,9 +213,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
             };
             group_id("the event's group id", &id).map(|id| Parsed::Check(trigger(id, actor)))
         }
-        (source, detail_type) => Ok(Parsed::Ignored(format!(
-            "`{detail_type}` of `{source}` is no event for this function"
-        ))),
+        (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
     }
 }
 
@@ -156,10 +225,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
 pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> {
     let event = envelope(payload)?;
     if (event.source.as_str(), event.detail_type.as_str()) != (OWN_SOURCE, REMEDIATION_RECORDED) {
-        return Ok(Err(format!(
-            "`{}` of `{}` is no event for this function",
-            event.detail_type, event.source
-        )));
+        return Ok(Err(foreign(&event.source, &event.detail_type)));
     }
     let Some(entry) = text(&event.detail, &["entry"]) else {
         return broken("`detail.entry` is missing: it must hold the id of a ledger entry");

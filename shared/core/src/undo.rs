@@ -1,10 +1,9 @@
-//! Undo: what a remediation changed is put back as it was.
+//! Undo: what a remediation changed is put back as it was, for every control.
 //!
-//! Only what the entry touched is compared, with the state that the entry left
-//! behind (`after`): the same, and `before` is restored; already as before, and
-//! that is said; anything else, and nothing is changed and the three states are
-//! shown. Tags are not compared: they do not admit anybody, a change in place
-//! keeps them, and an undo puts its own opt-out among them.
+//! Only the items that the entry touched are compared, in three states: before,
+//! as the entry left them (`after`), now. As left, and `before` is restored;
+//! already as before, and the answer says so; anything else, and nothing is
+//! changed and the answer shows the three states.
 //!
 //! Deliberately not here: the calls (`backstop-aws`).
 
@@ -15,13 +14,14 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::controls::open_ingress::{same, source_key};
+use crate::control::Control;
 use crate::entry::Entry;
 use crate::exemption::{self, OPT_OUT_TAG};
-use crate::plan::{Ending, Outcome, Step};
-use crate::security_group::{Facts, IngressRule, Tags};
+use crate::info::{OptOutOn, Reversal};
+use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
+use crate::security_group::Tags;
 use crate::trigger::entry_id;
-use crate::words::{Control, digest, id_of};
+use crate::words::{ControlId, digest, id_of};
 
 pub mod encryptions;
 pub mod patchings;
@@ -129,14 +129,14 @@ pub fn opt_out_until(now: Timestamp, days: u32) -> Date {
 /// controls that it opts out of stay opted out.
 #[must_use]
 pub fn opt_out(
-    control: Control,
+    control: ControlId,
     today: Date,
     until: Date,
     by: Option<&str>,
     tags: &Tags,
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    let holds = |control: Control, day: Date| {
+    let holds = |control: ControlId, day: Date| {
         let read = exemption::read(Some(own), control, day, false);
         matches!(read, exemption::Exemption::Exempt(_))
     };
@@ -144,7 +144,7 @@ pub fn opt_out(
         return own.to_owned();
     }
     let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
-    let others = Control::ALL.iter().filter(|other| holds(**other, today));
+    let others = ControlId::ALL.iter().filter(|other| holds(**other, today));
     controls.extend(others.map(|other| other.name()));
     let controls: Vec<&str> = controls.into_iter().collect();
     let mut value = format!("{} until={until}", controls.join("+"));
@@ -163,111 +163,121 @@ pub fn opt_out(
     value
 }
 
-/// What is done about one rule.
+/// What is done about one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Act {
     /// It is as it was before the remediation.
     AsBefore,
-    /// It was revoked: it is authorised again.
+    /// It was removed: it is added again.
     Authorise,
-    /// It was narrowed: it is modified back.
+    /// It was changed in place: it is changed back.
     Widen,
     /// Neither as before nor as the remediation left it: nothing is done.
     Changed,
 }
 
-/// A rule that the remediation touched, in its three states.
+/// An item that the remediation touched, in its three states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RuleStates {
-    /// The rule's id before the remediation.
-    pub rule: String,
+pub struct ItemStates<S = Value> {
+    /// The item's id before the remediation.
+    pub item: ItemId,
     /// As it was before.
-    pub before: IngressRule,
+    pub before: S,
     /// As the remediation left it; `None`: gone.
-    pub left: Option<IngressRule>,
+    pub left: Option<S>,
     /// As it is now; `None`: gone.
-    pub now: Option<IngressRule>,
+    pub now: Option<S>,
     /// What is done about it.
     pub act: Act,
-    /// Rules that the remediation added for it and that are still there.
-    pub added: Vec<IngressRule>,
+    /// Items that the remediation added for it and that are still there, by id.
+    pub added: BTreeMap<ItemId, S>,
 }
 
-impl RuleStates {
+impl<S: State> ItemStates<S> {
+    /// The change that puts the item back.
+    #[must_use]
+    pub fn change(&self) -> Change<S> {
+        Change {
+            item: self.item.clone(),
+            before: self.left.clone(),
+            after: Some(self.before.clone()),
+            add: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
     /// What is put back, in words.
     #[must_use]
-    pub fn restored(&self) -> String {
-        let IngressRule {
-            permission, source, ..
-        } = &self.before;
-        let how = match self.act {
-            Act::AsBefore => "was as before already",
-            Act::Authorise => "was authorised again",
-            Act::Widen => "was widened to what it was",
-            Act::Changed => "was left as it is",
+    pub fn restored<C: Control<State = S>>(&self) -> String {
+        let how = match (self.act, C::IN_PLACE.1) {
+            (Act::AsBefore, _) => "was as before already",
+            (Act::Authorise, _) => "was authorised again",
+            (Act::Widen, Step::Widen) => "was widened to what it was",
+            (Act::Widen, _) => "was changed back to what it was",
+            (Act::Changed, _) => "was left as it is",
         };
-        format!("{} ({permission} from {source}) {how}", self.rule)
+        let line = C::line(&self.item, &self.before);
+        format!("{} ({line}) {how}", self.item)
     }
 }
 
 /// What an undo comes to, before anything is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum Decision<S> {
     /// It is carried out.
-    Restore(Vec<RuleStates>),
+    Restore(Vec<ItemStates<S>>),
     /// Everything is as it was before already.
-    AsBefore(Vec<RuleStates>),
+    AsBefore(Vec<ItemStates<S>>),
     /// Something is neither as before nor as it was left: nothing is done.
-    Refused(Vec<RuleStates>),
+    Refused(Vec<ItemStates<S>>),
     /// There is nothing to take back, and why.
     Nothing(String),
 }
 
-/// Decides how a remediation is taken back, from the group as it is now.
+/// Decides how a remediation is taken back, from the items as they are now;
+/// `None`: the resource is gone.
 #[must_use]
-pub fn plan(entry: &Entry, facts: &Facts) -> Decision {
-    let Facts::Group(group) = facts else {
+pub fn plan<C: Control>(
+    entry: &Entry<C::State>,
+    now: Option<&BTreeMap<ItemId, C::State>>,
+) -> Decision<C::State> {
+    let Some(items) = now else {
         return Decision::Nothing(format!(
-            "the security group {} is gone, and its rules with it",
-            entry.resource_id()
+            "the {} {} is gone",
+            C::INFO.phrases.resource,
+            entry.head.resource_id()
         ));
     };
     let mut states = Vec::new();
-    for (id, before) in &entry.before {
-        let planned = planned(entry, before);
-        let left = entry.after.get(id).unwrap_or(&planned);
-        let mine = added(entry, id);
-        let unchanged = left.as_ref().is_some_and(|left| alike(left, before));
-        if unchanged && mine.is_empty() {
+    for (id, before) in &entry.detail.before {
+        let change = planned(entry, id);
+        let planned = change.and_then(|change| change.after.clone());
+        let left = entry.detail.after.get(id).unwrap_or(&planned);
+        let mine = added::<C>(entry, id, before);
+        let untouched = left.as_ref().is_some_and(|left| C::unchanged(left, before));
+        if untouched && mine.is_empty() {
             continue;
         }
-        let now = group.rules.get(id);
-        let twin = group
-            .rules
-            .values()
-            .find(|rule| admits_the_same(rule, before));
+        let now = items.get(id);
+        let twin = items.values().find(|state| C::alike(state, before));
         let mut act = match (left, now) {
             _ if twin.is_some() => Act::AsBefore,
             (None, None) => Act::Authorise,
-            (Some(left), Some(now)) if alike(left, now) => Act::Widen,
+            (Some(left), Some(now)) if C::unchanged(left, now) => Act::Widen,
             _ => Act::Changed,
         };
-        let mut added = Vec::new();
-        for (of, permission) in mine {
-            if let Some(rule) = group.rules.get(of) {
-                let expected = IngressRule {
-                    permission: permission.clone(),
-                    ..before.clone()
-                };
-                if !alike(rule, &expected) {
+        let mut added = BTreeMap::new();
+        for (of, part) in mine {
+            if let Some(state) = items.get(of) {
+                if !part.is_some_and(|part| C::unchanged(state, &part)) {
                     act = Act::Changed;
                 }
-                added.push(rule.clone());
+                added.insert(of.to_owned(), state.clone());
             }
         }
-        states.push(RuleStates {
-            rule: id.clone(),
+        states.push(ItemStates {
+            item: id.clone(),
             before: before.clone(),
             left: left.clone(),
             now: now.or(twin).cloned(),
@@ -290,93 +300,91 @@ pub fn plan(entry: &Entry, facts: &Facts) -> Decision {
     }
 }
 
-/// How a remediation that was cut off was to leave a rule: it recorded nothing
-/// about how it did.
-fn planned(entry: &Entry, rule: &IngressRule) -> Option<IngressRule> {
-    let changes = entry.plan.changes.iter();
-    let change = changes.rev().find(|change| change.rule.id == rule.id);
-    change
-        .and_then(|change| change.narrow_to.as_ref())
-        .map(|to| IngressRule {
-            permission: to.clone(),
-            ..rule.clone()
-        })
+/// What was last planned for an item. A remediation that was cut off recorded
+/// nothing about how it left it.
+fn planned<'a, S>(entry: &'a Entry<S>, item: &str) -> Option<&'a Change<S>> {
+    let changes = entry.detail.plan.changes.iter();
+    changes.rev().find(|change| change.item == item)
 }
 
-/// The rules that the remediation added for one that it touched, and what each
-/// was made to admit.
-fn added<'a>(entry: &'a Entry, rule: &str) -> Vec<(&'a str, &'a crate::ports::Permission)> {
-    let of_rule = || entry.outcomes.iter().filter(move |o| o.rule == rule);
-    let taken_back: BTreeSet<&str> = of_rule()
+/// The items that the remediation added for one that it touched, and the part
+/// that each was made to be.
+fn added<'a, C: Control>(
+    entry: &'a Entry<C::State>,
+    item: &str,
+    before: &C::State,
+) -> Vec<(&'a str, Option<C::State>)> {
+    let outcomes = &entry.detail.outcomes;
+    let of_item = || outcomes.iter().filter(move |o| o.item == item);
+    let taken_back: BTreeSet<&str> = of_item()
         .filter(|o| o.step == Step::TakeBack && !o.failed())
         .filter_map(|o| o.created.as_deref())
         .collect();
-    of_rule()
+    let part = |made: &Outcome| C::part(before, made.permission.as_ref()?);
+    of_item()
         .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
-        .filter_map(|o| Some((o.created.as_deref()?, o.permission.as_ref()?)))
+        .filter_map(|o| Some((o.created.as_deref()?, part(o))))
         .filter(|(id, _)| !taken_back.contains(id))
         .collect()
 }
 
-/// Whether two rules admit the same people to the same ports.
-fn admits_the_same(a: &IngressRule, b: &IngressRule) -> bool {
-    same(&a.permission, &b.permission) && source_key(&a.source) == source_key(&b.source)
-}
-
-/// Whether two rules are alike in all that an undo sets, tags apart.
-fn alike(a: &IngressRule, b: &IngressRule) -> bool {
-    admits_the_same(a, b) && a.description == b.description
-}
-
-/// What is not as it has to be after the steps, in words: what was put back
-/// has its description and an opt-out, what was added is gone.
+/// What is not as it has to be after the steps, in words: what was put back is
+/// as before and carries an opt-out, what was added is gone.
 #[must_use]
-pub fn verify(states: &[RuleStates], facts: &Facts, control: Control, today: Date) -> Vec<String> {
-    let none = BTreeMap::new();
-    let now = match facts {
-        Facts::Gone => &none,
-        Facts::Group(group) => &group.rules,
-    };
+pub fn verify<C: Control>(
+    states: &[ItemStates<C::State>],
+    now: &BTreeMap<ItemId, C::State>,
+    today: Date,
+) -> Vec<String> {
     let mut problems = Vec::new();
-    for RuleStates {
-        before, act, added, ..
+    for ItemStates {
+        item,
+        before,
+        act,
+        added,
+        ..
     } in states
     {
-        match now.values().find(|rule| admits_the_same(rule, before)) {
+        let found = now.iter().find(|(_, state)| C::alike(state, before));
+        match found {
             None => problems.push(format!(
-                "no rule admits {} from {}, as {} did",
-                before.permission, before.source, before.id
+                "{} is not back, as {item} was",
+                C::line(item, before)
             )),
             Some(_) if matches!(act, Act::AsBefore | Act::Changed) => {}
-            Some(rule) if rule.description != before.description => {
-                problems.push(format!("{} has another description than before", rule.id));
+            Some((id, state)) if !C::unchanged(state, before) => {
+                problems.push(format!("{id} is not in every part as it was before"));
             }
-            Some(rule) if !is_opted_out(rule, control, today) => problems.push(format!(
-                "{} carries no opt-out: tag it, or it is closed again",
-                rule.id
+            Some((id, state)) if !is_opted_out::<C>(state, today) => problems.push(format!(
+                "{id} carries no opt-out: tag it, or it is remediated again"
             )),
             Some(_) => {}
         }
-        for rule in added.iter().filter(|rule| now.contains_key(&rule.id)) {
-            problems.push(format!("{}, which was added, is still there", rule.id));
+        for id in added.keys().filter(|id| now.contains_key(*id)) {
+            problems.push(format!("{id}, which was added, is still there"));
         }
     }
     problems
 }
 
-fn is_opted_out(rule: &IngressRule, control: Control, today: Date) -> bool {
-    let tag = rule.tags.get(OPT_OUT_TAG).map(String::as_str);
-    exemption::read(tag, control, today, false).holds()
+/// Whether an item is opted out, of controls whose items carry tags.
+fn is_opted_out<C: Control>(state: &C::State, today: Date) -> bool {
+    let Some(tags) = C::item_tags(state) else {
+        return true;
+    };
+    let tag = tags.get(OPT_OUT_TAG).map(String::as_str);
+    exemption::read(tag, C::INFO.id, today, false).holds()
 }
 
-/// What is to be said of rules that somebody put back without an opt-out.
-fn closed_again(states: &[RuleStates]) -> String {
+/// What is to be said of items that somebody put back without an opt-out.
+fn closed_again<C: Control>(states: &[ItemStates<C::State>]) -> String {
     let bare: Vec<&str> = states
         .iter()
         .filter(|state| state.act == Act::AsBefore)
-        .filter_map(|state| state.now.as_ref())
-        .filter(|rule| !rule.tags.contains_key(OPT_OUT_TAG))
-        .map(|rule| rule.id.as_str())
+        .filter_map(|state| {
+            let tags = C::item_tags(state.now.as_ref()?)?;
+            (!tags.contains_key(OPT_OUT_TAG)).then_some(state.item.as_str())
+        })
         .collect();
     if bare.is_empty() {
         return String::new();
@@ -397,9 +405,13 @@ pub struct Answer {
     /// The undo's own record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo: Option<String>,
-    /// The rules that the remediation touched, in their three states.
+    /// The items that the remediation touched, in their three states.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<RuleStates>,
+    pub items: Vec<Value>,
+    /// The same of a security group's rules, by the name that the first release
+    /// gave them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Value>,
 }
 
 /// How a request to undo ended.
@@ -426,104 +438,138 @@ pub enum Answered {
 }
 
 impl Answer {
-    /// An answer without rules.
+    /// An answer without items.
     #[must_use]
     pub fn new(verdict: Answered, message: impl Into<String>) -> Self {
         Self {
             verdict,
             message: message.into(),
             undo: None,
+            items: Vec::new(),
             rules: Vec::new(),
+        }
+    }
+
+    /// The answer with the three states of every item.
+    fn showing<C: Control>(self, states: &[ItemStates<C::State>]) -> Self {
+        let shown = |states: &ItemStates<C::State>| serde_json::to_value(states).ok();
+        let items: Vec<Value> = states.iter().filter_map(shown).collect();
+        let rules = match C::INFO.id {
+            ControlId::OpenIngress => items.iter().cloned().map(as_rule).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            items,
+            rules,
+            ..self
         }
     }
 
     /// Nothing has to be done: somebody, or an earlier undo, has done it.
     #[must_use]
-    pub fn as_before(states: Vec<RuleStates>, undone_by: Option<&str>) -> Self {
+    pub fn as_before<C: Control>(states: &[ItemStates<C::State>], undone_by: Option<&str>) -> Self {
         let by = undone_by.map_or_else(String::new, |id| format!(" The undo {id} put it back."));
-        let bare = closed_again(&states);
-        Self {
-            rules: states,
-            ..Self::new(
-                Answered::AlreadyAsBefore,
-                format!(
-                    "everything is as it was before the remediation; nothing was changed.{by}{bare}"
-                ),
-            )
-        }
+        let bare = closed_again::<C>(states);
+        let message = format!(
+            "everything is as it was before the remediation; nothing was changed.{by}{bare}"
+        );
+        Self::new(Answered::AlreadyAsBefore, message).showing::<C>(states)
     }
 
-    /// Nothing is done: the three states of each rule that was changed.
+    /// Nothing is done: the three states of each item that was changed.
     #[must_use]
-    pub fn refused(states: Vec<RuleStates>) -> Self {
-        let say = |rule: Option<&IngressRule>| match rule {
-            Some(rule) => format!("{} from {}", rule.permission, rule.source),
-            None => "gone".to_owned(),
-        };
+    pub fn refused<C: Control>(states: &[ItemStates<C::State>]) -> Self {
         let changed: Vec<String> = states
             .iter()
             .filter(|state| state.act == Act::Changed)
             .map(|state| {
+                let say = |of: Option<&C::State>| match of {
+                    Some(of) => C::line(&state.item, of),
+                    None => "gone".to_owned(),
+                };
                 let mut line = format!(
                     "{}: before {}; as Backstop left it {}; now {}",
-                    state.rule,
+                    state.item,
                     say(Some(&state.before)),
                     say(state.left.as_ref()),
                     say(state.now.as_ref())
                 );
-                for rule in &state.added {
-                    line += &format!("; added, now {} {}", rule.id, say(Some(rule)));
+                for (id, added) in &state.added {
+                    line += &format!("; added, now {id} {}", say(Some(added)));
                 }
                 line
             })
             .collect();
-        Self {
-            rules: states,
-            ..Self::new(
-                Answered::Refused,
-                format!(
-                    "somebody has changed what the remediation left, so nothing was changed; put it right by hand. {}",
-                    changed.join(". ")
-                ),
-            )
-        }
+        let message = format!(
+            "somebody has changed what the remediation left, so nothing was changed; put it right by hand. {}",
+            changed.join(". ")
+        );
+        Self::new(Answered::Refused, message).showing::<C>(states)
     }
 
     /// It has been done.
     #[must_use]
-    pub fn undone(undo: &Undo, states: Vec<RuleStates>, days: (u32, bool)) -> Self {
+    pub fn undone<C: Control>(
+        undo: &Undo,
+        states: &[ItemStates<C::State>],
+        days: (u32, bool),
+    ) -> Self {
         let capped = match days {
             (days, true) => format!(" (the policy allows at most {days} days)"),
             _ => String::new(),
         };
-        let bare = closed_again(&states);
+        let until = match C::INFO.opt_out_on {
+            OptOutOn::Policy => {
+                "The policy exempts it; once that has ended, it is remediated again.".to_owned()
+            }
+            OptOutOn::Item | OptOutOn::Resource => format!(
+                "What was put back is opted out until {}{capped}; after that it is closed again.",
+                undo.opt_out_until
+            ),
+        };
+        let bare = closed_again::<C>(states);
+        let lost = match C::INFO.reversal {
+            Reversal::Partly(lost) => format!(" {lost}"),
+            Reversal::Yes | Reversal::No(_) => String::new(),
+        };
+        let message =
+            format!("everything is as it was before the remediation. {until}{lost}{bare}");
         Self {
             undo: Some(undo.id.clone()),
-            rules: states,
-            ..Self::new(
-                Answered::Undone,
-                format!(
-                    "everything is as it was before the remediation. What was put back is opted out until {}{capped}; after that it is closed again.{bare}",
-                    undo.opt_out_until
-                ),
-            )
+            ..Self::new(Answered::Undone, message).showing::<C>(states)
         }
     }
 }
 
-/// Why an entry cannot be taken back whatever the group looks like; `None`: it
-/// may be.
+/// The states of a rule, by the name that the first release gave it.
+fn as_rule(mut states: Value) -> Value {
+    if let Some(fields) = states.as_object_mut() {
+        if let Some(id) = fields.remove("item") {
+            fields.insert("rule".to_owned(), id);
+        }
+        if let Some(Value::Object(added)) = fields.remove("added") {
+            fields.insert(
+                "added".to_owned(),
+                added.into_iter().map(|(_, rule)| rule).collect(),
+            );
+        }
+    }
+    states
+}
+
+/// Why an entry cannot be undone whatever the resource looks like; `None`: it may
+/// be.
 #[must_use]
-pub fn cannot_be_undone(entry: &Entry) -> Option<Answer> {
+pub fn cannot_be_undone<S>(entry: &Entry<S>) -> Option<Answer> {
     // Not by its outcomes: of a run that was killed they may say that it was so
     // already, although it was the run that did it.
-    entry.before.is_empty().then(|| {
+    entry.detail.before.is_empty().then(|| {
         Answer::new(
             Answered::NothingToUndo,
             format!(
                 "the entry {} changed nothing (it ended as `{}`), so there is nothing to take back",
-                entry.id,
-                entry.status.name()
+                entry.head.id,
+                entry.head.status.name()
             ),
         )
     })
@@ -563,7 +609,7 @@ pub struct Undo {
     /// The remediation that is taken back: its entry's id.
     pub undoes: String,
     /// The control of the remediation.
-    pub control: Control,
+    pub control: ControlId,
     /// ARN of the resource.
     pub resource: String,
     /// The resource's name, for people.
@@ -587,10 +633,10 @@ pub struct Undo {
     /// What was put back, in words.
     #[serde(default)]
     pub restored: Vec<String>,
-    /// Every rule that the undo touches, in full, as it was before the undo.
+    /// Every item that the undo touches, in full, as it was before the undo.
     /// Kept compressed and apart from the rest of the document.
     #[serde(skip)]
-    pub before: BTreeMap<String, IngressRule>,
+    pub before: BTreeMap<ItemId, Value>,
     /// What came of each step, in order.
     #[serde(default)]
     pub outcomes: Vec<Outcome>,
@@ -650,7 +696,7 @@ impl Undo {
             .outcomes
             .iter()
             .filter(|outcome| outcome.round == self.attempts && outcome.failed())
-            .map(|outcome| format!("{}: {}", outcome.rule, outcome.ending))
+            .map(|outcome| format!("{}: {}", outcome.item, outcome.ending))
             .chain(problems)
             .collect();
         self.status = if self.problems.is_empty() {

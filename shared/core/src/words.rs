@@ -17,7 +17,9 @@ use sha2::{Digest, Sha256};
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Control {
+// The name in published schemas.
+#[schemars(rename = "Control")]
+pub enum ControlId {
     /// A security group that admits too much of the internet to a port.
     OpenIngress,
     /// A volume whose data lies on disk unencrypted.
@@ -30,9 +32,11 @@ pub enum Control {
     MissingPatches,
     /// An instance that Systems Manager does not manage.
     UnmanagedInstance,
+    /// An EBS snapshot that everyone can use.
+    PublicSnapshot,
 }
 
-impl Control {
+impl ControlId {
     /// Every control there is.
     pub const ALL: &'static [Self] = &[
         Self::OpenIngress,
@@ -41,6 +45,7 @@ impl Control {
         Self::VulnerablePackage,
         Self::MissingPatches,
         Self::UnmanagedInstance,
+        Self::PublicSnapshot,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -53,7 +58,7 @@ impl Control {
 
     /// The control's name.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::OpenIngress => "open-ingress",
             Self::UnencryptedVolume => "unencrypted-volume",
@@ -61,6 +66,7 @@ impl Control {
             Self::VulnerablePackage => "vulnerable-package",
             Self::MissingPatches => "missing-patches",
             Self::UnmanagedInstance => "unmanaged-instance",
+            Self::PublicSnapshot => "public-snapshot",
         }
     }
 
@@ -74,6 +80,7 @@ impl Control {
             Self::VulnerablePackage => "A package with a known hole, on an instance",
             Self::MissingPatches => "An instance that lacks approved patches",
             Self::UnmanagedInstance => "An instance that Systems Manager does not manage",
+            Self::PublicSnapshot => "An EBS snapshot that everyone can use",
         }
     }
 
@@ -95,6 +102,7 @@ impl Control {
             Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
             Self::UnencryptedVolume => &["vol-", "i-"],
             Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
+            Self::PublicSnapshot => &["snap-"],
             // An account has no tags.
             Self::EncryptionByDefault => &[],
         };
@@ -111,7 +119,7 @@ impl Control {
     }
 }
 
-impl fmt::Display for Control {
+impl fmt::Display for ControlId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -6,8 +6,8 @@
 //! so that calls made together overlap and round trips can be counted.
 //!
 //! Canned answers keep no state: the test says what AWS answers. The exception is
-//! [`memory`]: the fault run needs all of it, and some handler tests its table, so
-//! that the ledger's conditions hold. Deliberately not here: trait mocks of AWS.
+//! [`memory`]: the fault run needs all of it, some handler tests and the model of
+//! the ledger its table, so that the ledger's conditions hold. Deliberately not here: trait mocks of AWS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -8,6 +8,8 @@
 //! | DescribeVolumeAttribute (a 500) | no product codes |
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
 //! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
+//! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
+//! | GetSnapshotBlockPublicAccessState (a 500) | `unblocked` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
@@ -19,6 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use super::ACCOUNT;
 use super::http::Message;
 use super::proxy::{Call, Upstreams, error};
 
@@ -88,6 +91,12 @@ pub(super) fn forward(
             "<DescribeVolumeAttributeResponse><volumeId>{}</volumeId><productCodes/></DescribeVolumeAttributeResponse>",
             field("VolumeId")
         ))),
+        "DescribeSnapshots" if field("RestorableBy.1") == "all" => {
+            Ok(xml(&public_snapshots(upstreams)))
+        }
+        "GetSnapshotBlockPublicAccessState" => Ok(xml(
+            "<GetSnapshotBlockPublicAccessStateResponse><state>unblocked</state></GetSnapshotBlockPublicAccessStateResponse>",
+        )),
         "DescribeVolumes" => {
             let mut answer = request.send(to)?;
             if answer.status() == 200 {
@@ -156,6 +165,35 @@ fn groups_by_list(upstreams: &Upstreams, list: &str) -> String {
     format!(
         "<DescribeSecurityGroupsResponse><securityGroupInfo>{items}</securityGroupInfo></DescribeSecurityGroupsResponse>"
     )
+}
+
+/// This account's snapshots that everyone can use.
+fn public_snapshots(upstreams: &Upstreams) -> String {
+    let all = upstreams.ec2(&[("Action", "DescribeSnapshots")]);
+    let owned = format!("<ownerId>{ACCOUNT}</ownerId>");
+    let is_public = |id: &&str| {
+        let grants = upstreams.ec2(&[
+            ("Action", "DescribeSnapshotAttribute"),
+            ("Attribute", "createVolumePermission"),
+            ("SnapshotId", id),
+        ]);
+        grants.contains("<group>all</group>")
+    };
+    // moto has snapshots of other accounts, for its images.
+    let ids: Vec<&str> = all
+        .split("<snapshotId>")
+        .skip(1)
+        .filter(|part| part.contains(&owned))
+        .filter_map(|part| part.split('<').next())
+        .filter(is_public)
+        .collect();
+    if ids.is_empty() {
+        return "<DescribeSnapshotsResponse><snapshotSet/></DescribeSnapshotsResponse>".to_owned();
+    }
+    let names: Vec<String> = (1..=ids.len()).map(|n| format!("SnapshotId.{n}")).collect();
+    let mut ask = vec![("Action", "DescribeSnapshots")];
+    ask.extend(names.iter().map(String::as_str).zip(ids));
+    upstreams.ec2(&ask)
 }
 
 /// An answer of DescribeVolumes whose attachments say what becomes of the

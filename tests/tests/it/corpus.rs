@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use backstop_core::controls;
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
     self, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
@@ -106,11 +107,37 @@ fn revoke_ingress_reads_every_event_as_expected() {
     });
 }
 
+/// The other functions that remediate at once, each with all its controls.
+#[test]
+fn functions_that_remediate_at_once_read_every_event_as_expected() {
+    let functions: BTreeSet<&str> = controls::infos().map(|info| info.function).collect();
+    for function in functions {
+        if function == "revoke-ingress" {
+            continue;
+        }
+        check(function, |event| {
+            let served = controls::infos().filter(|info| info.function == function);
+            let mut verdict = nothing("ignored");
+            for info in served {
+                match trigger::of(info, event) {
+                    Ok(Parsed::Check(trigger)) => return of("check", &trigger),
+                    Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
+                    Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
+                    Err(error) => {
+                        assert!(error.to_string().contains('`'), "names the field: {error}");
+                        verdict = nothing("error");
+                    }
+                }
+            }
+            verdict
+        });
+    }
+}
+
 #[test]
 fn encrypt_volume_reads_every_event_as_expected() {
     check("encrypt-volume", |event| match trigger::volumes(event) {
         Ok(VolumesParsed::Check(trigger)) => of("check", &trigger),
-        Ok(VolumesParsed::Setting(trigger)) => of("setting", &trigger),
         Ok(VolumesParsed::Advance { entry, go_back }) => {
             json!({ "verdict": "advance", "entry": entry, "go_back": go_back })
         }

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use backstop_core::controls;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
+use backstop_core::info::{ControlInfo, OptOutOn};
 use backstop_core::patching::DOCUMENT;
 use backstop_core::patching::decide;
 use backstop_core::policy::Policy;
@@ -19,7 +21,7 @@ use backstop_core::trigger::{
     VOLUME_CALLS, VOLUME_NOTIFICATION,
 };
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG, PURPOSE_TAG, REPLACED_BY_TAG};
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use backstop_tests::template::{
     Statement, entries, functions, granted_actions, items, matches, queue_mappings, read, resource,
     resources, role_of, role_statements, root, rules, statements, statements_of, template, text,
@@ -27,18 +29,49 @@ use backstop_tests::template::{
 use serde_json::{Value, json};
 
 /// The functions that change resources, and the controls that they serve.
-const REMEDIATIONS: &[(&str, &[Control])] = &[
-    ("RevokeIngressFunction", &[Control::OpenIngress]),
-    (
-        "EncryptVolumeFunction",
-        &[Control::UnencryptedVolume, Control::EncryptionByDefault],
-    ),
-    (PATCH_INSTANCE, Control::PATCHING),
-];
+fn remediations() -> BTreeMap<String, Vec<ControlId>> {
+    let mut functions = BTreeMap::from([
+        (
+            "EncryptVolumeFunction".to_owned(),
+            vec![ControlId::UnencryptedVolume],
+        ),
+        (PATCH_INSTANCE.to_owned(), ControlId::PATCHING.to_vec()),
+    ]);
+    for info in controls::infos() {
+        let function = functions.entry(function_of(info.function)).or_default();
+        function.push(info.id);
+    }
+    functions
+}
 
-/// Controls of which IAM has nothing to bar: the account has no tags, so that
-/// exemptions stand in the policy; and what is only told changes nothing.
-const NOTHING_TO_BAR: &[Control] = &[Control::EncryptionByDefault, Control::UnmanagedInstance];
+/// The functions that remediate at once, and what is fixed about their controls.
+fn at_once() -> BTreeMap<&'static str, Vec<&'static ControlInfo>> {
+    let mut functions: BTreeMap<&str, Vec<&ControlInfo>> = BTreeMap::new();
+    for info in controls::infos() {
+        functions.entry(info.function).or_default().push(info);
+    }
+    functions
+}
+
+/// A function's logical id.
+fn function_of(name: &str) -> String {
+    format!("{}Function", pascal_case(name))
+}
+
+/// Whether IAM has something to bar: the account has no tags, so that exemptions
+/// stand in the policy; and what is only told changes nothing.
+fn is_barred(control: ControlId) -> bool {
+    let in_policy = |info: &ControlInfo| info.opt_out_on == OptOutOn::Policy;
+    control != ControlId::UnmanagedInstance
+        && !controls::of(control).is_some_and(|control| in_policy(control.info()))
+}
+
+/// The functions that opt-out tags bar, and the controls that they serve.
+fn barred() -> BTreeMap<String, Vec<ControlId>> {
+    let mut functions = remediations();
+    functions.retain(|_, controls| controls.iter().any(|control| is_barred(*control)));
+    functions
+}
 
 /// What finishes or takes back what a function began: no opt-out may leave an
 /// instance stopped or half swapped. (Tags are set while something is made, and
@@ -50,8 +83,6 @@ const LEADS_BACK: &[&str] = &[
     "ec2:CreateVolume",
     "ec2:DeleteVolume",
     "ec2:DetachVolume",
-    // The account's setting has no tag.
-    "ec2:EnableEbsEncryptionByDefault",
     "ec2:ModifyInstanceAttribute",
     "ec2:StartInstances",
 ];
@@ -71,9 +102,11 @@ const WITHOUT_RESOURCES: &[&str] = &[
     "ec2:DescribeTags",
     "ec2:DescribeVolumes",
     "ec2:DescribeVpcEndpoints",
+    "ec2:DisableEbsEncryptionByDefault",
     "ec2:EnableEbsEncryptionByDefault",
     "ec2:GetEbsDefaultKmsKeyId",
     "ec2:GetEbsEncryptionByDefault",
+    "ec2:GetSnapshotBlockPublicAccessState",
     "ssm:DescribeInstanceInformation",
     "ssm:ListCommandInvocations",
     "ssm:ListCommands",
@@ -143,7 +176,7 @@ fn one_name_everywhere() {
             root().join("events").join(&folder).is_dir(),
             "events/{folder} is missing"
         );
-        let logical_id = format!("{}Function", pascal_case(&folder));
+        let logical_id = function_of(&folder);
         assert_eq!(
             resource(&logical_id)["Metadata"],
             json!({ "BuildMethod": "rust-cargolambda", "BuildProperties": { "Binary": folder } }),
@@ -197,13 +230,13 @@ fn how_functions_are_built_and_run() {
 #[test]
 fn the_environment_is_the_contract_with_the_code() {
     let both = json!({ "LEDGER_TABLE": reference(TABLE) });
-    let mut revoke_ingress = both.clone();
-    revoke_ingress["POLICY_PARAMETER"] = reference(PARAMETER);
-    revoke_ingress["OWNER_TAG_KEY"] = reference("OwnerTagKey");
-    revoke_ingress["DEFAULT_MODE"] = reference("Mode");
-    let mut encrypt_volume = revoke_ingress.clone();
+    let mut remediation = both.clone();
+    remediation["POLICY_PARAMETER"] = reference(PARAMETER);
+    remediation["OWNER_TAG_KEY"] = reference("OwnerTagKey");
+    remediation["DEFAULT_MODE"] = reference("Mode");
+    let mut encrypt_volume = remediation.clone();
     encrypt_volume["STATE_MACHINE_ARN"] = json!({ "Fn::Sub": MACHINE_ARN });
-    let mut patch_instance = revoke_ingress.clone();
+    let mut patch_instance = remediation.clone();
     patch_instance["COMMAND_LOG_GROUP"] = reference(COMMAND_LOGS);
     let mut notify = both.clone();
     notify["TOPIC_ARN"] = reference(TOPIC);
@@ -230,17 +263,18 @@ fn the_environment_is_the_contract_with_the_code() {
     with_policy["POLICY_PARAMETER"] = reference(PARAMETER);
     let mut undo = with_policy.clone();
     undo["STATE_MACHINE_ARN"] = reference(MACHINE);
-    for (id, expected) in [
-        ("RevokeIngressFunction", revoke_ingress),
+    let of_their_own = BTreeMap::from([
         ("EncryptVolumeFunction", encrypt_volume),
         (PATCH_INSTANCE, patch_instance),
         ("NotifyFunction", notify),
         ("WatchOptOutsFunction", with_policy),
         (UNDO, undo),
         (SWEEP, sweep),
-    ] {
+    ]);
+    for id in functions().keys() {
+        let expected = of_their_own.get(id.as_str()).unwrap_or(&remediation);
         let variables = &functions()[id]["Properties"]["Environment"]["Variables"];
-        assert_eq!(*variables, expected, "{id}");
+        assert_eq!(variables, expected, "{id}");
     }
 }
 
@@ -572,7 +606,7 @@ fn rules_name_the_events_that_the_code_handles() {
                 "source": [OWN_SOURCE],
                 "detail-type": [CHECK_REQUESTED],
                 "account": [account],
-                "detail": { "control": [Control::OpenIngress.name()] },
+                "detail": { "control": [ControlId::OpenIngress.name()] },
             }),
         ),
         (
@@ -615,10 +649,7 @@ fn rules_name_the_events_that_the_code_handles() {
                 "source": [OWN_SOURCE],
                 "detail-type": [CHECK_REQUESTED],
                 "account": [account],
-                "detail": { "control": [
-                    Control::UnencryptedVolume.name(),
-                    Control::EncryptionByDefault.name(),
-                ] },
+                "detail": { "control": [ControlId::UnencryptedVolume.name()] },
             }),
         ),
         (
@@ -681,9 +712,9 @@ fn rules_name_the_events_that_the_code_handles() {
                 "detail-type": [CHECK_REQUESTED],
                 "account": [account],
                 "detail": { "control": [
-                    Control::VulnerablePackage.name(),
-                    Control::MissingPatches.name(),
-                    Control::UnmanagedInstance.name(),
+                    ControlId::VulnerablePackage.name(),
+                    ControlId::MissingPatches.name(),
+                    ControlId::UnmanagedInstance.name(),
                 ] },
             }),
         ),
@@ -713,11 +744,48 @@ fn rules_name_the_events_that_the_code_handles() {
             }),
         ),
     ]);
+    let mut expected: BTreeMap<String, Value> = expected
+        .into_iter()
+        .map(|(rule, pattern)| (rule.to_owned(), pattern))
+        .collect();
+    // What is remediated at once says itself what it listens to.
+    for (function, served) in at_once() {
+        if function == "revoke-ingress" {
+            continue;
+        }
+        let calls = served.iter().flat_map(|info| info.calls);
+        let calls: Vec<&str> = calls.map(|call| call.name).collect();
+        let controls: Vec<&str> = served.iter().map(|info| info.id.name()).collect();
+        let function = function_of(function);
+        expected.insert(
+            format!("{function}Changed"),
+            json!({
+                "account": [account],
+                "region": [reference("AWS::Region")],
+                "source": ["aws.ec2"],
+                "detail-type": [CLOUDTRAIL_CALL],
+                "detail": {
+                    "eventSource": ["ec2.amazonaws.com"],
+                    "eventName": calls,
+                    "errorCode": [{ "exists": false }],
+                },
+            }),
+        );
+        expected.insert(
+            format!("{function}CheckRequested"),
+            json!({
+                "source": [OWN_SOURCE],
+                "detail-type": [CHECK_REQUESTED],
+                "account": [account],
+                "detail": { "control": controls },
+            }),
+        );
+    }
     let rules = rules();
-    let found: BTreeMap<&str, Value> = rules
+    let found: BTreeMap<String, Value> = rules
         .iter()
         .filter(|rule| !rule.pattern.is_null())
-        .map(|rule| (rule.logical_id.as_str(), rule.pattern.clone()))
+        .map(|rule| (rule.logical_id.clone(), rule.pattern.clone()))
         .collect();
     assert_eq!(found, expected);
     let scheduled: Vec<(&str, &Value)> = rules
@@ -796,15 +864,12 @@ fn every_control_is_asked_for_by_one_rule() {
             }
         }
     }
-    let served: BTreeMap<String, Vec<String>> = REMEDIATIONS
-        .iter()
-        .flat_map(|(function, controls)| {
-            let takers = vec![(*function).to_owned()];
-            controls
-                .iter()
-                .map(move |control| (control.name().to_owned(), takers.clone()))
-        })
-        .collect();
+    let mut served = BTreeMap::new();
+    for (function, controls) in remediations() {
+        for control in controls {
+            served.insert(control.name().to_owned(), vec![function.clone()]);
+        }
+    }
     assert_eq!(asked, served);
 }
 
@@ -966,6 +1031,9 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     });
 
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
+    let unshare_storage_logs = arn_of("UnshareStorageLogGroup").to_string();
+    let unshares = json!({ "StringEquals": { "ec2:Remove/group": "all" } });
+    let restore_account_defaults_logs = arn_of("RestoreAccountDefaultsLogGroup").to_string();
     let encrypt_volume_logs = arn_of("EncryptVolumeLogGroup").to_string();
     let patch_instance_logs = arn_of("PatchInstanceLogGroup").to_string();
     let notify_logs = arn_of("NotifyLogGroup").to_string();
@@ -1044,9 +1112,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:DescribeVolumes", &everything, &none),
                 ("ec2:DetachVolume", &sub(INSTANCES), &none),
                 ("ec2:DetachVolume", &sub(VOLUMES), &none),
-                ("ec2:EnableEbsEncryptionByDefault", &everything, &none),
                 ("ec2:GetEbsDefaultKmsKeyId", &everything, &none),
-                ("ec2:GetEbsEncryptionByDefault", &everything, &none),
                 ("ec2:ModifyInstanceAttribute", &sub(INSTANCES), &none),
                 ("ec2:ModifyInstanceAttribute", &sub(VOLUMES), &none),
                 ("ec2:StartInstances", &sub(INSTANCES), &none),
@@ -1065,6 +1131,46 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("sqs:SendMessage", &queue, &none),
                 ("ssm:GetParameter", &parameter, &none),
                 ("states:StartExecution", &sub(MACHINE_ARN), &none),
+            ],
+        ),
+        (
+            "RestoreAccountDefaultsFunction",
+            vec![
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:EnableEbsEncryptionByDefault", &everything, &none),
+                ("ec2:GetEbsEncryptionByDefault", &everything, &none),
+                ("events:PutEvents", &bus, &only_backstop),
+                (
+                    "logs:CreateLogStream",
+                    &restore_account_defaults_logs,
+                    &none,
+                ),
+                ("logs:PutLogEvents", &restore_account_defaults_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
+            ],
+        ),
+        (
+            "UnshareStorageFunction",
+            vec![
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DescribeSnapshotAttribute", &sub(SNAPSHOTS), &none),
+                ("ec2:DescribeSnapshots", &everything, &none),
+                ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
+                ("ec2:ModifySnapshotAttribute", &sub(SNAPSHOTS), &unshares),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("logs:CreateLogStream", &unshare_storage_logs, &none),
+                ("logs:PutLogEvents", &unshare_storage_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
             ],
         ),
         (
@@ -1235,16 +1341,13 @@ fn string_like_is_iams() {
 #[test]
 fn iam_enforces_endless_opt_outs_and_no_others() {
     let today = "2026-11-24".parse().unwrap();
-    let sweep = (SWEEP, &[Control::UnencryptedVolume][..]);
-    for (function, controls) in REMEDIATIONS.iter().chain([&sweep]) {
-        let condition = deny_of(function).condition;
+    let sweep = (SWEEP.to_owned(), vec![ControlId::UnencryptedVolume]);
+    for (function, controls) in barred().into_iter().chain([sweep]) {
+        let condition = deny_of(&function).condition;
         assert!(!holds(&condition, None), "{function}, no tag");
-        for control in controls
-            .iter()
-            .filter(|control| !NOTHING_TO_BAR.contains(control))
-        {
+        for control in controls.iter().filter(|control| is_barred(**control)) {
             // Of another function: controls of one can share a remediation.
-            let mut others = Control::ALL.iter();
+            let mut others = ControlId::ALL.iter();
             let other = others.find(|other| !controls.contains(other)).unwrap();
             for (tag, by_iam, by_code) in [
                 // everything, without an end
@@ -1317,7 +1420,7 @@ fn an_opt_out_of_one_patching_control_is_one_of_the_installation() {
     ] {
         assert_eq!(holds(&condition, Some(tag)), barred, "IAM, `{tag}`");
         let tags = [(OPT_OUT_TAG.to_owned(), tag.to_owned())].into();
-        for control in [Control::VulnerablePackage, Control::MissingPatches] {
+        for control in [ControlId::VulnerablePackage, ControlId::MissingPatches] {
             let exemption = decide::exempt(&tags, control, &Policy::default().opt_out, now);
             assert_eq!(exemption.holds(), barred, "{control}, `{tag}`");
         }
@@ -1326,11 +1429,8 @@ fn an_opt_out_of_one_patching_control_is_one_of_the_installation() {
 
 #[test]
 fn every_control_is_served_by_a_function() {
-    let served: BTreeSet<Control> = REMEDIATIONS
-        .iter()
-        .flat_map(|(_, controls)| controls.iter().copied())
-        .collect();
-    assert_eq!(served, Control::ALL.iter().copied().collect());
+    let served: BTreeSet<ControlId> = remediations().into_values().flatten().collect();
+    assert_eq!(served, ControlId::ALL.iter().copied().collect());
 }
 
 #[test]
@@ -1349,10 +1449,11 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
             (&statement.condition, &statement.resources[..])
         })
         .collect();
-    let of = |kind: &str| {
-        let arn = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:";
-        [json!({ "Fn::Sub": format!("{arn}{kind}/*") })]
+    let in_account = |account: &str, kind: &str| {
+        let arn = "arn:${AWS::Partition}:ec2:${AWS::Region}:";
+        [json!({ "Fn::Sub": format!("{arn}{account}:{kind}/*") })]
     };
+    let of = |kind: &str| in_account("${AWS::AccountId}", kind);
     let only = |keys: &[&str]| {
         json!({
             "ForAllValues:StringEquals": { "aws:TagKeys": keys },
@@ -1364,13 +1465,28 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
     assert_eq!(
         tags,
         [
+            // A snapshot's ARN names no account.
+            (&only_the_opt_out, &in_account("", "snapshot")[..]),
             (
                 &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
-                &of("security-group-rule")[..],
+                &of("security-group-rule"),
             ),
             (&only_the_opt_out, &of("security-group-rule")),
             (&replaced_no_more, &of("volume")),
         ]
+    );
+    let shares: Vec<Statement> = statements
+        .into_iter()
+        .filter(|s| s.actions.iter().any(|a| a == "ec2:ModifySnapshotAttribute"))
+        .collect();
+    let [share] = &shares[..] else {
+        panic!("{shares:?}")
+    };
+    assert_eq!(share.actions, ["ec2:ModifySnapshotAttribute"]);
+    assert_eq!(share.resources, in_account("", "snapshot"));
+    assert_eq!(
+        share.condition,
+        json!({ "StringEquals": { "ec2:Add/group": "all" } })
     );
     assert!(
         rules().iter().all(|rule| rule.function != UNDO),
@@ -1380,11 +1496,16 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
 
 #[test]
 fn opt_outs_bar_every_change_that_a_function_can_begin() {
-    for (function, _) in REMEDIATIONS {
+    let remediations = remediations();
+    for function in remediations.keys() {
+        let denies = role_statements(function).iter().any(|s| s.effect == "Deny");
+        assert_eq!(denies, barred().contains_key(function), "{function}");
+    }
+    for function in barred().keys() {
         let deny = deny_of(function);
         // On whatever carries the tag; but a volume's opt-out says nothing to
         // whether its instance is patched.
-        let expected = match *function {
+        let expected = match function.as_str() {
             PATCH_INSTANCE => json!({ "Fn::Sub":
                 "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*" }),
             _ => json!("*"),
@@ -1440,9 +1561,33 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
     for id in functions().into_keys() {
         assert_eq!(
             granted_actions(&id).iter().any(|action| changes(action)),
-            REMEDIATIONS.iter().any(|(function, _)| *function == id) || id == UNDO || id == SWEEP,
+            remediations.contains_key(&id) || id == UNDO || id == SWEEP,
             "{id} changes resources, or is listed here without"
         );
+    }
+}
+
+/// What controls say of the calls that they make is what the roles allow: the
+/// function's what it reads and begins, undo's what leads back.
+#[test]
+fn what_a_control_calls_is_granted() {
+    for (function, served) in at_once() {
+        let granted = granted_actions(&function_of(function));
+        let of_ec2 = granted.iter().filter(|action| action.starts_with("ec2:"));
+        let mut calls: BTreeSet<&str> = served
+            .iter()
+            .flat_map(|info| info.reads.iter().chain(info.begins).copied())
+            .collect();
+        if function == "revoke-ingress" {
+            // In the call that authorises a rule.
+            calls.insert("ec2:CreateTags");
+        }
+        let granted: BTreeSet<&str> = of_ec2.map(String::as_str).collect();
+        assert_eq!(granted, calls, "{function}");
+        let back = granted_actions(UNDO);
+        for action in served.iter().flat_map(|info| info.undoes) {
+            assert!(back.contains(*action), "undo lacks {action}");
+        }
     }
 }
 
@@ -2066,8 +2211,9 @@ static REFERENCE: LazyLock<Value> =
 /// A condition key as the reference lists it.
 fn listed(key: &str) -> String {
     match key.split_once('/') {
-        Some((of, _)) => format!("{of}/${{TagKey}}"),
-        None => key.to_owned(),
+        // `ec2:Add/group` is a key of its own.
+        Some((of, _)) if REFERENCE["keys"][key].is_null() => format!("{of}/${{TagKey}}"),
+        _ => key.to_owned(),
     }
 }
 

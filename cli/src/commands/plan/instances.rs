@@ -14,7 +14,8 @@ use backstop_core::trigger::Says;
 use backstop_core::words::{Mode, Status};
 use jiff::Timestamp;
 
-use super::volumes::{exempted, named};
+use super::exempted;
+use super::volumes::named;
 use crate::Problem;
 use crate::commands::scan::few;
 use crate::context::Aws;

@@ -1,18 +1,17 @@
 //! What would be done about an instance with its volumes, about a volume that
-//! is attached nowhere, and about the account's setting.
+//! is attached nowhere.
 
 use std::fmt::Write;
 
-use backstop_aws::volumes::{encryption_by_default, facts};
-use backstop_core::controls::encryption_by_default as setting;
+use backstop_aws::volumes::facts;
 use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
-use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
 use backstop_core::guards::Guards;
 use backstop_core::message::{one_line, steps};
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Unit, Volume, VolumeFacts};
 use backstop_core::words::{Mode, Severity, Status};
 
+use super::exempted;
 use crate::Problem;
 use crate::context::Aws;
 use crate::table::table;
@@ -40,21 +39,6 @@ pub(super) async fn plan(
     let decision = unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
     print!("{}", said(id, &facts, &decision, key));
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
-}
-
-/// Looks at the account's setting; whether it is off.
-pub(super) async fn plan_setting(aws: &Aws, policy: &Policy, mode: Mode) -> Result<bool, Problem> {
-    let is_on = encryption_by_default(&aws.clients.ec2, &aws.deadline).await?;
-    let decided = setting::decide(
-        is_on,
-        &policy.encryption_by_default(),
-        mode,
-        &Guards::default(),
-        aws.clients.clock.now(),
-    );
-    let found = decided.is_some();
-    print!("{}", said_of_setting(&aws.region, decided));
-    Ok(found)
 }
 
 /// A decision about a unit, for people.
@@ -119,51 +103,6 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
         }
     }
     text
-}
-
-/// A decision about the account's setting, for people.
-fn said_of_setting(region: &str, decided: Option<(Status, Exemption, String)>) -> String {
-    let what = format!("encryption by default in {region}");
-    let Some((status, exemption, why)) = decided else {
-        return format!("{what}: it is on, nothing would be done\n");
-    };
-    let mut text = format!("{what}: it is off: {} finding\n", Severity::Medium);
-    text += match status {
-        Status::InProgress => {
-            "it would be turned on: new volumes are then encrypted, nothing that exists is touched\n"
-        }
-        _ => "it would not be turned on\n",
-    };
-    if !why.is_empty() {
-        let _ = writeln!(text, "because {}", one_line(&why, 300));
-    }
-    text + &exempted(&exemption)
-}
-
-/// What an exemption says beside its being one.
-pub(super) fn exempted(exemption: &Exemption) -> String {
-    let terms = |opt_out: &OptOut| {
-        let until = opt_out
-            .until
-            .map_or("without an end".to_owned(), |day| format!("until {day}"));
-        let owner = opt_out.owner.as_deref().unwrap_or("nobody named");
-        let reason = opt_out.reason.as_deref().unwrap_or("no reason given");
-        format!(
-            "{until}, by {}: {}",
-            one_line(owner, 100),
-            one_line(reason, 300)
-        )
-    };
-    match exemption {
-        Exemption::None | Exemption::Existing => String::new(),
-        Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
-        Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
-        Exemption::Malformed { value, problem } => format!(
-            "the tag {OPT_OUT_TAG} is `{}`: {}\n",
-            one_line(value, 100),
-            one_line(problem, 300)
-        ),
-    }
 }
 
 /// The id, and the name where there is one.
@@ -367,45 +306,5 @@ mod tests {
         );
         let gone = plan(Unit::Gone, Attached::Notify);
         assert_eq!(gone, "i-1: nothing to judge: it is gone\n");
-    }
-
-    #[test]
-    fn the_accounts_setting_is_said_like_any_finding() {
-        let of = |is_on, policy: &Policy, mode| {
-            let decided = setting::decide(
-                is_on,
-                &policy.encryption_by_default(),
-                mode,
-                &Guards::default(),
-                now(),
-            );
-            said_of_setting("eu-central-1", decided)
-        };
-        let mut policy = Policy::default();
-        let on = of(true, &policy, Mode::Enforce);
-        assert!(on.ends_with("it is on, nothing would be done\n"), "{on}");
-        let off = of(false, &policy, Mode::Enforce);
-        in_order(
-            &off,
-            &["it is off: medium finding\n", "it would be turned on"],
-        );
-        let told = of(false, &policy, Mode::Notify);
-        in_order(
-            &told,
-            &["it would not be turned on\nbecause the mode is `notify`\n"],
-        );
-        let exemption = &mut policy.controls.encryption_by_default.settings.exemption;
-        *exemption = Some(setting::AccountExemption {
-            until: "2027-01-31".parse().unwrap(),
-            owner: "platform".into(),
-            reason: None,
-        });
-        in_order(
-            &of(false, &policy, Mode::Enforce),
-            &[
-                "because the policy exempts the account\n",
-                "opted out until 2027-01-31, by platform: no reason given\n",
-            ],
-        );
     }
 }

@@ -17,7 +17,7 @@ use backstop_core::patching::{
 };
 use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::reason;
-use backstop_core::words::{Control, Mode, Status, digest};
+use backstop_core::words::{ControlId, Mode, Status, digest};
 
 use super::{Found, FoundPatching, Scanned};
 use crate::context::Aws;
@@ -38,8 +38,8 @@ pub(super) async fn look(
     ledger: Option<&Ledger>,
     scanned: &mut Scanned,
 ) {
-    let is_off = |control: &Control| policy.controls.mode(*control) == Some(Mode::Off);
-    if Control::PATCHING.iter().all(is_off) {
+    let is_off = |control: &ControlId| policy.controls.mode(*control) == Some(Mode::Off);
+    if ControlId::PATCHING.iter().all(is_off) {
         return;
     }
     let look = Look {
@@ -159,6 +159,7 @@ fn found(facts: &PatchFacts, decision: &Decision, scanned: &Scanned) -> Option<F
         true => Vec::new(),
         false => unmanaged_instance::lacks(host, facts.agent.as_ref(), facts.reach.as_ref()),
     };
+    let lacks = lacks.into_iter().map(|(_, why)| why).collect();
     let name = Some(host.name()).filter(|name| *name != host.id);
     Some(Found {
         control,
@@ -191,13 +192,13 @@ fn names<'a>(findings: impl Iterator<Item = &'a Vulnerability>) -> Vec<String> {
         .collect()
 }
 
-fn fingerprints(control: Control, id: &str, findings: &[Vulnerability]) -> Vec<String> {
+fn fingerprints(control: ControlId, id: &str, findings: &[Vulnerability]) -> Vec<String> {
     match control {
-        Control::VulnerablePackage => findings
+        ControlId::VulnerablePackage => findings
             .iter()
             .map(|finding| vulnerable_package::fingerprint(&finding.arn))
             .collect(),
-        Control::MissingPatches => vec![missing_patches::fingerprint(id)],
+        ControlId::MissingPatches => vec![missing_patches::fingerprint(id)],
         other => vec![digest([other.name(), id])],
     }
 }
@@ -389,7 +390,7 @@ mod tests {
         let scanned = scan("", true).await;
         assert_eq!(scanned.unseen, Vec::<String>::new());
         assert_eq!(scanned.instances, 6);
-        let of: Vec<(&str, Control, Severity, &str)> = scanned
+        let of: Vec<(&str, ControlId, Severity, &str)> = scanned
             .found
             .iter()
             .map(|f| (f.id.as_str(), f.control, f.severity, f.state.as_str()))
@@ -398,23 +399,28 @@ mod tests {
         assert_eq!(
             of,
             [
-                (LACKING, Control::MissingPatches, Severity::High, right),
+                (LACKING, ControlId::MissingPatches, Severity::High, right),
                 (
                     SPARED,
-                    Control::MissingPatches,
+                    ControlId::MissingPatches,
                     Severity::High,
                     "would be left: opted out"
                 ),
                 (
                     UNSCANNED,
-                    Control::MissingPatches,
+                    ControlId::MissingPatches,
                     Severity::Medium,
                     "would be scanned for missing patches"
                 ),
-                (HOLED, Control::VulnerablePackage, Severity::Critical, right),
+                (
+                    HOLED,
+                    ControlId::VulnerablePackage,
+                    Severity::Critical,
+                    right
+                ),
                 (
                     UNMANAGED,
-                    Control::UnmanagedInstance,
+                    ControlId::UnmanagedInstance,
                     Severity::Medium,
                     "would be left: Systems Manager cannot reach it, so that nothing can be patched"
                 ),

@@ -1,14 +1,12 @@
-//! The part of a scan that is about volumes, and about the account's setting.
+//! The part of a scan that is about volumes.
 //!
 //! Units are judged as pages show them, which is little of an instance: what
 //! would be done to one that is not left anyway is said by `backstop plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_aws::security_groups::{arn, partition};
-use backstop_aws::volumes::encryption_by_default;
+use backstop_aws::security_groups::arn;
 use backstop_aws::{kept_volumes, opt_outs, volume_pages};
-use backstop_core::controls::encryption_by_default as setting;
 use backstop_core::controls::unencrypted_volume::{
     Circumstances, Decision, Verdict, decide, exempt, fingerprint,
 };
@@ -16,7 +14,7 @@ use backstop_core::guards::Guards;
 use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::{as_shown, reason, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
-use backstop_core::words::{Control, Mode, Severity, Status};
+use backstop_core::words::{ControlId, Mode, Severity, Status};
 use jiff::Timestamp;
 
 use super::{Found, FoundVolume, Scanned};
@@ -24,7 +22,7 @@ use crate::context::Aws;
 
 /// Looks at every unencrypted volume.
 pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut Scanned) {
-    const CONTROL: Control = Control::UnencryptedVolume;
+    const CONTROL: ControlId = ControlId::UnencryptedVolume;
     let (ec2, deadline) = (&aws.clients.ec2, &aws.deadline);
     // A unit's volumes may be on different pages: all of them first.
     let mut seen: Vec<Volume> = Vec::new();
@@ -117,7 +115,7 @@ fn found(
         opted_out: of_instance || exempt(&volume.tags, &policy.opt_out, now).holds(),
     };
     Some(Found {
-        control: Control::UnencryptedVolume,
+        control: ControlId::UnencryptedVolume,
         severity: Severity::High,
         resource: String::new(),
         id: unit.to_owned(),
@@ -136,59 +134,20 @@ fn name(volume: &Volume) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-/// Looks at the account's setting.
-pub(super) async fn look_at_setting(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut Scanned) {
-    const CONTROL: Control = Control::EncryptionByDefault;
-    let is_on = match encryption_by_default(&aws.clients.ec2, &aws.deadline).await {
-        Ok(is_on) => is_on,
-        Err(error) => {
-            scanned.unseen.push(format!("{CONTROL}: {error}"));
-            return;
-        }
-    };
-    let now = aws.clients.clock.now();
-    let decided = setting::decide(
-        is_on,
-        &policy.encryption_by_default(),
-        mode,
-        &Guards::default(),
-        now,
-    );
-    let Some((status, _, why)) = decided else {
-        return;
-    };
-    let Scanned {
-        account, region, ..
-    } = &*scanned;
-    let found = Found {
-        control: CONTROL,
-        severity: Severity::Medium,
-        resource: setting::resource(partition(region), region, account),
-        id: region.clone(),
-        name: format!("encryption by default in {region}"),
-        open: Vec::new(),
-        volumes: Vec::new(),
-        patching: None,
-        fingerprints: vec![Control::EncryptionByDefault.name().to_owned()],
-        state: match status {
-            Status::InProgress => "would be put right".to_owned(),
-            _ => format!("would be left: {why}"),
-        },
-    };
-    scanned.found.push(found);
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
     use backstop_aws::deadline::Deadline;
+    use backstop_aws::remediation::Place;
     use backstop_core::encryption::Attached;
+    use backstop_engine::Previewing;
     use backstop_wire::{Call, Reply, Wire};
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::judging::at_once;
 
     fn answer(operation: &str, content: &str) -> Reply {
         Reply::ok(format!(
@@ -270,7 +229,18 @@ mod tests {
             ..Scanned::default()
         };
         look(&aws, &policy, Mode::Enforce, &mut scanned).await;
-        look_at_setting(&aws, &policy, Mode::Enforce, &mut scanned).await;
+        let previewing = Previewing {
+            clients: &aws.clients,
+            policy: &policy,
+            mode: Mode::Enforce,
+            place: Place {
+                account: "111122223333",
+                region: &aws.region,
+                deadline: &aws.deadline,
+            },
+        };
+        let setting = at_once(ControlId::EncryptionByDefault).unwrap();
+        scanned.look(setting, &previewing, &mut |_| {}).await;
         scanned
     }
 

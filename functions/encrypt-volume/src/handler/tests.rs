@@ -51,7 +51,6 @@ struct World {
     encrypted: bool,
     minutes_old: i64,
     place: Place,
-    by_default: bool,
     policy: &'static str,
     /// The record that the ledger holds.
     record: Option<Encryption>,
@@ -66,8 +65,7 @@ impl Default for World {
             encrypted: false,
             minutes_old: 60,
             place: Place::Free,
-            by_default: false,
-            policy: r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce"},"encryption-by-default":{"mode":"enforce"}}}"#,
+            policy: r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce"}}}"#,
             record: None,
             patching: None,
         }
@@ -111,7 +109,7 @@ fn item(id: &str, kind: &str, mut document: Value, revision: u64) -> Value {
 }
 
 fn answer(world: &Mutex<World>, call: &Call) -> Reply {
-    let mut world = world.lock().unwrap();
+    let world = world.lock().unwrap();
     match call.operation.as_str() {
         "DescribeVolumes" => {
             let volumes = match call.parameter("Filter.1.Name") {
@@ -162,20 +160,6 @@ fn answer(world: &Mutex<World>, call: &Call) -> Reply {
             "GetEbsDefaultKmsKeyId",
             "<kmsKeyId>alias/aws/ebs</kmsKeyId>",
         ),
-        "GetEbsEncryptionByDefault" => xml(
-            "GetEbsEncryptionByDefault",
-            &format!(
-                "<ebsEncryptionByDefault>{}</ebsEncryptionByDefault>",
-                world.by_default
-            ),
-        ),
-        "EnableEbsEncryptionByDefault" => {
-            world.by_default = true;
-            xml(
-                "EnableEbsEncryptionByDefault",
-                "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>",
-            )
-        }
         "CreateSnapshot" => xml(
             "CreateSnapshot",
             "<snapshotId>snap-0123456789abcdef0</snapshotId><status>pending</status>",
@@ -192,8 +176,8 @@ fn answer(world: &Mutex<World>, call: &Call) -> Reply {
             let of = world.patching.as_ref().map(|(patching, _)| patching);
             let patching = of.filter(|_| asked == format!("entry#{PATCHING}"));
             let found = match (record, patching) {
-                (Some(run), _) => item(&run.id, "encryption", json!(run), run.revision),
-                (_, Some(run)) => item(&run.id, "patching", json!(run), run.revision),
+                (Some(run), _) => item(&run.head.id, "encryption", json!(run), run.detail.revision),
+                (_, Some(run)) => item(&run.head.id, "patching", json!(run), run.detail.revision),
                 _ => json!({}),
             };
             Reply::ok(found.to_string())
@@ -346,8 +330,8 @@ fn about_to_stop() -> Encryption {
 /// An undo that is to stop the instance, which runs on the copy.
 fn about_to_stop_to_go_back() -> Encryption {
     let mut run = about_to_stop();
-    run.progress = Default::default();
-    run.undoes = Some(UNDONE.into());
+    run.detail.progress = Default::default();
+    run.detail.undoes = Some(UNDONE.into());
     let back = Note::GoBack {
         why: "somebody asked for it to be taken back".into(),
         status: Status::RolledBack,
@@ -406,8 +390,8 @@ fn patching(status: Status, sending: Sending) -> Patching {
         "policy_version": 3, "attempts": 1, "started_at": Timestamp::now(),
     });
     let mut run: Patching = serde_json::from_value(run).unwrap();
-    run.batch = (!matches!(sending, Sending::Nothing)).then(|| "mark".into());
-    run.command =
+    run.detail.batch = (!matches!(sending, Sending::Nothing)).then(|| "mark".into());
+    run.detail.command =
         matches!(sending, Sending::Sent).then(|| Sent::new("command-1".into(), Timestamp::now()));
     run
 }
@@ -453,7 +437,9 @@ async fn an_execution_that_cannot_be_started_leaves_a_lock_that_the_retry_takes_
         .into_iter()
         .rfind(|call| call.operation == "TransactWriteItems");
     let release = last.unwrap().json["TransactItems"][0]["Update"].clone();
-    assert_eq!(release["ExpressionAttributeValues"][":none"]["N"], "0");
+    let ended = release["ExpressionAttributeValues"][":ended"]["N"].as_str();
+    let ended: i64 = ended.unwrap().parse().unwrap();
+    assert!(ended < 0, "no clock shows that it is live: {ended}");
     assert!(changes(&wire).is_empty());
 }
 
@@ -739,39 +725,4 @@ async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_h
     let wire = wire(World::default(), |_| None);
     let error = run(&wire, advance()).await.unwrap_err();
     assert!(error.contains("has no encryption"), "{error}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn encryption_by_default_is_turned_on_again_seen_to_be_on_and_told() {
-    let off = event(
-        "AWS API Call via CloudTrail",
-        "",
-        json!({ "eventSource": "ec2.amazonaws.com", "eventName": "DisableEbsEncryptionByDefault", "requestParameters": {}, "responseElements": {} }),
-    );
-    let wire_that_works = wire(World::default(), |_| None);
-    let answer = run(&wire_that_works, off.clone()).await.unwrap();
-    assert_eq!(answer["verdict"], "remediated");
-    assert_eq!(changes(&wire_that_works), ["EnableEbsEncryptionByDefault"]);
-    assert_eq!(
-        count(&wire_that_works, "GetEbsEncryptionByDefault"),
-        2,
-        "before and after"
-    );
-    assert_eq!(count(&wire_that_works, "PutEvents"), 1);
-
-    let denied = wire(World::default(), |call| {
-        (call.operation == "EnableEbsEncryptionByDefault")
-            .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
-    });
-    let error = run(&denied, off.clone()).await.unwrap_err();
-    assert!(error.contains("UnauthorizedOperation"), "{error}");
-    assert_eq!(count(&denied, "PutEvents"), 1, "a failure is told");
-
-    let on = World {
-        by_default: true,
-        ..World::default()
-    };
-    let wire = wire(on, |_| None);
-    assert_eq!(run(&wire, off).await.unwrap()["verdict"], "nothing to do");
-    assert!(changes(&wire).is_empty());
 }

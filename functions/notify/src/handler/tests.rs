@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop_core::entry::Entry;
+use backstop_core::entry::{AtOnce, Entry};
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::Fight;
 use backstop_core::plan::{Disposition, Plan};
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::run::{Head, Run};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
@@ -30,35 +31,40 @@ fn id(number: usize) -> String {
 }
 
 fn entry(number: usize, status: Status) -> Entry {
-    Entry {
-        version: 1,
-        id: id(number),
-        control: Control::OpenIngress,
-        severity: Severity::Critical,
-        resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/sg-{number}"),
-        resource_name: "web".into(),
-        account: "111122223333".into(),
-        region: "eu-central-1".into(),
-        team: Some(format!("team-{}", number % 3)),
-        status,
-        exposures: vec![],
-        exemption: Exemption::None,
-        plan: Plan {
-            disposition: Disposition::Enforce,
-            changes: vec![],
-            reasons: vec![],
+    Run {
+        head: Head {
+            version: 1,
+            id: id(number),
+            control: ControlId::OpenIngress,
+            severity: Severity::Critical,
+            resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/sg-{number}"),
+            resource_name: "web".into(),
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            team: Some(format!("team-{}", number % 3)),
+            status,
+            exemption: Exemption::None,
+            actor: Actor::default(),
+            policy_version: 1,
+            attempts: 1,
+            started_at: Timestamp::from_second(1_795_512_000 + number as i64).unwrap(),
+            finished_at: None,
+            managed_by: None,
         },
-        before: BTreeMap::new(),
-        outcomes: vec![],
-        verification: None,
-        after: BTreeMap::new(),
-        actor: Actor::default(),
-        policy_version: 1,
-        attempts: 1,
-        started_at: Timestamp::from_second(1_795_512_000 + number as i64).unwrap(),
-        finished_at: None,
-        fight: None,
-        managed_by: None,
+        detail: AtOnce {
+            exposures: vec![],
+            plan: Plan {
+                disposition: Disposition::Enforce,
+                changes: vec![],
+                reasons: vec![],
+                because: None,
+            },
+            before: BTreeMap::new(),
+            outcomes: vec![],
+            verification: None,
+            after: BTreeMap::new(),
+            fight: None,
+        },
     }
 }
 
@@ -67,7 +73,7 @@ impl World {
         let mut world = Self::default();
         for entry in entries {
             let document = serde_json::to_string(&entry).unwrap();
-            let pk = format!("entry#{}", entry.id);
+            let pk = format!("entry#{}", entry.head.id);
             let item =
                 json!({ "pk": { "S": pk }, "sk": { "S": "entry" }, "document": { "S": document } });
             world.table.items.insert(pk, item);
@@ -328,10 +334,10 @@ async fn a_new_storm_also_tells_what_the_last_one_only_counted() {
 async fn a_fight_is_not_counted_among_what_was_put_right_once() {
     let mut entries: Vec<Entry> = (0..5).map(|n| entry(n, Status::Remediated)).collect();
     let mut fight = entry(5, Status::Remediated);
-    fight.fight = Some(Fight {
+    fight.detail.fight = Some(Fight {
         times: 3,
-        since: fight.started_at,
-        told_by: fight.id.clone(),
+        since: fight.head.started_at,
+        told_by: fight.head.id.clone(),
         managed_by: None,
     });
     entries.push(fight);

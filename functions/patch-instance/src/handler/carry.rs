@@ -16,6 +16,7 @@ use backstop_core::guards::Trip;
 use backstop_core::patching::decide::{Decision, Verdict, stops};
 use backstop_core::patching::{Operation, Patching, Reboot, Reports, Sent};
 use backstop_core::policy::Policy;
+use backstop_core::reason::Reason;
 use backstop_core::words::{Mode, Status};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -67,10 +68,10 @@ impl Handler {
         // What is sent is one thing for all: one that was cut off may have begun
         // under another policy.
         while let Some((_, first)) = ready.first() {
-            let (operation, reboot) = (first.operation, first.reboot);
+            let (operation, reboot) = (first.detail.operation, first.detail.reboot);
             let group: Group = ready
                 .extract_if(.., |(_, run)| {
-                    run.operation == operation && run.reboot == reboot
+                    run.detail.operation == operation && run.detail.reboot == reboot
                 })
                 .collect();
             answers.extend(self.send(group, operation, &mark, policy, invocation).await);
@@ -92,18 +93,19 @@ impl Handler {
         // The policy as it is now: a kill switch stops what has not been sent.
         let policy = self.policy.get(&invocation.deadline).await?;
         if policy.policy.patching.reboot == Reboot::Never {
-            run.reboot = Reboot::Never;
+            run.detail.reboot = Reboot::Never;
         }
         if policy.policy.kill_switch {
-            run.status = Status::Stopped;
-            run.reasons.push("the kill switch is on".to_owned());
-            run.finished_at = Some(self.clients.clock.now());
+            run.head.status = Status::Stopped;
+            run.detail.reasons.push(Reason::KillSwitch.to_string());
+            run.detail.because = Some(Reason::KillSwitch);
+            run.head.finished_at = Some(self.clients.clock.now());
             return self.carried(run).await.map(Some);
         }
-        if run.snapshots_wanted && run.snapshots.is_empty() {
+        if run.detail.snapshots_wanted && run.detail.snapshots.is_empty() {
             let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
             match patching::safety_snapshots(ec2, run, TO_PREPARE, deadline).await {
-                Ok(snapshots) => run.snapshots = snapshots,
+                Ok(snapshots) => run.detail.snapshots = snapshots,
                 Err(error) if is_left_open(run, &error) => return Err(error.into()),
                 Err(error) => {
                     let what = match error.may_have_acted() {
@@ -115,10 +117,10 @@ impl Handler {
                 }
             }
         }
-        run.batch = Some(mark.to_owned());
+        run.detail.batch = Some(mark.to_owned());
         self.store(run).await?;
         // Beforehand: what cannot be undone is told before it is done.
-        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        bus::tell(&self.clients.eventbridge, &run.head.id).await?;
         Ok(None)
     }
 
@@ -157,7 +159,7 @@ impl Handler {
             let batch = Batch {
                 mark,
                 operation,
-                reboot: first.reboot,
+                reboot: first.detail.reboot,
                 instances: &[],
                 settings: &policy.policy.patching,
                 log_group: &self.settings.command_log_group,
@@ -220,10 +222,10 @@ impl Handler {
                 wanted.push((work, run));
                 continue;
             };
-            info!(entry = %run.id, resource = %run.resource, %why, "not sent after all");
-            run.status = status;
-            run.reasons.push(why);
-            run.finished_at = Some(now);
+            info!(entry = %run.head.id, resource = %run.head.resource, %why, "not sent after all");
+            run.head.status = status;
+            run.detail.reasons.push(why);
+            run.head.finished_at = Some(now);
             // What it is now is for the look that follows to say.
             let ended = self.finish(&mut run).await;
             answers.push((work, ended.map(|_| Carried::Again)));
@@ -256,12 +258,12 @@ impl Handler {
     async fn sent(&self, work: Work, mut run: Patching, sent: Result<String, AwsError>) -> Answer {
         let answer = match sent {
             Ok(id) => {
-                run.command = Some(Sent::new(id, self.clients.clock.now()));
+                run.detail.command = Some(Sent::new(id, self.clients.clock.now()));
                 self.store(&mut run).await.map(|()| Carried::Done("begun"))
             }
             // Whoever looks next finds it by its mark, or sends it again.
             Err(error) if error.may_have_acted() => Err(Failure::Unanswered {
-                entry: run.id.clone(),
+                entry: run.head.id.clone(),
                 error,
             }),
             // With the snapshots that it has, and not with new ones.
@@ -291,10 +293,10 @@ impl Handler {
         if !error.retryable && !passes {
             let trip = Trip {
                 at: now,
-                why: format!("its patches could not be installed (entry {})", run.id),
+                why: format!("its patches could not be installed (entry {})", run.head.id),
             };
             self.ledger
-                .trip_resource(run.control, run.resource_id(), &trip)
+                .trip_resource(run.head.control, run.resource_id(), &trip)
                 .await?;
         }
         run.fail(why, now);
@@ -305,7 +307,7 @@ impl Handler {
     async fn carried(&self, run: &mut Patching) -> Result<Carried, Failure> {
         Ok(match self.finish(run).await? {
             Closed::LookAgain => Carried::Again,
-            Closed::Done => Carried::Done(run.status.name()),
+            Closed::Done => Carried::Done(run.head.status.name()),
         })
     }
 
@@ -316,24 +318,24 @@ impl Handler {
         lock: &Lock,
         invocation: &Invocation,
     ) -> Result<bool, Failure> {
-        let Some(mark) = run.batch.clone() else {
+        let Some(mark) = run.detail.batch.clone() else {
             return Ok(false);
         };
         let comment = Patching::comment(&mark);
         let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
         let id = run.resource_id();
-        let since = run.started_at.saturating_sub(SLACK);
+        let since = run.head.started_at.saturating_sub(SLACK);
         let since = since.unwrap_or(Timestamp::MIN);
         let commands = patching::commands(ssm, id, since, deadline).await?;
         let Some(command) = commands.into_iter().find(|c| c.comment == comment) else {
             return Ok(false);
         };
-        warn!(entry = %run.id, resource = %run.resource, command = %command.id, "its command had been sent");
+        warn!(entry = %run.head.id, resource = %run.head.resource, command = %command.id, "its command had been sent");
         let at = command
             .requested_at
             .unwrap_or_else(|| self.clients.clock.now());
-        run.command = Some(Sent::new(command.id, at));
-        run.revision += 1;
+        run.detail.command = Some(Sent::new(command.id, at));
+        run.detail.revision += 1;
         let holder = self.ledger.patching_holder(run);
         self.ledger.go_on(run, &holder, Some(lock), 0, 0).await?;
         Ok(true)
@@ -349,26 +351,31 @@ impl Handler {
         reports: &Reports,
         policy: &Policy,
     ) -> Result<Looked, Failure> {
-        run.attempts += 1;
-        run.revision += 1;
+        run.head.attempts += 1;
+        run.detail.revision += 1;
         let holder = self.ledger.patching_holder(&run);
         match self.ledger.go_on(&run, &holder, lock, 0, 0).await? {
             Begun::Started => {}
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
             Begun::Moved | Begun::OverBudget => return Ok(Looked::Again),
         }
-        warn!(entry = %run.id, resource = %run.resource, attempts = run.attempts, "taken up again");
-        if decision.status == Status::InProgress && decision.operation == run.operation {
+        warn!(entry = %run.head.id, resource = %run.head.resource, attempts = run.head.attempts, "taken up again");
+        if decision.status == Status::InProgress && decision.operation == run.detail.operation {
             return Ok(Looked::Begun(Box::new(run)));
         }
-        run.finished_at = Some(self.clients.clock.now());
-        let mode = policy.controls.mode(run.control);
+        run.head.finished_at = Some(self.clients.clock.now());
+        let mode = policy.controls.mode(run.head.control);
         let is_off = mode.unwrap_or(self.settings.remediation.mode) == Mode::Off;
         let why = match &decision.verdict {
             Verdict::Compliant if is_off => Some("the mode is `off`".to_owned()),
             // Suppressed, or less bad than the policy asks about, is not mended.
             Verdict::Compliant
-                if !run.lists_all() || run.findings.iter().any(|f| !reports.has_closed(&f.arn)) =>
+                if !run.lists_all()
+                    || run
+                        .detail
+                        .findings
+                        .iter()
+                        .any(|f| !reports.has_closed(&f.arn)) =>
             {
                 Some("what was found is told no more, and nobody has closed it".to_owned())
             }
@@ -377,15 +384,17 @@ impl Handler {
             Verdict::Settling => Some("it was started a moment ago".to_owned()),
             // The look that follows records it by itself.
             Verdict::Violates(_) => {
-                run.reasons.extend(decision.reasons.iter().cloned());
+                run.detail.reasons.extend(decision.reasons.iter().cloned());
+                run.detail.because.clone_from(&decision.because);
+                run.detail.lacks.clone_from(&decision.lacks);
                 Some("it was cut off before its command was sent".to_owned())
             }
         };
-        run.status = match why {
+        run.head.status = match why {
             Some(_) => Status::RolledBack,
             None => Status::Remediated,
         };
-        run.reasons.push(
+        run.detail.reasons.push(
             why.unwrap_or_else(|| "nothing is missing any more; no command was sent".to_owned()),
         );
         self.finish(&mut run).await?;
@@ -401,7 +410,7 @@ fn is_refused(error: &AwsError) -> bool {
 /// Whether a run stays as it has begun and is taken up again when its lease
 /// lapses: AWS refused for now, or nobody knows what has happened.
 fn is_left_open(run: &Patching, error: &AwsError) -> bool {
-    error.retryable && run.attempts < MOST_ATTEMPTS
+    error.retryable && run.head.attempts < MOST_ATTEMPTS
 }
 
 /// A refused group in two parts, neither of them empty: those that the refusal

@@ -35,7 +35,7 @@ impl Handler {
         reports: &mut Reports,
         invocation: &Invocation,
     ) -> Result<Looked, Failure> {
-        let Some(sent) = run.command.clone() else {
+        let Some(sent) = run.detail.command.clone() else {
             return Ok(Looked::Done("under way"));
         };
         let id = run.resource_id().to_owned();
@@ -84,8 +84,8 @@ impl Handler {
             );
         }
         info!(
-            entry = %run.id, resource = %run.resource, command = %sent.id,
-            ended = %ended.status, outcome = run.status.name(), "command ended"
+            entry = %run.head.id, resource = %run.head.resource, command = %sent.id,
+            ended = %ended.status, outcome = run.head.status.name(), "command ended"
         );
         self.check_snapshots(run, invocation).await?;
         if run.awaits_rescan() {
@@ -110,17 +110,21 @@ impl Handler {
         run: &Patching,
         reports: &mut Reports,
     ) -> Result<(), Failure> {
-        let failed = run.status == Status::Failed;
-        let installs = run.operation == Operation::Install && run.is_telling();
+        let failed = run.head.status == Status::Failed;
+        let installs = run.detail.operation == Operation::Install && run.is_telling();
         let counts = installs && (failed || reports.failures > 0);
         if !counts && !run.awaits_rescan() {
             return Ok(());
         }
         // What was reported later was not there to be mended.
-        let until = run.after.as_ref().and_then(|state| state.ended_at);
+        let until = run.detail.after.as_ref().and_then(|state| state.ended_at);
         let mended: BTreeSet<&str> = run.patchable().map(|f| f.arn.as_str()).collect();
         // What was tried in vain before is tried by what was missing since.
-        let brings = run.before.as_ref().is_some_and(|state| state.missing > 0);
+        let brings = run
+            .detail
+            .before
+            .as_ref()
+            .is_some_and(|state| state.missing > 0);
         // Once it has tripped, whoever re-arms it has it tried as often again.
         let trips = Cell::new(false);
         self.change_reports(id, reports, |reports| {
@@ -140,16 +144,16 @@ impl Handler {
                 })
                 .map(|finding| finding.arn.clone())
                 .collect();
-            reports.installed(&run.id, patchable.iter().map(String::as_str));
-            reports.awaiting.insert(run.id.clone());
+            reports.installed(&run.head.id, patchable.iter().map(String::as_str));
+            reports.awaiting.insert(run.head.id.clone());
             // Suppressed or dropped while its command was under way: nobody will
             // close it. What the record has no room for may be among that.
             let is_lost = |arn: &str| !reports.active.contains_key(arn) && !reports.has_closed(arn);
-            let since = |arn: &String| reports.closed.get(arn) >= Some(&run.started_at);
+            let since = |arn: &String| reports.closed.get(arn) >= Some(&run.head.started_at);
             if mended.iter().any(|arn| is_lost(arn))
                 || (!run.lists_all() && reports.suppressed.iter().any(since))
             {
-                reports.unclear.insert(run.id.clone());
+                reports.unclear.insert(run.head.id.clone());
             }
         })
         .await?;
@@ -158,11 +162,11 @@ impl Handler {
                 at: self.clients.clock.now(),
                 why: format!(
                     "its patches could not be installed {MOST_FAILURES} times in a row (entry {})",
-                    run.id
+                    run.head.id
                 ),
             };
             self.ledger
-                .trip_resource(run.control, run.resource_id(), &trip)
+                .trip_resource(run.head.control, run.resource_id(), &trip)
                 .await?;
         }
         Ok(())
@@ -174,14 +178,16 @@ impl Handler {
         run: &mut Patching,
         invocation: &Invocation,
     ) -> Result<(), Failure> {
-        if run.snapshots.is_empty() {
+        if run.detail.snapshots.is_empty() {
             return Ok(());
         }
         let (ec2, deadline) = (&self.clients.ec2, &invocation.deadline);
         let lost = patching::lost_snapshots(ec2, run, deadline).await?;
         if !lost.is_empty() {
-            run.snapshots.retain(|snapshot| !lost.contains(snapshot));
-            run.reasons.push(format!(
+            run.detail
+                .snapshots
+                .retain(|snapshot| !lost.contains(snapshot));
+            run.detail.reasons.push(format!(
                 "the safety snapshots {} came to nothing: there is no way back by them",
                 lost.join(", ")
             ));
@@ -193,7 +199,7 @@ impl Handler {
     async fn ended(&self, run: &mut Patching) -> Result<Looked, Failure> {
         Ok(match self.finish(run).await? {
             Closed::LookAgain => Looked::Again,
-            Closed::Done => Looked::Done(run.status.name()),
+            Closed::Done => Looked::Done(run.head.status.name()),
         })
     }
 
@@ -222,14 +228,14 @@ impl Handler {
             };
             if ended {
                 if !self.ledger.store_unlocked(&mut run).await? {
-                    return Err(Failure::Overtaken(run.id.clone()));
+                    return Err(Failure::Overtaken(run.head.id.clone()));
                 }
                 count(&run, now);
-                info!(entry = %run.id, resource = %run.resource, outcome = run.status.name(), left = left.len(), "settled");
+                info!(entry = %run.head.id, resource = %run.head.resource, outcome = run.head.status.name(), left = left.len(), "settled");
             }
             if !run.awaits_rescan() {
-                bus::tell(&self.clients.eventbridge, &run.id).await?;
-                self.ledger.mark_told(&run.id).await?;
+                bus::tell(&self.clients.eventbridge, &run.head.id).await?;
+                self.ledger.mark_told(&run.head.id).await?;
                 settled.push(entry);
             }
         }
@@ -264,16 +270,16 @@ impl Handler {
 
     /// Tells a run that is over, or waits for Inspector, and releases its lock.
     pub(super) async fn release(&self, run: &Patching) -> Result<Closed, Failure> {
-        bus::tell(&self.clients.eventbridge, &run.id).await?;
+        bus::tell(&self.clients.eventbridge, &run.head.id).await?;
         let closed = match run.awaits_rescan() {
             true => self.ledger.let_go(run).await?,
             false => {
-                let holder = self.ledger.run_holder(&run.id);
+                let holder = self.ledger.run_holder(&run.head.id);
                 self.ledger.close(run, &holder, false, None).await?
             }
         };
         if closed == Closed::LookAgain {
-            info!(resource = %run.resource, "another look was asked for");
+            info!(resource = %run.head.resource, "another look was asked for");
         }
         Ok(closed)
     }
@@ -287,8 +293,8 @@ impl Handler {
     /// Counts and tells a run that is stored as ended, and releases its lock.
     async fn conclude(&self, run: &Patching) -> Result<Closed, Failure> {
         count(run, self.clients.clock.now());
-        if run.status == Status::Failed {
-            warn!(entry = %run.id, resource = %run.resource, why = ?run.reasons, "run failed");
+        if run.head.status == Status::Failed {
+            warn!(entry = %run.head.id, resource = %run.head.resource, why = ?run.detail.reasons, "run failed");
         }
         self.release(run).await
     }
@@ -296,18 +302,18 @@ impl Handler {
     pub(super) async fn store(&self, run: &mut Patching) -> Result<(), Failure> {
         match self.ledger.advance(run).await? {
             true => Ok(()),
-            false => Err(Failure::Overtaken(run.id.clone())),
+            false => Err(Failure::Overtaken(run.head.id.clone())),
         }
     }
 }
 
 /// Counts what a run came to by now.
 fn count(run: &Patching, now: Timestamp) {
-    let mut counted = metrics::run(run.control.name());
-    match run.status {
+    let mut counted = metrics::run(run.head.control.name());
+    match run.head.status {
         Status::Remediated => {
             counted.remediations = 1;
-            let since = run.actor.event_time;
+            let since = run.head.actor.event_time;
             counted.time_to_closed =
                 since.and_then(|since| now.duration_since(since).try_into().ok());
         }

@@ -307,7 +307,7 @@ impl World {
         };
         let told = (
             record.resource_id().to_owned(),
-            record.status.name().to_owned(),
+            record.head.status.name().to_owned(),
             record.message_key(),
         );
         if !self.told.contains(&told) {
@@ -528,8 +528,8 @@ async fn many_findings_of_one_instance_become_one_run_and_one_command() {
         panic!("one run")
     };
     assert_eq!(
-        (run.findings.len(), run.control),
-        (30, Control::VulnerablePackage)
+        (run.detail.findings.len(), run.head.control),
+        (30, ControlId::VulnerablePackage)
     );
     let [command] = &world_now.commands[..] else {
         panic!("one command")
@@ -574,14 +574,14 @@ async fn more_than_a_record_holds_is_left_out_of_it_and_counted_and_the_patches_
     let [run] = &world.records()[..] else {
         panic!("one run")
     };
-    assert_eq!((run.findings_total, world.commands.len()), (60, 1));
+    assert_eq!((run.detail.findings_total, world.commands.len()), (60, 1));
     assert!(
-        (1..60).contains(&run.findings.len()),
+        (1..60).contains(&run.detail.findings.len()),
         "{}",
-        run.findings.len()
+        run.detail.findings.len()
     );
-    assert!(!run.missing.is_empty());
-    let item = &world.table.items[&format!("entry#{}", run.id)];
+    assert!(!run.detail.missing.is_empty());
+    let item = &world.table.items[&format!("entry#{}", run.head.id)];
     let size = item["document"]["S"].as_str().unwrap().len();
     assert!(size < 400 * 1024, "DynamoDB's limit: {size}");
 }
@@ -598,7 +598,12 @@ async fn sixty_instances_become_two_commands() {
     assert_eq!(sizes, [50, 10]);
     let all: BTreeSet<&String> = world.commands.iter().flat_map(|c| &c.instances).collect();
     assert_eq!(all.len(), 60, "each in one of them");
-    assert!(world.records().iter().all(|run| run.command.is_some()));
+    assert!(
+        world
+            .records()
+            .iter()
+            .all(|run| run.detail.command.is_some())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,13 +686,13 @@ async fn each_step_is_in_the_ledger_before_the_next_and_it_is_told_before_it_is_
         panic!("one run")
     };
     assert_eq!(
-        run.missing.len(),
+        run.detail.missing.len(),
         1,
         "the message lists what will be installed"
     );
     assert_eq!(
         world.lock().unwrap().commands[0].comment,
-        Patching::comment(run.batch.as_ref().unwrap())
+        Patching::comment(run.detail.batch.as_ref().unwrap())
     );
 }
 
@@ -830,16 +835,22 @@ async fn an_instance_out_of_reach_is_told_with_what_it_lacks() {
     let [run] = &world.records()[..] else {
         panic!("one record")
     };
-    assert_eq!(run.control, Control::UnmanagedInstance);
+    assert_eq!(run.head.control, ControlId::UnmanagedInstance);
     assert!(
-        run.reasons.iter().any(|why| why.starts_with("role:")),
+        run.detail
+            .reasons
+            .iter()
+            .any(|why| why.starts_with("role:")),
         "{:?}",
-        run.reasons
+        run.detail.reasons
     );
     assert!(
-        run.reasons.iter().any(|why| why.starts_with("endpoint:")),
+        run.detail
+            .reasons
+            .iter()
+            .any(|why| why.starts_with("endpoint:")),
         "{:?}",
-        run.reasons
+        run.detail.reasons
     );
 }
 
@@ -857,7 +868,7 @@ async fn over_its_budget_the_control_trips_and_is_told_once() {
     let tripped = world
         .records()
         .into_iter()
-        .filter(|run| run.status == Status::Tripped);
+        .filter(|run| run.head.status == Status::Tripped);
     assert_eq!(tripped.count(), 2, "recorded");
     assert!(
         world
@@ -924,12 +935,12 @@ async fn a_denied_command_goes_in_parts_down_to_the_denied_instance_and_only_tha
         let failed = world
             .records()
             .into_iter()
-            .find(|run| run.status == Status::Failed)
+            .find(|run| run.head.status == Status::Failed)
             .unwrap();
         assert!(
-            failed.reasons[0].contains("AccessDeniedException"),
+            failed.detail.reasons[0].contains("AccessDeniedException"),
             "{:?}",
-            failed.reasons
+            failed.detail.reasons
         );
         assert_eq!(world.locks(), 7, "what failed holds nothing");
         assert!(
@@ -1021,7 +1032,11 @@ async fn what_is_throttled_for_longer_goes_on_later_with_its_snapshots_and_is_to
         let [run] = &world.records()[..] else {
             panic!("one run")
         };
-        assert!(run.reasons[0].contains(code), "{:?}", run.reasons);
+        assert!(
+            run.detail.reasons[0].contains(code),
+            "{:?}",
+            run.detail.reasons
+        );
         assert_eq!(
             world.snapshots.len(),
             usize::from(operation == "SendCommand")
@@ -1060,8 +1075,15 @@ async fn a_command_that_never_gets_an_answer_is_told_and_holds_nothing_for_ever(
     let world = world.lock().unwrap();
     let records = world.records();
     let ended = records.iter().find(|run| !run.is_open()).unwrap();
-    assert_eq!((ended.status, ended.attempts), (Status::Failed, 5));
-    assert!(ended.reasons[0].contains("5 times"), "{:?}", ended.reasons);
+    assert_eq!(
+        (ended.head.status, ended.head.attempts),
+        (Status::Failed, 5)
+    );
+    assert!(
+        ended.detail.reasons[0].contains("5 times"),
+        "{:?}",
+        ended.detail.reasons
+    );
     assert!(world.told_of(1).contains(&"failed"));
     assert_eq!(world.commands.len(), 1, "of the run that followed");
 }
@@ -1139,7 +1161,7 @@ async fn a_command_whose_answer_is_lost_is_found_by_its_mark_and_not_sent_twice(
         let [run] = &world.records()[..] else {
             panic!("one run")
         };
-        assert_eq!(run.command.as_ref().unwrap().id, command_id(0));
+        assert_eq!(run.detail.command.as_ref().unwrap().id, command_id(0));
         assert_eq!(world.told_of(1), ["in-progress"]);
     }
 }
@@ -1161,7 +1183,7 @@ async fn without_snapshots_nothing_is_installed_and_what_no_second_try_betters_t
         assert_eq!(count(&wire, "SendCommand"), 0);
         let world = world.lock().unwrap();
         assert_eq!(world.told_of(1), ["failed"]);
-        assert!(world.records()[0].reasons[0].contains(code));
+        assert!(world.records()[0].detail.reasons[0].contains(code));
         let tripped = world
             .table
             .items
@@ -1284,7 +1306,7 @@ async fn a_run_that_was_cut_off_goes_by_what_is_so_now() {
         assert!(nothing_done(&after), "{case}");
         let world = world.lock().unwrap();
         let run = &world.records()[0];
-        assert_eq!(run.status, status, "{case}: {:?}", run.reasons);
+        assert_eq!(run.head.status, status, "{case}: {:?}", run.detail.reasons);
         assert_eq!(world.locks(), 0, "{case}");
         assert_eq!(world.told_of(1)[0], status.name(), "{case}");
     }
@@ -1503,14 +1525,17 @@ async fn whoever_opts_out_just_before_the_command_is_left_out_of_it_and_the_othe
             panic!("{opted_out}: {} records", kept.len())
         };
         assert_eq!(
-            (back.status, exempt.status),
+            (back.head.status, exempt.head.status),
             (Status::RolledBack, Status::Exempt)
         );
-        assert!(back.command.is_none() && back.finished_at.is_some());
+        assert!(back.detail.command.is_none() && back.head.finished_at.is_some());
         assert!(
-            back.reasons.iter().any(|why| why.contains("opted out")),
+            back.detail
+                .reasons
+                .iter()
+                .any(|why| why.contains("opted out")),
             "{:?}",
-            back.reasons
+            back.detail.reasons
         );
         assert_eq!(world.locks(), 3, "{opted_out}: it holds nothing");
     }
@@ -1591,9 +1616,9 @@ async fn what_changes_just_before_the_command_keeps_it_from_being_sent() {
         assert_eq!(world.told_of(1), all, "{case}");
         let run = &world.records()[0];
         assert!(
-            run.reasons.iter().any(|said| said.contains(why)),
+            run.detail.reasons.iter().any(|said| said.contains(why)),
             "{case}: {:?}",
-            run.reasons
+            run.detail.reasons
         );
         assert_eq!(
             (world.records().len(), world.locks()),
@@ -1656,7 +1681,10 @@ async fn an_instance_whose_volumes_are_being_encrypted_is_patched_afterwards() {
         assert_eq!(world.commands[0].instances, [id(2)]);
         let waits = world.records();
         let waits = waits.iter().find(|run| run.resource_id() == id(1)).unwrap();
-        assert!(waits.reasons[0].contains("being encrypted"), "{waits:?}");
+        assert!(
+            waits.detail.reasons[0].contains("being encrypted"),
+            "{waits:?}"
+        );
     }
     encrypt(&mut world.lock().unwrap(), 1, "remediated");
     run(&wire(&world), batch([compliance(1)])).await.unwrap();
@@ -1717,7 +1745,10 @@ async fn when_the_last_look_fails_nothing_is_sent_and_one_command_is_sent_later(
             "{case}"
         );
         assert!(
-            world.records().iter().all(|run| run.command.is_some()),
+            world
+                .records()
+                .iter()
+                .all(|run| run.detail.command.is_some()),
             "{case}"
         );
         for number in [1, 2] {
@@ -1793,9 +1824,10 @@ async fn a_compliance_entry_is_closed_by_missing_0_and_by_nothing_less() {
         run(&wire(&world), batch([ended(1)])).await.unwrap();
         let world = world.lock().unwrap();
         let ended = &world.records()[0];
-        assert_eq!(ended.status, expected, "{status}");
-        let said = says.is_none_or(|says| ended.reasons.iter().any(|why| why.contains(says)));
-        assert!(said, "{status}: {:?}", ended.reasons);
+        assert_eq!(ended.head.status, expected, "{status}");
+        let said =
+            says.is_none_or(|says| ended.detail.reasons.iter().any(|why| why.contains(says)));
+        assert!(said, "{status}: {:?}", ended.detail.reasons);
         assert_eq!(
             world.told_of(1)[..2],
             ["in-progress", expected.name()],
@@ -1935,7 +1967,7 @@ async fn a_command_that_is_under_way_for_more_than_24_hours_is_told_and_followed
         let world = world.lock().unwrap();
         assert_eq!(world.told_of(1), ["in-progress", "failed"]);
         assert_eq!(world.locks(), 0);
-        let why = &world.records()[0].reasons;
+        let why = &world.records()[0].detail.reasons;
         assert!(why.iter().any(|why| why.contains("24 hours")), "{why:?}");
     }
 
@@ -1989,17 +2021,17 @@ async fn installed(
     }
 }
 
-fn tripped(world: &Arc<Mutex<World>>, control: Control) -> bool {
+fn tripped(world: &Arc<Mutex<World>>, control: ControlId) -> bool {
     let key = format!("trip#{}#{}", control.lock_name(), id(1));
     world.lock().unwrap().table.items.contains_key(&key)
 }
 
 #[tokio::test(start_paused = true)]
 async fn three_failed_installations_in_a_row_trip_the_instance_and_a_success_resets_the_count() {
-    let by_state: (Control, fn(usize) -> Value, Machine) =
-        (Control::MissingPatches, |_| compliance(1), lacking(2));
-    let by_finding: (Control, fn(usize) -> Value, Machine) = (
-        Control::VulnerablePackage,
+    let by_state: (ControlId, fn(usize) -> Value, Machine) =
+        (ControlId::MissingPatches, |_| compliance(1), lacking(2));
+    let by_finding: (ControlId, fn(usize) -> Value, Machine) = (
+        ControlId::VulnerablePackage,
         |n| active(1, n),
         Machine::default(),
     );
@@ -2072,7 +2104,7 @@ async fn scans_that_fail_do_not_count_as_installations_that_failed() {
     let scans = world.lock().unwrap().commands.len();
     assert_eq!(scans, 4);
     assert_eq!(reports(&world, 1).await.failures, 0);
-    assert!(!tripped(&world, Control::MissingPatches));
+    assert!(!tripped(&world, ControlId::MissingPatches));
 }
 
 #[tokio::test(start_paused = true)]
@@ -2124,7 +2156,7 @@ async fn a_safety_snapshot_that_came_to_nothing_is_named_as_lost_and_listed_no_m
         let world = World::of([(1, lacking(2))]);
         world.lock().unwrap().volumes = 3;
         run(&wire(&world), batch([compliance(1)])).await.unwrap();
-        let taken = world.lock().unwrap().records()[0].snapshots.clone();
+        let taken = world.lock().unwrap().records()[0].detail.snapshots.clone();
         let [first, second, third] = &taken[..] else {
             panic!("{taken:?}")
         };
@@ -2137,14 +2169,19 @@ async fn a_safety_snapshot_that_came_to_nothing_is_named_as_lost_and_listed_no_m
         let world = world.lock().unwrap();
         let run = &world.records()[0];
         assert!(!run.is_open(), "{status}");
-        assert_eq!(run.snapshots, [first.clone(), third.clone()], "{status}");
+        assert_eq!(
+            run.detail.snapshots,
+            [first.clone(), third.clone()],
+            "{status}"
+        );
         let said: Vec<&String> = run
+            .detail
             .reasons
             .iter()
             .filter(|why| why.contains("came to nothing"))
             .collect();
         let [said] = said[..] else {
-            panic!("{status}: {:?}", run.reasons)
+            panic!("{status}: {:?}", run.detail.reasons)
         };
         assert!(said.contains(second.as_str()), "{said}");
         assert!(
@@ -2163,9 +2200,14 @@ async fn snapshots_that_all_came_to_something_are_all_listed_and_nothing_is_said
     run(&wire(&world), batch([ended(1)])).await.unwrap();
     let world = world.lock().unwrap();
     let run = &world.records()[0];
-    assert_eq!(run.status, Status::Remediated);
-    assert_eq!(run.snapshots.len(), 2);
-    assert!(!run.reasons.iter().any(|why| why.contains("snapshot")));
+    assert_eq!(run.head.status, Status::Remediated);
+    assert_eq!(run.detail.snapshots.len(), 2);
+    assert!(
+        !run.detail
+            .reasons
+            .iter()
+            .any(|why| why.contains("snapshot"))
+    );
 }
 
 // --- Inspector closes what Inspector found
@@ -2182,7 +2224,7 @@ async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_ins
     run(&wire(&world), batch(late)).await.unwrap();
 
     let kept = reports(&world, 1).await;
-    let entry = world.lock().unwrap().records()[0].id.clone();
+    let entry = world.lock().unwrap().records()[0].head.id.clone();
     let by: BTreeMap<&str, Option<&String>> = kept
         .active
         .values()
@@ -2204,10 +2246,15 @@ async fn a_finding_that_is_reported_after_the_end_of_an_installation_was_not_ins
     let closed = [1, 2].map(|of| finding(1, of, "CLOSED", "HIGH", later));
     run(&wire(&world), batch(closed)).await.unwrap();
     let world = world.lock().unwrap();
-    assert_eq!(world.record(&entry).unwrap().status, Status::Remediated);
+    assert_eq!(
+        world.record(&entry).unwrap().head.status,
+        Status::Remediated
+    );
     let pending = world.records();
-    let pending = pending.iter().find(|run| run.status == Status::Pending);
-    let [waits] = &pending.unwrap().findings[..] else {
+    let pending = pending
+        .iter()
+        .find(|run| run.head.status == Status::Pending);
+    let [waits] = &pending.unwrap().detail.findings[..] else {
         panic!("one finding")
     };
     assert_eq!(waits.arn, arn(3));
@@ -2230,9 +2277,9 @@ async fn a_finding_that_is_suppressed_while_its_command_is_under_way_is_never_to
     let records = world.records();
     let says = |why: &String| why.contains("suppressed");
     assert!(
-        records[0].reasons.iter().any(says),
+        records[0].detail.reasons.iter().any(says),
         "{:?}",
-        records[0].reasons
+        records[0].detail.reasons
     );
     assert_eq!((world.commands.len(), world.locks()), (1, 0));
 }
@@ -2284,13 +2331,16 @@ async fn a_finding_that_is_suppressed_while_it_awaits_its_rescan_is_never_told_a
                 panic!("{case}: one run")
             };
             assert!(
-                run.reasons.iter().any(|why| why.contains("suppressed")),
+                run.detail
+                    .reasons
+                    .iter()
+                    .any(|why| why.contains("suppressed")),
                 "{case}: {:?}",
-                run.reasons
+                run.detail.reasons
             );
             let closed = |why: &String| why.contains("has closed every finding");
-            assert!(!run.reasons.iter().any(closed), "{case}");
-            let item = &world.table.items[&format!("entry#{}", run.id)];
+            assert!(!run.detail.reasons.iter().any(closed), "{case}");
+            let item = &world.table.items[&format!("entry#{}", run.head.id)];
             assert!(item.get("untold").is_none(), "{case}");
             assert_eq!(world.commands.len(), 1, "{case}");
         }
@@ -2316,7 +2366,7 @@ async fn a_finding_is_installed_and_awaits_its_rescan_until_inspector_closes_it(
         .filter(|call| call.operation == "TransactWriteItems")
         .filter_map(|call| call.json["TransactItems"][0]["Put"].get("Item").map(pk))
         .collect();
-    let entry = world.lock().unwrap().records()[0].id.clone();
+    let entry = world.lock().unwrap().records()[0].head.id.clone();
     assert_eq!(
         stored,
         [format!("reports#{}", id(1)), format!("entry#{entry}")]
@@ -2415,7 +2465,10 @@ async fn what_is_still_active_after_24_hours_is_told_and_not_patched_again_withi
     );
     let runs = world.records();
     let last = runs.last().unwrap();
-    assert_eq!((last.status, last.findings_total), (Status::Notified, 1));
+    assert_eq!(
+        (last.head.status, last.detail.findings_total),
+        (Status::Notified, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -2493,7 +2546,7 @@ async fn one_of_more_findings_than_a_record_lists_that_is_suppressed_is_not_told
         run(&wire(&world), batch((0..70).map(|of| active(1, of))))
             .await
             .unwrap();
-        let listed = world.lock().unwrap().records()[0].findings.clone();
+        let listed = world.lock().unwrap().records()[0].detail.findings.clone();
         assert_eq!(listed.len(), 60);
         let is_listed = |of: &usize| listed.iter().any(|finding| finding.arn == arn(*of));
         let unlisted = (0..70).find(|of| !is_listed(of)).unwrap();
@@ -2525,6 +2578,7 @@ async fn an_instance_that_is_gone_waits_for_no_rescan() {
     assert_eq!(world.told_of(1).last(), Some(&"remediated"));
     assert!(
         world.records()[0]
+            .detail
             .reasons
             .contains(&"the instance is gone".to_owned())
     );

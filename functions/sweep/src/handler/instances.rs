@@ -15,12 +15,14 @@ use backstop_core::patching::decide::{self, Circumstances, decide, exempt};
 use backstop_core::patching::{Host, PatchFacts};
 use backstop_core::sweep;
 use backstop_core::sweep::patching::{page_key, reason};
-use backstop_core::words::{Control, Mode};
+use backstop_core::words::{ControlId, Mode};
 
-use super::{Baseline, Failure, Handler, Place, check, sweeping};
+use backstop_engine::{Baseline, ask, check};
+
+use super::{Failure, Handler, Place};
 
 /// The baseline of each control that keeps one.
-type Baselines = BTreeMap<Control, Baseline>;
+type Baselines = BTreeMap<ControlId, Baseline>;
 
 impl Handler {
     /// Looks at every running instance.
@@ -30,10 +32,11 @@ impl Handler {
         policy: &Versioned,
         digest: &mut Digest,
     ) {
-        let mode_of = |control: Control| policy.policy.controls.mode(control);
-        let is_on = |control: Control| mode_of(control).unwrap_or(self.settings.mode) != Mode::Off;
+        let mode_of = |control: ControlId| policy.policy.controls.mode(control);
+        let is_on =
+            |control: ControlId| mode_of(control).unwrap_or(self.settings.mode) != Mode::Off;
         let mut baselines = Baselines::new();
-        for control in [Control::VulnerablePackage, Control::MissingPatches] {
+        for control in [ControlId::VulnerablePackage, ControlId::MissingPatches] {
             match self.baseline_of(control, mode_of(control), digest).await {
                 Some(baseline) => baselines.insert(control, baseline),
                 // Nothing to go by, which has been said.
@@ -41,7 +44,7 @@ impl Handler {
                 None => None,
             };
         }
-        let on: Vec<Control> = Control::PATCHING
+        let on: Vec<ControlId> = ControlId::PATCHING
             .iter()
             .copied()
             .filter(|control| is_on(*control))
@@ -89,8 +92,8 @@ impl Handler {
             self.ledger.reports(&ids),
         );
         let (mut agents, mut states, mut reports) = (agents?, states?, reports?);
-        let mut standings: BTreeMap<&str, BTreeMap<Control, Standing>> = BTreeMap::new();
-        for control in Control::PATCHING {
+        let mut standings: BTreeMap<&str, BTreeMap<ControlId, Standing>> = BTreeMap::new();
+        for control in ControlId::PATCHING {
             let of = self.ledger.standings(*control, &ids).await?;
             for (id, standing) in ids.iter().zip(of) {
                 standings.entry(id).or_default().insert(*control, standing);
@@ -114,7 +117,7 @@ impl Handler {
             };
             self.keep_baselines(&facts, &mut of, baselines, place, policy)
                 .await?;
-            let guards: BTreeMap<Control, Guards> = of
+            let guards: BTreeMap<ControlId, Guards> = of
                 .iter()
                 .map(|(control, standing)| (*control, standing.guards.clone()))
                 .collect();
@@ -132,7 +135,7 @@ impl Handler {
             let Some(control) = decision.control() else {
                 // What is known of it holds no more.
                 if silent || of.values().any(|standing| standing.known.is_some()) {
-                    checks.push(check(Control::MissingPatches, &id, sweeping()));
+                    checks.push(check(ControlId::MissingPatches, &id));
                 }
                 continue;
             };
@@ -148,7 +151,7 @@ impl Handler {
             if lock.is_some() {
                 // The end of a command is asked for with all that is untold.
                 if silent {
-                    checks.push(check(control, &id, sweeping()));
+                    checks.push(check(control, &id));
                 }
                 continue;
             }
@@ -166,10 +169,10 @@ impl Handler {
                 .filter(|known| known.told)
                 .and_then(|known| known.page_key);
             if told.as_deref() != Some(&now) {
-                checks.push(check(control, &id, sweeping()));
+                checks.push(check(control, &id));
             }
         }
-        self.ask(&checks, digest).await;
+        ask(&self.clients, &checks, digest).await;
         Ok(())
     }
 
@@ -178,7 +181,7 @@ impl Handler {
     async fn keep_baselines(
         &self,
         facts: &PatchFacts,
-        of: &mut BTreeMap<Control, Standing>,
+        of: &mut BTreeMap<ControlId, Standing>,
         baselines: &Baselines,
         place: &Place,
         policy: &Versioned,

@@ -3,6 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::decide::{Circumstances, decide};
+use backstop_core::guards::Guards;
+use backstop_core::policy::Governed;
+use backstop_core::security_group::SecurityGroup;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -288,9 +293,9 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
         .into(),
         prefix_lists: Default::default(),
     };
-    let decision = open_ingress::decide(
-        &Facts::Group(Box::new(place("sg-open1"))),
-        &backstop_core::policy::Policy::default().open_ingress(),
+    let decision = decide::<OpenIngress>(
+        Some(&place("sg-open1")),
+        &OpenIngress::rules(&backstop_core::policy::Policy::default()),
         &Circumstances {
             mode: Mode::Notify,
             account: "111122223333",
@@ -298,12 +303,12 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
             guards: &Guards::default(),
         },
     );
-    let Verdict::Violates(finding) = &decision.verdict else {
+    let Some(finding) = decision.finding() else {
         panic!()
     };
     *known.lock().unwrap() = Some(backstop_core::entry::page_key(
         Status::Notified,
-        &decision.exemptions.group,
+        &decision.exemptions.resource,
         &finding.exposures,
     ));
     let wire = wire_in("notify", move |call| {
@@ -530,7 +535,7 @@ fn patching(status: Status) -> backstop_core::patching::Patching {
         now,
     };
     let mut run = decide::record(&facts, &decision, &policy.patching, about).unwrap();
-    run.status = status;
+    run.head.status = status;
     run
 }
 
@@ -539,7 +544,7 @@ fn untold(run: &backstop_core::patching::Patching) -> Value {
     let mut document = serde_json::to_value(run).unwrap();
     document["kind"] = "patching".into();
     json!({
-        "pk": { "S": format!("entry#{}", run.id) }, "sk": { "S": "entry" },
+        "pk": { "S": format!("entry#{}", run.head.id) }, "sk": { "S": "entry" },
         "document": { "S": document.to_string() }, "told": { "BOOL": false },
         "untold": { "S": "untold" }, "started_at": { "S": "2026-11-19T10:00:00Z" },
         "revision": { "N": "1" },
@@ -553,7 +558,7 @@ fn known_at(policy: &str, at: Timestamp) -> Value {
         &backstop_core::policy::Policy::parse(policy).unwrap(),
         Mode::Notify,
         &std::collections::BTreeMap::from_iter(
-            Control::PATCHING
+            ControlId::PATCHING
                 .iter()
                 .map(|control| (*control, Guards::default())),
         ),
@@ -785,7 +790,7 @@ async fn a_patching_that_is_open_or_awaits_its_rescan_is_asked_for_and_not_told(
         let told = events(&wire, "Remediation Recorded");
         let told = told
             .iter()
-            .any(|event| event["entry"] == run_of.id.as_str());
+            .any(|event| event["entry"] == run_of.head.id.as_str());
         assert_eq!(told, !asks, "{status:?}");
     }
 }

@@ -10,19 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_aws::ledger::Standing;
 use backstop_aws::policy_store::Versioned;
-use backstop_aws::{bus, kept_volumes, volume_pages, volumes as aws};
-use backstop_core::controls::{encryption_by_default, unencrypted_volume};
+use backstop_aws::{bus, kept_volumes, volume_pages};
+use backstop_core::controls::unencrypted_volume;
 use backstop_core::guards::Guards;
 use backstop_core::notice::Digest;
 use backstop_core::sweep;
 use backstop_core::sweep::volumes::{may_be_deleted, page_key, reason, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Snapshot, Volume, replacement};
-use backstop_core::words::{Control, Mode, Status};
-use tracing::{info, warn};
+use backstop_core::words::{ControlId, Status};
+use tracing::warn;
 
-use super::{Baseline, Failure, Handler, Place, check, sweeping};
+use backstop_engine::{Baseline, check};
 
-const CONTROL: Control = Control::UnencryptedVolume;
+use super::{Failure, Handler, Place};
+
+const CONTROL: ControlId = ControlId::UnencryptedVolume;
 
 /// The originals that were replaced, in the digest.
 const ORIGINALS: &str = "original volumes that were replaced by encrypted copies";
@@ -137,7 +139,7 @@ impl Handler {
                 .filter(|known| known.told)
                 .and_then(|known| known.page_key);
             if told.as_deref() != Some(&now) {
-                checks.push(check(CONTROL, unit, sweeping()));
+                checks.push(check(CONTROL, unit));
             }
         }
         bus::request_checks(&self.clients.eventbridge, &checks).await?;
@@ -254,9 +256,13 @@ impl Handler {
         let Some(run) = self.ledger.encryption(entry).await? else {
             return Ok(false);
         };
-        let replaced = run.status == Status::Remediated
-            && run.undoes.is_none()
-            && run.volumes.iter().any(|volume| volume.id == original.id);
+        let replaced = run.head.status == Status::Remediated
+            && run.detail.undoes.is_none()
+            && run
+                .detail
+                .volumes
+                .iter()
+                .any(|volume| volume.id == original.id);
         // One and the same where it was attached nowhere.
         let mut units = vec![run.resource_id().to_owned(), original.id.clone()];
         units.dedup();
@@ -292,70 +298,5 @@ impl Handler {
         kept_volumes::delete_original(ec2, original, &place.deadline).await?;
         warn!(volume = %original.id, entry, "original deleted, as the policy says");
         Ok(true)
-    }
-
-    /// Looks at the account's setting.
-    pub(super) async fn see_setting(&self, place: &Place, policy: &Versioned, digest: &mut Digest) {
-        if let Err(problem) = self.look_at_setting(place, policy, digest).await {
-            digest.unseen.push(format!(
-                "the setting {}: {problem}",
-                Control::EncryptionByDefault
-            ));
-        }
-    }
-
-    async fn look_at_setting(
-        &self,
-        place: &Place,
-        policy: &Versioned,
-        digest: &mut Digest,
-    ) -> Result<(), Failure> {
-        const CONTROL: Control = Control::EncryptionByDefault;
-        let control = &policy.policy.controls.encryption_by_default;
-        let mode = control.mode.unwrap_or(self.settings.mode);
-        let baseline = self.baseline(CONTROL, mode).await?;
-        if mode == Mode::Off {
-            return Ok(());
-        }
-        let is_on = aws::encryption_by_default(&self.clients.ec2, &place.deadline).await?;
-        *digest.looked_at.entry(CONTROL).or_default() += 1;
-        let region = &place.region;
-        if baseline == Baseline::Begins {
-            let spared = match is_on {
-                true => Vec::new(),
-                false => vec![Control::EncryptionByDefault.name().to_owned()],
-            };
-            self.ledger.set_baseline(CONTROL, region, spared).await?;
-            self.ledger.baseline_is_complete(CONTROL).await?;
-        }
-        let Standing { known, guards, .. } = self.ledger.standing(CONTROL, region).await?;
-        if is_on {
-            // Should it be turned off again, that is new.
-            if !guards.baseline.is_empty() {
-                self.ledger
-                    .set_baseline(CONTROL, region, Vec::new())
-                    .await?;
-            }
-            return Ok(());
-        }
-        let decided = encryption_by_default::decide(
-            is_on,
-            &policy.policy.encryption_by_default(),
-            mode,
-            &guards,
-            place.now,
-        );
-        let status = decided.as_ref().map(|(status, ..)| status.name());
-        let by_reason = digest.open.entry(CONTROL).or_default();
-        sweep::count(
-            by_reason.entry(reason(status).to_owned()).or_default(),
-            region,
-        );
-        if known.as_ref().and_then(|known| known.status.as_deref()) != status {
-            let checks = [check(CONTROL, region, sweeping())];
-            bus::request_checks(&self.clients.eventbridge, &checks).await?;
-            info!(control = %CONTROL, "check requested");
-        }
-        Ok(())
     }
 }

@@ -13,7 +13,9 @@ use backstop_core::volumes::{Instance, Volume};
 use jiff::tz::Offset;
 use tracing::{info, warn};
 
-use super::{Failure, Handler, in_progress};
+use backstop_engine::in_progress;
+
+use super::{Failure, Handler};
 
 impl Handler {
     pub(super) async fn undo_encryption(
@@ -27,7 +29,8 @@ impl Handler {
         let (ec2, kms) = (&self.clients.ec2, &self.encryption.kms);
         let (seen, standing) = tokio::join!(
             volumes::seen(ec2, kms, entry, deadline),
-            self.ledger.standing(entry.control, entry.resource_id()),
+            self.ledger
+                .standing(entry.head.control, entry.resource_id()),
         );
         let (seen, standing) = (seen?, standing?);
         let now = self.clients.clock.now();
@@ -40,7 +43,7 @@ impl Handler {
             if let Some(run) = self.ledger.encryption(&lock.entry).await?
                 && run.is_open()
             {
-                let check = CheckRequested::new(entry.control, run.resource_id(), None);
+                let check = CheckRequested::new(entry.head.control, run.resource_id(), None);
                 bus::request_checks(&self.clients.eventbridge, &[check]).await?;
                 return Ok(in_progress());
             }
@@ -62,7 +65,7 @@ impl Handler {
                 format!("it cannot be taken back, so nothing was changed: {why}"),
             )),
             Decision::AsBefore => {
-                let by = self.ledger.undone_by(&entry.id).await?;
+                let by = self.ledger.undone_by(&entry.head.id).await?;
                 let by = by.map_or_else(String::new, |id| format!(" The undo {id} put them back."));
                 Ok(Answer::new(
                     Answered::AlreadyAsBefore,
@@ -101,7 +104,7 @@ impl Handler {
                     .await?;
                 let id = self.clients.clock.new_id();
                 let run = swap_back(entry, &id, request, (instance, originals), until, now);
-                let holder = self.ledger.run_holder(&run.id);
+                let holder = self.ledger.run_holder(&run.head.id);
                 let begun = self
                     .ledger
                     .begin(&run, &holder, standing.lock.as_ref(), 0)
@@ -115,7 +118,7 @@ impl Handler {
                 }
                 self.start(&run).await?;
                 Ok(Answer {
-                    undo: Some(run.id.clone()),
+                    undo: Some(run.head.id.clone()),
                     ..Answer::new(
                         Answered::Begun,
                         format!(
@@ -164,7 +167,7 @@ impl Handler {
         let today = Offset::UTC.to_datetime(self.clients.clock.now()).date();
         for volume in originals {
             let by = request.by.as_deref();
-            let value = opt_out(entry.control, today, until, by, &volume.tags);
+            let value = opt_out(entry.head.control, today, until, by, &volume.tags);
             let ec2 = &self.clients.ec2;
             opt_outs::set(ec2, &volume.id, &value, deadline).await?;
             volumes::mark_undone(ec2, &volume.id, deadline).await?;
@@ -176,8 +179,8 @@ impl Handler {
     async fn start(&self, run: &Encryption) -> Result<(), Failure> {
         let (sfn, machine) = (&self.encryption.sfn, &self.state_machine_arn);
         executions::start_run(sfn, &self.ledger, machine, run).await?;
-        bus::tell(&self.clients.eventbridge, &run.id).await?;
-        info!(undo = %run.id, resource = %run.resource, "swap back begun");
+        bus::tell(&self.clients.eventbridge, &run.head.id).await?;
+        info!(undo = %run.head.id, resource = %run.head.resource, "swap back begun");
         Ok(())
     }
 }

@@ -5,14 +5,18 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use backstop_core::entry::{AtOnce, Entry};
 use backstop_core::exemption::Exemption;
-use backstop_core::plan::{Disposition, Ending, Outcome, Plan, RuleChange, Step};
+use backstop_core::plan::{Change, Disposition, Ending, Outcome, Plan, Step};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::Source;
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::run::{Head, Run};
+use backstop_core::security_group::{IngressRule, Source};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use backstop_wire::{Call, Reply, Wire};
+use jiff::Timestamp;
 use lambda_runtime::Context;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -37,7 +41,7 @@ fn outcome(
 ) -> Outcome {
     Outcome {
         round: 1,
-        rule: rule.into(),
+        item: rule.into(),
         step,
         permission,
         created: created.map(str::to_owned),
@@ -47,56 +51,61 @@ fn outcome(
 
 /// `sgr-ssh` was revoked; `sgr-low` was narrowed to port 80, and `sgr-added`
 /// made for port 443.
-fn entry() -> Entry {
+fn entry() -> Entry<IngressRule> {
     let (ssh, low) = (
         rule("sgr-ssh", 22, 22, "0.0.0.0/0"),
         rule("sgr-low", 0, 1024, "0.0.0.0/0"),
     );
     let mut narrowed = low.clone();
     narrowed.permission = Permission::new("tcp", 80, 80);
-    Entry {
-        version: 1,
-        id: ENTRY.into(),
-        control: Control::OpenIngress,
-        severity: Severity::Critical,
-        resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/{GROUP}"),
-        resource_name: "web".into(),
-        account: "111122223333".into(),
-        region: "eu-central-1".into(),
-        team: None,
-        status: Status::Remediated,
-        exposures: vec![],
-        exemption: Exemption::None,
-        plan: Plan {
-            disposition: Disposition::Enforce,
-            changes: vec![],
-            reasons: vec![],
+    Run {
+        head: Head {
+            version: 1,
+            id: ENTRY.into(),
+            control: ControlId::OpenIngress,
+            severity: Severity::Critical,
+            resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/{GROUP}"),
+            resource_name: "web".into(),
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            team: None,
+            status: Status::Remediated,
+            exemption: Exemption::None,
+            actor: Actor::default(),
+            policy_version: 1,
+            attempts: 1,
+            started_at: "2026-11-24T10:00:00Z".parse().unwrap(),
+            finished_at: None,
+            managed_by: None,
         },
-        before: BTreeMap::from([("sgr-ssh".into(), ssh), ("sgr-low".into(), low)]),
-        outcomes: vec![
-            outcome("sgr-ssh", Step::Revoke, None, None),
-            outcome(
-                "sgr-low",
-                Step::Authorise,
-                Some("sgr-added"),
-                Some(Permission::new("tcp", 443, 443)),
-            ),
-            outcome(
-                "sgr-low",
-                Step::Narrow,
-                None,
-                Some(Permission::new("tcp", 80, 80)),
-            ),
-        ],
-        verification: None,
-        after: BTreeMap::from([("sgr-ssh".into(), None), ("sgr-low".into(), Some(narrowed))]),
-        actor: Actor::default(),
-        policy_version: 1,
-        attempts: 1,
-        started_at: "2026-11-24T10:00:00Z".parse().unwrap(),
-        finished_at: None,
-        fight: None,
-        managed_by: None,
+        detail: AtOnce {
+            exposures: vec![],
+            plan: Plan {
+                disposition: Disposition::Enforce,
+                changes: vec![],
+                reasons: vec![],
+                because: None,
+            },
+            before: BTreeMap::from([("sgr-ssh".into(), ssh), ("sgr-low".into(), low)]),
+            outcomes: vec![
+                outcome("sgr-ssh", Step::Revoke, None, None),
+                outcome(
+                    "sgr-low",
+                    Step::Authorise,
+                    Some("sgr-added"),
+                    Some(Permission::new("tcp", 443, 443)),
+                ),
+                outcome(
+                    "sgr-low",
+                    Step::Narrow,
+                    None,
+                    Some(Permission::new("tcp", 80, 80)),
+                ),
+            ],
+            verification: None,
+            after: BTreeMap::from([("sgr-ssh".into(), None), ("sgr-low".into(), Some(narrowed))]),
+            fight: None,
+        },
     }
 }
 
@@ -117,24 +126,24 @@ fn xml(operation: &str, content: &str) -> Reply {
     ))
 }
 
-fn stored(entry: &Entry) -> Reply {
+fn stored(entry: &Entry<IngressRule>) -> Reply {
     use std::io::Write as _;
     let mut document = serde_json::to_value(entry).unwrap();
     document["kind"] = "remediation".into();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    gzip.write_all(&serde_json::to_vec(&entry.before).unwrap())
+    gzip.write_all(&serde_json::to_vec(&entry.detail.before).unwrap())
         .unwrap();
     let before = aws_smithy_types::base64::encode(gzip.finish().unwrap());
     Reply::ok(
         json!({ "Item": {
-        "pk": {"S": format!("entry#{}", entry.id)}, "sk": {"S": "entry"},
+        "pk": {"S": format!("entry#{}", entry.head.id)}, "sk": {"S": "entry"},
         "document": {"S": document.to_string()}, "before": {"B": before}, "told": {"BOOL": true},
     } })
         .to_string(),
     )
 }
 
-fn answer(rules: &Rules, entry: &Entry, call: &Call) -> Reply {
+fn answer(rules: &Rules, entry: &Entry<IngressRule>, call: &Call) -> Reply {
     let mut rules = rules.lock().unwrap();
     let port = |call: &Call, name: &str| call.parameter(name).unwrap().parse().unwrap();
     match call.operation.as_str() {
@@ -199,7 +208,7 @@ fn answer(rules: &Rules, entry: &Entry, call: &Call) -> Reply {
 
 fn wire_of(
     rules: &Rules,
-    entry: Entry,
+    entry: Entry<IngressRule>,
     fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
 ) -> Wire {
     let rules = rules.clone();
@@ -338,12 +347,17 @@ async fn a_third_state_changes_nothing_and_shows_all_three() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_cannot_be_undone_is_answered_in_words_and_changes_nothing() {
-    let with = |status, outcomes: Vec<Outcome>| Entry {
-        status,
-        outcomes,
-        before: BTreeMap::new(),
-        after: BTreeMap::new(),
-        ..entry()
+    let with = |status, outcomes: Vec<Outcome>| Run {
+        head: Head {
+            status,
+            ..entry().head
+        },
+        detail: AtOnce {
+            outcomes,
+            before: BTreeMap::new(),
+            after: BTreeMap::new(),
+            ..entry().detail
+        },
     };
     for (entry, verdict) in [
         (with(Status::Notified, vec![]), "nothing-to-undo"),
@@ -437,22 +451,20 @@ async fn a_patching_is_answered_in_words_and_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its_plan() {
     let mut cut_off = entry();
-    cut_off.status = Status::InProgress;
-    cut_off.outcomes.clear();
-    cut_off.after.clear();
-    cut_off.plan.changes = vec![
-        RuleChange {
-            rule: cut_off.before["sgr-ssh"].clone(),
-            narrow_to: None,
-            authorise: vec![],
-            lost: vec![],
-        },
-        RuleChange {
-            rule: cut_off.before["sgr-low"].clone(),
-            narrow_to: Some(Permission::new("tcp", 80, 80)),
-            authorise: vec![],
-            lost: vec![],
-        },
+    cut_off.head.status = Status::InProgress;
+    cut_off.detail.outcomes.clear();
+    cut_off.detail.after.clear();
+    let (ssh, low) = (
+        cut_off.detail.before["sgr-ssh"].clone(),
+        cut_off.detail.before["sgr-low"].clone(),
+    );
+    let narrowed = IngressRule {
+        permission: Permission::new("tcp", 80, 80),
+        ..low.clone()
+    };
+    cut_off.detail.plan.changes = vec![
+        Change::remove("sgr-ssh", ssh),
+        Change::set("sgr-low", low, narrowed),
     ];
     let rules = left();
     let wire = wire_of(&rules, cut_off, |_| None);
@@ -465,7 +477,7 @@ async fn a_run_that_was_cut_off_before_it_recorded_anything_is_taken_back_by_its
 #[tokio::test(start_paused = true)]
 async fn a_run_that_was_killed_after_its_change_is_taken_back_although_it_says_already_done() {
     let mut killed = entry();
-    for outcome in &mut killed.outcomes {
+    for outcome in &mut killed.detail.outcomes {
         outcome.ending = Ending::AlreadyDone;
     }
     let rules = left();

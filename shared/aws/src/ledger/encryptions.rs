@@ -8,9 +8,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
 use backstop_core::encryption::Encryption;
 use backstop_core::record::Record;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 
-use super::items::{Run, key, lock_key, n, revision, s, transact_put, transact_update};
+use super::items::{LockedRun, key, lock_key, n, revision, s, transact_put, transact_update};
 use super::{Holder, Ledger, LedgerError, Stored, Transacted};
 
 /// For how long a run keeps its lock after a step: more than the longest pause
@@ -19,7 +19,7 @@ use super::{Holder, Ledger, LedgerError, Stored, Transacted};
 const LEASE: Duration = Duration::from_secs(3600);
 
 /// A run of many invocations, whose record is written step by step.
-pub trait Stepwise: Run {
+pub trait Stepwise: LockedRun {
     /// Makes its revision the next one; the one that it was.
     fn revise(&mut self) -> u64;
 
@@ -31,8 +31,8 @@ pub trait Stepwise: Run {
 
 impl Stepwise for Encryption {
     fn revise(&mut self) -> u64 {
-        let was = self.revision;
-        self.revision += 1;
+        let was = self.detail.revision;
+        self.detail.revision += 1;
         was
     }
 }
@@ -79,7 +79,7 @@ impl Ledger {
         &self,
         instances: &[String],
     ) -> Result<BTreeMap<String, String>, LedgerError> {
-        let standings = self.standings(Control::UnencryptedVolume, instances);
+        let standings = self.standings(ControlId::UnencryptedVolume, instances);
         let mut open = BTreeMap::new();
         for (id, standing) in instances.iter().zip(standings.await?) {
             let Some(lock) = standing.lock else { continue };

@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::{
 };
 use backstop_core::guards::{Fights, Guards, Trip};
 use backstop_core::notice::Notice;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 
 use super::items::{
     Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
@@ -36,7 +36,7 @@ impl Ledger {
     /// It could not be read, or not understood: nothing may be decided then.
     pub async fn standing(
         &self,
-        control: Control,
+        control: ControlId,
         resource: &str,
     ) -> Result<Standing, LedgerError> {
         let resources = [resource.to_owned()];
@@ -51,7 +51,7 @@ impl Ledger {
     /// It could not be read, or not understood.
     pub async fn standings(
         &self,
-        control: Control,
+        control: ControlId,
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
         let lock_name = control.lock_name();
@@ -154,7 +154,7 @@ impl Ledger {
     /// It could not be stored.
     pub async fn trip_control(
         &self,
-        control: Control,
+        control: ControlId,
         trip: &Trip,
         notice: &Notice,
     ) -> Result<bool, LedgerError> {
@@ -173,7 +173,7 @@ impl Ledger {
     /// It could not be stored.
     pub async fn trip_resource(
         &self,
-        control: Control,
+        control: ControlId,
         resource: &str,
         trip: &Trip,
     ) -> Result<(), LedgerError> {
@@ -190,7 +190,7 @@ impl Ledger {
     /// It could not be stored.
     pub async fn re_arm(
         &self,
-        control: Control,
+        control: ControlId,
         resource: Option<&str>,
     ) -> Result<bool, LedgerError> {
         let trip = match resource {

@@ -1,18 +1,19 @@
 //! The table's items: their keys, and how records are written into them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
-use backstop_core::encryption::Encryption;
-use backstop_core::entry::Entry;
+use backstop_core::encryption::EncryptionDetail;
+use backstop_core::entry::AtOnce;
 use backstop_core::notice::Notice;
-use backstop_core::patching::{Operation, Patching};
-use backstop_core::record::Record;
-use backstop_core::security_group::IngressRule;
+use backstop_core::patching::{Operation, PatchingDetail};
+use backstop_core::plan::State;
+use backstop_core::record::{self, Record};
+use backstop_core::run::Run;
 use backstop_core::undo::Undo;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -29,11 +30,11 @@ const OUTCOME_BYTES: usize = 500;
 pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// A record of a run that holds the lock of its resource while it changes it.
-pub trait Run {
+pub trait LockedRun {
     /// The record's id, a ULID.
     fn id(&self) -> &str;
     /// The control that it runs for.
-    fn control(&self) -> Control;
+    fn control(&self) -> ControlId;
     /// Id of the resource that it changes.
     fn resource_id(&self) -> &str;
     /// How many changes it spends of the control's budget.
@@ -48,7 +49,7 @@ pub trait Run {
 }
 
 /// A record of something that was found and not changed.
-pub trait Finding: Run {
+pub trait Finding: LockedRun {
     /// While it stays the same there is nothing new to record or to tell.
     fn state_key(&self) -> String;
     /// What of it a page of the sweep would show.
@@ -59,54 +60,85 @@ pub trait Finding: Run {
     fn status(&self) -> &'static str;
 }
 
-impl Finding for Entry {
-    fn state_key(&self) -> String {
-        Entry::state_key(self)
-    }
-
-    fn page_key(&self) -> String {
-        Entry::page_key(self)
-    }
-
-    fn started_at(&self) -> Timestamp {
-        self.started_at
-    }
-
-    fn status(&self) -> &'static str {
-        self.status.name()
-    }
+/// What the ledger has to know of a kind of run beside its head.
+pub trait Detail: Serialize + Sized {
+    /// The kind of its records.
+    const KIND: &'static str;
+    /// [`LockedRun::changes`].
+    fn changes(&self) -> usize;
+    /// [`LockedRun::steps`].
+    fn steps(&self) -> usize;
+    /// [`Finding::state_key`].
+    fn state_key(run: &Run<Self>) -> String;
+    /// [`Finding::page_key`].
+    fn page_key(run: &Run<Self>) -> String;
+    /// What stands beside the document.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    fn beside(&self, item: &mut Item) -> Result<(), String>;
 }
 
-impl Finding for Encryption {
-    fn state_key(&self) -> String {
-        Encryption::state_key(self)
-    }
-
-    fn page_key(&self) -> String {
-        self.page_key.clone().unwrap_or_default()
-    }
-
-    fn started_at(&self) -> Timestamp {
-        self.started_at
-    }
-
-    fn status(&self) -> &'static str {
-        self.status.name()
-    }
-}
-
-impl Run for Entry {
+impl<D: Detail> LockedRun for Run<D> {
     fn id(&self) -> &str {
-        &self.id
+        &self.head.id
     }
 
-    fn control(&self) -> Control {
-        self.control
+    fn control(&self) -> ControlId {
+        self.head.control
     }
 
     fn resource_id(&self) -> &str {
-        Entry::resource_id(self)
+        self.head.resource_id()
     }
+
+    fn changes(&self) -> usize {
+        self.detail.changes()
+    }
+
+    fn steps(&self) -> usize {
+        self.detail.steps()
+    }
+
+    fn to_item(&self) -> Result<Item, LedgerError> {
+        let mut item = record_item(
+            &Index {
+                kind: D::KIND,
+                id: &self.head.id,
+                control: self.head.control.name(),
+                resource: &self.head.resource,
+                status: self.head.status.name(),
+                at: self.head.started_at,
+            },
+            self,
+        )?;
+        self.detail
+            .beside(&mut item)
+            .map_err(|error| LedgerError::Unreadable(self.head.id.clone(), error))?;
+        Ok(item)
+    }
+}
+
+impl<D: Detail> Finding for Run<D> {
+    fn state_key(&self) -> String {
+        D::state_key(self)
+    }
+
+    fn page_key(&self) -> String {
+        D::page_key(self)
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.head.started_at
+    }
+
+    fn status(&self) -> &'static str {
+        self.head.status.name()
+    }
+}
+
+impl<S: State> Detail for AtOnce<S> {
+    const KIND: &'static str = "remediation";
 
     fn changes(&self) -> usize {
         self.plan.changes.len()
@@ -114,37 +146,97 @@ impl Run for Entry {
 
     fn steps(&self) -> usize {
         let changes = self.plan.changes.iter();
-        changes.map(|change| 1 + change.authorise.len()).sum()
+        changes.map(|change| 1 + change.add.len()).sum()
     }
 
-    fn to_item(&self) -> Result<Item, LedgerError> {
-        let mut item = record_item(
-            &Head {
-                kind: "remediation",
-                id: &self.id,
-                control: self.control.name(),
-                resource: &self.resource,
-                status: self.status.name(),
-                at: self.started_at,
-            },
-            self,
-            Some(&self.before),
-        )?;
-        let fingerprints: Vec<String> =
-            self.fingerprints().into_iter().map(str::to_owned).collect();
+    fn state_key(run: &Run<Self>) -> String {
+        run.state_key()
+    }
+
+    fn page_key(run: &Run<Self>) -> String {
+        run.page_key()
+    }
+
+    fn beside(&self, item: &mut Item) -> Result<(), String> {
+        put_before(item, &self.before)?;
+        let mut fingerprints: Vec<String> = self
+            .exposures
+            .iter()
+            .map(|exposure| exposure.fingerprint.clone())
+            .collect();
+        fingerprints.sort();
+        fingerprints.dedup();
         if !fingerprints.is_empty() {
             item.insert("fingerprints".to_owned(), AttributeValue::Ss(fingerprints));
         }
-        Ok(item)
+        Ok(())
     }
 }
 
-impl Run for Undo {
+impl Detail for EncryptionDetail {
+    const KIND: &'static str = "encryption";
+
+    /// A volume that is replaced is one change, and so is a setting; what
+    /// a person asks for is not held against the control's budget.
+    fn changes(&self) -> usize {
+        match self.undoes {
+            Some(_) => 0,
+            None => self.volumes.len().max(1),
+        }
+    }
+
+    /// Snapshots, copies, detached and attached volumes, and the way back.
+    fn steps(&self) -> usize {
+        2 + 8 * self.volumes.len()
+    }
+
+    fn state_key(run: &Run<Self>) -> String {
+        run.state_key()
+    }
+
+    fn page_key(run: &Run<Self>) -> String {
+        run.detail.page_key.clone().unwrap_or_default()
+    }
+
+    fn beside(&self, item: &mut Item) -> Result<(), String> {
+        item.insert("revision".to_owned(), revision(self.revision));
+        Ok(())
+    }
+}
+
+impl Detail for PatchingDetail {
+    const KIND: &'static str = "patching";
+
+    /// An instance that is patched is one change; a scan is none.
+    fn changes(&self) -> usize {
+        usize::from(self.operation == Operation::Install)
+    }
+
+    /// Snapshots, the command, its end, Inspector's next look.
+    fn steps(&self) -> usize {
+        4
+    }
+
+    fn state_key(run: &Run<Self>) -> String {
+        run.state_key()
+    }
+
+    fn page_key(run: &Run<Self>) -> String {
+        run.detail.page_key.clone().unwrap_or_default()
+    }
+
+    fn beside(&self, item: &mut Item) -> Result<(), String> {
+        item.insert("revision".to_owned(), revision(self.revision));
+        Ok(())
+    }
+}
+
+impl LockedRun for Undo {
     fn id(&self) -> &str {
         &self.id
     }
 
-    fn control(&self) -> Control {
+    fn control(&self) -> ControlId {
         self.control
     }
 
@@ -163,8 +255,8 @@ impl Run for Undo {
     }
 
     fn to_item(&self) -> Result<Item, LedgerError> {
-        record_item(
-            &Head {
+        let mut item = record_item(
+            &Index {
                 kind: "undo",
                 id: &self.id,
                 control: self.control.name(),
@@ -173,110 +265,18 @@ impl Run for Undo {
                 at: self.started_at,
             },
             self,
-            Some(&self.before),
-        )
-    }
-}
-
-impl Run for Encryption {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn control(&self) -> Control {
-        self.control
-    }
-
-    fn resource_id(&self) -> &str {
-        Encryption::resource_id(self)
-    }
-
-    /// A volume that is replaced is one change, and so is a setting; what
-    /// a person asks for is not held against the control's budget.
-    fn changes(&self) -> usize {
-        match self.undoes {
-            Some(_) => 0,
-            None => self.volumes.len().max(1),
-        }
-    }
-
-    /// Snapshots, copies, detached and attached volumes, and the way back.
-    fn steps(&self) -> usize {
-        2 + 8 * self.volumes.len()
-    }
-
-    fn to_item(&self) -> Result<Item, LedgerError> {
-        let mut item = record_item(
-            &Head {
-                kind: "encryption",
-                id: &self.id,
-                control: self.control.name(),
-                resource: &self.resource,
-                status: self.status.name(),
-                at: self.started_at,
-            },
-            self,
-            None,
         )?;
-        item.insert("revision".to_owned(), revision(self.revision));
+        put_before(&mut item, &self.before)
+            .map_err(|error| LedgerError::Unreadable(self.id.clone(), error))?;
         Ok(item)
     }
 }
 
-impl Finding for Patching {
-    fn state_key(&self) -> String {
-        Patching::state_key(self)
-    }
-
-    fn page_key(&self) -> String {
-        self.page_key.clone().unwrap_or_default()
-    }
-
-    fn started_at(&self) -> Timestamp {
-        self.started_at
-    }
-
-    fn status(&self) -> &'static str {
-        self.status.name()
-    }
-}
-
-impl Run for Patching {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn control(&self) -> Control {
-        self.control
-    }
-
-    fn resource_id(&self) -> &str {
-        Patching::resource_id(self)
-    }
-
-    /// An instance that is patched is one change; a scan is none.
-    fn changes(&self) -> usize {
-        usize::from(self.operation == Operation::Install)
-    }
-
-    /// Snapshots, the command, its end, Inspector's next look.
-    fn steps(&self) -> usize {
-        4
-    }
-
-    fn to_item(&self) -> Result<Item, LedgerError> {
-        let head = Head {
-            kind: "patching",
-            id: &self.id,
-            control: self.control.name(),
-            resource: &self.resource,
-            status: self.status.name(),
-            at: self.started_at,
-        };
-        let mut item = record_item(&head, self, None)?;
-        item.insert("revision".to_owned(), revision(self.revision));
-        Ok(item)
-    }
+/// What was there before, compressed: the largest part of a record.
+fn put_before(item: &mut Item, before: &impl Serialize) -> Result<(), String> {
+    let before = AttributeValue::B(Blob::new(pack(before)?));
+    item.insert("before".to_owned(), before);
+    Ok(())
 }
 
 /// A revision as the table has it.
@@ -287,7 +287,7 @@ pub(super) fn revision(revision: u64) -> AttributeValue {
 /// A notice as an item of the table.
 pub(super) fn notice_item(notice: &Notice) -> Result<Item, LedgerError> {
     record_item(
-        &Head {
+        &Index {
             kind: "notice",
             id: &notice.id,
             control: notice.control(),
@@ -296,12 +296,11 @@ pub(super) fn notice_item(notice: &Notice) -> Result<Item, LedgerError> {
             at: notice.at,
         },
         notice,
-        None,
     )
 }
 
 /// What every record has beside its document.
-struct Head<'a> {
+struct Index<'a> {
     kind: &'a str,
     id: &'a str,
     control: &'a str,
@@ -310,23 +309,12 @@ struct Head<'a> {
     at: Timestamp,
 }
 
-fn record_item(
-    head: &Head<'_>,
-    record: &impl Serialize,
-    before: Option<&BTreeMap<String, IngressRule>>,
-) -> Result<Item, LedgerError> {
-    let unreadable = |e: String| LedgerError::Unreadable(head.id.to_owned(), e);
-    let mut document = serde_json::to_value(record).map_err(|e| unreadable(e.to_string()))?;
-    if let Some(fields) = document.as_object_mut() {
-        fields.insert("kind".to_owned(), head.kind.into());
-    }
+fn record_item(head: &Index<'_>, record: &impl Serialize) -> Result<Item, LedgerError> {
+    let document = record::document(head.kind, record)
+        .map_err(|e| LedgerError::Unreadable(head.id.to_owned(), e.to_string()))?;
     let at = head.at.to_string();
     let mut item = key(&entry_key(head.id));
     item.insert("document".to_owned(), s(&document.to_string()));
-    if let Some(before) = before {
-        let before = pack(before).map_err(unreadable)?;
-        item.insert("before".to_owned(), AttributeValue::B(Blob::new(before)));
-    }
     item.insert("resource".to_owned(), s(head.resource));
     item.insert("control".to_owned(), s(head.control));
     item.insert("status".to_owned(), s(head.status));
@@ -350,7 +338,7 @@ pub(super) fn stored(id: &str, item: &Item) -> Result<Stored, LedgerError> {
     if let Some(AttributeValue::B(packed)) = item.get("before") {
         let before = unpack(packed.as_ref()).map_err(unreadable)?;
         match &mut record {
-            Record::Remediation(entry) => entry.before = before,
+            Record::Remediation(entry) => entry.detail.before = before,
             Record::Undo(undo) => undo.before = before,
             // Their `before` is part of the document.
             Record::Encryption(_) | Record::Patching(_) | Record::Notice(_) => {}
@@ -464,7 +452,7 @@ pub(super) fn transact_delete(
         .build()
 }
 
-pub(super) fn lock_item(run: &impl Run, holder: &Holder) -> Item {
+pub(super) fn lock_item(run: &impl LockedRun, holder: &Holder) -> Item {
     let mut item = key(&lock_key(run.control().lock_name(), run.resource_id()));
     item.insert("entry".to_owned(), s(run.id()));
     item.insert("holder".to_owned(), s(&holder.id));
@@ -480,13 +468,13 @@ pub(super) fn lock_item(run: &impl Run, holder: &Holder) -> Item {
 ///
 /// # Errors
 /// It cannot be written as JSON.
-pub fn oversize(run: &impl Run) -> Result<Option<usize>, LedgerError> {
+pub fn oversize(run: &impl LockedRun) -> Result<Option<usize>, LedgerError> {
     let expected = size(run)? + run.steps() * OUTCOME_BYTES;
     Ok((expected > MOST_BYTES).then_some(expected))
 }
 
 /// Bytes of a record as it would be stored now.
-fn size(run: &impl Run) -> Result<usize, LedgerError> {
+fn size(run: &impl LockedRun) -> Result<usize, LedgerError> {
     let item = run.to_item()?;
     Ok(item
         .values()

@@ -24,6 +24,7 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem, Update,
@@ -32,7 +33,7 @@ use backstop_core::entry::KEPT_DAYS;
 use backstop_core::guards::{Fights, Guards};
 use backstop_core::notice::Notice;
 use backstop_core::record::Record;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use jiff::Timestamp;
 
 use crate::clients::Clients;
@@ -49,7 +50,7 @@ mod sweep;
 mod undo;
 
 pub use encryptions::Stepwise;
-pub use items::{Finding, Run, oversize};
+pub use items::{Finding, LockedRun, oversize};
 pub use storms::Surge;
 pub use sweep::Untold;
 
@@ -118,7 +119,8 @@ pub struct Lock {
     pub entry: String,
     /// The invocation that holds it.
     pub holder: String,
-    /// Until when it is live (epoch milliseconds); 0: released for a retry.
+    /// Until when it is live (epoch milliseconds). Below 0: its holder ended the
+    /// lease for a retry, that long after the epoch.
     pub lease_until: i64,
 }
 
@@ -302,7 +304,7 @@ impl Ledger {
     /// Nothing was stored, so nothing may be changed.
     pub async fn begin(
         &self,
-        run: &impl Run,
+        run: &impl LockedRun,
         holder: &Holder,
         held: Option<&Lock>,
         budget: u32,
@@ -332,7 +334,7 @@ impl Ledger {
     /// Nothing was stored, so nothing may be changed.
     pub async fn go_on(
         &self,
-        run: &impl Run,
+        run: &impl LockedRun,
         holder: &Holder,
         held: Option<&Lock>,
         more: usize,
@@ -357,7 +359,12 @@ impl Ledger {
     /// Counts changes against the control's budget of the clock hour, on
     /// condition that there is room for all of them: of two runs that compete
     /// for the last of it one is refused. `None`: there can be no room.
-    fn count(&self, run: &impl Run, changes: usize, budget: u32) -> Option<TransactWriteItem> {
+    fn count(
+        &self,
+        run: &impl LockedRun,
+        changes: usize,
+        budget: u32,
+    ) -> Option<TransactWriteItem> {
         let room = i64::from(budget).checked_sub(i64::try_from(changes).ok()?)?;
         if room < 0 {
             return None;
@@ -379,7 +386,7 @@ impl Ledger {
 
     async fn begun(
         &self,
-        run: &impl Run,
+        run: &impl LockedRun,
         items: Vec<TransactWriteItem>,
     ) -> Result<Begun, LedgerError> {
         match self.transact(items).await? {
@@ -409,7 +416,11 @@ impl Ledger {
     }
 
     /// Notes on a live lock that its holder is to go round once more.
-    async fn ask_to_look_again(&self, run: &impl Run, lock: &Lock) -> Result<Begun, LedgerError> {
+    async fn ask_to_look_again(
+        &self,
+        run: &impl LockedRun,
+        lock: &Lock,
+    ) -> Result<Begun, LedgerError> {
         self.look_again(run.control(), run.resource_id(), lock)
             .await
     }
@@ -421,7 +432,7 @@ impl Ledger {
     /// It could not be stored.
     pub async fn look_again(
         &self,
-        control: Control,
+        control: ControlId,
         resource_id: &str,
         lock: &Lock,
     ) -> Result<Begun, LedgerError> {
@@ -450,27 +461,50 @@ impl Ledger {
         }
     }
 
-    fn take_lock(&self, run: &impl Run, holder: &Holder, held: Option<&Lock>) -> TransactWriteItem {
-        let put = Put::builder()
-            .table_name(&self.table)
-            .set_item(Some(lock_item(run, holder)))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let put = match held {
-            None => put.condition_expression("attribute_not_exists(pk)"),
-            Some(lock) => put
+    /// Takes the lock that is not there, or over one as it was read (`held`): an
+    /// update then, and not a put, so that a wish to look again stays on it. What
+    /// its holder has read may be older than the wish.
+    fn take_lock(
+        &self,
+        run: &impl LockedRun,
+        holder: &Holder,
+        held: Option<&Lock>,
+    ) -> TransactWriteItem {
+        let all_old = ReturnValuesOnConditionCheckFailure::AllOld;
+        let item = lock_item(run, holder);
+        let Some(lock) = held else {
+            return transact_put(
+                Put::builder()
+                    .table_name(&self.table)
+                    .set_item(Some(item))
+                    .condition_expression("attribute_not_exists(pk)")
+                    .return_values_on_condition_check_failure(all_old),
+            );
+        };
+        transact_update(
+            Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(key(&lock_key(
+                    run.control().lock_name(),
+                    run.resource_id(),
+                ))))
+                .update_expression("SET entry = :our_entry, holder = :us, lease_until = :our_lease")
                 .condition_expression(
                     "entry = :entry AND lease_until = :lease AND holder = :holder",
                 )
+                .expression_attribute_values(":our_entry", s(run.id()))
+                .expression_attribute_values(":us", s(&holder.id))
+                .expression_attribute_values(":our_lease", n(holder.lease_until.as_millisecond()))
                 .expression_attribute_values(":entry", s(&lock.entry))
                 .expression_attribute_values(":lease", n(lock.lease_until))
-                .expression_attribute_values(":holder", s(&lock.holder)),
-        };
-        transact_put(put)
+                .expression_attribute_values(":holder", s(&lock.holder))
+                .return_values_on_condition_check_failure(all_old),
+        )
     }
 
     /// Keeps our lock; a wish to look again that came meanwhile is met by the
     /// round that this begins.
-    fn renew_lock(&self, run: &impl Run, holder: &Holder) -> TransactWriteItem {
+    fn renew_lock(&self, run: &impl LockedRun, holder: &Holder) -> TransactWriteItem {
         transact_put(
             Put::builder()
                 .table_name(&self.table)
@@ -481,7 +515,11 @@ impl Ledger {
         )
     }
 
-    fn put_run(&self, run: &impl Run, condition: &str) -> Result<TransactWriteItem, LedgerError> {
+    fn put_run(
+        &self,
+        run: &impl LockedRun,
+        condition: &str,
+    ) -> Result<TransactWriteItem, LedgerError> {
         Ok(self.put_item(run.to_item()?, condition))
     }
 
@@ -498,7 +536,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be stored.
-    pub async fn finish(&self, run: &impl Run) -> Result<(), LedgerError> {
+    pub async fn finish(&self, run: &impl LockedRun) -> Result<(), LedgerError> {
         self.put(run.to_item()?, None).await.map(|_| ())
     }
 
@@ -510,51 +548,54 @@ impl Ledger {
     /// It could not be stored; the retry or the sweep tells again.
     pub async fn close(
         &self,
-        run: &impl Run,
+        run: &impl LockedRun,
         holder: &Holder,
         failed: bool,
         fights: Option<&Fights>,
     ) -> Result<Closed, LedgerError> {
-        let (control, resource) = (run.control().name(), run.resource_id());
-        let mut rest = vec![self.told(run.id(), self.clock.now())];
+        let mut told = vec![self.told(run.id(), self.clock.now())];
         if let Some(fights) = fights {
-            rest.push(self.put_fights(control, resource, fights)?);
+            told.push(self.put_fights(run.control().name(), run.resource_id(), fights)?);
         }
-        if failed {
-            rest.insert(
-                0,
-                self.end_lease(run.control().lock_name(), resource, holder),
-            );
-            self.transact(rest).await?;
-            return Ok(Closed::Done);
-        }
-        self.free_lock(run, holder, rest).await
+        self.leave_lock(run, holder, failed, told).await
     }
 
-    /// Deletes a run's lock, with what else is to be written with it.
-    async fn free_lock(
+    /// Deletes a run's lock, or after a failure ends its lease, with what else is
+    /// to be written with it. Whether somebody asked for another look or not, no
+    /// wish is left on the lock.
+    async fn leave_lock(
         &self,
-        run: &impl Run,
+        run: &impl LockedRun,
         holder: &Holder,
+        failed: bool,
         rest: Vec<TransactWriteItem>,
     ) -> Result<Closed, LedgerError> {
-        let lock = lock_key(run.control().lock_name(), run.resource_id());
-        let release = |condition: &str| {
-            let delete = Delete::builder()
-                .table_name(&self.table)
-                .set_key(Some(key(&lock)))
-                .condition_expression(condition)
-                .expression_attribute_values(":entry", s(run.id()))
-                .expression_attribute_values(":holder", s(&holder.id));
-            let mut items = vec![transact_delete(delete)];
-            items.extend(rest.iter().cloned());
-            items
+        let (control, resource) = (run.control().lock_name(), run.resource_id());
+        let leave = |condition: &str| {
+            let lock = if failed {
+                transact_update(
+                    self.end_lease(control, resource, holder)
+                        .update_expression("SET lease_until = :ended REMOVE look_again")
+                        .condition_expression(condition)
+                        .expression_attribute_values(":entry", s(run.id())),
+                )
+            } else {
+                transact_delete(
+                    Delete::builder()
+                        .table_name(&self.table)
+                        .set_key(Some(key(&lock_key(control, resource))))
+                        .condition_expression(condition)
+                        .expression_attribute_values(":entry", s(run.id()))
+                        .expression_attribute_values(":holder", s(&holder.id)),
+                )
+            };
+            self.transact(std::iter::once(lock).chain(rest.iter().cloned()).collect())
         };
         let ours = "entry = :entry AND holder = :holder";
         let quiet = format!("{ours} AND attribute_not_exists(look_again)");
-        match self.transact(release(&quiet)).await? {
+        match leave(&quiet).await? {
             Transacted::Done => Ok(Closed::Done),
-            Transacted::Refused(_) => match self.transact(release(ours)).await? {
+            Transacted::Refused(_) => match leave(ours).await? {
                 Transacted::Done => Ok(Closed::LookAgain),
                 // The lease lapsed and somebody else has gone on.
                 Transacted::Refused(_) => Ok(Closed::Done),
@@ -573,20 +614,23 @@ impl Ledger {
         resource_id: &str,
         holder: &Holder,
     ) -> Result<(), LedgerError> {
-        let release = vec![self.end_lease(control, resource_id, holder)];
-        self.transact(release).await.map(|_| ())
+        let release = self
+            .end_lease(control, resource_id, holder)
+            .update_expression("SET lease_until = :ended")
+            .condition_expression("holder = :holder");
+        self.transact(vec![transact_update(release)])
+            .await
+            .map(|_| ())
     }
 
-    fn end_lease(&self, control: &str, resource_id: &str, holder: &Holder) -> TransactWriteItem {
-        transact_update(
-            Update::builder()
-                .table_name(&self.table)
-                .set_key(Some(key(&lock_key(control, resource_id))))
-                .update_expression("SET lease_until = :none")
-                .condition_expression("holder = :holder")
-                .expression_attribute_values(":none", n(0))
-                .expression_attribute_values(":holder", s(&holder.id)),
-        )
+    /// A lease that was ended never looks as it did before: or whoever read the
+    /// lock then would take it over with the entry as it was then.
+    fn end_lease(&self, control: &str, resource_id: &str, holder: &Holder) -> UpdateBuilder {
+        Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&lock_key(control, resource_id))))
+            .expression_attribute_values(":ended", n(-self.clock.now().as_millisecond()))
+            .expression_attribute_values(":holder", s(&holder.id))
     }
 
     fn told(&self, entry: &str, at: Timestamp) -> TransactWriteItem {

@@ -10,7 +10,9 @@ use backstop_core::patching::{Patching, Reports};
 use backstop_core::record::Record;
 
 use super::encryptions::Stepwise;
-use super::items::{Item, Key, Run, key, n, number, pack, revision, text, transact_put, unpack};
+use super::items::{
+    Item, Key, LockedRun, key, n, number, pack, revision, text, transact_put, unpack,
+};
 use super::{Closed, Holder, Ledger, LedgerError, MOST_BYTES, REMEMBERED_DAYS, Stored, Transacted};
 
 /// For how long a run keeps its lock before its command is sent: longer than
@@ -31,13 +33,13 @@ fn reports_key(instance: &str) -> Key {
 
 impl Stepwise for Patching {
     fn revise(&mut self) -> u64 {
-        let was = self.revision;
-        self.revision += 1;
+        let was = self.detail.revision;
+        self.detail.revision += 1;
         was
     }
 
     fn lease(&self) -> Duration {
-        match self.command {
+        match self.detail.command {
             Some(_) => AFTER_COMMAND,
             None => BEFORE_COMMAND,
         }
@@ -48,7 +50,7 @@ impl Ledger {
     /// Who holds the lock of a patching.
     #[must_use]
     pub fn patching_holder(&self, run: &Patching) -> Holder {
-        self.holder_for(&run.id, Stepwise::lease(run))
+        self.holder_for(&run.head.id, Stepwise::lease(run))
     }
 
     /// A patching; `None`: there is no record of this id, or one of another
@@ -88,7 +90,7 @@ impl Ledger {
     /// # Errors
     /// It could not be stored; whoever looks next does it.
     pub async fn let_go(&self, run: &Patching) -> Result<Closed, LedgerError> {
-        self.free_lock(run, &self.run_holder(&run.id), Vec::new())
+        self.leave_lock(run, &self.run_holder(&run.head.id), false, Vec::new())
             .await
     }
 

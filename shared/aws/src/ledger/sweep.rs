@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::notice::Notice;
 use backstop_core::sweep::LastDigest;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
@@ -36,7 +36,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be read.
-    pub async fn has_baseline(&self, control: Control) -> Result<bool, LedgerError> {
+    pub async fn has_baseline(&self, control: ControlId) -> Result<bool, LedgerError> {
         let item = self.get(&walked_key(control.name())).await?;
         Ok(item.is_some())
     }
@@ -47,7 +47,7 @@ impl Ledger {
     /// They could not be read.
     pub async fn baseline_resources(
         &self,
-        control: Control,
+        control: ControlId,
     ) -> Result<BTreeSet<String>, LedgerError> {
         let items = self
             .query("by-resource", "resource", &baseline_of(control), None)
@@ -65,7 +65,7 @@ impl Ledger {
     /// It could not be stored: then it is as it was.
     pub async fn set_baseline(
         &self,
-        control: Control,
+        control: ControlId,
         resource: &str,
         fingerprints: Vec<String>,
     ) -> Result<(), LedgerError> {
@@ -84,7 +84,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be stored: the next sweep walks for it once more.
-    pub async fn baseline_is_complete(&self, control: Control) -> Result<(), LedgerError> {
+    pub async fn baseline_is_complete(&self, control: ControlId) -> Result<(), LedgerError> {
         let mut item = key(&walked_key(control.name()));
         item.insert("at".to_owned(), s(&self.clock.now().to_string()));
         self.put(item, None).await.map(|_| ())
@@ -95,7 +95,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It could not be read or deleted; the next sweep goes on with it.
-    pub async fn forget_baseline(&self, control: Control) -> Result<(), LedgerError> {
+    pub async fn forget_baseline(&self, control: ControlId) -> Result<(), LedgerError> {
         let items = self
             .query("by-resource", "resource", &baseline_of(control), None)
             .await?;
@@ -145,11 +145,11 @@ impl Ledger {
         &self,
         since: Option<Timestamp>,
         now: Timestamp,
-    ) -> Result<BTreeMap<Control, BTreeMap<String, u64>>, LedgerError> {
+    ) -> Result<BTreeMap<ControlId, BTreeMap<String, u64>>, LedgerError> {
         let earliest = now.saturating_sub((24 * MOST_DAYS).hours());
         let earliest = earliest.unwrap_or(Timestamp::MIN);
         let since = since.unwrap_or(earliest).max(earliest);
-        let mut counts: BTreeMap<Control, BTreeMap<String, u64>> = BTreeMap::new();
+        let mut counts: BTreeMap<ControlId, BTreeMap<String, u64>> = BTreeMap::new();
         let mut day = Offset::UTC.to_datetime(since).date();
         let today = Offset::UTC.to_datetime(now).date();
         while day <= today {
@@ -157,7 +157,7 @@ impl Ledger {
                 .query("by-day", "day", &day.to_string(), Some(since))
                 .await?;
             for item in &items {
-                let control = text(item, "control").and_then(|name| Control::from_name(&name));
+                let control = text(item, "control").and_then(|name| ControlId::from_name(&name));
                 let notice =
                     text(item, "resource").is_none_or(|resource| !resource.starts_with("arn:"));
                 if let (Some(control), Some(status), false) =
@@ -243,6 +243,6 @@ impl Ledger {
     }
 }
 
-fn baseline_of(control: Control) -> String {
+fn baseline_of(control: ControlId) -> String {
     format!("baseline#{control}")
 }

@@ -54,9 +54,14 @@ pub async fn safety_snapshots(
         return Ok(taken);
     }
     let instance = run.resource_id();
-    let name: String = run.resource_name.chars().take(NAME_CHARACTERS).collect();
+    let name: String = run
+        .head
+        .resource_name
+        .chars()
+        .take(NAME_CHARACTERS)
+        .collect();
     let tags = [
-        (ENTRY_TAG, run.id.clone()),
+        (ENTRY_TAG, run.head.id.clone()),
         (PURPOSE_TAG, Purpose::Safety.name().to_owned()),
         ("Name", format!("{name} before its patches")),
     ];
@@ -78,7 +83,7 @@ pub async fn safety_snapshots(
             )
             .description(format!(
                 "Backstop: safety snapshot of {instance} before its patches ({})",
-                run.id
+                run.head.id
             ))
             .tag_specifications(tags.clone())
             .customize()
@@ -115,7 +120,8 @@ async fn taken(
     deadline: &Deadline,
 ) -> Result<Vec<String>, AwsError> {
     let of_entry = format!("tag:{ENTRY_TAG}");
-    let found = read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.id), deadline).await?;
+    let found =
+        read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.head.id), deadline).await?;
     let ours = |snapshot: &Snapshot| {
         snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(Purpose::Safety.name())
     };
@@ -140,10 +146,13 @@ pub async fn lost_snapshots(
     deadline: &Deadline,
 ) -> Result<Vec<String>, AwsError> {
     let of_entry = format!("tag:{ENTRY_TAG}");
-    let found = read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.id), deadline).await?;
+    let found =
+        read::snapshots(ec2, &of_entry, std::slice::from_ref(&run.head.id), deadline).await?;
     let lost = found.into_iter().filter(|s| s.state == "error");
     let lost = lost.map(|snapshot| snapshot.id);
-    Ok(lost.filter(|id| run.snapshots.contains(id)).collect())
+    Ok(lost
+        .filter(|id| run.detail.snapshots.contains(id))
+        .collect())
 }
 
 /// Sends a command at a time; its id.

@@ -109,7 +109,7 @@ impl Run<'_> {
                 .description(format!(
                     "Backstop: {} snapshot of {volume} for its encryption ({})",
                     purpose.name(),
-                    self.run.id
+                    self.run.head.id
                 ))
                 .tag_specifications(specification(ResourceType::Snapshot, &marks))
                 .customize()
@@ -128,7 +128,7 @@ impl Run<'_> {
     fn snapshot_of(&self, volume: &str, purpose: Purpose) -> Option<&Snapshot> {
         self.seen.snapshots.values().find(|snapshot| {
             snapshot.volume == volume
-                && snapshot.tags.get(ENTRY_TAG) == Some(&self.run.id)
+                && snapshot.tags.get(ENTRY_TAG) == Some(&self.run.head.id)
                 && snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(purpose.name())
         })
     }
@@ -147,7 +147,7 @@ impl Run<'_> {
             .set_iops(iops)
             .set_throughput(throughput)
             .encrypted(true)
-            .set_kms_key_id(self.run.kms_key.clone())
+            .set_kms_key_id(self.run.detail.kms_key.clone())
             .tag_specifications(self.tags_of_copy(original))
             .send();
         let answer = self.deadline.call(OPERATION, request).await?;
@@ -173,7 +173,7 @@ impl Run<'_> {
             .set_iops(iops)
             .set_throughput(throughput)
             .encrypted(true)
-            .set_kms_key_id(self.run.kms_key.clone())
+            .set_kms_key_id(self.run.detail.kms_key.clone())
             .tag_specifications(self.tags_of_copy(original))
             .send();
         Ok(self.deadline.call(OPERATION, request).await?.volume_id)
@@ -214,19 +214,28 @@ impl Run<'_> {
 
     /// Why a volume is not a copy that this run may delete.
     fn not_ours(&self, copy: &str) -> Option<&'static str> {
-        if self.run.volumes.iter().any(|original| original.id == copy) {
+        if self
+            .run
+            .detail
+            .volumes
+            .iter()
+            .any(|original| original.id == copy)
+        {
             return Some("it is an original of this run");
         }
         let Some(volume) = self.seen.volumes.get(copy) else {
             return Some("it was not seen");
         };
-        if volume.tags.get(ENTRY_TAG) != Some(&self.run.id) {
+        if volume.tags.get(ENTRY_TAG) != Some(&self.run.head.id) {
             return Some("its tags do not say that this run made it");
         }
-        let of_ours = volume
-            .tags
-            .get(COPY_OF_TAG)
-            .is_some_and(|of| self.run.volumes.iter().any(|original| original.id == *of));
+        let of_ours = volume.tags.get(COPY_OF_TAG).is_some_and(|of| {
+            self.run
+                .detail
+                .volumes
+                .iter()
+                .any(|original| original.id == *of)
+        });
         if !of_ours {
             return Some("its tags do not say that it is a copy of an original of this run");
         }
@@ -283,7 +292,12 @@ impl Run<'_> {
 
     /// The original as it is now: copies have to be like it.
     fn original(&self, id: &str, operation: &'static str) -> Result<&Volume, AwsError> {
-        let ours = self.run.volumes.iter().any(|original| original.id == id);
+        let ours = self
+            .run
+            .detail
+            .volumes
+            .iter()
+            .any(|original| original.id == id);
         self.seen.volumes.get(id).filter(|_| ours).ok_or_else(|| {
             AwsError::not_sent(
                 operation,
@@ -302,14 +316,14 @@ impl Run<'_> {
     /// repetition one thing comes. EC2 takes up to 64 characters; these are 55
     /// at most.
     fn token(&self, kind: &str, of: &str) -> String {
-        let mut token = format!("{}-{kind}-{of}", self.run.id);
+        let mut token = format!("{}-{kind}-{of}", self.run.head.id);
         token.retain(|c| c.is_ascii_graphic());
         token.truncate(64);
         token
     }
 
     fn marks<const N: usize>(&self, own: [(&str, &str); N]) -> Tags {
-        let entry = [(ENTRY_TAG, self.run.id.as_str())];
+        let entry = [(ENTRY_TAG, self.run.head.id.as_str())];
         own.into_iter()
             .chain(entry)
             .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -234,20 +234,25 @@ pub async fn seen(
     run: &Encryption,
     deadline: &Deadline,
 ) -> Result<Seen, AwsError> {
-    let originals: Vec<String> = run.volumes.iter().map(|v| v.id.clone()).collect();
+    let originals: Vec<String> = run.detail.volumes.iter().map(|v| v.id.clone()).collect();
     let made = |kind: &str| -> BTreeSet<String> {
-        let made = run.progress.tries.values().filter_map(|t| t.made.as_ref());
+        let made = run
+            .detail
+            .progress
+            .tries
+            .values()
+            .filter_map(|t| t.made.as_ref());
         made.filter(|id| is_id(id, kind)).cloned().collect()
     };
     let mut ids = made("vol-");
     ids.extend(originals.iter().cloned());
     let ids: Vec<String> = ids.into_iter().collect();
     let taken: Vec<String> = made("snap-").into_iter().collect();
-    let entry = [run.id.clone()];
-    let progress = &run.progress;
+    let entry = [run.head.id.clone()];
+    let progress = &run.detail.progress;
     let forward = run.is_open()
         && progress.back.is_none()
-        && run.undoes.is_none()
+        && run.detail.undoes.is_none()
         && progress.tries(&Change::Start { back: false }).is_none();
 
     let copies_of = format!("tag:{COPY_OF_TAG}");
@@ -260,13 +265,13 @@ pub async fn seen(
         read::snapshots(ec2, "snapshot-id", &taken, deadline),
         async {
             match forward {
-                true => key_problem(ec2, kms, run.kms_key.as_deref(), deadline).await,
+                true => key_problem(ec2, kms, run.detail.kms_key.as_deref(), deadline).await,
                 false => Ok(None),
             }
         },
     );
     let mut volumes = by_id(named?.into_iter().chain(copies?));
-    for original in run.volumes.iter().filter(|v| v.marketplace) {
+    for original in run.detail.volumes.iter().filter(|v| v.marketplace) {
         if let Some(volume) = volumes.get_mut(&original.id) {
             volume.marketplace = true;
         }
@@ -293,7 +298,7 @@ async fn instance_of(
     let Some(mut instance) = read::instance(ec2, id, deadline).await? else {
         return Ok(None);
     };
-    let stop_matters = forward && run.way == Way::Swap && instance.is_up();
+    let stop_matters = forward && run.detail.way == Way::Swap && instance.is_up();
     complete(ec2, Some(&mut instance), stop_matters, deadline).await?;
     Ok(Some(instance))
 }
@@ -308,23 +313,6 @@ pub async fn encryption_by_default(
 ) -> Result<bool, AwsError> {
     const OPERATION: &str = "GetEbsEncryptionByDefault";
     let request = ec2.get_ebs_encryption_by_default().send();
-    let answer = deadline.call(OPERATION, request).await?;
-    answer
-        .ebs_encryption_by_default()
-        .ok_or_else(|| incomplete(OPERATION, "ebsEncryptionByDefault"))
-}
-
-/// Has the account encrypt new volumes in this Region by itself, and says
-/// whether it does from now on.
-///
-/// # Errors
-/// The call failed.
-pub async fn enable_encryption_by_default(
-    ec2: &aws_sdk_ec2::Client,
-    deadline: &Deadline,
-) -> Result<bool, AwsError> {
-    const OPERATION: &str = "EnableEbsEncryptionByDefault";
-    let request = ec2.enable_ebs_encryption_by_default().send();
     let answer = deadline.call(OPERATION, request).await?;
     answer
         .ebs_encryption_by_default()

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 
 use backstop_aws::clients::Clients;
+use backstop_aws::clock::Clock;
 use backstop_aws::ledger::{
     Begun, Claim, Closed, Holder, Known, Ledger, LedgerError, Lock, MOST_BYTES, Recorded, Stored,
 };
-use backstop_core::entry::Entry;
+use backstop_core::entry::{AtOnce, Entry};
 use backstop_core::exemption::Exemption;
-use backstop_core::plan::{Disposition, Plan, RuleChange};
+use backstop_core::plan::{Change, Disposition, Plan};
 use backstop_core::ports::Permission;
 use backstop_core::record::Record;
+use backstop_core::run::{Head, Run};
 use backstop_core::security_group::{IngressRule, Source};
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -26,7 +28,7 @@ fn ledger(wire: &Wire) -> Ledger {
     Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
 }
 
-fn rule(id: &str, description: &str) -> IngressRule {
+pub(crate) fn rule(id: &str, description: &str) -> IngressRule {
     IngressRule {
         id: id.into(),
         permission: Permission::new("tcp", 22, 22),
@@ -36,45 +38,51 @@ fn rule(id: &str, description: &str) -> IngressRule {
     }
 }
 
-fn entry(rules: usize, description: &str) -> Entry {
-    let changes: Vec<RuleChange> = (0..rules)
-        .map(|i| RuleChange {
-            rule: rule(&format!("sgr-{i}"), description),
-            narrow_to: None,
-            authorise: vec![],
-            lost: vec![],
-        })
+fn entry(rules: usize, description: &str) -> Entry<IngressRule> {
+    let ids = (0..rules).map(|i| format!("sgr-{i}"));
+    entry_of(ids.map(|id| rule(&id, description)))
+}
+
+/// An entry that closes these rules.
+pub(crate) fn entry_of(rules: impl Iterator<Item = IngressRule>) -> Entry<IngressRule> {
+    let changes: Vec<Change<IngressRule>> = rules
+        .map(|rule| Change::remove(rule.id.clone(), rule))
         .collect();
     let plan = Plan {
         disposition: Disposition::Enforce,
         changes,
         reasons: vec![],
+        because: None,
     };
-    Entry {
-        version: 1,
-        id: "01JDF0000000000000000000AA".into(),
-        control: Control::OpenIngress,
-        severity: Severity::Critical,
-        resource: ARN.into(),
-        resource_name: "web".into(),
-        account: "111122223333".into(),
-        region: "eu-central-1".into(),
-        team: None,
-        status: Status::InProgress,
-        exposures: vec![],
-        exemption: Exemption::None,
-        before: plan.before(),
-        plan,
-        outcomes: vec![],
-        verification: None,
-        after: BTreeMap::new(),
-        actor: Actor::default(),
-        policy_version: 1,
-        attempts: 1,
-        started_at: "2026-11-24T10:59:30Z".parse().unwrap(),
-        finished_at: None,
-        fight: None,
-        managed_by: None,
+    Run {
+        head: Head {
+            version: 1,
+            id: "01JDF0000000000000000000AA".into(),
+            control: ControlId::OpenIngress,
+            severity: Severity::Critical,
+            resource: ARN.into(),
+            resource_name: "web".into(),
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            team: None,
+            status: Status::InProgress,
+            exemption: Exemption::None,
+            actor: Actor::default(),
+            policy_version: 1,
+            attempts: 1,
+            started_at: "2026-11-24T10:59:30Z".parse().unwrap(),
+            finished_at: None,
+            managed_by: None,
+        },
+        detail: AtOnce {
+            exposures: vec![],
+            before: plan.before(),
+            plan,
+            outcomes: vec![],
+            verification: None,
+            after: BTreeMap::new(),
+            fight: None,
+        },
     }
 }
 
@@ -219,7 +227,7 @@ async fn everything_to_know_before_deciding_is_one_read_and_left_keys_are_read_a
         )
     });
     let standing = ledger(&wire)
-        .standing(Control::OpenIngress, "sg-1")
+        .standing(ControlId::OpenIngress, "sg-1")
         .await
         .unwrap();
     assert_eq!(standing.lock, None);
@@ -243,7 +251,7 @@ async fn everything_to_know_before_deciding_is_one_read_and_left_keys_are_read_a
 async fn what_was_told_as_a_group_is_recorded_as_told() {
     let wire = Wire::new(|_: &Call| ok());
     let mut found = entry(1, "x");
-    found.status = Status::Tripped;
+    found.head.status = Status::Tripped;
     let recorded = ledger(&wire).record(&found, None, true).await.unwrap();
     assert_eq!(recorded, Recorded::Told);
     let record = &transactions(&wire)[0][1]["Put"]["Item"];
@@ -266,11 +274,11 @@ async fn what_was_stored_is_read_back_whole() {
     let ledger = ledger(&wire);
     let entry = entry(3, "description with \"quotes\"");
     ledger.finish(&entry).await.unwrap();
-    let read = ledger.read(&entry.id).await.unwrap();
+    let read = ledger.read(&entry.head.id).await.unwrap();
     assert_eq!(
         read,
         Some(Stored {
-            record: Record::Remediation(Box::new(entry)),
+            record: Record::Remediation(Box::new(entry.erased().unwrap())),
             told: false
         })
     );
@@ -348,9 +356,15 @@ async fn a_lapsed_lock_is_replaced_only_as_it_was_read_and_a_retry_spends_no_bud
         2,
         "lock and entry, no budget"
     );
+    // A wish to look again that is on the lock stays there.
+    let taken = &items[0]["Update"];
     assert_eq!(
-        items[0]["Put"]["ConditionExpression"],
+        taken["ConditionExpression"],
         "entry = :entry AND lease_until = :lease AND holder = :holder"
+    );
+    assert_eq!(
+        taken["UpdateExpression"],
+        "SET entry = :our_entry, holder = :us, lease_until = :our_lease"
     );
     assert_eq!(
         items[1]["Put"]["ConditionExpression"],
@@ -455,19 +469,22 @@ async fn closing_says_that_another_run_asked_to_look_again() {
 #[tokio::test(start_paused = true)]
 async fn after_a_failure_the_lock_stays_for_the_retry_with_its_lease_ended() {
     let wire = Wire::new(|_: &Call| ok());
-    ledger(&wire)
+    let mut clients = Clients::new(&wire.config(1));
+    clients.clock = Clock::of_timers("2026-11-24T10:00:00Z".parse().unwrap());
+    let closed = Ledger::new(&clients, "ledger".to_owned())
         .close(&entry(1, "x"), &holder(), true, None)
-        .await
-        .unwrap();
+        .await;
+    assert_eq!(closed.unwrap(), Closed::Done);
     let items = &transactions(&wire)[0];
+    let end = &items[0]["Update"];
     assert_eq!(
-        items[0]["Update"]["UpdateExpression"],
-        "SET lease_until = :none"
+        end["UpdateExpression"],
+        "SET lease_until = :ended REMOVE look_again"
     );
-    assert_eq!(
-        items[0]["Update"]["ExpressionAttributeValues"][":none"]["N"],
-        "0"
-    );
+    // Long past, and never the same twice.
+    let ended = &end["ExpressionAttributeValues"][":ended"]["N"];
+    let ended: i64 = ended.as_str().unwrap().parse().unwrap();
+    assert_eq!(ended, -1_795_514_400_000);
 }
 
 #[tokio::test(start_paused = true)]

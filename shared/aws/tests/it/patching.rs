@@ -1016,7 +1016,7 @@ async fn a_name_that_is_too_long_for_a_tag_is_cut() {
         _ => made_xml(&["snap-1"]),
     });
     let mut run = run();
-    run.resource_name = "ü".repeat(256);
+    run.head.resource_name = "ü".repeat(256);
     safety_snapshots(&ec2(&wire, 1), &run, SPARE, &long())
         .await
         .unwrap();
@@ -1210,7 +1210,7 @@ async fn a_runs_snapshots_that_are_in_error_are_lost_and_no_others() {
     });
     let mut run = run();
     // Of one that was deleted nobody says that it came to nothing.
-    run.snapshots = ["snap-1", "snap-2", "snap-3", "snap-4", "snap-5"]
+    run.detail.snapshots = ["snap-1", "snap-2", "snap-3", "snap-4", "snap-5"]
         .map(str::to_owned)
         .to_vec();
     let lost = lost_snapshots(&ec2(&wire, 1), &run, &long()).await;

@@ -10,7 +10,7 @@ use backstop_aws::clients::Clients;
 use backstop_aws::clock::Clock;
 use backstop_aws::ledger::{Begun, Closed, Ledger, Lock, MOST_BYTES, Recorded};
 use backstop_core::patching::{Patching, Reports, Sent, Vulnerability};
-use backstop_core::words::{Actor, Control, Severity};
+use backstop_core::words::{Actor, ControlId, Severity};
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn ledger(wire: &Wire) -> Ledger {
     Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
 }
 
-fn run(control: Control) -> Patching {
+fn run(control: ControlId) -> Patching {
     serde_json::from_value(json!({
         "version": 1, "id": ENTRY, "control": control, "severity": "high",
         "resource": format!("arn:aws:ec2:eu-central-1:111122223333:instance/{INSTANCE}"),
@@ -37,7 +37,7 @@ fn run(control: Control) -> Patching {
 }
 
 fn sent(mut run: Patching) -> Patching {
-    run.command = Some(Sent::new(
+    run.detail.command = Some(Sent::new(
         "ef7fdfd8-9b57-4151-a15c-db9a12345678".into(),
         "2026-11-24T11:00:00Z".parse().unwrap(),
     ));
@@ -85,7 +85,7 @@ fn lasts(lease: &Value) -> i64 {
 
 #[tokio::test(start_paused = true)]
 async fn the_controls_of_patching_share_the_lock_and_the_trip_of_an_instance_and_nothing_else() {
-    for control in Control::PATCHING {
+    for control in ControlId::PATCHING {
         let wire = Wire::new(|_: &Call| {
             Reply::ok(
                 json!({"Responses": {"ledger": [{
@@ -130,7 +130,7 @@ async fn the_controls_of_patching_share_the_lock_and_the_trip_of_an_instance_and
 #[tokio::test(start_paused = true)]
 async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
     let wire = Wire::new(|_: &Call| ok());
-    let found = run(Control::VulnerablePackage);
+    let found = run(ControlId::VulnerablePackage);
     let begun = ledger(&wire)
         .begin(&found, &ledger(&wire).patching_holder(&found), None, 5)
         .await
@@ -160,8 +160,8 @@ async fn a_run_of_any_of_them_takes_the_shared_lock_and_its_own_budget() {
 
     // A scan changes nothing, and counts for nothing.
     let wire = Wire::new(|_: &Call| ok());
-    let mut scan = run(Control::MissingPatches);
-    scan.operation = backstop_core::patching::Operation::Scan;
+    let mut scan = run(ControlId::MissingPatches);
+    scan.detail.operation = backstop_core::patching::Operation::Scan;
     ledger(&wire)
         .begin(&scan, &ledger(&wire).patching_holder(&scan), None, 0)
         .await
@@ -178,7 +178,7 @@ async fn another_look_is_asked_of_the_shared_lock() {
         lease_until: 1,
     };
     let asked = ledger(&wire)
-        .look_again(Control::UnmanagedInstance, INSTANCE, &lock)
+        .look_again(ControlId::UnmanagedInstance, INSTANCE, &lock)
         .await
         .unwrap();
     assert!(matches!(asked, Begun::Busy));
@@ -187,7 +187,7 @@ async fn another_look_is_asked_of_the_shared_lock() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour_since() {
-    let before = run(Control::VulnerablePackage);
+    let before = run(ControlId::VulnerablePackage);
     let since = sent(before.clone());
     for (mut run, seconds) in [(before, 600), (since, 3600)] {
         let clients = Clients {
@@ -198,7 +198,7 @@ async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour
         let held = ledger_at.patching_holder(&run).lease_until;
         let held = held.duration_since(clients.clock.now());
         assert_eq!(held.as_secs(), seconds);
-        run.revision = 6;
+        run.detail.revision = 6;
         let wire = Wire::new(|_: &Call| ok());
         assert!(ledger(&wire).advance(&mut run).await.unwrap());
         let items = &transactions(&wire)[0];
@@ -228,7 +228,7 @@ async fn a_run_keeps_its_lock_for_ten_minutes_before_its_command_and_for_an_hour
 #[tokio::test(start_paused = true)]
 async fn a_run_that_waits_for_inspector_lets_its_lock_go_and_stays_to_be_told() {
     let wire = Wire::new(|_: &Call| ok());
-    let run = sent(run(Control::VulnerablePackage));
+    let run = sent(run(ControlId::VulnerablePackage));
     let gone = ledger(&wire).let_go(&run).await.unwrap();
     assert_eq!(gone, Closed::Done);
     let items = &transactions(&wire)[0];
@@ -257,7 +257,7 @@ async fn a_lock_is_let_go_with_word_of_a_look_that_was_asked_for_and_one_that_is
                 },
             );
         let gone = ledger(&wire)
-            .let_go(&run(Control::MissingPatches))
+            .let_go(&run(ControlId::MissingPatches))
             .await
             .unwrap();
         assert_eq!(gone, expected);
@@ -273,9 +273,9 @@ async fn a_lock_is_let_go_with_word_of_a_look_that_was_asked_for_and_one_that_is
 #[tokio::test(start_paused = true)]
 async fn closing_a_run_frees_the_shared_lock() {
     let wire = Wire::new(|_: &Call| ok());
-    let run = run(Control::VulnerablePackage);
+    let run = run(ControlId::VulnerablePackage);
     let closed = ledger(&wire)
-        .close(&run, &ledger(&wire).run_holder(&run.id), false, None)
+        .close(&run, &ledger(&wire).run_holder(&run.head.id), false, None)
         .await
         .unwrap();
     assert_eq!(closed, Closed::Done);
@@ -292,10 +292,10 @@ async fn closing_a_run_frees_the_shared_lock() {
 #[tokio::test(start_paused = true)]
 async fn a_run_without_a_lock_is_stored_only_as_it_was_read() {
     let wire = Wire::new(|_: &Call| ok());
-    let mut run = run(Control::VulnerablePackage);
-    run.revision = 3;
+    let mut run = run(ControlId::VulnerablePackage);
+    run.detail.revision = 3;
     assert!(ledger(&wire).store_unlocked(&mut run).await.unwrap());
-    assert_eq!(run.revision, 4);
+    assert_eq!(run.detail.revision, 4);
     let items = &transactions(&wire)[0];
     assert_eq!(items.len(), 1, "no lock is touched");
     let put = &items[0]["Put"];
@@ -321,9 +321,9 @@ async fn a_patching_is_read_back_whole_and_no_other_record_is_taken_for_one() {
         _ => Reply::ok(json!({"Item": *keep.lock().unwrap()}).to_string()),
     });
     let ledger = ledger(&wire);
-    let mut run = sent(run(Control::MissingPatches));
-    run.snapshots = vec!["snap-1".into()];
-    run.batch = Some("01KAZ0000000000000000000B1".into());
+    let mut run = sent(run(ControlId::MissingPatches));
+    run.detail.snapshots = vec!["snap-1".into()];
+    run.detail.batch = Some("01KAZ0000000000000000000B1".into());
     ledger.store_unlocked(&mut run).await.unwrap();
     assert_eq!(ledger.patching(ENTRY).await.unwrap(), Some(run.clone()));
     assert_eq!(ledger.encryption(ENTRY).await.unwrap(), None);
@@ -336,7 +336,7 @@ async fn a_patching_is_read_back_whole_and_no_other_record_is_taken_for_one() {
 async fn what_was_found_on_an_instance_is_known_by_its_control_alone() {
     let wire = Wire::new(|_: &Call| ok());
     let recorded = ledger(&wire)
-        .record(&run(Control::VulnerablePackage), None, false)
+        .record(&run(ControlId::VulnerablePackage), None, false)
         .await
         .unwrap();
     assert_eq!(recorded, Recorded::New);

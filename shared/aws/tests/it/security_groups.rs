@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
-use backstop_aws::security_groups::{ListUse, apply, gather, groups_naming};
-use backstop_core::plan::{Ending, Outcome, RuleChange, Step};
+use backstop_aws::remediation::Concerned;
+use backstop_aws::security_groups::{apply, gather, groups_naming};
+use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source};
 use backstop_wire::{Call, Reply, Wire};
 use tokio::time::Instant;
 
@@ -65,11 +66,8 @@ fn tags_xml(content: &str) -> Reply {
     response("DescribeTags", content)
 }
 
-fn group(facts: Facts) -> SecurityGroup {
-    match facts {
-        Facts::Group(group) => *group,
-        Facts::Gone => panic!("the group is gone"),
-    }
+fn group(facts: Option<SecurityGroup>) -> SecurityGroup {
+    facts.expect("the group is gone")
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +159,7 @@ async fn gone_is_what_describe_security_groups_says() {
         gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
             .await
             .unwrap(),
-        Facts::Gone
+        None
     );
 }
 
@@ -314,7 +312,10 @@ async fn every_group_that_names_a_list_is_found_on_all_pages() {
     let found = groups_naming(&ec2(&wire, 1), "pl-1", &long())
         .await
         .unwrap();
-    assert_eq!(found, ListUse::NamedBy(vec!["sg-a".into(), "sg-b".into()]));
+    assert_eq!(
+        found,
+        Concerned::Resources(vec!["sg-a".into(), "sg-b".into()])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,13 +323,13 @@ async fn a_list_that_is_being_modified_is_looked_at_later_and_a_missing_one_neve
     for (state, expected) in [
         (
             "modify-in-progress",
-            ListUse::BeingModified("modify-in-progress".into()),
+            Concerned::BeingModified("modify-in-progress".into()),
         ),
         (
             "restore-in-progress",
-            ListUse::BeingModified("restore-in-progress".into()),
+            Concerned::BeingModified("restore-in-progress".into()),
         ),
-        ("", ListUse::Gone),
+        ("", Concerned::Gone),
     ] {
         let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
             "DescribeManagedPrefixLists" if state.is_empty() => Reply::ec2_error(
@@ -363,21 +364,18 @@ fn rule(id: &str) -> IngressRule {
     }
 }
 
-fn revoked(id: &str) -> RuleChange {
-    RuleChange {
-        rule: rule(id),
-        narrow_to: None,
-        authorise: vec![],
-        lost: vec![],
-    }
+fn revoked(id: &str) -> Change<IngressRule> {
+    Change::remove(id, rule(id))
 }
 
-fn narrowed(id: &str) -> RuleChange {
-    RuleChange {
-        rule: rule(id),
-        narrow_to: Some(Permission::new("tcp", 80, 80)),
-        authorise: vec![Permission::new("tcp", 443, 443)],
-        lost: vec![],
+fn narrowed(id: &str) -> Change<IngressRule> {
+    let part = |port| IngressRule {
+        permission: Permission::new("tcp", port, port),
+        ..rule(id)
+    };
+    Change {
+        add: vec![part(443)],
+        ..Change::set(id, rule(id), part(80))
     }
 }
 
@@ -393,8 +391,21 @@ fn done(operation: &str) -> Reply {
 
 /// Carries changes out over a wire and gives the endings in short:
 /// `rule step ending`.
-async fn endings(wire: &Wire, changes: &[RuleChange]) -> Vec<String> {
-    short(&apply(&ec2(wire, 1), GROUP, changes, &long(), async || false).await)
+async fn endings(wire: &Wire, changes: &[Change<IngressRule>]) -> Vec<String> {
+    short(&apply_all(wire, changes, &long()).await)
+}
+
+async fn apply_all(
+    wire: &Wire,
+    changes: &[Change<IngressRule>],
+    deadline: &Deadline,
+) -> Vec<Outcome> {
+    let ec2 = ec2(wire, 1);
+    let mut outcomes = Vec::new();
+    for change in changes {
+        outcomes.extend(apply(&ec2, GROUP, change, deadline).await);
+    }
+    outcomes
 }
 
 fn short(outcomes: &[Outcome]) -> Vec<String> {
@@ -414,7 +425,7 @@ fn short(outcomes: &[Outcome]) -> Vec<String> {
                     operation, code, ..
                 } => format!("failed: {operation} {code}"),
             };
-            format!("{} {:?}{permission}: {ending}", o.rule, o.step)
+            format!("{} {:?}{permission}: {ending}", o.item, o.step)
         })
         .collect()
 }
@@ -654,14 +665,7 @@ async fn parts_of_a_rule_that_vanished_meanwhile_are_taken_back() {
 async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
     let wire = Wire::new(|_: &Call| Reply::Silence);
     let deadline = Deadline::new(Duration::from_millis(600));
-    let outcomes = apply(
-        &ec2(&wire, 1),
-        GROUP,
-        &[revoked("sgr-1"), revoked("sgr-2")],
-        &deadline,
-        async || false,
-    )
-    .await;
+    let outcomes = apply_all(&wire, &[revoked("sgr-1"), revoked("sgr-2")], &deadline).await;
     assert_eq!(outcomes.len(), 2, "each rule has its outcome");
     for outcome in outcomes {
         assert!(
@@ -679,36 +683,9 @@ async fn an_answer_that_never_comes_is_a_failure_that_may_be_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn once_stopped_no_further_change_begins_and_each_says_so() {
-    let wire = Wire::new(|call: &Call| done(&call.operation));
-    let calls = wire.clone();
-    let changes = [revoked("sgr-1"), revoked("sgr-2"), revoked("sgr-3")];
-    let outcomes = apply(&ec2(&wire, 1), GROUP, &changes, &long(), async || {
-        !calls.calls().is_empty()
-    })
-    .await;
-    assert_eq!(wire.calls().len(), 1);
-    assert_eq!(outcomes.len(), 3);
-    assert_eq!(outcomes[0].ending, Ending::Done);
-    for outcome in &outcomes[1..] {
-        assert!(
-            matches!(outcome.ending, Ending::Skipped { .. }),
-            "{outcome:?}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_broken_connection_says_so_and_not_service_error() {
     let wire = Wire::new(|_: &Call| Reply::Broken);
-    let outcomes = apply(
-        &ec2(&wire, 1),
-        GROUP,
-        &[revoked("sgr-1")],
-        &long(),
-        async || false,
-    )
-    .await;
+    let outcomes = apply_all(&wire, &[revoked("sgr-1")], &long()).await;
     let Ending::Failed {
         retryable: true,
         code,

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use backstop_aws::clients::{Clients, EncryptionClients};
 use backstop_aws::deadline::Deadline;
-use backstop_aws::volumes::{
-    Seen, change, enable_encryption_by_default, encryption_by_default, facts, key_problem, seen,
-};
+use backstop_aws::volumes::{Seen, change, encryption_by_default, facts, key_problem, seen};
 use backstop_core::encryption::{Answer, Change, Encryption, Purpose};
 use backstop_core::volumes::{Instance, Snapshot, Unit, Volume, VolumeFacts};
 use backstop_core::words::Status;
@@ -638,7 +636,7 @@ async fn a_run_sees_its_instance_volumes_copies_and_snapshots_in_two_rounds() {
 #[tokio::test(start_paused = true)]
 async fn product_codes_of_the_record_stay_known() {
     let mut run = run(json!({}));
-    run.volumes[0].marketplace = true;
+    run.detail.volumes[0].marketplace = true;
     let wire = Wire::new(quiet);
     let seen = seen(&ec2(&wire, 1), &kms(&wire), &run, &long())
         .await
@@ -657,12 +655,12 @@ async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back()
     let back =
         json!({"at": "2026-11-23T02:10:00Z", "why": "w", "status": "rolled-back", "trip": true});
     let mut going_back = run(json!({}));
-    going_back.progress.back = serde_json::from_value(back).unwrap();
+    going_back.detail.progress.back = serde_json::from_value(back).unwrap();
     let mut undo = run(json!({}));
-    undo.undoes = Some("01KAZ0000000000000000000A0".to_owned());
+    undo.detail.undoes = Some("01KAZ0000000000000000000A0".to_owned());
     let started = run(json!({ "start": tried(None) }));
     let mut ended = run(json!({}));
-    ended.status = Status::Remediated;
+    ended.head.status = Status::Remediated;
     for run in [going_back, undo, started, ended] {
         let wire = Wire::new(|call: &Call| match call.operation.as_str() {
             operation if ONWARD.contains(&operation) => Reply::Broken,
@@ -691,7 +689,7 @@ async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back()
 
     // A stop that is none of this run's costs nothing.
     let mut when_stopped = run(json!({}));
-    when_stopped.way = backstop_core::encryption::Way::WhenStopped;
+    when_stopped.detail.way = backstop_core::encryption::Way::WhenStopped;
     let wire = Wire::new(quiet);
     seen(&ec2(&wire, 1), &kms(&wire), &when_stopped, &long())
         .await
@@ -702,7 +700,7 @@ async fn a_fault_of_kms_or_of_what_a_stop_costs_does_not_stand_in_the_way_back()
 #[tokio::test(start_paused = true)]
 async fn a_run_of_an_unattached_volume_or_of_a_terminated_instance_has_none() {
     let mut unattached = run(json!({}));
-    unattached.instance = None;
+    unattached.detail.instance = None;
     let wire = Wire::new(quiet);
     let at = seen(&ec2(&wire, 1), &kms(&wire), &unattached, &long())
         .await
@@ -726,6 +724,7 @@ async fn a_run_of_an_unattached_volume_or_of_a_terminated_instance_has_none() {
 fn looked_at(run: &Encryption) -> Seen {
     Seen {
         volumes: run
+            .detail
             .volumes
             .iter()
             .map(|v| (v.id.clone(), v.clone()))
@@ -812,7 +811,7 @@ async fn a_copy_is_asked_for_encrypted_of_the_same_make_with_the_tags_of_the_ori
 
     // As it is now, under the policy's key; a gp2's iops follow from its size.
     let wire = Wire::new(|_: &Call| response("CopyVolumes", "<volumeSet/>"));
-    run.kms_key = Some(KEY.to_owned());
+    run.detail.kms_key = Some(KEY.to_owned());
     if let Some(now) = seen.volumes.get_mut(ROOT) {
         now.volume_type = "gp2".to_owned();
         now.iops = Some(300);
@@ -835,7 +834,7 @@ async fn a_copy_from_a_snapshot_is_asked_for_likewise_in_the_zone_and_size_of_th
         )
     });
     let mut run = run(json!({}));
-    run.kms_key = Some("alias/ebs".to_owned());
+    run.detail.kms_key = Some("alias/ebs".to_owned());
     let create = Change::Create {
         volume: ROOT.to_owned(),
         snapshot: SNAPSHOT.to_owned(),
@@ -1222,10 +1221,6 @@ async fn the_account_setting_is_read_and_turned_on() {
             "GetEbsEncryptionByDefault",
             "<ebsEncryptionByDefault>false</ebsEncryptionByDefault><sseType>none</sseType>",
         ),
-        "EnableEbsEncryptionByDefault" => response(
-            "EnableEbsEncryptionByDefault",
-            "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>",
-        ),
         other => panic!("{other}"),
     });
     assert!(
@@ -1233,20 +1228,12 @@ async fn the_account_setting_is_read_and_turned_on() {
             .await
             .unwrap()
     );
-    assert!(
-        enable_encryption_by_default(&ec2(&wire, 1), &long())
-            .await
-            .unwrap()
-    );
     assert_eq!(sent(&wire, "GetEbsEncryptionByDefault"), []);
-    assert_eq!(sent(&wire, "EnableEbsEncryptionByDefault"), []);
 
     // An answer that does not say it is none.
     let wire = Wire::new(|call: &Call| response(&call.operation, ""));
     let read = encryption_by_default(&ec2(&wire, 1), &long()).await;
     assert_eq!(read.unwrap_err().code, "BadResponse");
-    let enabled = enable_encryption_by_default(&ec2(&wire, 1), &long()).await;
-    assert_eq!(enabled.unwrap_err().code, "BadResponse");
 }
 
 // ------------------------------------------------------------------------ key

@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::words::{Control, digest};
+use crate::words::{ControlId, digest};
 
 /// The control's settings: there are none. Which patches are approved is the
 /// patch baseline's, how they are installed the policy's `patching`.
@@ -19,5 +19,5 @@ pub struct Settings {}
 /// Digest of control and instance.
 #[must_use]
 pub fn fingerprint(instance: &str) -> String {
-    digest([Control::MissingPatches.name(), instance])
+    digest([ControlId::MissingPatches.name(), instance])
 }

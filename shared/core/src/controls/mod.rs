@@ -1,9 +1,35 @@
-//! The controls: what Backstop finds, one file each. Their names and titles are
-//! in `words` (`Control`), which depends on none of them.
+//! The controls: what Backstop finds, one file or folder each. Their ids are in
+//! `words` (`ControlId`), which depends on none of them.
+
+use crate::any_control::AnyControl;
+use crate::info::ControlInfo;
+use crate::words::ControlId;
 
 pub mod encryption_by_default;
 pub mod missing_patches;
 pub mod open_ingress;
+pub mod public_snapshot;
 pub mod unencrypted_volume;
 pub mod unmanaged_instance;
 pub mod vulnerable_package;
+
+/// The controls that are remediated at once.
+pub static CONTROLS: &[&dyn AnyControl] = &[
+    &open_ingress::OpenIngress,
+    &encryption_by_default::EncryptionByDefault,
+    &public_snapshot::PublicSnapshot,
+];
+
+/// The control with this id, if it is one that is remediated at once.
+#[must_use]
+pub fn of(id: ControlId) -> Option<&'static dyn AnyControl> {
+    CONTROLS
+        .iter()
+        .copied()
+        .find(|control| control.info().id == id)
+}
+
+/// What is fixed about each control that is remediated at once.
+pub fn infos() -> impl Iterator<Item = &'static ControlInfo> {
+    CONTROLS.iter().map(|control| control.info())
+}

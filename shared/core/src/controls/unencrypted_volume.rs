@@ -22,15 +22,18 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 
-use crate::encryption::{Attached, Encryption, Hold, Progress, Settings, Way, refusals};
-use crate::entry;
+use crate::encryption::{
+    Attached, Encryption, EncryptionDetail, Hold, Progress, Settings, Way, refusals,
+};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
-use crate::guards::{self, Guards};
+use crate::guards::{self, Case, Guards, Spared};
+use crate::reason::Reason;
 use crate::rules::{Existing, OptOutRules, Rules};
+use crate::run::{Head, Run, VERSION};
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::volumes::{self, COPY_OF_TAG, Instance, Unit, Volume, VolumeFacts};
-use crate::words::{Control, Mode, Severity, Status, digest};
+use crate::words::{ControlId, Mode, Severity, Status, digest};
 
 /// What the control says about a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Decision {
     pub way: Way,
     /// Why, one sentence each.
     pub reasons: Vec<String>,
+    /// The guard that holds it back.
+    pub because: Option<Reason>,
 }
 
 /// Decides about a unit: judge, exempt, plan. The one way in for events, the
@@ -101,6 +106,7 @@ pub fn decide(
         status: Status::Notified,
         way,
         reasons: Vec::new(),
+        because: None,
     };
     let Verdict::Violates(found) = &decision.verdict else {
         return decision;
@@ -140,35 +146,21 @@ pub fn decide(
         decision.volumes = open.map(|(volume, _)| (*volume).clone()).collect();
     }
 
-    let mode = control.mode.unwrap_or(circumstances.mode);
-    let one = |status: Status, why: String| (status, vec![why]);
-    let (status, why) = if decision.volumes.is_empty() {
-        match &decision.exemption {
-            Exemption::Malformed { .. } => {
-                one(Status::Held, format!("the tag {OPT_OUT_TAG} cannot be read"))
-            }
-            Exemption::Existing => one(
-                Status::Existing,
-                "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`".to_owned(),
-            ),
-            _ => one(Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out")),
-        }
-    } else if mode != Mode::Enforce {
-        one(Status::Notified, "the mode is `notify`".to_owned())
-    } else if rules.kill_switch {
-        one(Status::Stopped, "the kill switch is on".to_owned())
-    } else if let Some(trip) = &circumstances.guards.control_tripped {
-        one(
-            Status::Tripped,
-            format!("the control has tripped: {}", trip.why),
-        )
-    } else if let Some(trip) = &circumstances.guards.resource_tripped {
-        one(
-            Status::Tripped,
-            format!("the control has tripped for this resource: {}", trip.why),
-        )
-    } else {
-        plan(facts, &decision.volumes, settings, circumstances.now)
+    let spared = decision
+        .volumes
+        .is_empty()
+        .then(|| Spared::of(&decision.exemption).unwrap_or(Spared::OptedOut));
+    decision.because = guards::held_back(&Case {
+        other_owner: None,
+        spared,
+        mode: control.mode.unwrap_or(circumstances.mode),
+        kill_switch: rules.kill_switch,
+        guards: circumstances.guards,
+        fights: None,
+    });
+    let (status, why) = match &decision.because {
+        Some(because) => (because.status(), vec![because.to_string()]),
+        None => plan(facts, &decision.volumes, settings, circumstances.now),
     };
     if status == Status::InProgress
         && let Some(instance) = instance
@@ -337,7 +329,7 @@ fn plan(
 pub fn exempt(tags: &Tags, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     exemption::read(
         tags.get(OPT_OUT_TAG).map(String::as_str),
-        Control::UnencryptedVolume,
+        ControlId::UnencryptedVolume,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,
     )
@@ -362,7 +354,7 @@ pub fn hold<'a>(
         return why("the mode is `enforce` no more".to_owned());
     }
     let attached = control.settings.attached;
-    let allowed = match run.way {
+    let allowed = match run.detail.way {
         Way::Unattached | Way::AccountSetting => true,
         Way::WhenStopped => attached != Attached::Notify,
         Way::Swap => attached == Attached::Swap,
@@ -384,7 +376,7 @@ pub fn hold<'a>(
 /// Digest of control and volume.
 #[must_use]
 pub fn fingerprint(volume: &str) -> String {
-    digest([Control::UnencryptedVolume.name(), volume])
+    digest([ControlId::UnencryptedVolume.name(), volume])
 }
 
 /// What of a finding belongs to the baseline, beside what it spares already:
@@ -445,36 +437,42 @@ pub fn record(facts: &VolumeFacts, decision: &Decision, about: About<'_>) -> Opt
             .next()
     });
     let begins = decision.status == Status::InProgress;
-    Some(Encryption {
-        version: entry::VERSION,
-        id: about.id.to_owned(),
-        control: Control::UnencryptedVolume,
-        severity: Severity::High,
-        resource: format!("arn:{}:ec2:{region}:{account}:{kind}/{id}", about.partition),
-        resource_name: name.to_owned(),
-        account: account.clone(),
-        region: region.clone(),
-        team: team.cloned(),
-        status: decision.status,
-        way: decision.way,
-        instance,
-        volumes: if begins {
-            decision.volumes.clone()
-        } else {
-            found.clone()
+    Some(Run {
+        head: Head {
+            version: VERSION,
+            id: about.id.to_owned(),
+            control: ControlId::UnencryptedVolume,
+            severity: Severity::High,
+            resource: format!("arn:{}:ec2:{region}:{account}:{kind}/{id}", about.partition),
+            resource_name: name.to_owned(),
+            account: account.clone(),
+            region: region.clone(),
+            team: team.cloned(),
+            status: decision.status,
+            exemption: decision.exemption.clone(),
+            actor: about.trigger.actor.clone(),
+            policy_version: about.policy_version,
+            attempts: 1,
+            started_at: about.now,
+            finished_at: (!begins).then_some(about.now),
+            managed_by: guards::managed_by(tags, &about.trigger.actor),
         },
-        kms_key: about.kms_key.map(str::to_owned),
-        progress: Progress::default(),
-        reasons: decision.reasons.clone(),
-        exemption: decision.exemption.clone(),
-        undoes: None,
-        actor: about.trigger.actor.clone(),
-        policy_version: about.policy_version,
-        attempts: 1,
-        started_at: about.now,
-        finished_at: (!begins).then_some(about.now),
-        managed_by: guards::managed_by(tags, &about.trigger.actor),
-        page_key: None,
-        revision: 0,
+        detail: EncryptionDetail {
+            way: decision.way,
+            instance,
+            volumes: if begins {
+                decision.volumes.clone()
+            } else {
+                found.clone()
+            },
+            kms_key: about.kms_key.map(str::to_owned),
+            progress: Progress::default(),
+            reasons: decision.reasons.clone(),
+            because: decision.because.clone(),
+            instance_gone: false,
+            undoes: None,
+            page_key: None,
+            revision: 0,
+        },
     })
 }

@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::patching::{Agent, Host, Reach};
+use crate::patching::{Agent, Host, Need, Reach};
 
 /// The AWS managed policy that lets an instance be managed.
 const MANAGED_POLICY: &str = "AmazonSSMManagedInstanceCore";
@@ -22,7 +22,7 @@ pub struct Settings {}
 /// What an instance lacks to be managed, a sentence each; none: it is managed
 /// and online.
 #[must_use]
-pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<String> {
+pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<(Need, String)> {
     let mut lacks = Vec::new();
     if let Some(agent) = agent {
         if agent.is_online() {
@@ -31,10 +31,11 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
         let last = agent
             .last_ping
             .map_or_else(String::new, |at| format!(", and was last heard of at {at}"));
-        lacks.push(format!(
+        let why = format!(
             "its agent is registered but `{}`{last}: see that amazon-ssm-agent is running, and that its role and its way to Systems Manager are as they were",
             agent.ping
-        ));
+        );
+        lacks.push((Need::Agent, why));
     }
     // One that registered had a role; not known to have lost it, it is not said
     // to lack it.
@@ -44,15 +45,17 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
     };
     let has_role = host.instance_profile.is_some() || default_role;
     if !has_role {
-        lacks.push(format!(
+        let why = format!(
             "role: it has no instance profile; give it one whose role has {MANAGED_POLICY}, or turn on default host management"
-        ));
+        );
+        lacks.push((Need::Role, why));
     }
     let Some(reach) = reach else {
         if let (None, Some(profile)) = (agent, &host.instance_profile) {
-            lacks.push(format!(
+            let why = format!(
                 "agent: it never registered: see that amazon-ssm-agent is installed and running, that the role of {profile} has {MANAGED_POLICY}, and that there is a way to Systems Manager"
-            ));
+            );
+            lacks.push((Need::Agent, why));
         }
         return lacks;
     };
@@ -69,10 +72,11 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
             .into_iter()
             .filter(|service| !reach.endpoints.contains(*service))
             .collect();
-        lacks.push(format!(
+        let why = format!(
             "endpoint: {why}, and its VPC has no interface endpoint for {}",
             missing.join(" and ")
-        ));
+        );
+        lacks.push((Need::Endpoint, why));
     }
     if agent.is_none() && has_role && is_open {
         let role = match &host.instance_profile {
@@ -81,9 +85,10 @@ pub fn lacks(host: &Host, agent: Option<&Agent>, reach: Option<&Reach>) -> Vec<S
             }
             None => "default host management needs agent 3.2.582 or newer and IMDS".to_owned(),
         };
-        lacks.push(format!(
+        let why = format!(
             "agent: it has a role and a way to Systems Manager, but never registered: amazon-ssm-agent is not installed or not running, or {role}"
-        ));
+        );
+        lacks.push((Need::Agent, why));
     }
     lacks
 }
@@ -126,12 +131,13 @@ mod tests {
         }
     }
 
-    /// The words before the colon, of all that it lacks.
-    fn kinds(host: &Host, reach: &Reach) -> Vec<String> {
-        lacks(host, None, Some(reach))
-            .iter()
-            .map(|lack| lack.split(':').next().unwrap().to_owned())
-            .collect()
+    fn needs(lacks: &[(Need, String)]) -> Vec<Need> {
+        lacks.iter().map(|(need, _)| *need).collect()
+    }
+
+    /// All that it lacks.
+    fn kinds(host: &Host, reach: &Reach) -> Vec<Need> {
+        needs(&lacks(host, None, Some(reach)))
     }
 
     #[test]
@@ -141,44 +147,64 @@ mod tests {
         let both = &["ssm", "ssmmessages"][..];
         for (host, reach, expected) in [
             // A role and a way: then it is the agent.
-            (host(true, false), reach(nat, &[], false), &["agent"][..]),
+            (
+                host(true, false),
+                reach(nat, &[], false),
+                &[Need::Agent][..],
+            ),
             (
                 host(true, false),
                 reach(Some("tgw-1"), &[], false),
-                &["agent"],
+                &[Need::Agent],
             ),
-            (host(true, true), reach(internet, &[], false), &["agent"]),
+            (
+                host(true, true),
+                reach(internet, &[], false),
+                &[Need::Agent],
+            ),
             // A private subnet with endpoints needs no route.
-            (host(true, false), reach(None, both, false), &["agent"]),
-            (host(true, false), reach(internet, both, false), &["agent"]),
+            (host(true, false), reach(None, both, false), &[Need::Agent]),
+            (
+                host(true, false),
+                reach(internet, both, false),
+                &[Need::Agent],
+            ),
             // Default host management stands for a role.
-            (host(false, false), reach(nat, &[], true), &["agent"]),
+            (host(false, false), reach(nat, &[], true), &[Need::Agent]),
             // Without a role nothing can be said of the agent.
-            (host(false, false), reach(nat, &[], false), &["role"]),
-            (host(false, false), reach(None, both, false), &["role"]),
+            (host(false, false), reach(nat, &[], false), &[Need::Role]),
+            (host(false, false), reach(None, both, false), &[Need::Role]),
             // No way.
-            (host(true, false), reach(None, &[], false), &["endpoint"]),
+            (
+                host(true, false),
+                reach(None, &[], false),
+                &[Need::Endpoint],
+            ),
             (
                 host(true, false),
                 reach(internet, &[], false),
-                &["endpoint"],
+                &[Need::Endpoint],
             ),
             (
                 host(true, false),
                 reach(None, &["ssm"], false),
-                &["endpoint"],
+                &[Need::Endpoint],
             ),
             (
                 host(true, false),
                 reach(None, &["ssmmessages", "ec2messages"], false),
-                &["endpoint"],
+                &[Need::Endpoint],
             ),
             (
                 host(false, false),
                 reach(None, &[], false),
-                &["role", "endpoint"],
+                &[Need::Role, Need::Endpoint],
             ),
-            (host(false, false), reach(None, &[], true), &["endpoint"]),
+            (
+                host(false, false),
+                reach(None, &[], true),
+                &[Need::Endpoint],
+            ),
         ] {
             assert_eq!(kinds(&host, &reach), expected, "{host:?} {reach:?}");
         }
@@ -186,7 +212,11 @@ mod tests {
 
     #[test]
     fn each_lack_says_what_would_mend_it() {
-        let text = |host: &Host, reach: &Reach| lacks(host, None, Some(reach)).join(" / ");
+        let text = |host: &Host, reach: &Reach| {
+            let lacks = lacks(host, None, Some(reach));
+            let why: Vec<String> = lacks.into_iter().map(|(_, why)| why).collect();
+            why.join(" / ")
+        };
         let role = text(&host(false, false), &reach(Some("nat-1"), &[], false));
         assert!(role.contains("AmazonSSMManagedInstanceCore"), "{role}");
         assert!(role.contains("default host management"), "{role}");
@@ -227,7 +257,7 @@ mod tests {
             let there = reach(Some("nat-1"), &[], false);
             for reach in [None, Some(&there)] {
                 let lacks = lacks(&host(true, false), Some(&lost), reach);
-                let [only] = &lacks[..] else {
+                let [(Need::Agent, only)] = &lacks[..] else {
                     panic!("{lacks:?}")
                 };
                 assert!(only.contains(ping), "{only}");
@@ -242,16 +272,14 @@ mod tests {
         let lost = agent("ConnectionLost", None);
         let bare = reach(None, &[], false);
         let told = lacks(&host(false, false), Some(&lost), Some(&bare));
-        assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[1].starts_with("role:") && told[2].starts_with("endpoint:"));
+        assert_eq!(needs(&told), [Need::Agent, Need::Role, Need::Endpoint]);
         // It registered, so that it had a role: default host management's, for all
         // that is known.
         let told = lacks(&host(false, false), Some(&lost), None);
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(needs(&told), [Need::Agent]);
         // Never registered, and nothing known of its ways.
         let told = lacks(&host(false, false), None, None);
-        assert_eq!(told.len(), 1);
-        assert!(told[0].starts_with("role:"), "{told:?}");
+        assert_eq!(needs(&told), [Need::Role]);
     }
 
     #[test]
@@ -280,11 +308,11 @@ mod tests {
     #[test]
     fn endpoints_beside_those_that_are_needed_do_not_matter() {
         let all = reach(None, &["ssm", "ssmmessages", "ec2messages", "s3"], false);
-        assert_eq!(kinds(&host(true, false), &all), ["agent"]);
+        assert_eq!(kinds(&host(true, false), &all), [Need::Agent]);
         let other = Reach {
             endpoints: BTreeSet::from(["s3".to_owned()]),
             ..Reach::default()
         };
-        assert_eq!(kinds(&host(true, false), &other), ["endpoint"]);
+        assert_eq!(kinds(&host(true, false), &other), [Need::Endpoint]);
     }
 }

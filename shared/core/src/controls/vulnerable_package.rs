@@ -12,7 +12,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::words::{Control, Severity, digest};
+use crate::words::{ControlId, Severity, digest};
 
 /// The control's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -34,5 +34,5 @@ impl Default for Settings {
 /// Digest of control and finding.
 #[must_use]
 pub fn fingerprint(finding: &str) -> String {
-    digest([Control::VulnerablePackage.name(), finding])
+    digest([ControlId::VulnerablePackage.name(), finding])
 }

@@ -125,6 +125,12 @@ pub enum Note {
         /// Whether the unit is left alone until a person re-arms it.
         trip: bool,
     },
+    /// What the unit has become forbids to go on: the run goes back, and ends
+    /// as refused.
+    Refuse {
+        /// Everything that forbids it, one sentence each.
+        why: Vec<String>,
+    },
     /// A volume's copy is made from a snapshot.
     FromSnapshot {
         /// The volume.
@@ -154,4 +160,6 @@ pub struct End {
     pub why: Vec<String>,
     /// Whether the unit is left alone until a person re-arms it.
     pub trip: bool,
+    /// Whether the instance was terminated during the run.
+    pub instance_gone: bool,
 }

@@ -25,7 +25,7 @@ mod settings;
 mod step;
 
 pub use change::{Change, End, Note, Purpose};
-pub use record::{Answer, Back, Encryption, Progress, Stopped, Tries, Way};
+pub use record::{Answer, Back, Encryption, EncryptionDetail, Progress, Stopped, Tries, Way};
 pub use refusals::refusals;
 pub use settings::{Attached, Originals, Settings};
 pub use step::{Hold, Step, World, next_step};

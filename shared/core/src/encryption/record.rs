@@ -10,10 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::change::{Change, End, Note};
-use crate::exemption::Exemption;
+use crate::reason::Reason;
+use crate::run::Run;
 use crate::security_group::Tags;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, Snapshot, Volume};
-use crate::words::{Actor, Control, Severity, Status, digest, id_of, team_or_unowned};
+use crate::words::{Status, digest};
 
 /// How a unit is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,29 +33,11 @@ pub enum Way {
 }
 
 /// An encryption, as the ledger keeps it.
+pub type Encryption = Run<EncryptionDetail>;
+
+/// What a run that encrypts volumes found and did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Encryption {
-    /// The record format's version.
-    pub version: u32,
-    /// The record's id, a ULID. The execution that carries it out has its name.
-    pub id: String,
-    /// The control that found it.
-    pub control: Control,
-    /// How bad it is.
-    pub severity: Severity,
-    /// ARN of the unit: the instance, or the volume that is attached nowhere.
-    pub resource: String,
-    /// The unit's name, for people.
-    pub resource_name: String,
-    /// The account.
-    pub account: String,
-    /// The Region.
-    pub region: String,
-    /// The team that owns the unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub team: Option<String>,
-    /// Where it stands.
-    pub status: Status,
+pub struct EncryptionDetail {
     /// How it is (or would be) treated.
     pub way: Way,
     /// The instance as it was before the first change.
@@ -71,26 +54,15 @@ pub struct Encryption {
     /// Why it is as it is, one sentence each.
     #[serde(default)]
     pub reasons: Vec<String>,
-    /// What the opt-out tags say.
-    #[serde(default)]
-    pub exemption: Exemption,
+    /// The guard that held it back.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Reason>,
+    /// Whether the instance was terminated during the run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub instance_gone: bool,
     /// The encryption that this one takes back, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<String>,
-    /// Who touched the unit.
-    pub actor: Actor,
-    /// Version of the policy parameter that was decided by.
-    pub policy_version: i64,
-    /// How many executions were started for it.
-    pub attempts: u32,
-    /// When it was begun.
-    pub started_at: Timestamp,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Timestamp>,
-    /// What manages the unit, where tags, caller or agent show it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub managed_by: Option<String>,
     /// What a page of the sweep showed of it when it was found
     /// (`sweep::volumes::page_key`); kept beside the document.
     #[serde(skip)]
@@ -139,10 +111,24 @@ pub struct Back {
     pub at: Timestamp,
     /// Why, one sentence.
     pub why: String,
+    /// Everything that forbids to go on, one sentence each, where that is why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<String>,
     /// The status that it ends with.
     pub status: Status,
     /// Whether the unit is left alone until a person re-arms it.
     pub trip: bool,
+}
+
+impl Back {
+    /// Why, one sentence each.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        match self.refusals.is_empty() {
+            true => vec![self.why.clone()],
+            false => self.refusals.clone(),
+        }
+    }
 }
 
 /// How often a change was tried, and what came of it.
@@ -197,6 +183,15 @@ impl Tries {
         }
     }
 
+    /// AWS's code of that refusal.
+    #[must_use]
+    pub fn refused_with(&self) -> Option<&str> {
+        match &self.answer {
+            Some(Answer::Refused { code, .. }) => Some(code),
+            _ => None,
+        }
+    }
+
     /// Whether it may have taken effect.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
@@ -213,28 +208,19 @@ impl Progress {
 }
 
 impl Encryption {
-    /// The unit's id: what follows the last `/` of its ARN.
-    #[must_use]
-    pub fn resource_id(&self) -> &str {
-        id_of(&self.resource)
-    }
-
-    /// The team for messages: never empty.
-    #[must_use]
-    pub fn team_or_unowned(&self) -> &str {
-        team_or_unowned(self.team.as_deref())
-    }
-
     /// The instance's id, for the ways that have one.
     #[must_use]
     pub fn instance_id(&self) -> Option<&str> {
-        self.instance.as_ref().map(|instance| instance.id.as_str())
+        self.detail
+            .instance
+            .as_ref()
+            .map(|instance| instance.id.as_str())
     }
 
     /// Whether the run is under way.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.status == Status::InProgress
+        self.head.status == Status::InProgress
     }
 
     /// Whether the run stopped the instance, as far as is known.
@@ -242,7 +228,7 @@ impl Encryption {
     pub fn stopped_it(&self) -> bool {
         [Change::Stop { back: false }, Change::Stop { back: true }]
             .iter()
-            .filter_map(|stop| self.progress.tries(stop))
+            .filter_map(|stop| self.detail.progress.tries(stop))
             .any(Tries::may_have_happened)
     }
 
@@ -250,25 +236,36 @@ impl Encryption {
     pub fn note(&mut self, note: &Note, now: Timestamp) {
         match note {
             Note::GoBack { why, status, trip } => {
-                self.progress.back.get_or_insert(Back {
+                self.detail.progress.back.get_or_insert(Back {
                     at: now,
                     why: why.clone(),
+                    refusals: Vec::new(),
                     status: *status,
                     trip: *trip,
                 });
             }
+            Note::Refuse { why } => {
+                self.detail.progress.back.get_or_insert(Back {
+                    at: now,
+                    why: why.join("; "),
+                    refusals: why.clone(),
+                    status: Status::Refused,
+                    trip: false,
+                });
+            }
             Note::FromSnapshot { volume, why } => {
-                self.progress
+                self.detail
+                    .progress
                     .from_snapshot
                     .insert(volume.clone(), why.clone());
             }
             Note::Stopped { launched_at } => {
-                self.progress.stopped = Some(Stopped {
+                self.detail.progress.stopped = Some(Stopped {
                     at: now,
                     launched_at: *launched_at,
                 });
             }
-            Note::Attention { text } => self.progress.attention = Some(text.clone()),
+            Note::Attention { text } => self.detail.progress.attention = Some(text.clone()),
         }
     }
 
@@ -279,7 +276,7 @@ impl Encryption {
         volumes: &BTreeMap<String, Volume>,
         snapshots: &BTreeMap<String, Snapshot>,
     ) {
-        let ours = |tags: &Tags| tags.get(ENTRY_TAG) == Some(&self.id);
+        let ours = |tags: &Tags| tags.get(ENTRY_TAG) == Some(&self.head.id);
         let mut made: Vec<(String, String)> = Vec::new();
         for copy in volumes.values().filter(|v| v.exists() && ours(&v.tags)) {
             if let Some(of) = copy.tags.get(COPY_OF_TAG) {
@@ -287,7 +284,7 @@ impl Encryption {
                 let kinds = [format!("create {of}"), format!("copy {of}")];
                 let tried = kinds
                     .into_iter()
-                    .find(|k| self.progress.tries.contains_key(k));
+                    .find(|k| self.detail.progress.tries.contains_key(k));
                 made.extend(tried.map(|key| (key, copy.id.clone())));
             }
         }
@@ -298,7 +295,7 @@ impl Encryption {
             }
         }
         for (key, id) in made {
-            if let Some(tries) = self.progress.tries.get_mut(&key)
+            if let Some(tries) = self.detail.progress.tries.get_mut(&key)
                 && tries.made.is_none()
             {
                 tries.made = Some(id);
@@ -309,6 +306,7 @@ impl Encryption {
     /// Writes down that a change is about to be tried.
     pub fn trying(&mut self, change: &Change, now: Timestamp) {
         let tries = self
+            .detail
             .progress
             .tries
             .entry(change.key())
@@ -326,7 +324,7 @@ impl Encryption {
 
     /// Writes down what came of it.
     pub fn tried(&mut self, change: &Change, answer: Answer, made: Option<String>) {
-        if let Some(tries) = self.progress.tries.get_mut(&change.key()) {
+        if let Some(tries) = self.detail.progress.tries.get_mut(&change.key()) {
             tries.answer = Some(answer);
             if made.is_some() {
                 tries.made = made;
@@ -336,14 +334,16 @@ impl Encryption {
 
     /// Ends the run.
     pub fn conclude(&mut self, end: &End, now: Timestamp) {
-        self.status = end.status;
-        self.reasons.extend(end.why.iter().cloned());
-        self.finished_at = Some(now);
+        self.head.status = end.status;
+        self.detail.reasons.extend(end.why.iter().cloned());
+        self.detail.instance_gone = end.instance_gone;
+        self.head.finished_at = Some(now);
     }
 
     /// Ids of what a kind of change made.
     fn made(&self, kind: &str) -> BTreeMap<&str, &str> {
-        self.progress
+        self.detail
+            .progress
             .tries
             .iter()
             .filter_map(|(key, tries)| Some((key.strip_prefix(kind)?, tries.made.as_deref()?)))
@@ -366,7 +366,7 @@ impl Encryption {
         let delete = Change::DeleteCopy {
             copy: copy.to_owned(),
         };
-        self.progress.tries(&delete).is_some()
+        self.detail.progress.tries(&delete).is_some()
     }
 
     /// The snapshots that it took, with the volume that each is of.
@@ -384,10 +384,15 @@ impl Encryption {
     /// What its message is known by; the same key is sent once.
     #[must_use]
     pub fn message_key(&self) -> String {
-        let attention = self.progress.attention.as_deref().unwrap_or_default();
+        let attention = self
+            .detail
+            .progress
+            .attention
+            .as_deref()
+            .unwrap_or_default();
         digest([
-            format!("encryption {}", self.id).as_str(),
-            &format!("status {}", self.status.name()),
+            format!("encryption {}", self.head.id).as_str(),
+            &format!("status {}", self.head.status.name()),
             &format!("attention {attention}"),
         ])
     }
@@ -397,22 +402,30 @@ impl Encryption {
     #[must_use]
     pub fn state_key(&self) -> String {
         let mut parts: BTreeSet<String> = BTreeSet::new();
-        parts.insert(format!("found {} {}", self.control, self.resource));
-        parts.insert(format!("status {}", self.status.name()));
-        parts.insert(format!("exemption {:?}", self.exemption));
-        parts.insert(format!("way {:?}", self.way));
+        parts.insert(format!(
+            "found {} {}",
+            self.head.control, self.head.resource
+        ));
+        parts.insert(format!("status {}", self.head.status.name()));
+        parts.insert(format!("exemption {:?}", self.head.exemption));
+        parts.insert(format!("way {:?}", self.detail.way));
         // When the next window opens is no news.
-        if self.status == Status::Refused {
-            parts.extend(self.reasons.iter().map(|why| format!("why {why}")));
+        if self.head.status == Status::Refused {
+            parts.extend(self.detail.reasons.iter().map(|why| format!("why {why}")));
         }
-        parts.extend(self.volumes.iter().map(|v| format!("volume {}", v.id)));
+        parts.extend(
+            self.detail
+                .volumes
+                .iter()
+                .map(|v| format!("volume {}", v.id)),
+        );
         digest(parts.iter().map(String::as_str))
     }
 
     /// How long the unit was (or has been) stopped by this run.
     #[must_use]
     pub fn downtime(&self, now: Timestamp) -> Option<SignedDuration> {
-        let stop = self.progress.tries(&Change::Stop { back: false })?;
+        let stop = self.detail.progress.tries(&Change::Stop { back: false })?;
         Some(now.duration_since(stop.first_at))
     }
 }

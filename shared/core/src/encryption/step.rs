@@ -105,7 +105,7 @@ pub enum Step {
 #[must_use]
 pub fn next_step(world: &World<'_>) -> Step {
     let run = world.run;
-    let Some(before) = &run.instance else {
+    let Some(before) = &run.detail.instance else {
         return unattached(world);
     };
     let Some(instance) = world.instance.as_ref().filter(|now| !now.is_ended()) else {
@@ -117,9 +117,9 @@ pub fn next_step(world: &World<'_>) -> Step {
     if let Some(change) = world.unseen(instance) {
         return wait(BRISK, &format!("{change} to show"));
     }
-    if run.progress.back.is_some() {
+    if run.detail.progress.back.is_some() {
         back(world, instance)
-    } else if run.undoes.is_some() {
+    } else if run.detail.undoes.is_some() {
         go_back(
             "somebody asked for it to be taken back",
             Status::RolledBack,
@@ -134,9 +134,13 @@ pub fn next_step(world: &World<'_>) -> Step {
 /// started on its copies and does not show at all is more likely read wrongly
 /// than gone, and going back for that would stop it.
 fn not_shown(world: &World<'_>) -> Option<Step> {
-    let start = world.run.progress.tries(&Change::Start { back: false })?;
+    let start = world
+        .run
+        .detail
+        .progress
+        .tries(&Change::Start { back: false })?;
     let hidden = world.instance.is_none()
-        && world.run.progress.back.is_none()
+        && world.run.detail.progress.back.is_none()
         && world.since(start.first_at) < LONGEST_UNSEEN;
     hidden.then(|| wait(world.patience(start.first_at), "the instance to show"))
 }
@@ -145,10 +149,10 @@ fn not_shown(world: &World<'_>) -> Option<Step> {
 
 fn unattached(world: &World<'_>) -> Step {
     let run = world.run;
-    let Some(before) = run.volumes.first() else {
+    let Some(before) = run.detail.volumes.first() else {
         return end(Status::NeedsPerson, ["the record names no volume"]);
     };
-    if run.undoes.is_some() {
+    if run.detail.undoes.is_some() {
         // Nothing is attached: `undo` itself sets the tags.
         return end(Status::RolledBack, [] as [String; 0]);
     }
@@ -160,9 +164,9 @@ fn unattached(world: &World<'_>) -> Step {
     {
         return end(Status::Remediated, [] as [String; 0]);
     }
-    if let Some(back) = &run.progress.back {
+    if let Some(back) = &run.detail.progress.back {
         // Should the tag show yet, it is done.
-        let tag = run.progress.tries.get(&format!("tag {}", before.id));
+        let tag = run.detail.progress.tries.get(&format!("tag {}", before.id));
         if tag.is_some_and(|tag| tag.may_have_happened() && world.since(tag.last_at) < LAG) {
             return wait(BRISK, "the tag to show");
         }
@@ -198,10 +202,10 @@ fn unattached(world: &World<'_>) -> Step {
         world.settings,
     );
     if !refused.is_empty() {
-        return go_back(&refused.join("; "), Status::Refused, false);
+        return refuse(refused);
     }
     if let Some(other) = world.foreign_copy_of(&original.id) {
-        return go_back(&another_copy(&original.id, other), Status::Refused, false);
+        return refuse(vec![another_copy(&original.id, other)]);
     }
     if let Err(step) = snapshot(world, &original.id, Purpose::Safety) {
         return step;
@@ -220,6 +224,7 @@ fn unattached(world: &World<'_>) -> Step {
 fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
     let run = world.run;
     let swapped = run
+        .detail
         .volumes
         .iter()
         .all(|v| world.is_swapped(v, &instance.id));
@@ -229,14 +234,14 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
             half_swapped(world, instance)
         }
         "running" | "pending" => {
-            if run.way == Way::WhenStopped {
+            if run.detail.way == Way::WhenStopped {
                 return go_back(
                     "somebody started the instance; it is taken up again at its next stop",
                     Status::Pending,
                     false,
                 );
             }
-            if run.progress.stopped.is_some() {
+            if run.detail.progress.stopped.is_some() {
                 // Whoever starts it against us wants it up: it is not stopped a
                 // second time.
                 return go_back(
@@ -257,7 +262,7 @@ fn forward(world: &World<'_>, instance: &Instance, before: &Instance) -> Step {
         "stopping" => stopping(world, instance),
         "stopped" => stopped(world, instance),
         other => wait(
-            world.patience(run.started_at),
+            world.patience(run.head.started_at),
             &format!("the instance to leave the state {other}"),
         ),
     }
@@ -270,11 +275,12 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
         return Some(go_back(&hold.why, Status::RolledBack, false));
     }
     let originals: Vec<&Volume> = run
+        .detail
         .volumes
         .iter()
         .filter_map(|v| world.live(&v.id))
         .collect();
-    let stops = run.way == Way::Swap;
+    let stops = run.detail.way == Way::Swap;
     let refused = refusals(
         Some(instance),
         originals,
@@ -283,9 +289,9 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
         world.settings,
     );
     if !refused.is_empty() {
-        return Some(go_back(&refused.join("; "), Status::Refused, false));
+        return Some(refuse(refused));
     }
-    for v in &run.volumes {
+    for v in &run.detail.volumes {
         if world.attached_as_before(v, &before.id).is_none() {
             return Some(go_back(
                 &format!("{} is not attached as it was when the run began", v.id),
@@ -294,7 +300,7 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
             ));
         }
         if let Some(other) = world.foreign_copy_of(&v.id) {
-            return Some(go_back(&another_copy(&v.id, other), Status::Refused, false));
+            return Some(refuse(vec![another_copy(&v.id, other)]));
         }
     }
     if let Some(step) = safety_snapshots(world) {
@@ -314,7 +320,7 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
 /// could lose writes.
 fn stopping(world: &World<'_>, instance: &Instance) -> Step {
     let run = world.run;
-    if run.progress.attention.is_none() && run.stopped_it() && world.overdue() {
+    if run.detail.progress.attention.is_none() && run.stopped_it() && world.overdue() {
         let id = &instance.id;
         return Step::Note(Note::Attention {
             text: format!(
@@ -323,23 +329,24 @@ fn stopping(world: &World<'_>, instance: &Instance) -> Step {
             ),
         });
     }
-    let asked = run.progress.tries.get("stop to go back");
-    let asked = asked.or(run.progress.tries.get("stop"));
+    let asked = run.detail.progress.tries.get("stop to go back");
+    let asked = asked.or(run.detail.progress.tries.get("stop"));
     wait(
-        world.patience(asked.map_or(run.started_at, |tries| tries.last_at)),
+        world.patience(asked.map_or(run.head.started_at, |tries| tries.last_at)),
         "the instance to stop",
     )
 }
 
 fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     let run = world.run;
-    let Some(seen) = &run.progress.stopped else {
+    let Some(seen) = &run.detail.progress.stopped else {
         return Step::Note(Note::Stopped {
             launched_at: instance.launched_at,
         });
     };
     let ours = run.stopped_it();
     let swapped = run
+        .detail
         .volumes
         .iter()
         .all(|v| world.is_swapped(v, &instance.id));
@@ -372,6 +379,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
         let start = Change::Start { back: false };
         if launched_since
             && run
+                .detail
                 .progress
                 .tries(&start)
                 .is_some_and(|tries| tries.count > 2)
@@ -390,6 +398,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     }
     let key_problem = world.key_problem.as_deref();
     let originals: Vec<&Volume> = run
+        .detail
         .volumes
         .iter()
         .filter_map(|v| world.live(&v.id))
@@ -402,7 +411,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
         world.settings,
     );
     if !refused.is_empty() {
-        return go_back(&refused.join("; "), Status::Refused, false);
+        return refuse(refused);
     }
     if let Some(problem) = world.moved(&instance.id) {
         return go_back(&problem, Status::RolledBack, false);
@@ -413,12 +422,12 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     // Copies of all volumes first: nothing is detached before every one is
     // there, encrypted and of the same make.
     let mut steps = Vec::new();
-    for v in &run.volumes {
+    for v in &run.detail.volumes {
         if world.is_on_copy(&v.id, &instance.id) {
             continue;
         }
         if let Some(other) = world.foreign_copy_of(&v.id) {
-            return go_back(&another_copy(&v.id, other), Status::Refused, false);
+            return refuse(vec![another_copy(&v.id, other)]);
         }
         let Some(original) = world.live(&v.id) else {
             continue; // `moved` has seen to it
@@ -428,7 +437,7 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     if let Some(step) = first(steps) {
         return step;
     }
-    for v in &run.volumes {
+    for v in &run.detail.volumes {
         if let Some(step) = swap(world, v, &instance.id) {
             return step;
         }
@@ -473,7 +482,7 @@ fn swap(world: &World<'_>, before: &Volume, instance: &str) -> Option<Step> {
 /// Waits for the copies' attachments and sets what the originals' were; none:
 /// all is set.
 fn settled(world: &World<'_>, instance: &Instance) -> Option<Step> {
-    world.run.volumes.iter().find_map(|v| {
+    world.run.detail.volumes.iter().find_map(|v| {
         let (device, delete) = device_of(v);
         let copy = world.copy_of(&v.id)?;
         settle_attachment(world, copy, &instance.id, device, delete)
@@ -518,9 +527,9 @@ fn healthy(world: &World<'_>, instance: &Instance) -> Step {
     if instance.state == "running" && instance.checks.as_ref().is_some_and(|c| c.passed()) {
         return tag_all(world);
     }
-    let since = match run.progress.tries(&Change::Start { back: false }) {
+    let since = match run.detail.progress.tries(&Change::Start { back: false }) {
         Some(start) => start.last_at,
-        None => instance.launched_at.unwrap_or(run.started_at),
+        None => instance.launched_at.unwrap_or(run.head.started_at),
     };
     if world.since(since) < world.settings.health_time() {
         return wait(BRISK, "the instance to pass its status checks");
@@ -538,25 +547,17 @@ fn healthy(world: &World<'_>, instance: &Instance) -> Step {
     if run.stopped_it() {
         return finish(
             world,
-            End {
-                status: Status::NeedsPerson,
-                why: vec![format!(
-                    "{why}, and has run on its encrypted copies for so long that it was not stopped to go back"
-                )],
-                trip: true,
-            },
+            needs_person(vec![format!(
+                "{why}, and has run on its encrypted copies for so long that it was not stopped to go back"
+            )]),
         );
     }
     // Somebody else started it: it is not ours to stop.
     finish(
         world,
-        End {
-            status: Status::NeedsPerson,
-            why: vec![format!(
-                "{why} after somebody started it on its encrypted copies"
-            )],
-            trip: true,
-        },
+        needs_person(vec![format!(
+            "{why} after somebody started it on its encrypted copies"
+        )]),
     )
 }
 
@@ -569,7 +570,7 @@ fn half_swapped(world: &World<'_>, instance: &Instance) -> Step {
     }
     let mut left = Vec::new();
     let mut notes = Vec::new();
-    for v in &run.volumes {
+    for v in &run.detail.volumes {
         let (device, delete) = device_of(v);
         let copy = world.copy_of(&v.id);
         if let Some(copy) = copy.filter(|copy| copy.attachment_to(&instance.id).is_some()) {
@@ -612,14 +613,7 @@ fn half_swapped(world: &World<'_>, instance: &Instance) -> Step {
         ));
     }
     why.extend(notes);
-    finish(
-        world,
-        End {
-            status: Status::NeedsPerson,
-            why,
-            trip: true,
-        },
-    )
+    finish(world, needs_person(why))
 }
 
 /// What was swapped is tagged, what cannot be used any more is cleared away,
@@ -689,33 +683,33 @@ fn tag_one(world: &World<'_>, volume: &str, copy: &str) -> Result<Option<Step>, 
 /// it was this run that stopped it.
 fn back(world: &World<'_>, instance: &Instance) -> Step {
     let run = world.run;
-    let Some(back) = &run.progress.back else {
+    let Some(back) = &run.detail.progress.back else {
         return wait(BRISK, "a reason to go back");
     };
     match instance.state.as_str() {
         "running" => {
-            let on_copies = run.volumes.iter().any(|v| {
+            let on_copies = run.detail.volumes.iter().any(|v| {
                 world.is_on_copy(&v.id, &instance.id) && world.wants_original(&v.id, &instance.id)
             });
             // Once it was started to stay so, it stays so.
-            let is_back = run.progress.tries(&Change::Start { back: true }).is_some();
+            let is_back = run
+                .detail
+                .progress
+                .tries(&Change::Start { back: true })
+                .is_some();
             if on_copies && !is_back {
-                let start = run.progress.tries(&Change::Start { back: false });
+                let start = run.detail.progress.tries(&Change::Start { back: false });
                 let by_us = start.is_some_and(Tries::may_have_happened);
-                if !by_us && run.undoes.is_none() {
+                if !by_us && run.detail.undoes.is_none() {
                     return half_swapped(world, instance);
                 }
                 return persist(world, Change::Stop { back: true }).unwrap_or_else(|why| {
                     finish(
                         world,
-                        End {
-                            status: Status::NeedsPerson,
-                            why: vec![
-                                back.why.clone(),
-                                format!("the instance runs on its encrypted copies and cannot be stopped to go back: {why}"),
-                            ],
-                            trip: true,
-                        },
+                        needs_person(vec![
+                            back.why.clone(),
+                            format!("the instance runs on its encrypted copies and cannot be stopped to go back: {why}"),
+                        ]),
                     )
                 });
             }
@@ -763,7 +757,7 @@ fn put_back(world: &World<'_>, instance: &Instance) -> Option<Step> {
     let run = world.run;
     let is_up = instance.is_up();
     let instance = instance.id.as_str();
-    for v in &run.volumes {
+    for v in &run.detail.volumes {
         if !world.touched(v, instance) {
             continue;
         }
@@ -833,7 +827,7 @@ fn tell_if_stuck(world: &World<'_>, change: Change) -> Step {
 /// first refusal a person is told, and it goes on trying. Only a stop, which
 /// leads to safety no more than it leads away from it, is given up.
 fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
-    let Some(tries) = world.run.progress.tries(&change) else {
+    let Some(tries) = world.run.detail.progress.tries(&change) else {
         return Ok(Step::Do(change));
     };
     let over = tries.count >= MOST_TRIES && world.since(tries.last_at) >= LAG;
@@ -865,7 +859,7 @@ fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
         }
     };
     let text = stuck(world, &change, &problem);
-    let told = world.run.progress.attention.as_ref() == Some(&text);
+    let told = world.run.detail.progress.attention.as_ref() == Some(&text);
     if !told && (!passing || tries.count > 2) {
         return Ok(Step::Note(Note::Attention { text }));
     }
@@ -896,7 +890,7 @@ fn stuck(world: &World<'_>, change: &Change, code: &str) -> String {
 
 /// The safety snapshots of all volumes; none: they are complete.
 fn safety_snapshots(world: &World<'_>) -> Option<Step> {
-    let volumes = &world.run.volumes;
+    let volumes = &world.run.detail.volumes;
     let steps = volumes
         .iter()
         .filter_map(|v| snapshot(world, &v.id, Purpose::Safety).err());
@@ -926,10 +920,11 @@ fn snapshot<'a>(
                 volume: volume.to_owned(),
                 purpose,
             };
-            match attempt(world, change) {
+            match attempt(world, change.clone()) {
                 Ok(step) => Err(step),
                 Err(why) => Err(give_up(
                     world,
+                    &change,
                     &format!("no snapshot of {volume} could be taken: {why}"),
                 )),
             }
@@ -938,7 +933,7 @@ fn snapshot<'a>(
             "completed" => Ok(snapshot),
             "error" => fails(&format!("the snapshot {} of {volume} failed", snapshot.id)),
             _ => {
-                let since = snapshot.started_at.unwrap_or(world.run.started_at);
+                let since = snapshot.started_at.unwrap_or(world.run.head.started_at);
                 if world.since(since) > LONGEST_SNAPSHOT {
                     return fails(&format!(
                         "the snapshot {} of {volume} is not complete after {} hours",
@@ -958,11 +953,14 @@ fn snapshot<'a>(
     }
 }
 
-/// Goes back because a call is refused for good. A quota of the account says
+/// Goes back because a change is refused for good. A quota of the account says
 /// nothing about the unit: as long as nothing was stopped for it, it is taken up
 /// again by the sweep.
-fn give_up(world: &World<'_>, why: &str) -> Step {
-    let quota = why.contains("LimitExceeded") || why.contains("QuotaExceeded");
+fn give_up(world: &World<'_>, change: &Change, why: &str) -> Step {
+    let tries = world.run.detail.progress.tries(change);
+    let quota = tries
+        .and_then(Tries::refused_with)
+        .is_some_and(|code| code.ends_with("LimitExceeded") || code.ends_with("QuotaExceeded"));
     match quota && !world.run.stopped_it() {
         true => go_back(why, Status::Pending, false),
         false => go_back(why, Status::RolledBack, true),
@@ -974,12 +972,12 @@ fn give_up(world: &World<'_>, why: &str) -> Step {
 fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Step> {
     let run = world.run;
     let volume = &original.id;
-    let from_snapshot = run.progress.from_snapshot.contains_key(volume);
+    let from_snapshot = run.detail.progress.from_snapshot.contains_key(volume);
     let create = Change::Create {
         volume: volume.clone(),
         snapshot: String::new(),
     };
-    let tried_snapshot = run.progress.tries(&create);
+    let tried_snapshot = run.detail.progress.tries(&create);
     let Some(copy) = world.copy_of(volume) else {
         if !from_snapshot {
             let change = Change::Copy {
@@ -987,7 +985,7 @@ fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Ste
             };
             return Err(match attempt(world, change.clone()) {
                 Ok(step) => step,
-                Err(why) => match run.progress.tries(&change) {
+                Err(why) => match run.detail.progress.tries(&change) {
                     // It may be there all the same: a second one is not made.
                     Some(tries) if tries.may_have_happened() => {
                         go_back(&why, Status::RolledBack, true)
@@ -1007,9 +1005,10 @@ fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Ste
             volume: volume.clone(),
             snapshot: snapshot.id.clone(),
         };
-        return Err(attempt(world, change).unwrap_or_else(|why| {
+        return Err(attempt(world, change.clone()).unwrap_or_else(|why| {
             give_up(
                 world,
+                &change,
                 &format!("no encrypted copy of {volume} could be made: {why}"),
             )
         }));
@@ -1017,9 +1016,9 @@ fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Ste
     let wrong = match copy.state.as_str() {
         // `creating`, or whatever else comes before `available`.
         state if !matches!(state, "available" | "in-use" | "error") => {
-            let since = copy.created_at.unwrap_or(run.started_at);
+            let since = copy.created_at.unwrap_or(run.head.started_at);
             if world.since(since) < LONGEST_COPY {
-                let seconds = match run.instance {
+                let seconds = match run.detail.instance {
                     None => world.patience(since),
                     Some(_) => BRISK,
                 };
@@ -1060,7 +1059,7 @@ fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Ste
 /// Deletes the copies of this run that nothing uses; none: there are none left.
 fn clear_up(world: &World<'_>) -> Option<Step> {
     // What is on its way cannot be deleted yet, and would stay.
-    let volumes = &world.run.volumes;
+    let volumes = &world.run.detail.volumes;
     if let Some(change) = volumes.iter().find_map(|v| world.unseen_copy(&v.id)) {
         return Some(wait(BRISK, &format!("{change} to show")));
     }
@@ -1092,7 +1091,7 @@ fn clear_up(world: &World<'_>) -> Option<Step> {
 
 /// A change, at its pace. An error once it has been tried often enough.
 fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
-    let Some(tries) = world.run.progress.tries(&change) else {
+    let Some(tries) = world.run.detail.progress.tries(&change) else {
         return Ok(Step::Do(change));
     };
     if let Some(refusal) = tries.refusal()
@@ -1177,6 +1176,10 @@ fn go_back(why: &str, status: Status, trip: bool) -> Step {
     })
 }
 
+fn refuse(why: Vec<String>) -> Step {
+    Step::Note(Note::Refuse { why })
+}
+
 fn overdue(world: &World<'_>) -> Step {
     go_back(
         &format!(
@@ -1193,11 +1196,21 @@ fn end<T: Into<String>>(status: Status, why: impl IntoIterator<Item = T>) -> Ste
         status,
         why: why.into_iter().map(Into::into).collect(),
         trip: status == Status::NeedsPerson,
+        instance_gone: false,
     })
 }
 
+fn needs_person(why: Vec<String>) -> End {
+    End {
+        status: Status::NeedsPerson,
+        why,
+        trip: true,
+        instance_gone: false,
+    }
+}
+
 fn ended(back: &Back, notes: Vec<String>) -> Step {
-    let mut why = vec![back.why.clone()];
+    let mut why = back.sentences();
     let status = match notes.is_empty() {
         true => back.status,
         false => Status::NeedsPerson,
@@ -1207,6 +1220,7 @@ fn ended(back: &Back, notes: Vec<String>) -> Step {
         status,
         why,
         trip: back.trip || status == Status::NeedsPerson,
+        instance_gone: false,
     })
 }
 
@@ -1214,7 +1228,7 @@ fn ended(back: &Back, notes: Vec<String>) -> Step {
 /// what this run had detached did not.
 fn instance_ended(world: &World<'_>, instance: &str) -> Step {
     let run = world.run;
-    let Some(back) = &run.progress.back else {
+    let Some(back) = &run.detail.progress.back else {
         // Noted first: what is cleared away now is missed should a late read
         // show the instance once more.
         return go_back(
@@ -1224,13 +1238,14 @@ fn instance_ended(world: &World<'_>, instance: &str) -> Step {
         );
     };
     let kept: Vec<&str> = run
+        .detail
         .volumes
         .iter()
         .filter_map(|v| world.live(&v.id))
         .filter(|v| world.detach_tried(&v.id) && v.attached().next().is_none())
         .map(|v| v.id.as_str())
         .collect();
-    let mut why = vec![back.why.clone()];
+    let mut why = back.sentences();
     let ended = format!("somebody terminated {instance} during the run");
     if back.why != ended {
         why.push(ended);
@@ -1248,6 +1263,7 @@ fn instance_ended(world: &World<'_>, instance: &str) -> Step {
         status,
         why,
         trip: false,
+        instance_gone: true,
     }))
 }
 
@@ -1292,7 +1308,7 @@ impl World<'_> {
     /// This run's copy of a volume: by its id where that is known, else by its
     /// tags.
     fn copy_of(&self, id: &str) -> Option<&Volume> {
-        let tries = &self.run.progress.tries;
+        let tries = &self.run.detail.progress.tries;
         let known = |kind: &str| {
             let copy = tries.get(&format!("{kind} {id}"))?.made.as_deref()?;
             let deleted = self.run.deleted(copy);
@@ -1319,7 +1335,7 @@ impl World<'_> {
 
     fn is_own_copy(&self, volume: &Volume) -> bool {
         // An undo brings back what its remediation swapped out.
-        let ours = [Some(&self.run.id), self.run.undoes.as_ref()];
+        let ours = [Some(&self.run.head.id), self.run.detail.undoes.as_ref()];
         volume.tags.contains_key(COPY_OF_TAG)
             && volume
                 .tags
@@ -1338,13 +1354,13 @@ impl World<'_> {
         };
         let original = copy.tags.get(COPY_OF_TAG);
         let original_is_there = original.is_some_and(|id| self.live(id).is_some());
-        let instance_ended =
-            self.run.instance.is_some() && self.instance.as_ref().is_none_or(Instance::is_ended);
-        self.run.undoes.is_none()
+        let instance_ended = self.run.detail.instance.is_some()
+            && self.instance.as_ref().is_none_or(Instance::is_ended);
+        self.run.detail.undoes.is_none()
             && self.is_own_copy(copy)
             && matches!(copy.state.as_str(), "available" | "error")
             && copy.attached().next().is_none()
-            && self.run.progress.tries(&attach).is_none()
+            && self.run.detail.progress.tries(&attach).is_none()
             && (original_is_there || instance_ended)
             && !self
                 .volumes
@@ -1359,6 +1375,7 @@ impl World<'_> {
         };
         let known = self
             .run
+            .detail
             .progress
             .tries(&change)
             .and_then(|tries| tries.made.as_ref())
@@ -1366,7 +1383,7 @@ impl World<'_> {
         known.or_else(|| {
             self.snapshots.values().find(|snapshot| {
                 snapshot.volume == volume
-                    && snapshot.tags.get(ENTRY_TAG) == Some(&self.run.id)
+                    && snapshot.tags.get(ENTRY_TAG) == Some(&self.run.head.id)
                     && snapshot.tags.get(PURPOSE_TAG).map(String::as_str) == Some(purpose.name())
             })
         })
@@ -1384,7 +1401,7 @@ impl World<'_> {
     /// Whether this run, or the one that it takes back, moved the volume or its
     /// copy on or off the instance. What others moved stays as they left it.
     fn touched(&self, before: &Volume, instance: &str) -> bool {
-        self.run.undoes.is_some()
+        self.run.detail.undoes.is_some()
             || self.detach_tried(&before.id)
             || self.is_on_copy(&before.id, instance)
             || self
@@ -1396,6 +1413,7 @@ impl World<'_> {
     fn not_put_back(&self, instance: &str) -> Vec<String> {
         let volumes = self
             .run
+            .detail
             .volumes
             .iter()
             .filter(|v| self.touched(v, instance));
@@ -1427,7 +1445,7 @@ impl World<'_> {
 
     /// Whether any original is off the instance, or any copy on it.
     fn any_out_of_place(&self, instance: &str) -> bool {
-        self.run.volumes.iter().any(|v| {
+        self.run.detail.volumes.iter().any(|v| {
             self.is_on_copy(&v.id, instance)
                 || (self.detach_tried(&v.id)
                     && self
@@ -1440,7 +1458,7 @@ impl World<'_> {
         let detach = Change::Detach {
             volume: volume.to_owned(),
         };
-        self.run.progress.tries(&detach).is_some()
+        self.run.detail.progress.tries(&detach).is_some()
     }
 
     /// The volume's attachment, if it is the one that it had at the beginning.
@@ -1452,7 +1470,7 @@ impl World<'_> {
 
     /// What somebody did to an original that makes its copy worthless.
     fn moved(&self, instance: &str) -> Option<String> {
-        self.run.volumes.iter().find_map(|v| {
+        self.run.detail.volumes.iter().find_map(|v| {
             if self.is_on_copy(&v.id, instance) {
                 return None;
             }
@@ -1483,6 +1501,7 @@ impl World<'_> {
             return Vec::new();
         };
         self.run
+            .detail
             .volumes
             .iter()
             .filter(|v| self.is_on_copy(&v.id, instance))
@@ -1493,7 +1512,7 @@ impl World<'_> {
     /// A change of this run's that may have been made and does not show yet:
     /// what is seen is of the time before it, and nothing may follow from that.
     fn unseen(&self, instance: &Instance) -> Option<&str> {
-        let tried = &self.run.progress.tries;
+        let tried = &self.run.detail.progress.tries;
         let undone = |by: String, tries: &Tries| {
             tried
                 .get(&by)
@@ -1533,9 +1552,16 @@ impl World<'_> {
         [format!("copy {of}"), format!("create {of}")]
             .into_iter()
             .find(|key| {
-                self.run.progress.tries.get(key).is_some_and(|tries| {
-                    tries.may_have_happened() && !deleted(tries) && self.since(tries.last_at) < LAG
-                })
+                self.run
+                    .detail
+                    .progress
+                    .tries
+                    .get(key)
+                    .is_some_and(|tries| {
+                        tries.may_have_happened()
+                            && !deleted(tries)
+                            && self.since(tries.last_at) < LAG
+                    })
             })
     }
 
@@ -1545,7 +1571,7 @@ impl World<'_> {
         let stops = [Change::Stop { back: false }, Change::Stop { back: true }];
         let stops = stops
             .iter()
-            .filter_map(|stop| self.run.progress.tries(stop));
+            .filter_map(|stop| self.run.detail.progress.tries(stop));
         let last = stops
             .filter(|tries| tries.may_have_happened())
             .map(|tries| tries.last_at)
@@ -1557,7 +1583,12 @@ impl World<'_> {
     /// A copy that was put in after the instance had been started: whether its
     /// original was written to in between is not known.
     fn put_in_late(&self, instance: &Instance) -> Option<&str> {
-        let mut copies = self.run.volumes.iter().filter_map(|v| self.copy_of(&v.id));
+        let mut copies = self
+            .run
+            .detail
+            .volumes
+            .iter()
+            .filter_map(|v| self.copy_of(&v.id));
         let late = |copy: &&Volume| {
             let attachment = copy.attachment_to(&instance.id);
             attachment.is_some_and(|a| a.attached_at > instance.launched_at)
@@ -1571,6 +1602,7 @@ impl World<'_> {
             device: String::new(),
         };
         self.run
+            .detail
             .progress
             .tries(&attach)
             .is_some_and(Tries::may_have_happened)

@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::story::Section;
-use super::words::{one_line, or};
+use crate::prose::{one_line, or};
 use crate::words::Severity;
 
 /// Most characters of a title.

@@ -39,16 +39,16 @@ pub(super) fn compose(run: &Encryption) -> Message {
     let title = story.headline(100) + story.why_not();
     let card = Card {
         key: run.message_key(),
-        record: &run.id,
+        record: &run.head.id,
         title: &title,
         sections: &story.sections(),
-        control: run.control.name(),
+        control: run.head.control.name(),
         severity: severity(run),
-        outcome: run.status.name(),
-        account: &run.account,
-        region: &run.region,
+        outcome: run.head.status.name(),
+        account: &run.head.account,
+        region: &run.head.region,
         team: run.team_or_unowned(),
-        resources: vec![run.resource.clone()],
+        resources: vec![run.head.resource.clone()],
     };
     let (mail, chat) = (text::of_card(&card), chat::card(&card).to_string());
     fitted(

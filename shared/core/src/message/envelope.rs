@@ -7,16 +7,19 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::chat::Card;
-use super::words::{one_line, or};
+use crate::prose::{one_line, or};
 
 /// Most bytes of a message with its subject and attributes. SNS takes 262,144;
 /// the rest is room for what SNS itself adds.
 pub const MOST_BYTES: usize = 250_000;
 
-/// How many rules a message goes into, tried from the first until it fits. A
+/// How many items a message goes into at most.
+pub(super) const MOST_ITEMS: usize = 25;
+
+/// How many items a message goes into, tried from the first until it fits. A
 /// person does not read more than the first few, and a program that needs all
 /// of them reads the ledger.
-const RULES_SHOWN: &[usize] = &[25, 12, 6, 3, 1, 0];
+const ITEMS_SHOWN: &[usize] = &[MOST_ITEMS, 12, 6, 3, 1, 0];
 
 /// How many protocols get the text for programs, see [`bodies`].
 const DATA_BODIES: usize = 5;
@@ -52,7 +55,7 @@ pub fn is_list(value: &str) -> bool {
         && serde_json::from_str::<Vec<String>>(value).is_ok_and(|of| !of.is_empty())
 }
 
-/// The message with as many rules, or items of another kind, as there is room
+/// The message with as many items as there is room
 /// for: `mail` and `data` give the two texts with at most so many.
 pub(super) fn fitted(
     subject: String,
@@ -66,7 +69,7 @@ pub(super) fn fitted(
         body: String::new(),
         attributes,
     };
-    for most in RULES_SHOWN {
+    for most in ITEMS_SHOWN {
         let data = data(*most);
         // What is too long as it is need not be put together to see that. With
         // nothing left to leave out, it goes as it is.

@@ -7,10 +7,8 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
-//! | `words` | one line out of anything; sources, counts and times as people say them |
 //! | `subject` | the subject, which is also the first line of every body |
-//! | `story` | the sections a person reads first, for mail and chat alike |
-//! | `undo_commands` | the AWS CLI commands that take our changes back |
+//! | `story` | the sections a person reads first, for mail and chat alike; what differs comes from the control (`any_control`) |
 //! | `encryption`, `patching`, `notice`, `undo` | messages about the other kinds of records, each with a JSON format of its own |
 //! | `envelope` | the message as SNS takes it: bodies by protocol, attributes, the most bytes |
 //! | `text` | mail: the sections, then details, commands and the ledger entry |
@@ -30,9 +28,8 @@ mod story;
 mod subject;
 mod text;
 mod undo;
-mod undo_commands;
-mod words;
 
+pub use crate::prose::one_line;
 pub use encryption::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
     NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption, steps,
@@ -44,7 +41,7 @@ pub use notice::{
 };
 pub use notification::{
     LedgerKey, Notification, NotifiedActor, NotifiedChange, NotifiedExemption, NotifiedExposure,
-    NotifiedFight, NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic,
+    NotifiedFight, NotifiedItem, NotifiedOutcome, NotifiedResource, NotifiedRule, NotifiedTraffic,
     NotifiedVerification, Omitted,
 };
 pub use patching::{
@@ -52,10 +49,9 @@ pub use patching::{
     NotifiedVulnerability, OmittedOfPatching, PatchingKind, PatchingNotification,
 };
 pub use undo::{UndoKind, UndoNotification};
-pub use words::one_line;
 
 use chat::Card;
-use envelope::{attributes, fitted, to_json};
+use envelope::{MOST_ITEMS, attributes, fitted, to_json};
 use story::Story;
 
 /// Composes the message about a record of any kind.
@@ -73,19 +69,19 @@ pub fn of(record: &Record) -> Message {
 /// Composes the message about an entry whose `before` is filled.
 #[must_use]
 pub fn compose(entry: &Entry) -> Message {
-    let story = Story::new(entry);
+    let story = Story::new(entry, MOST_ITEMS);
     let card = Card {
         key: entry.message_key(),
-        record: &entry.id,
+        record: &entry.head.id,
         title: &subject::first_line(&story),
         sections: &story.sections(),
-        control: entry.control.name(),
-        severity: entry.severity,
-        outcome: entry.status.name(),
-        account: &entry.account,
-        region: &entry.region,
+        control: entry.head.control.name(),
+        severity: entry.head.severity,
+        outcome: entry.head.status.name(),
+        account: &entry.head.account,
+        region: &entry.head.region,
         team: entry.team_or_unowned(),
-        resources: vec![entry.resource.clone()],
+        resources: vec![entry.head.resource.clone()],
     };
     fitted(
         subject::subject(&story),

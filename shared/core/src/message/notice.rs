@@ -21,13 +21,13 @@ use super::notification::{
 use super::story::{Section, terms, who};
 use super::subject::shortened_subject;
 use super::text;
-use super::words::{clause, joined, one_line, or, or_unknown, shortened, time};
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
 };
+use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
 use crate::storms::MOST_TEAMS;
-use crate::words::{Control, Severity, Status};
+use crate::words::{ControlId, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -94,7 +94,7 @@ pub enum NotifiedAbout {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         value: Option<String>,
         /// What it means, by control.
-        means: BTreeMap<Control, NotifiedExemption>,
+        means: BTreeMap<ControlId, NotifiedExemption>,
         /// Who called, as the event states.
         actor: NotifiedActor,
     },
@@ -143,11 +143,11 @@ pub struct NotifiedDigest {
     #[schemars(with = "Option<String>")]
     pub since: Option<Timestamp>,
     /// Resources looked at, by control.
-    pub looked_at: BTreeMap<Control, u64>,
+    pub looked_at: BTreeMap<ControlId, u64>,
     /// Entries since then, by control and outcome.
-    pub outcomes: BTreeMap<Control, BTreeMap<String, u64>>,
+    pub outcomes: BTreeMap<ControlId, BTreeMap<String, u64>>,
     /// What is open now, by control and reason.
-    pub open: BTreeMap<Control, BTreeMap<String, NotifiedOpen>>,
+    pub open: BTreeMap<ControlId, BTreeMap<String, NotifiedOpen>>,
     /// What the sweep met before the event path did.
     pub met_first: NotifiedOpen,
     /// Unencrypted data that is kept on purpose, by kind: originals that were
@@ -448,7 +448,7 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
 
     let value = changed.value.as_deref();
     told.sections.push(Section {
-        heading: "What changed",
+        heading: "What changed".into(),
         lines: vec![match value {
             Some(value) => format!(
                 "The tag {OPT_OUT_TAG} of {id} is now `{}`.",
@@ -458,11 +458,11 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
         }],
     });
     told.sections.push(Section {
-        heading: "What it means",
+        heading: "What it means".into(),
         lines: meaning(changed, &id),
     });
     told.sections.push(Section {
-        heading: "Who did it, as the event states",
+        heading: "Who did it, as the event states".into(),
         lines: who(&changed.actor),
     });
     let remove =
@@ -486,7 +486,10 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
             vec![format!("If it is not meant to be, {remove}")],
         ),
     };
-    told.sections.push(Section { heading, lines });
+    told.sections.push(Section {
+        heading: heading.into(),
+        lines,
+    });
 }
 
 fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
@@ -538,7 +541,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
     let resource = or_unknown(Some(&tripped.resource), MOST_TEXT);
     told.sections = vec![
         Section {
-            heading: "What happened",
+            heading: "What happened".into(),
             lines: vec![
                 format!(
                     "{} to {resource} would have exceeded the budget of {control}: {} changes in a clock hour (UTC).",
@@ -551,14 +554,14 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
             ],
         },
         Section {
-            heading: "What stays open",
+            heading: "What stays open".into(),
             lines: vec![
                 format!("{resource}, and everything that {control} finds from now on."),
                 "It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.".to_owned(),
             ],
         },
         Section {
-            heading: "How to go on",
+            heading: "How to go on".into(),
             lines: vec![
                 "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
                 format!("Then: backstop re-arm {control}"),
@@ -691,7 +694,10 @@ fn say_digest(digest: &Digest, told: &mut Told) {
     ]
     .into_iter()
     .filter(|(_, lines): &(_, Vec<String>)| !lines.is_empty())
-    .map(|(heading, lines)| Section { heading, lines })
+    .map(|(heading, lines)| Section {
+        heading: heading.into(),
+        lines,
+    })
     .collect();
 }
 
@@ -738,7 +744,7 @@ fn say_health(health: &Health, told: &mut Told) {
     if health.failed.is_empty() {
         told.headline = "HEALTHY: every check of Backstop itself passes again".to_owned();
         told.sections.push(Section {
-            heading: "What was found",
+            heading: "What was found".into(),
             lines: vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
         });
         return;
@@ -750,7 +756,7 @@ fn say_health(health: &Health, told: &mut Told) {
     );
     told.severity = Severity::Critical;
     told.sections.push(Section {
-        heading: "What is out of order",
+        heading: "What is out of order".into(),
         lines: shortened(&health.failed, MOST_LINES, |failed| {
             format!(
                 "{}: {}.",
@@ -768,7 +774,7 @@ fn say_health(health: &Health, told: &mut Told) {
     });
     steps.push("Then: backstop doctor".to_owned());
     told.sections.push(Section {
-        heading: "How to put it in order",
+        heading: "How to put it in order".into(),
         lines: steps,
     });
 }
@@ -854,15 +860,15 @@ fn say_storm(storm: &Storm, told: &mut Told) {
     };
     told.sections = vec![
         Section {
-            heading: "What happened",
+            heading: "What happened".into(),
             lines: happened,
         },
         Section {
-            heading: "Which they are",
+            heading: "Which they are".into(),
             lines: examples,
         },
         Section {
-            heading: "How to go on",
+            heading: "How to go on".into(),
             lines: vec![step.to_owned()],
         },
     ];

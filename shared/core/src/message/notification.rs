@@ -7,19 +7,22 @@
 //! 128), long
 //! lists are cut and `omitted` says by how much: the ledger entry has it all.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use jiff::civil::Date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::chat::Card;
 use super::story::Story;
-use super::words::{one_line, or};
 use crate::exemption::Exemption;
-use crate::plan::{Ending, Exposure, Outcome, RuleChange, Step, Verification};
+use crate::plan::{Change, Ending, Exposure, Outcome, Step, Verification};
 use crate::ports::Permission;
+use crate::prose::{one_line, or};
 use crate::security_group::{IngressRule, Source};
-use crate::words::{Actor, Control, Severity, Status};
+use crate::words::{Actor, ControlId, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -51,7 +54,7 @@ pub struct Notification {
     /// What happened, in one line.
     pub headline: String,
     /// The control that found something.
-    pub control: Control,
+    pub control: ControlId,
     /// How bad it is.
     pub severity: Severity,
     /// How it ended.
@@ -64,13 +67,18 @@ pub struct Notification {
     pub team: String,
     /// The resource.
     pub resource: NotifiedResource,
-    /// What was found.
+    /// What was found, one by one, whatever the control.
+    #[serde(default)]
+    pub items: Vec<NotifiedItem>,
+    /// What was found, of `open-ingress`; empty for other controls.
     pub exposures: Vec<NotifiedExposure>,
-    /// What the opt-out tag of the resource or its VPC says.
+    /// What the opt-out tag of the resource or of what it belongs to says, or the
+    /// policy.
     pub exemption: NotifiedExemption,
-    /// What is (or, where nothing was changed, would be) done.
+    /// What is (or, where nothing was changed, would be) done, of `open-ingress`;
+    /// empty for other controls.
     pub changes: Vec<NotifiedChange>,
-    /// What came of each step.
+    /// What came of each step, whatever the control: `rule` is the id of the item.
     pub outcomes: Vec<NotifiedOutcome>,
     /// The second look at the resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +153,26 @@ pub struct NotifiedTraffic {
     pub to_port: Option<i32>,
     /// The same in words.
     pub words: String,
+}
+
+/// An item of the resource that is not as it should be: a rule, a grant, a setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedItem {
+    /// The item's id within the resource.
+    pub item: String,
+    /// What is wrong with it, in words.
+    pub what: String,
+    /// Its state as it was found. What is in it depends on the control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// What it becomes (or, where nothing was changed, would become); absent
+    /// where it is removed or left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
+    /// How its last step ended, or the one that failed; absent where nothing was
+    /// tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
 }
 
 /// An ingress rule as it was found.
@@ -237,7 +265,7 @@ pub struct NotifiedChange {
 /// A step and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NotifiedOutcome {
-    /// The rule's id.
+    /// The id of the rule, or of another control's item.
     pub rule: String,
     /// What was tried.
     pub step: Step,
@@ -292,6 +320,9 @@ pub struct NotifiedActor {
 /// How many items of each list are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Omitted {
+    /// Of `items`.
+    #[serde(default)]
+    pub items: usize,
     /// Of `exposures`.
     pub exposures: usize,
     /// Of `changes`.
@@ -301,67 +332,86 @@ pub struct Omitted {
 }
 
 impl Notification {
-    /// The notification about an entry, with at most `most` rules in a list.
+    /// The notification about an entry, with at most `most` items in a list.
     pub(super) fn of(story: &Story<'_>, card: &Card<'_>, most: usize) -> Self {
         let entry = story.entry;
         let outcomes = story.last_outcomes();
         let most_outcomes = most * OUTCOMES_A_RULE;
+        let exposures: Vec<NotifiedExposure> = entry
+            .detail
+            .exposures
+            .iter()
+            .take(most)
+            .filter_map(exposure)
+            .collect();
+        let changes: Vec<NotifiedChange> = entry
+            .detail
+            .plan
+            .changes
+            .iter()
+            .take(most)
+            .filter_map(change)
+            .collect();
+        // Only of rules: other controls have items alone.
+        let of_rules = |all: usize, told: usize| match entry.head.control {
+            ControlId::OpenIngress => all.saturating_sub(told),
+            _ => 0,
+        };
+        let omitted = Omitted {
+            items: entry.detail.exposures.len().saturating_sub(most),
+            exposures: of_rules(entry.detail.exposures.len(), exposures.len()),
+            changes: of_rules(entry.detail.plan.changes.len(), changes.len()),
+            outcomes: outcomes.len().saturating_sub(most_outcomes),
+        };
         Self {
             version: VERSION,
             key: card.key.clone(),
-            entry: name(&entry.id),
-            ledger_key: LedgerKey::of(&entry.id),
+            entry: name(&entry.head.id),
+            ledger_key: LedgerKey::of(&entry.head.id),
             headline: text(card.title),
-            control: entry.control,
-            severity: entry.severity,
-            outcome: entry.status,
-            account: name(&entry.account),
-            region: name(&entry.region),
+            control: entry.head.control,
+            severity: entry.head.severity,
+            outcome: entry.head.status,
+            account: name(&entry.head.account),
+            region: name(&entry.head.region),
             team: or(&text(entry.team_or_unowned()), "unowned"),
             resource: NotifiedResource {
-                arn: text(&entry.resource),
+                arn: text(&entry.head.resource),
                 id: name(entry.resource_id()),
-                name: text(&entry.resource_name),
+                name: text(&entry.head.resource_name),
             },
-            exposures: entry.exposures.iter().take(most).map(Into::into).collect(),
-            exemption: (&entry.exemption).into(),
-            changes: entry
-                .plan
-                .changes
-                .iter()
-                .take(most)
-                .map(Into::into)
-                .collect(),
+            items: items(story, most),
+            exposures,
+            exemption: (&entry.head.exemption).into(),
+            changes,
             outcomes: outcomes
                 .iter()
                 .take(most_outcomes)
                 .map(|outcome| (*outcome).into())
                 .collect(),
             verification: entry
+                .detail
                 .verification
                 .as_ref()
                 .map(|v| verification(v, most.min(MOST_LINES))),
-            reasons: texts(&entry.plan.reasons, most.min(MOST_LINES)),
-            actor: (&entry.actor).into(),
-            policy_version: entry.policy_version,
-            attempts: entry.attempts,
-            started_at: entry.started_at,
-            finished_at: entry.finished_at,
-            fight: entry.fight.as_ref().map(|fight| NotifiedFight {
+            reasons: texts(&entry.detail.plan.reasons, most.min(MOST_LINES)),
+            actor: (&entry.head.actor).into(),
+            policy_version: entry.head.policy_version,
+            attempts: entry.head.attempts,
+            started_at: entry.head.started_at,
+            finished_at: entry.head.finished_at,
+            fight: entry.detail.fight.as_ref().map(|fight| NotifiedFight {
                 times: fight.times,
                 since: fight.since,
             }),
             managed_by: some_text(
                 entry
+                    .detail
                     .fight
                     .as_ref()
-                    .map_or(&entry.managed_by, |fight| &fight.managed_by),
+                    .map_or(&entry.head.managed_by, |fight| &fight.managed_by),
             ),
-            omitted: Omitted {
-                exposures: entry.exposures.len().saturating_sub(most),
-                changes: entry.plan.changes.len().saturating_sub(most),
-                outcomes: outcomes.len().saturating_sub(most_outcomes),
-            },
+            omitted,
         }
     }
 
@@ -430,18 +480,57 @@ impl From<&IngressRule> for NotifiedRule {
     }
 }
 
-impl From<&Exposure> for NotifiedExposure {
-    fn from(exposure: &Exposure) -> Self {
-        Self {
-            rule: (&exposure.rule).into(),
-            exposed: texts(&exposure.exposed, MOST_WORDS),
-            allowed: texts(&exposure.allowed, MOST_WORDS),
-            public_addresses: exposure.public_addresses.to_string(),
-            private_part: exposure.private_part,
-            exemption: (&exposure.exemption).into(),
-            fingerprint: name(&exposure.fingerprint),
+/// The items that were found, the first `most`.
+fn items(story: &Story<'_>, most: usize) -> Vec<NotifiedItem> {
+    let detail = &story.entry.detail;
+    let after: BTreeMap<&str, &Value> = detail
+        .plan
+        .changes
+        .iter()
+        .filter_map(|change| Some((change.item.as_str(), change.after.as_ref()?)))
+        .collect();
+    let item = |exposure: &Exposure| {
+        let outcomes = story.outcomes(&exposure.item);
+        let failed = outcomes.iter().find(|outcome| outcome.failed());
+        NotifiedItem {
+            item: name(&exposure.item),
+            what: text(&story.exposure_line(exposure)),
+            before: Some(state(&exposure.state)),
+            after: after.get(exposure.item.as_str()).map(|after| state(after)),
+            ending: failed.or(outcomes.last()).map(|o| ending(&o.ending)),
         }
+    };
+    detail.exposures.iter().take(most).map(item).collect()
+}
+
+/// A state as it is published: its texts are one line and cut.
+fn state(of: &Value) -> Value {
+    match of {
+        Value::String(of) => Value::String(text(of)),
+        Value::Array(of) => of.iter().map(state).collect(),
+        Value::Object(of) => of
+            .iter()
+            .map(|(key, value)| (name(key), state(value)))
+            .collect(),
+        of => of.clone(),
     }
+}
+
+/// An exposure as the first release published it; none of other controls.
+fn exposure(exposure: &Exposure) -> Option<NotifiedExposure> {
+    let rule = IngressRule::deserialize(&exposure.state).ok()?;
+    Some(NotifiedExposure {
+        rule: (&rule).into(),
+        exposed: texts(&exposure.exposed, MOST_WORDS),
+        allowed: texts(&exposure.allowed, MOST_WORDS),
+        public_addresses: exposure
+            .reach
+            .map_or(0, |reach| reach.public_addresses)
+            .to_string(),
+        private_part: exposure.reach.is_some_and(|reach| reach.private_part),
+        exemption: (&exposure.exemption).into(),
+        fingerprint: name(&exposure.fingerprint),
+    })
 }
 
 impl From<&Exemption> for NotifiedExemption {
@@ -464,47 +553,54 @@ impl From<&Exemption> for NotifiedExemption {
     }
 }
 
-impl From<&RuleChange> for NotifiedChange {
-    fn from(change: &RuleChange) -> Self {
-        Self {
-            rule: name(&change.rule.id),
-            narrow_to: change.narrow_to.as_ref().map(Into::into),
-            authorise: change
-                .authorise
-                .iter()
-                .take(MOST_WORDS)
-                .map(Into::into)
-                .collect(),
-            lost: texts(&change.lost, MOST_WORDS),
-        }
-    }
+/// A change as the first release published it; none of other controls.
+fn change(change: &Change) -> Option<NotifiedChange> {
+    let permission = |state: &Value| {
+        let rule = IngressRule::deserialize(state).ok()?;
+        Some(NotifiedTraffic::from(&rule.permission))
+    };
+    change.before.as_ref().and_then(permission)?;
+    let narrow_to = match &change.after {
+        Some(after) => Some(permission(after)?),
+        None => None,
+    };
+    let parts = change.add.iter().take(MOST_WORDS);
+    Some(NotifiedChange {
+        rule: name(&change.item),
+        narrow_to,
+        authorise: parts.map(permission).collect::<Option<_>>()?,
+        lost: texts(&change.lost, MOST_WORDS),
+    })
 }
 
 impl From<&Outcome> for NotifiedOutcome {
     fn from(outcome: &Outcome) -> Self {
-        let ending = match &outcome.ending {
-            Ending::Done => Ending::Done,
-            Ending::AlreadyDone => Ending::AlreadyDone,
-            Ending::Skipped { why } => Ending::Skipped { why: text(why) },
-            Ending::Failed {
-                retryable,
-                operation,
-                code,
-                message,
-            } => Ending::Failed {
-                retryable: *retryable,
-                operation: name(operation),
-                code: name(code),
-                message: text(message),
-            },
-        };
         Self {
-            rule: name(&outcome.rule),
+            rule: name(&outcome.item),
             step: outcome.step,
             traffic: outcome.permission.as_ref().map(Into::into),
             created: some_name(&outcome.created),
-            ending,
+            ending: ending(&outcome.ending),
         }
+    }
+}
+
+fn ending(of: &Ending) -> Ending {
+    match of {
+        Ending::Done => Ending::Done,
+        Ending::AlreadyDone => Ending::AlreadyDone,
+        Ending::Skipped { why } => Ending::Skipped { why: text(why) },
+        Ending::Failed {
+            retryable,
+            operation,
+            code,
+            message,
+        } => Ending::Failed {
+            retryable: *retryable,
+            operation: name(operation),
+            code: name(code),
+            message: text(message),
+        },
     }
 }
 

@@ -33,16 +33,16 @@ pub(super) fn compose(run: &Patching) -> Message {
     let title = story.headline(100) + &story.addition();
     let card = Card {
         key: run.message_key(),
-        record: &run.id,
+        record: &run.head.id,
         title: &title,
         sections: &story.sections(),
-        control: run.control.name(),
-        severity: run.severity,
-        outcome: run.status.name(),
-        account: &run.account,
-        region: &run.region,
+        control: run.head.control.name(),
+        severity: run.head.severity,
+        outcome: run.head.status.name(),
+        account: &run.head.account,
+        region: &run.head.region,
         team: run.team_or_unowned(),
-        resources: vec![run.resource.clone()],
+        resources: vec![run.head.resource.clone()],
     };
     let (mail, chat) = (text::of_card(&card), chat::card(&card).to_string());
     fitted(

@@ -1,23 +1,21 @@
-//! The subject: how it ended, how bad it is, what was open, to whom. The same
+//! The subject: how it ended, how bad it is, what was found. The same
 //! words, uncut, are the first line of every body.
 
-use std::collections::BTreeSet;
-
 use super::story::Story;
-use super::words::{is_world, joined, one_line};
 use crate::entry::Entry;
+use crate::prose::one_line;
 use crate::words::Status;
 
 /// Most characters of a subject: SNS wants fewer than 100.
 pub(super) const MOST: usize = 99;
 
-/// Most characters about ports.
-const MOST_EXPOSED: usize = 200;
+/// How many details a subject goes into, tried from the first until it fits.
+const DETAILS: &[usize] = &[usize::MAX, 3, 2, 1, 0];
 
 /// The word that a status is told with.
 pub(super) fn verb(entry: &Entry) -> &'static str {
-    match entry.status {
-        Status::Remediated if entry.fight.is_some() => "FIXED AGAIN",
+    match entry.head.status {
+        Status::Remediated if entry.detail.fight.is_some() => "FIXED AGAIN",
         status => status_verb(status),
     }
 }
@@ -44,16 +42,12 @@ pub(super) fn status_verb(status: Status) -> &'static str {
 }
 
 /// The subject, cut so that what matters survives: the name goes before the
-/// ports do, and the ports are summed up before the end is cut off.
+/// details do, and those are summed up before the end is cut off.
 pub(super) fn subject(story: &Story<'_>) -> String {
-    let open = Open::of(story);
     let mut subject = String::new();
-    for ports in [usize::MAX, 3, 2, 1, 0] {
+    for found in story.headlines(DETAILS) {
         for name in [60, 24, 12, 7, 0] {
-            subject = ascii(&format!(
-                "[Backstop] {}",
-                headline(story, &open, ports, name)
-            ));
+            subject = ascii(&format!("[Backstop] {}", headline(story, &found, name)));
             if subject.len() <= MOST {
                 return subject;
             }
@@ -75,14 +69,14 @@ pub(super) fn shortened_subject(headline: &str) -> String {
 
 /// The first line of a body: the subject uncut, and why nothing was changed.
 pub(super) fn first_line(story: &Story<'_>) -> String {
-    let why = match story.entry.status {
+    let why = match story.entry.head.status {
         Status::Notified => ", nothing was changed",
         Status::Held => ", its opt-out tag cannot be read",
         Status::NotOwned => ", it belongs to another account",
         Status::Existing => ", it was there before enforce and was left",
         Status::Tripped => ", the control has tripped: nothing was changed",
         Status::Stopped => ", the kill switch is on: nothing was changed",
-        Status::Remediated if story.entry.fight.is_some() => ", it keeps coming back",
+        Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
         // The last five are of encryptions and patchings, which have stories of
         // their own.
         Status::InProgress
@@ -95,62 +89,26 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         | Status::NeedsPerson
         | Status::AwaitingRescan => "",
     };
-    headline(story, &Open::of(story), 5, 100) + why
+    headline(story, &story.headlines(&[5]).concat(), 100) + why
 }
 
-fn headline(story: &Story<'_>, open: &Open<'_>, ports: usize, name: usize) -> String {
+fn headline(story: &Story<'_>, found: &str, name: usize) -> String {
     let entry = story.entry;
     let id = one_line(entry.resource_id(), 100);
-    let name = match one_line(&entry.resource_name, name) {
+    let name = match one_line(&entry.head.resource_name, name) {
         name if name.chars().count() < 2 || name == id => String::new(),
         name => format!(" ({name})"),
     };
-    let is = match entry.status {
+    let is = match entry.head.status {
         Status::Remediated => "was",
         Status::Failed => "may be",
         _ => "is",
     };
-    let exposed = match (ports, open.exposed.len()) {
-        (0, 1) => "1 range".to_owned(),
-        (0, ranges) => format!("{ranges} ranges"),
-        (most, _) => joined(&open.exposed, most),
-    };
     format!(
-        "{} {}: {id}{name} {is} open to {} on {}",
+        "{} {}: {id}{name} {is} {found}",
         verb(entry),
-        entry.severity,
-        open.to,
-        one_line(&exposed, MOST_EXPOSED),
+        entry.head.severity,
     )
-}
-
-/// What is open and to whom, gathered once for all lengths that are tried: a
-/// group may have a thousand rules.
-struct Open<'a> {
-    /// Each port once.
-    exposed: Vec<&'a str>,
-    /// To whom, in three words.
-    to: &'static str,
-}
-
-impl<'a> Open<'a> {
-    fn of(story: &Story<'a>) -> Self {
-        let concerned = story.concerned();
-        let to_the_world = concerned.iter().any(|e| is_world(&e.rule.source));
-        let mut seen = BTreeSet::new();
-        Self {
-            exposed: concerned
-                .into_iter()
-                .flat_map(|exposure| exposure.exposed.iter())
-                .map(String::as_str)
-                .filter(|words| seen.insert(*words))
-                .collect(),
-            to: match to_the_world {
-                true => "the world",
-                false => "much of the internet",
-            },
-        }
-    }
 }
 
 /// The text in ASCII: what is not becomes a question mark.

@@ -1,24 +1,25 @@
-//! The mail: the story first, then every rule with what happened to it, the
+//! The mail: the story first, then every item with what happened to it, the
 //! commands that put everything back, and where the ledger has the rest.
 
 use serde_json::json;
 
 use super::chat::Card;
 use super::notification::LedgerKey;
-use super::story::{Section, Story, ended, terms};
-use super::undo_commands::{Undo, quote, undo_commands};
-use super::words::{count, joined, one_line, rules, shortened, time};
+use super::story::{PutBack, Section, Story, ended, terms};
 use crate::exemption::Exemption;
+use crate::info::OptOutOn;
 use crate::plan::Exposure;
+use crate::prose::{capitalised, counted, one_line, shortened, time};
+use crate::shell::quote;
 
 /// Most characters of the story in a mail.
 const MOST_LEAD: usize = 10_000;
 /// Most characters of a line.
 const MOST_LINE: usize = 1200;
-/// Most steps told of one rule: a split rule may have a step for each part.
+/// Most steps told of one item: a split rule may have a step for each part.
 const MOST_STEPS: usize = 10;
 
-/// The mail, with at most `most` rules in every list.
+/// The mail, with at most `most` items in every list.
 pub(super) fn mail(story: &Story<'_>, card: &Card<'_>, most: usize) -> String {
     let mut paragraphs = vec![headline(card)];
     paragraphs.extend(lead(card.sections));
@@ -28,7 +29,7 @@ pub(super) fn mail(story: &Story<'_>, card: &Card<'_>, most: usize) -> String {
     paragraphs.join("\n\n") + "\n"
 }
 
-/// The mail about a record without rules: all there is to say is on the card.
+/// The mail about a record without items: all there is to say is on the card.
 pub(super) fn of_card(card: &Card<'_>) -> String {
     let mut paragraphs = vec![headline(card)];
     paragraphs.extend(lead(card.sections));
@@ -65,7 +66,7 @@ fn lead(sections: &[Section]) -> Vec<String> {
 }
 
 fn section(section: &Section) -> String {
-    let mut lines = vec![section.heading.to_owned()];
+    let mut lines = vec![section.heading.to_string()];
     lines.extend(
         section
             .lines
@@ -79,57 +80,35 @@ fn details(story: &Story<'_>, most: usize) -> String {
     let entry = story.entry;
     let mut lines = vec![format!(
         "DETAILS\nResource: {}",
-        one_line(&entry.resource, 300)
+        one_line(&entry.head.resource, 300)
     )];
-    lines.extend(shortened(&entry.exposures, most, |exposure| {
-        rule(story, exposure)
+    lines.extend(shortened(&entry.detail.exposures, most, |exposure| {
+        item(story, exposure)
     }));
-    lines.extend(shortened(&entry.plan.reasons, most.min(5), |reason| {
-        format!("Reason: {}", one_line(reason, 300))
-    }));
+    lines.extend(shortened(
+        &entry.detail.plan.reasons,
+        most.min(5),
+        |reason| format!("Reason: {}", one_line(reason, 300)),
+    ));
     lines.push(format!(
         "Begun: {}, attempts: {}",
-        time(entry.started_at),
-        entry.attempts
+        time(entry.head.started_at),
+        entry.head.attempts
     ));
-    if let Some(finished) = entry.finished_at {
+    if let Some(finished) = entry.head.finished_at {
         lines.push(format!("Ended: {}", time(finished)));
     }
-    lines.push(format!("Policy version: {}", entry.policy_version));
+    lines.push(format!("Policy version: {}", entry.head.policy_version));
     lines.join("\n")
 }
 
-/// A rule, as it was, and what happened to it.
-fn rule(story: &Story<'_>, exposure: &Exposure) -> String {
-    let rule = &exposure.rule;
-    let description = match one_line(rule.description.as_deref().unwrap_or_default(), 300) {
-        none if none.is_empty() => "no description".to_owned(),
-        text => format!("described as: {text}"),
-    };
-    let mut lines = vec![one_line(
-        &format!(
-            "Rule {}: {} from {}, {description}",
-            rule.id, rule.permission, rule.source
-        ),
-        600,
-    )];
-    let stays = match exposure.allowed.as_slice() {
-        [] => "nothing of it may stay".to_owned(),
-        allowed => format!("{} may stay", joined(allowed, 8)),
-    };
-    lines.push(format!(
-        "  too open: {}; {stays}",
-        joined(&exposure.exposed, 8)
-    ));
-    let private = if exposure.private_part {
-        ", and private ones"
-    } else {
-        ""
-    };
-    lines.push(format!(
-        "  admits {} public addresses{private}",
-        count(exposure.public_addresses)
-    ));
+/// An item, as it was, and what happened to it.
+fn item(story: &Story<'_>, exposure: &Exposure) -> String {
+    let mut lines = story.details(exposure).into_iter();
+    let first = lines.next().unwrap_or_default();
+    let first = format!("{} {first}", capitalised(story.phrases.item));
+    let rest = lines.map(|line| format!("  {line}"));
+    let mut lines: Vec<String> = [one_line(&first, 600)].into_iter().chain(rest).collect();
     lines.extend(match &exposure.exemption {
         Exemption::None => None,
         Exemption::Exempt(opt_out) => Some(format!("  opted out {}", terms(opt_out))),
@@ -140,7 +119,7 @@ fn rule(story: &Story<'_>, exposure: &Exposure) -> String {
             one_line(problem, 300)
         )),
     });
-    let outcomes = story.outcomes(&rule.id);
+    let outcomes = story.outcomes(&exposure.item);
     lines.extend(
         outcomes
             .iter()
@@ -157,23 +136,37 @@ fn rule(story: &Story<'_>, exposure: &Exposure) -> String {
 }
 
 fn put_it_back(story: &Story<'_>, most: usize) -> Option<String> {
-    let (shown, all) = undo_commands(story, most);
-    if all == 0 {
+    if story.put_back.is_empty() {
         return None;
     }
+    let shown: Vec<&PutBack> = story.put_back.iter().take(most).collect();
+    let (item, until) = (story.phrases.item, story.opt_out_until());
+    let opt_out = match story.opt_out_on() {
+        OptOutOn::Item => format!(
+            "Every {item} gets an opt-out until {until}; a {item} that was revoked gets a new id."
+        ),
+        OptOutOn::Resource => format!(
+            "The {} gets an opt-out until {until}.",
+            story.phrases.resource
+        ),
+        OptOutOn::Policy => {
+            "Exempt it in the policy first, or it would be remediated again.".to_owned()
+        }
+    };
     let mut lines = vec![format!(
-        "PUT IT BACK\nOnly if it is meant to be open. For bash or zsh, one after the other. Every rule gets an opt-out until {}; a rule that was revoked gets a new id.",
-        story.opt_out_until()
+        "PUT IT BACK\nOnly if it is meant to be {}. For bash or zsh, one after the other. {opt_out}",
+        story.phrases.found
     )];
-    for Undo { what, commands } in &shown {
-        lines.push(format!("\nRule {what}:"));
+    let kind = capitalised(item);
+    for PutBack { what, commands } in &shown {
+        lines.push(format!("\n{kind} {what}:"));
         lines.extend(commands.iter().cloned());
     }
-    let more = all - shown.len();
+    let more = story.undoable - shown.len();
     if more > 0 {
         lines.push(format!(
             "\nand {} more: the ledger entry holds them as they were, in `before` (base64 of gzip of JSON).",
-            rules(more)
+            counted(more, item)
         ));
     }
     Some(lines.join("\n"))

@@ -15,10 +15,10 @@ use super::notification::{LedgerKey, name, some_text, text as cut};
 use super::story::Section;
 use super::subject::shortened_subject;
 use super::text;
-use super::words::{clause, one_line, or_unknown, shortened};
 use crate::exemption::OPT_OUT_TAG;
+use crate::prose::{clause, one_line, or_unknown, shortened};
 use crate::undo::{Undo, UndoStatus};
-use crate::words::{Control, Severity, team_or_unowned};
+use crate::words::{ControlId, Severity, team_or_unowned};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -50,7 +50,7 @@ pub struct UndoNotification {
     /// What happened, in one line.
     pub headline: String,
     /// The control of the remediation.
-    pub control: Control,
+    pub control: ControlId,
     /// How bad it is that it is open again.
     pub severity: Severity,
     /// `undone` or `undo-failed`.
@@ -174,7 +174,7 @@ fn headline(undo: &Undo) -> String {
 
 fn sections(undo: &Undo) -> Vec<Section> {
     let mut sections = vec![Section {
-        heading: "Who asked for it, as stated",
+        heading: "Who asked for it, as stated".into(),
         lines: vec![
             format!("Who: {}", or_unknown(undo.by.as_deref(), MOST_TEXT)),
             format!("Why: {}", or_unknown(Some(&undo.reason), MOST_TEXT)),
@@ -182,7 +182,7 @@ fn sections(undo: &Undo) -> Vec<Section> {
     }];
     if !undo.problems.is_empty() {
         sections.push(Section {
-            heading: "What failed",
+            heading: "What failed".into(),
             lines: shortened(&undo.problems, MOST_LINES, |problem| {
                 format!("{}.", clause(problem, 2 * MOST_TEXT))
             }),
@@ -192,14 +192,15 @@ fn sections(undo: &Undo) -> Vec<Section> {
         heading: match undo.status {
             UndoStatus::Undone => "What was put back",
             _ => "What was to be put back",
-        },
+        }
+        .into(),
         lines: shortened(&undo.restored, MOST_LINES, |line| {
             format!("{}.", clause(line, 2 * MOST_TEXT))
         }),
     });
     sections.push(match undo.status {
         UndoStatus::Undone => Section {
-            heading: "How to keep it, or to end it",
+            heading: "How to keep it, or to end it".into(),
             lines: vec![
                 format!(
                     "What was put back is opted out until {}; after that it is closed again.",
@@ -209,7 +210,7 @@ fn sections(undo: &Undo) -> Vec<Section> {
             ],
         },
         _ => Section {
-            heading: "How to go on",
+            heading: "How to go on".into(),
             lines: vec![format!(
                 "Remove the cause and ask again: backstop undo {}. What is done already is recognised.",
                 undo.undoes

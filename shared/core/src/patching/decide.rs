@@ -24,17 +24,18 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Operation, PatchFacts, Patching, Settings,
-    Vulnerability, Wait,
+    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Need, Operation, PatchFacts, Patching,
+    PatchingDetail, Settings, Vulnerability, Wait,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::entry;
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
-use crate::guards::{self, Guards};
+use crate::guards::{self, Case, Guards, Spared};
+use crate::reason::Reason;
 use crate::rules::OptOutRules;
+use crate::run::{Head, Run, VERSION};
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
-use crate::words::{Control, Mode, Severity, Status};
+use crate::words::{ControlId, Mode, Severity, Status};
 
 /// After how long an instance is scanned again for what every approved patch did
 /// not mend: AWS's own baselines approve a patch seven days after its release.
@@ -43,11 +44,11 @@ const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// The rules by which it is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules<'a> {
-    /// The modes of [`Control::PATCHING`], where the policy names them.
-    pub modes: BTreeMap<Control, Mode>,
-    /// Those of [`Control::PATCHING`] that leave alone what was there before
+    /// The modes of [`ControlId::PATCHING`], where the policy names them.
+    pub modes: BTreeMap<ControlId, Mode>,
+    /// Those of [`ControlId::PATCHING`] that leave alone what was there before
     /// `enforce`.
-    pub spares_existing: BTreeSet<Control>,
+    pub spares_existing: BTreeSet<ControlId>,
     /// The least severe findings of Inspector's that are looked at.
     pub least_severity: Severity,
     /// How patches are installed.
@@ -60,7 +61,7 @@ pub struct Rules<'a> {
 
 impl Rules<'_> {
     /// A control's mode: `otherwise` where the policy names none.
-    fn mode(&self, control: Control, otherwise: Mode) -> Mode {
+    fn mode(&self, control: ControlId, otherwise: Mode) -> Mode {
         self.modes.get(&control).copied().unwrap_or(otherwise)
     }
 }
@@ -72,12 +73,12 @@ pub struct Circumstances<'a> {
     pub mode: Mode,
     /// The time.
     pub now: Timestamp,
-    /// What keeps each of [`Control::PATCHING`] from acting.
-    pub guards: &'a BTreeMap<Control, Guards>,
+    /// What keeps each of [`ControlId::PATCHING`] from acting.
+    pub guards: &'a BTreeMap<ControlId, Guards>,
 }
 
 impl Circumstances<'_> {
-    fn mode_of(&self, control: Control, rules: &Rules<'_>) -> Mode {
+    fn mode_of(&self, control: ControlId, rules: &Rules<'_>) -> Mode {
         rules.mode(control, self.mode)
     }
 }
@@ -92,7 +93,7 @@ pub enum Verdict {
     /// It was started a moment ago: the sweep comes back to it.
     Settling,
     /// This control has something to say.
-    Violates(Control),
+    Violates(ControlId),
 }
 
 /// What is decided about an instance.
@@ -114,6 +115,10 @@ pub struct Decision {
     pub findings: Vec<Vulnerability>,
     /// Why, one sentence each.
     pub reasons: Vec<String>,
+    /// The guard that holds it back.
+    pub because: Option<Reason>,
+    /// What it lacks, for Systems Manager to reach it.
+    pub lacks: Vec<Need>,
 }
 
 impl Decision {
@@ -127,12 +132,14 @@ impl Decision {
             exemption: Exemption::None,
             findings: Vec::new(),
             reasons: Vec::new(),
+            because: None,
+            lacks: Vec::new(),
         }
     }
 
     /// The control that has something to say.
     #[must_use]
-    pub fn control(&self) -> Option<Control> {
+    pub fn control(&self) -> Option<ControlId> {
         match self.verdict {
             Verdict::Violates(control) => Some(control),
             _ => None,
@@ -142,7 +149,7 @@ impl Decision {
 
 /// What is the matter with an instance.
 struct Found {
-    control: Control,
+    control: ControlId,
     severity: Severity,
     operation: Operation,
     /// A patch mends it.
@@ -150,7 +157,7 @@ struct Found {
     /// All of it was there before `enforce`.
     existing: bool,
     /// What keeps Systems Manager from it.
-    lacks: Vec<String>,
+    lacks: Vec<(Need, String)>,
 }
 
 /// Decides about an instance.
@@ -191,6 +198,8 @@ pub fn decide(facts: &PatchFacts, rules: &Rules<'_>, at: &Circumstances<'_>) -> 
         exemption,
         findings,
         reasons: Vec::new(),
+        because: None,
+        lacks: Vec::new(),
     };
     plan(&mut decision, host, facts, &found, rules, at);
     decision
@@ -200,7 +209,7 @@ pub fn decide(facts: &PatchFacts, rules: &Rules<'_>, at: &Circumstances<'_>) -> 
 /// and not waiting for Inspector's next look; what a patch mends first, the worst
 /// first.
 fn relevant(facts: &PatchFacts, rules: &Rules<'_>, at: &Circumstances<'_>) -> Vec<Vulnerability> {
-    if at.mode_of(Control::VulnerablePackage, rules) == Mode::Off {
+    if at.mode_of(ControlId::VulnerablePackage, rules) == Mode::Off {
         return Vec::new();
     }
     let least = rules.least_severity;
@@ -231,7 +240,7 @@ fn judge(
     at: &Circumstances<'_>,
 ) -> Option<Found> {
     let is_on = |control| at.mode_of(control, rules) != Mode::Off;
-    let spared = |control: Control, fingerprint: &str| {
+    let spared = |control: ControlId, fingerprint: &str| {
         rules.spares_existing.contains(&control)
             && at
                 .guards
@@ -250,7 +259,7 @@ fn judge(
     let patchable: Vec<&Vulnerability> = findings.iter().filter(|f| f.is_patchable()).collect();
     let all_spared = patchable.iter().all(|finding| {
         spared(
-            Control::VulnerablePackage,
+            ControlId::VulnerablePackage,
             &vulnerable_package::fingerprint(&finding.arn),
         )
     });
@@ -258,14 +267,14 @@ fn judge(
     let online = facts.agent.as_ref().is_some_and(super::Agent::is_online);
     let by_findings = |existing| {
         let severity = worst.unwrap_or(Severity::High);
-        let control = Control::VulnerablePackage;
+        let control = ControlId::VulnerablePackage;
         found(control, severity, Operation::Install, true, existing)
     };
     let by_state = || {
-        if !running || !is_on(Control::MissingPatches) {
+        if !running || !is_on(ControlId::MissingPatches) {
             return None;
         }
-        let control = Control::MissingPatches;
+        let control = ControlId::MissingPatches;
         match &facts.state {
             Some(state) if state.missing > 0 || state.failed > 0 => {
                 let existing = spared(control, &missing_patches::fingerprint(&host.id));
@@ -286,7 +295,7 @@ fn judge(
     let enforces = |control| at.mode_of(control, rules) == Mode::Enforce;
     let wanted = if patchable.is_empty() {
         by_state()
-    } else if !all_spared && enforces(Control::VulnerablePackage) {
+    } else if !all_spared && enforces(ControlId::VulnerablePackage) {
         Some(by_findings(false))
     } else {
         // Findings that are only told keep no other control from acting.
@@ -300,13 +309,13 @@ fn judge(
     let unmended = findings.iter().any(|f| f.unmended && f.has_patch());
     let wanted = wanted.or_else(|| {
         let severity = worst.unwrap_or(Severity::High);
-        let control = Control::VulnerablePackage;
+        let control = ControlId::VulnerablePackage;
         (running && online && unmended && is_due)
             .then(|| found(control, severity, Operation::Scan, true, false))
     });
     let only_told = (!findings.is_empty()).then(|| {
         let severity = worst.unwrap_or(Severity::High);
-        let control = Control::VulnerablePackage;
+        let control = ControlId::VulnerablePackage;
         found(control, severity, Operation::Install, false, false)
     });
     let mut wanted = wanted.or(only_told);
@@ -315,10 +324,10 @@ fn judge(
         return wanted;
     }
     let lacks = unmanaged_instance::lacks(host, facts.agent.as_ref(), facts.reach.as_ref());
-    let told = is_on(Control::UnmanagedInstance);
+    let told = is_on(ControlId::UnmanagedInstance);
     if told && wanted.as_ref().is_none_or(|wanted| wanted.patchable) {
         wanted = Some(Found {
-            control: Control::UnmanagedInstance,
+            control: ControlId::UnmanagedInstance,
             severity: worst.unwrap_or(Severity::Medium),
             operation: Operation::Install,
             patchable: wanted.is_some(),
@@ -339,66 +348,49 @@ fn plan(
     rules: &Rules<'_>,
     at: &Circumstances<'_>,
 ) {
+    let is_unmanaged = found.control == ControlId::UnmanagedInstance;
+    let changes = found.patchable && !is_unmanaged;
+    let spared = Spared::of(&decision.exemption);
+    let unguarded = Guards::default();
+    let held = guards::held_back(&Case {
+        other_owner: None,
+        spared,
+        mode: at.mode_of(found.control, rules),
+        kill_switch: rules.kill_switch,
+        guards: at.guards.get(&found.control).unwrap_or(&unguarded),
+        fights: None,
+    });
+    // What is only told changes nothing, so that nothing but an exemption holds it
+    // back.
+    if let Some(because) = held.filter(|_| changes || spared.is_some()) {
+        decision.status = because.status();
+        decision.reasons.push(because.to_string());
+        decision.because = Some(because);
+        return;
+    }
+    if is_unmanaged {
+        let why = "Systems Manager cannot reach it, so that nothing can be patched";
+        decision.reasons.push(why.to_owned());
+    } else if !changes {
+        let why = only_told(&decision.findings);
+        decision.reasons.extend(why);
+    }
+    for (need, why) in &found.lacks {
+        decision.lacks.push(*need);
+        decision.reasons.push(why.clone());
+    }
+    if !changes {
+        decision.status = Status::Notified;
+        return;
+    }
+    if !found.lacks.is_empty() {
+        decision.status = Status::Refused;
+        return;
+    }
     let mut ends = |status: Status, why: String| {
         decision.status = status;
         decision.reasons.push(why);
     };
-    match &decision.exemption {
-        Exemption::Malformed { .. } => {
-            return ends(
-                Status::Held,
-                format!("the tag {OPT_OUT_TAG} cannot be read"),
-            );
-        }
-        Exemption::Existing => {
-            return ends(
-                Status::Existing,
-                "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`".to_owned(),
-            );
-        }
-        Exemption::Exempt(_) => {
-            return ends(Status::Exempt, format!("the tag {OPT_OUT_TAG} opts it out"));
-        }
-        Exemption::None | Exemption::Ended(_) => {}
-    }
-    if found.control == Control::UnmanagedInstance {
-        ends(
-            Status::Notified,
-            "Systems Manager cannot reach it, so that nothing can be patched".to_owned(),
-        );
-        decision.reasons.extend(found.lacks.iter().cloned());
-        return;
-    }
-    if !found.patchable {
-        decision.status = Status::Notified;
-        decision.reasons.extend(only_told(&decision.findings));
-        decision.reasons.extend(found.lacks.iter().cloned());
-        return;
-    }
-    if at.mode_of(found.control, rules) != Mode::Enforce {
-        return ends(Status::Notified, "the mode is `notify`".to_owned());
-    }
-    if rules.kill_switch {
-        return ends(Status::Stopped, "the kill switch is on".to_owned());
-    }
-    let guards = at.guards.get(&found.control);
-    if let Some(trip) = guards.and_then(|guards| guards.control_tripped.as_ref()) {
-        return ends(
-            Status::Tripped,
-            format!("the control has tripped: {}", trip.why),
-        );
-    }
-    if let Some(trip) = guards.and_then(|guards| guards.resource_tripped.as_ref()) {
-        return ends(
-            Status::Tripped,
-            format!("the control has tripped for this resource: {}", trip.why),
-        );
-    }
-    if !found.lacks.is_empty() {
-        decision.status = Status::Refused;
-        decision.reasons.extend(found.lacks.iter().cloned());
-        return;
-    }
     let settings = rules.settings;
     if let Some(group) = host.auto_scaling_group()
         && settings.auto_scaling == AutoScaling::Replace
@@ -435,7 +427,7 @@ pub fn stops(
     if rules.kill_switch {
         return Some((Status::Stopped, "the kill switch is on".to_owned()));
     }
-    if rules.mode(run.control, mode) != Mode::Enforce {
+    if rules.mode(run.head.control, mode) != Mode::Enforce {
         return back("the mode is `enforce` no more");
     }
     let Some(host) = host.filter(|host| !host.is_ended()) else {
@@ -444,7 +436,7 @@ pub fn stops(
     if host.state != "running" {
         return back("the instance does not run any more");
     }
-    match exempt(&host.tags, run.control, rules.opt_out, now) {
+    match exempt(&host.tags, run.head.control, rules.opt_out, now) {
         Exemption::Malformed { .. } => {
             return back("its opt-out tag was set meanwhile and cannot be read");
         }
@@ -454,7 +446,7 @@ pub fn stops(
     if let Some(entry) = encryption {
         return back(&being_encrypted(entry));
     }
-    if run.operation == Operation::Install && !rules.settings.in_window(now) {
+    if run.detail.operation == Operation::Install && !rules.settings.in_window(now) {
         return back("the maintenance window has closed");
     }
     None
@@ -562,12 +554,12 @@ fn is_young(host: &Host, settings: &Settings, now: Timestamp) -> bool {
 /// thing: whoever is opted out of one of the controls that lead to it is opted
 /// out of it.
 #[must_use]
-pub fn exempt(tags: &Tags, control: Control, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
+pub fn exempt(tags: &Tags, control: ControlId, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     let read = |control| own_exemption(tags, control, opt_out, now);
     match control {
-        Control::VulnerablePackage | Control::MissingPatches => exemption::strongest([
-            read(Control::VulnerablePackage),
-            read(Control::MissingPatches),
+        ControlId::VulnerablePackage | ControlId::MissingPatches => exemption::strongest([
+            read(ControlId::VulnerablePackage),
+            read(ControlId::MissingPatches),
         ]),
         own => read(own),
     }
@@ -576,7 +568,7 @@ pub fn exempt(tags: &Tags, control: Control, opt_out: &OptOutRules, now: Timesta
 /// What the tag means to a control that installs nothing here.
 fn own_exemption(
     tags: &Tags,
-    control: Control,
+    control: ControlId,
     opt_out: &OptOutRules,
     now: Timestamp,
 ) -> Exemption {
@@ -590,12 +582,12 @@ fn own_exemption(
 
 /// What of an instance belongs to the baseline of a control.
 #[must_use]
-pub fn baseline(facts: &PatchFacts, control: Control) -> Vec<String> {
+pub fn baseline(facts: &PatchFacts, control: ControlId) -> Vec<String> {
     let Some(host) = &facts.host else {
         return Vec::new();
     };
     match control {
-        Control::VulnerablePackage => facts
+        ControlId::VulnerablePackage => facts
             .findings
             .iter()
             .filter(|finding| finding.is_patchable())
@@ -603,7 +595,7 @@ pub fn baseline(facts: &PatchFacts, control: Control) -> Vec<String> {
             .collect(),
         // What was never scanned may lack anything: the scan brings out what was
         // there, and not what came since.
-        Control::MissingPatches
+        ControlId::MissingPatches
             if facts
                 .state
                 .as_ref()
@@ -652,43 +644,50 @@ pub fn record(
     let mut findings = decision.findings.clone();
     let findings_total = u32::try_from(findings.len()).unwrap_or(u32::MAX);
     findings.truncate(MOST_RECORDED);
-    Some(Patching {
-        version: entry::VERSION,
-        id: about.id.to_owned(),
-        control,
-        severity: decision.severity,
-        resource: format!(
-            "arn:{}:ec2:{region}:{account}:instance/{}",
-            about.partition, host.id
-        ),
-        resource_name: host.name().to_owned(),
-        account: account.clone(),
-        region: region.clone(),
-        team: host.tags.get(about.owner_tag).cloned(),
-        status: decision.status,
-        operation: decision.operation,
-        reboot: settings.reboot,
-        findings,
-        findings_total,
-        missing,
-        before: facts.state.clone(),
-        after: None,
-        agent: facts.agent.clone(),
-        snapshots_wanted: settings.snapshots && decision.operation == Operation::Install,
-        snapshots: Vec::new(),
-        batch: None,
-        command: None,
-        waits: decision.waits,
-        reasons: decision.reasons.clone(),
-        exemption: decision.exemption.clone(),
-        actor: about.trigger.actor.clone(),
-        policy_version: about.policy_version,
-        attempts: 1,
-        started_at: about.now,
-        installed_at: None,
-        finished_at: (!begins).then_some(about.now),
-        managed_by: guards::managed_by(&host.tags, &about.trigger.actor),
-        page_key: None,
-        revision: 0,
+    Some(Run {
+        head: Head {
+            version: VERSION,
+            id: about.id.to_owned(),
+            control,
+            severity: decision.severity,
+            resource: format!(
+                "arn:{}:ec2:{region}:{account}:instance/{}",
+                about.partition, host.id
+            ),
+            resource_name: host.name().to_owned(),
+            account: account.clone(),
+            region: region.clone(),
+            team: host.tags.get(about.owner_tag).cloned(),
+            status: decision.status,
+            exemption: decision.exemption.clone(),
+            actor: about.trigger.actor.clone(),
+            policy_version: about.policy_version,
+            attempts: 1,
+            started_at: about.now,
+            finished_at: (!begins).then_some(about.now),
+            managed_by: guards::managed_by(&host.tags, &about.trigger.actor),
+        },
+        detail: PatchingDetail {
+            operation: decision.operation,
+            reboot: settings.reboot,
+            findings,
+            findings_total,
+            missing,
+            before: facts.state.clone(),
+            after: None,
+            agent: facts.agent.clone(),
+            snapshots_wanted: settings.snapshots && decision.operation == Operation::Install,
+            snapshots: Vec::new(),
+            batch: None,
+            command: None,
+            waits: decision.waits,
+            reasons: decision.reasons.clone(),
+            because: decision.because.clone(),
+            lacks: decision.lacks.clone(),
+            instance_gone: false,
+            installed_at: None,
+            page_key: None,
+            revision: 0,
+        },
     })
 }

@@ -398,6 +398,18 @@ impl Command {
     }
 }
 
+/// What an instance needs, to be managed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// A role that lets it be managed.
+    Role,
+    /// A way to Systems Manager's endpoints.
+    Endpoint,
+    /// A running agent.
+    Agent,
+}
+
 /// How an instance that Systems Manager does not manage could reach it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {

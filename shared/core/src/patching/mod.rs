@@ -15,15 +15,16 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::exemption::Exemption;
-use crate::words::{Actor, Control, Severity, Status, digest, id_of, team_or_unowned};
+use crate::reason::Reason;
+use crate::run::Run;
+use crate::words::{ControlId, Status, digest};
 
 pub mod decide;
 mod facts;
 mod settings;
 
 pub use facts::{
-    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_FINDINGS, OS, Package, Patch, PatchFacts,
+    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_FINDINGS, Need, OS, Package, Patch, PatchFacts,
     PatchState, Reach, Reports, Vulnerability,
 };
 pub use settings::{AutoScaling, Reboot, Settings};
@@ -31,9 +32,6 @@ pub use settings::{AutoScaling, Reboot, Settings};
 /// For how long Inspector has time to look again after an installation: it scans
 /// a changed package inventory within the day.
 pub const RESCAN: SignedDuration = SignedDuration::from_hours(24);
-
-/// The reason of a run that ended because its instance is gone.
-pub const GONE: &str = "the instance is gone";
 
 /// Most patches of an instance that an entry lists; the others are counted.
 pub const MOST_LISTED: usize = 100;
@@ -112,29 +110,11 @@ impl Sent {
 }
 
 /// A patching, as the ledger keeps it.
+pub type Patching = Run<PatchingDetail>;
+
+/// What a run that installs patches found and did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Patching {
-    /// The record format's version.
-    pub version: u32,
-    /// The record's id, a ULID.
-    pub id: String,
-    /// The control that found it.
-    pub control: Control,
-    /// How bad it is: the worst finding's.
-    pub severity: Severity,
-    /// ARN of the instance.
-    pub resource: String,
-    /// The instance's name, for people.
-    pub resource_name: String,
-    /// The account.
-    pub account: String,
-    /// The Region.
-    pub region: String,
-    /// The team that owns the instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub team: Option<String>,
-    /// Where it stands.
-    pub status: Status,
+pub struct PatchingDetail {
     /// What is (or would be) sent.
     pub operation: Operation,
     /// Whether the instance may restart.
@@ -179,26 +159,18 @@ pub struct Patching {
     /// Why it is as it is, one sentence each.
     #[serde(default)]
     pub reasons: Vec<String>,
-    /// What the opt-out tag says.
-    #[serde(default)]
-    pub exemption: Exemption,
-    /// Who or what led to the look.
-    pub actor: Actor,
-    /// Version of the policy parameter that was decided by.
-    pub policy_version: i64,
-    /// How often it was begun: 1 unless it was cut off.
-    pub attempts: u32,
-    /// When it was begun.
-    pub started_at: Timestamp,
+    /// The guard that held it back.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Reason>,
+    /// What the instance lacks, for Systems Manager to reach it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<Need>,
+    /// Whether the instance was gone before Inspector looked again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub instance_gone: bool,
     /// When the patches were installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_at: Option<Timestamp>,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Timestamp>,
-    /// What manages the instance, where its tags show it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub managed_by: Option<String>,
     /// What a page of the sweep showed of it (`sweep::patching::page_key`); kept
     /// beside the document.
     #[serde(skip)]
@@ -229,40 +201,30 @@ pub enum Came {
 }
 
 impl Patching {
-    /// The instance's id.
-    #[must_use]
-    pub fn resource_id(&self) -> &str {
-        id_of(&self.resource)
-    }
-
-    /// The team for messages: never empty.
-    #[must_use]
-    pub fn team_or_unowned(&self) -> &str {
-        team_or_unowned(self.team.as_deref())
-    }
-
     /// Whether a command is about to be sent, or under way.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.status == Status::InProgress
+        self.head.status == Status::InProgress
     }
 
     /// Whether it waits for Inspector to look again.
     #[must_use]
     pub fn awaits_rescan(&self) -> bool {
-        self.status == Status::AwaitingRescan
+        self.head.status == Status::AwaitingRescan
     }
 
     /// The findings that a patch of the operating system mends.
     pub fn patchable(&self) -> impl Iterator<Item = &Vulnerability> {
-        self.findings
+        self.detail
+            .findings
             .iter()
             .filter(|finding| finding.is_patchable())
     }
 
     /// The findings that no patch of the operating system mends: for the owner.
     pub fn only_told(&self) -> impl Iterator<Item = &Vulnerability> {
-        self.findings
+        self.detail
+            .findings
             .iter()
             .filter(|finding| !finding.is_patchable())
     }
@@ -270,18 +232,21 @@ impl Patching {
     /// Whether all that was found stands in it.
     #[must_use]
     pub fn lists_all(&self) -> bool {
-        usize::try_from(self.findings_total).is_ok_and(|all| all <= self.findings.len())
+        usize::try_from(self.detail.findings_total)
+            .is_ok_and(|all| all <= self.detail.findings.len())
     }
 
     /// Halves the longer of its lists, what matters least first; what is left out
     /// is counted all the same. `false`: there is nothing more to leave out.
     pub fn shorten(&mut self) -> bool {
-        if self.findings.len() >= self.missing.len() {
-            self.findings.truncate(self.findings.len() / 2);
+        if self.detail.findings.len() >= self.detail.missing.len() {
+            self.detail
+                .findings
+                .truncate(self.detail.findings.len() / 2);
         } else {
-            self.missing.truncate(self.missing.len() / 2);
+            self.detail.missing.truncate(self.detail.missing.len() / 2);
         }
-        !(self.findings.is_empty() && self.missing.is_empty())
+        !(self.detail.findings.is_empty() && self.detail.missing.is_empty())
     }
 
     /// The mark in the comment of the command that it is sent with.
@@ -294,7 +259,11 @@ impl Patching {
     /// a command that never began there, or that somebody cancelled, does not.
     #[must_use]
     pub fn is_telling(&self) -> bool {
-        let ended = self.command.as_ref().and_then(|sent| sent.ended.as_deref());
+        let ended = self
+            .detail
+            .command
+            .as_ref()
+            .and_then(|sent| sent.ended.as_deref());
         ended.is_some_and(|status| !INCONCLUSIVE.contains(&status))
     }
 
@@ -302,11 +271,19 @@ impl Patching {
     /// state says since, and not that the command ran; what Inspector found is
     /// for Inspector to close.
     pub fn take_end(&mut self, ended: &Ended, now: Timestamp) -> Came {
-        let sent_at = self.command.as_ref().map(|sent| sent.at);
-        let seen_at = self.command.as_ref().and_then(|sent| sent.seen_ended);
+        let sent_at = self.detail.command.as_ref().map(|sent| sent.at);
+        let seen_at = self
+            .detail
+            .command
+            .as_ref()
+            .and_then(|sent| sent.seen_ended);
         let seen_at = seen_at.unwrap_or(now);
-        let installs = self.operation == Operation::Install;
-        let known_at = self.before.as_ref().and_then(|before| before.ended_at);
+        let installs = self.detail.operation == Operation::Install;
+        let known_at = self
+            .detail
+            .before
+            .as_ref()
+            .and_then(|before| before.ended_at);
         // Systems Manager's and this clock differ by seconds; an operation takes
         // longer. What was there before is not what this one left.
         let slack = SignedDuration::from_secs(60);
@@ -326,50 +303,51 @@ impl Patching {
         });
         if ended.status == "Success" {
             let Some(state) = since else {
-                if let Some(sent) = &mut self.command {
+                if let Some(sent) = &mut self.detail.command {
                     sent.seen_ended = Some(seen_at);
                 }
                 return Came::NotShownYet;
             };
             self.conclude_success(state.clone(), now);
         } else {
-            self.status = Status::Failed;
-            self.reasons.push(failure(&ended.status));
-            self.after = since.cloned();
+            self.head.status = Status::Failed;
+            self.detail.reasons.push(failure(&ended.status));
+            self.detail.after = since.cloned();
         }
-        if let Some(sent) = &mut self.command {
+        if let Some(sent) = &mut self.detail.command {
             sent.ended = Some(ended.status.clone());
         }
-        if self.status != Status::AwaitingRescan {
-            self.finished_at = Some(now);
+        if self.head.status != Status::AwaitingRescan {
+            self.head.finished_at = Some(now);
         }
         Came::Concluded
     }
 
     fn conclude_success(&mut self, state: PatchState, now: Timestamp) {
         let (missing, failed, reboot) = (state.missing, state.failed, state.pending_reboot);
-        self.after = Some(state);
-        if self.operation == Operation::Scan {
-            self.status = Status::Remediated;
-            self.reasons
+        self.detail.after = Some(state);
+        if self.detail.operation == Operation::Scan {
+            self.head.status = Status::Remediated;
+            self.detail
+                .reasons
                 .push(format!("scanned: {missing} approved patches are missing"));
             return;
         }
-        self.installed_at = Some(now);
+        self.detail.installed_at = Some(now);
         if failed > 0 || missing > 0 {
-            self.status = Status::Failed;
-            self.reasons.push(format!(
+            self.head.status = Status::Failed;
+            self.detail.reasons.push(format!(
                 "the command succeeded, but {missing} approved patches are still missing and {failed} failed to install"
             ));
             return;
         }
         if reboot > 0 {
-            self.reasons.push(format!(
+            self.detail.reasons.push(format!(
                 "{reboot} of the installed patches may take effect only when the instance restarts, which is left to its owner"
             ));
         }
-        let by_inspector = self.control == Control::VulnerablePackage;
-        self.status = if by_inspector && self.patchable().next().is_some() {
+        let by_inspector = self.head.control == ControlId::VulnerablePackage;
+        self.head.status = if by_inspector && self.patchable().next().is_some() {
             Status::AwaitingRescan
         } else {
             Status::Remediated
@@ -391,22 +369,23 @@ impl Patching {
             return true;
         }
         if left.is_empty() {
-            self.status = Status::Remediated;
-            self.reasons
+            self.head.status = Status::Remediated;
+            self.detail
+                .reasons
                 .push("Inspector has closed every finding that a patch mends".to_owned());
-            self.finished_at = Some(now);
+            self.head.finished_at = Some(now);
             return true;
         }
-        let since = self.installed_at.unwrap_or(self.started_at);
+        let since = self.detail.installed_at.unwrap_or(self.head.started_at);
         if now.duration_since(since) < RESCAN {
             return false;
         }
-        self.status = Status::Failed;
-        self.reasons.push(format!(
+        self.head.status = Status::Failed;
+        self.detail.reasons.push(format!(
             "{} of Inspector's findings are still active 24 hours after the installation",
             left.len()
         ));
-        self.finished_at = Some(now);
+        self.head.finished_at = Some(now);
         true
     }
 
@@ -416,17 +395,18 @@ impl Patching {
         if !self.awaits_rescan() {
             return false;
         }
-        self.status = Status::Remediated;
-        self.reasons.push(GONE.to_owned());
-        self.finished_at = Some(now);
+        self.head.status = Status::Remediated;
+        self.detail.reasons.push("the instance is gone".to_owned());
+        self.detail.instance_gone = true;
+        self.head.finished_at = Some(now);
         true
     }
 
     /// Ends it without a command, or with one that was never taken.
     pub fn fail(&mut self, why: String, now: Timestamp) {
-        self.status = Status::Failed;
-        self.reasons.push(why);
-        self.finished_at = Some(now);
+        self.head.status = Status::Failed;
+        self.detail.reasons.push(why);
+        self.head.finished_at = Some(now);
     }
 
     /// What its message is known by; the same key is sent once. What fails
@@ -434,18 +414,20 @@ impl Patching {
     /// is told once a day.
     #[must_use]
     pub fn message_key(&self) -> String {
-        if self.status == Status::Failed && self.command.is_none() {
-            let day = jiff::tz::Offset::UTC.to_datetime(self.started_at).date();
+        if self.head.status == Status::Failed && self.detail.command.is_none() {
+            let day = jiff::tz::Offset::UTC
+                .to_datetime(self.head.started_at)
+                .date();
             let mut parts = vec![
-                format!("patching {} {day}", self.resource),
-                format!("control {}", self.control),
+                format!("patching {} {day}", self.head.resource),
+                format!("control {}", self.head.control),
             ];
-            parts.extend(self.reasons.iter().cloned());
+            parts.extend(self.detail.reasons.iter().cloned());
             return digest(parts.iter().map(String::as_str));
         }
         digest([
-            format!("patching {}", self.id).as_str(),
-            &format!("status {}", self.status.name()),
+            format!("patching {}", self.head.id).as_str(),
+            &format!("status {}", self.head.status.name()),
         ])
     }
 
@@ -457,14 +439,17 @@ impl Patching {
     #[must_use]
     pub fn state_key(&self) -> String {
         let mut parts: BTreeSet<String> = BTreeSet::new();
-        parts.insert(format!("found {} {}", self.control, self.resource));
-        parts.insert(format!("status {}", self.status.name()));
-        parts.insert(format!("exemption {:?}", self.exemption));
-        parts.insert(format!("operation {}", self.operation.name()));
-        parts.insert(format!("waits {:?}", self.waits));
-        parts.insert(format!("severity {}", self.severity));
-        if self.waits.is_none() {
-            parts.extend(self.reasons.iter().map(|why| format!("why {why}")));
+        parts.insert(format!(
+            "found {} {}",
+            self.head.control, self.head.resource
+        ));
+        parts.insert(format!("status {}", self.head.status.name()));
+        parts.insert(format!("exemption {:?}", self.head.exemption));
+        parts.insert(format!("operation {}", self.detail.operation.name()));
+        parts.insert(format!("waits {:?}", self.detail.waits));
+        parts.insert(format!("severity {}", self.head.severity));
+        if self.detail.waits.is_none() {
+            parts.extend(self.detail.reasons.iter().map(|why| format!("why {why}")));
         }
         for finding in self.only_told() {
             let packages = finding.packages.iter();

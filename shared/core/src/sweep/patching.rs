@@ -13,7 +13,7 @@ use crate::guards::Guards;
 use crate::patching::decide::exempt;
 use crate::patching::{Agent, PatchFacts};
 use crate::policy::Policy;
-use crate::words::{Control, Mode, Status, digest};
+use crate::words::{ControlId, Mode, Status, digest};
 
 /// Hours after which what waits is looked at again although a page shows no
 /// change: commands and their ends are on no page.
@@ -40,7 +40,7 @@ pub fn page_key(
     facts: &PatchFacts,
     policy: &Policy,
     mode: Mode,
-    guards: &BTreeMap<Control, Guards>,
+    guards: &BTreeMap<ControlId, Guards>,
     now: Timestamp,
 ) -> String {
     let Some(host) = &facts.host else {
@@ -73,7 +73,7 @@ pub fn page_key(
         ),
         format!("{}", now.as_second().div_euclid(LOOK_AGAIN_HOURS * 3600)),
     ];
-    for control in Control::PATCHING {
+    for control in ControlId::PATCHING {
         let guards = guards.get(control);
         parts.push(format!(
             "{control} {:?} {:?} {:?} {:?}",
@@ -124,7 +124,7 @@ mod tests {
         facts: PatchFacts,
         policy: Value,
         mode: Mode,
-        guards: BTreeMap<Control, Guards>,
+        guards: BTreeMap<ControlId, Guards>,
         now: Timestamp,
     }
 
@@ -302,21 +302,21 @@ mod tests {
             (
                 "a trip",
                 Box::new(|p| {
-                    let guards = p.guards.entry(Control::MissingPatches).or_default();
+                    let guards = p.guards.entry(ControlId::MissingPatches).or_default();
                     guards.control_tripped = tripped();
                 }),
             ),
             (
                 "a trip of the instance",
                 Box::new(|p| {
-                    let guards = p.guards.entry(Control::MissingPatches).or_default();
+                    let guards = p.guards.entry(ControlId::MissingPatches).or_default();
                     guards.resource_tripped = tripped();
                 }),
             ),
             (
                 "the baseline",
                 Box::new(|p| {
-                    let guards = p.guards.entry(Control::VulnerablePackage).or_default();
+                    let guards = p.guards.entry(ControlId::VulnerablePackage).or_default();
                     guards.baseline.insert("fingerprint".into());
                 }),
             ),

@@ -5,7 +5,7 @@ use aws_lambda_events::event::eventbridge::EventBridgeEvent;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::words::{Actor, Control};
+use crate::words::{Actor, ControlId};
 
 /// The `source` of Backstop's own events.
 pub const OWN_SOURCE: &str = "backstop";
@@ -44,6 +44,12 @@ pub struct Trigger {
 #[error("{0}")]
 pub struct BrokenEvent(String);
 
+/// Why a function ignores an event of a kind that is for others.
+#[must_use]
+pub fn foreign(source: &str, detail_type: &str) -> String {
+    format!("`{detail_type}` of `{source}` is no event for this function")
+}
+
 pub(super) fn broken<T>(sentence: impl Into<String>) -> Result<T, BrokenEvent> {
     Err(BrokenEvent(sentence.into()))
 }
@@ -63,7 +69,7 @@ pub struct CheckRequested {
 impl CheckRequested {
     /// Asks for a look at a resource.
     #[must_use]
-    pub fn new(control: Control, resource: impl Into<String>, cause: Option<Actor>) -> Self {
+    pub fn new(control: ControlId, resource: impl Into<String>, cause: Option<Actor>) -> Self {
         Self {
             control: control.name().to_owned(),
             resource: resource.into(),

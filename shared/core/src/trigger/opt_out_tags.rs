@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::event::{
-    BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, list, needed, succeeded, text,
+    BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, foreign, list, needed, succeeded, text,
 };
 use crate::exemption::OPT_OUT_TAG;
 use crate::words::Actor;
@@ -52,10 +52,7 @@ pub fn opt_out_tags(payload: &Value) -> Result<TagsParsed, BrokenEvent> {
     let event = envelope(payload)?;
     let ignored = |why: String| Ok(TagsParsed::Ignored(why));
     if (event.source.as_str(), event.detail_type.as_str()) != ("aws.ec2", CLOUDTRAIL_CALL) {
-        return ignored(format!(
-            "`{}` of `{}` is no event for this function",
-            event.detail_type, event.source
-        ));
+        return ignored(foreign(&event.source, &event.detail_type));
     }
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;

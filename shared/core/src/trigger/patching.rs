@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::event::{
-    BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, broken, envelope, is_id,
-    list, needed, text,
+    BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, broken, envelope, foreign,
+    is_id, list, needed, text,
 };
 use super::volumes::INSTANCE_NOTIFICATION;
 use crate::patching::{DOCUMENT, MOST_CVES, Package, Vulnerability};
-use crate::words::{Actor, Control, Severity};
+use crate::words::{Actor, ControlId, Severity};
 
 /// Detail type of Inspector's findings.
 pub const INSPECTOR_FINDING: &str = "Inspector2 Finding";
@@ -96,8 +96,8 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
             let request = CheckRequested::read(detail.clone())?;
-            let ours = Control::from_name(&request.control)
-                .is_some_and(|control| Control::PATCHING.contains(&control));
+            let ours = ControlId::from_name(&request.control)
+                .is_some_and(|control| ControlId::PATCHING.contains(&control));
             if !ours {
                 return ignored(format!(
                     "`{}` is not a control of this function",
@@ -204,9 +204,7 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
             let actor = Actor::default().of_event(event.id, payload);
             look(id, actor, Says::Nothing)
         }
-        (source, detail_type) => ignored(format!(
-            "`{detail_type}` of `{source}` is no event for this function"
-        )),
+        (source, detail_type) => ignored(foreign(source, detail_type)),
     }
 }
 
@@ -541,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_look_may_be_asked_for_by_the_controls_of_instances_alone() {
-        for control in Control::ALL {
+        for control in ControlId::ALL {
             let detail = json!({ "control": control.name(), "resource": INSTANCE });
             let parsed = patching(&event(OWN_SOURCE, CHECK_REQUESTED, &detail)).unwrap();
             assert_eq!(
@@ -552,7 +550,7 @@ mod tests {
                         ..
                     })
                 ),
-                Control::PATCHING.contains(control),
+                ControlId::PATCHING.contains(control),
                 "{control}"
             );
         }

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::event::{
     BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger, actor,
-    broken, entry_id, envelope, is_id, needed, succeeded, text,
+    broken, entry_id, envelope, foreign, is_id, needed, succeeded, text,
 };
-use crate::words::{Actor, Control};
+use crate::words::{Actor, ControlId};
 
-/// The EC2 calls that make a volume, or no longer encrypt new ones.
-pub const VOLUME_CALLS: &[&str] = &["CreateVolume", "DisableEbsEncryptionByDefault"];
+/// The EC2 calls that make a volume.
+pub const VOLUME_CALLS: &[&str] = &["CreateVolume"];
 
 /// Detail type of EBS's own events about volumes.
 pub const VOLUME_NOTIFICATION: &str = "EBS Volume Notification";
@@ -26,8 +26,6 @@ pub const INSTANCE_NOTIFICATION: &str = "EC2 Instance State-change Notification"
 pub enum VolumesParsed {
     /// Look at this volume or instance.
     Check(Trigger),
-    /// Look at the account's setting.
-    Setting(Trigger),
     /// Take the next step of a run.
     Advance {
         /// The run's ledger entry.
@@ -66,12 +64,9 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 .cause
                 .unwrap_or_default()
                 .of_event(event.id, payload);
-            match Control::from_name(&request.control) {
-                Some(Control::UnencryptedVolume) => unit_id("detail.resource", &request.resource)
+            match ControlId::from_name(&request.control) {
+                Some(ControlId::UnencryptedVolume) => unit_id("detail.resource", &request.resource)
                     .map(|id| VolumesParsed::Check(trigger(id, cause))),
-                Some(Control::EncryptionByDefault) => {
-                    Ok(VolumesParsed::Setting(trigger(region.clone(), cause)))
-                }
                 _ => ignored(format!(
                     "`{}` is not a control of this function",
                     request.control
@@ -84,9 +79,6 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 Err(why) => return ignored(why),
             };
             let actor = actor(detail).of_event(event.id, payload);
-            if call == "DisableEbsEncryptionByDefault" {
-                return Ok(VolumesParsed::Setting(trigger(region.clone(), actor)));
-            }
             let Some(id) = text(&detail["responseElements"], &["volumeId"]) else {
                 return broken(format!(
                     "the `{call}` event names no volume: `detail.responseElements.volumeId` is missing; check by hand the volume that was created"
@@ -119,9 +111,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             let actor = Actor::default().of_event(event.id, payload);
             unit_id("`detail.instance-id`", &id).map(|id| VolumesParsed::Check(trigger(id, actor)))
         }
-        (source, detail_type) => ignored(format!(
-            "`{detail_type}` of `{source}` is no event for this function"
-        )),
+        (source, detail_type) => ignored(foreign(source, detail_type)),
     }
 }
 

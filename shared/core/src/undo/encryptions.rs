@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::Request;
-use crate::encryption::{Encryption, Progress, Way};
+use crate::encryption::{Encryption, EncryptionDetail, Progress, Way};
 use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
+use crate::run::{Head, Run};
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Volume};
 use crate::words::{Actor, Status};
 
@@ -40,14 +41,14 @@ pub fn plan(
     now: &BTreeMap<String, Volume>,
     today: Date,
 ) -> Decision {
-    if entry.way == Way::AccountSetting {
+    if entry.detail.way == Way::AccountSetting {
         return Decision::Nothing(format!(
             "exempt the account first, or it is turned on again: `controls.{}.settings.exemption` in the policy; then: aws ec2 disable-ebs-encryption-by-default",
-            entry.control
+            entry.head.control
         ));
     }
-    if entry.undoes.is_some() {
-        return Decision::Nothing(format!("{} is an undo itself", entry.id));
+    if entry.detail.undoes.is_some() {
+        return Decision::Nothing(format!("{} is an undo itself", entry.head.id));
     }
     if entry.is_open() {
         return Decision::Refused(format!(
@@ -66,23 +67,24 @@ pub fn plan(
             live(tagged).filter(|copy| copy.tags.get(COPY_OF_TAG) == Some(&volume.id))
         })
     };
-    let other_run = entry.volumes.iter().find_map(|volume| {
+    let other_run = entry.detail.volumes.iter().find_map(|volume| {
         let run = copy_of(volume)?.tags.get(ENTRY_TAG)?;
-        (*run != entry.id).then_some(run)
+        (*run != entry.head.id).then_some(run)
     });
     if let Some(run) = other_run {
         return Decision::Nothing(format!(
             "it was the run {run} that replaced its volumes: take that one back"
         ));
     }
-    if entry.way == Way::Unattached {
-        if entry.status != Status::Remediated {
+    if entry.detail.way == Way::Unattached {
+        if entry.head.status != Status::Remediated {
             return Decision::Nothing("it replaced nothing".to_owned());
         }
-        return match entry.volumes.iter().find(|v| live(&v.id).is_none()) {
+        return match entry.detail.volumes.iter().find(|v| live(&v.id).is_none()) {
             Some(gone) => Decision::Refused(is_gone(entry, &gone.id)),
             None => Decision::OptOut(
                 entry
+                    .detail
                     .volumes
                     .iter()
                     .filter_map(|v| live(&v.id).cloned())
@@ -96,7 +98,7 @@ pub fn plan(
         );
     };
     let (mut back, mut in_place, mut problems) = (Vec::new(), 0, Vec::new());
-    for volume in &entry.volumes {
+    for volume in &entry.detail.volumes {
         let original = live(&volume.id);
         let is_back =
             original.is_some_and(|original| original.attachment_to(&instance.id).is_some());
@@ -135,7 +137,7 @@ pub fn plan(
         Decision::Refused(problems.join("; "))
     } else if !back.is_empty() {
         Decision::SwapBack(back)
-    } else if in_place > 0 && entry.status != Status::Remediated {
+    } else if in_place > 0 && entry.head.status != Status::Remediated {
         Decision::Nothing("it replaced nothing".to_owned())
     } else {
         Decision::AsBefore
@@ -144,7 +146,7 @@ pub fn plan(
 
 fn opted_out_for_ever(instance: &Instance, entry: &Encryption, today: Date) -> bool {
     let tag = instance.tags.get(OPT_OUT_TAG).map(String::as_str);
-    let read = exemption::read(tag, entry.control, today, false);
+    let read = exemption::read(tag, entry.head.control, today, false);
     matches!(read, Exemption::Exempt(opt_out) if opt_out.until.is_none())
 }
 
@@ -173,33 +175,38 @@ pub fn swap_back(
     until: Date,
     now: Timestamp,
 ) -> Encryption {
-    Encryption {
-        id: id.to_owned(),
-        status: Status::InProgress,
-        way: Way::Swap,
-        instance: Some(instance.clone()),
-        volumes,
-        progress: Progress::default(),
-        reasons: vec![format!(
-            "taken back on request of {}: {}",
-            request.by.as_deref().unwrap_or("somebody"),
-            request.reason
-        )],
-        exemption: Exemption::Exempt(OptOut {
-            until: Some(until),
-            owner: request.by.clone(),
-            reason: Some("undo".to_owned()),
-        }),
-        undoes: Some(entry.id.clone()),
-        actor: Actor {
-            principal: request.by.clone(),
-            event_name: Some("Undo".to_owned()),
-            ..Actor::default()
+    Run {
+        head: Head {
+            id: id.to_owned(),
+            status: Status::InProgress,
+            exemption: Exemption::Exempt(OptOut {
+                until: Some(until),
+                owner: request.by.clone(),
+                reason: Some("undo".to_owned()),
+            }),
+            actor: Actor {
+                principal: request.by.clone(),
+                event_name: Some("Undo".to_owned()),
+                ..Actor::default()
+            },
+            attempts: 1,
+            started_at: now,
+            finished_at: None,
+            ..entry.clone().head
         },
-        attempts: 1,
-        started_at: now,
-        finished_at: None,
-        revision: 0,
-        ..entry.clone()
+        detail: EncryptionDetail {
+            way: Way::Swap,
+            instance: Some(instance.clone()),
+            volumes,
+            progress: Progress::default(),
+            reasons: vec![format!(
+                "taken back on request of {}: {}",
+                request.by.as_deref().unwrap_or("somebody"),
+                request.reason
+            )],
+            undoes: Some(entry.head.id.clone()),
+            revision: 0,
+            ..entry.clone().detail
+        },
     }
 }

@@ -19,18 +19,18 @@ pub fn answer(run: &Patching, until: Date) -> Answer {
     if run.is_open() {
         return Answer::new(Answered::InProgress, under_way(run));
     }
-    if run.operation == Operation::Scan {
+    if run.detail.operation == Operation::Scan {
         return Answer::new(
             Answered::NothingToUndo,
             "nothing was changed: it only looked which patches are missing",
         );
     }
     if let Some(why) = not_installed(run) {
-        let left = match run.snapshots.is_empty() {
+        let left = match run.detail.snapshots.is_empty() {
             true => String::new(),
             false => format!(
                 ". The snapshots that were taken first are kept: {}; delete them if they are not needed",
-                run.snapshots.join(", ")
+                run.detail.snapshots.join(", ")
             ),
         };
         return Answer::new(
@@ -43,9 +43,9 @@ pub fn answer(run: &Patching, until: Date) -> Answer {
         format!(
             "a patch cannot be undone, so nothing was changed. {} Opt the instance out first, or the same patches are installed again: aws ec2 create-tags --region {} --resources {} --tags 'Key={OPT_OUT_TAG},Value={} until={until} reason=undo'.",
             by_hand(run),
-            run.region,
+            run.head.region,
             run.resource_id(),
-            run.control
+            run.head.control
         ),
     )
 }
@@ -53,10 +53,10 @@ pub fn answer(run: &Patching, until: Date) -> Answer {
 /// What is said while the run is under way.
 fn under_way(run: &Patching) -> String {
     let id = run.resource_id();
-    match &run.command {
+    match &run.detail.command {
         Some(sent) => format!(
             "the command {} is under way on {id}, and what it installs cannot be undone; to cut it short: aws ssm cancel-command --region {} --command-id {} --instance-ids {id}; it may have installed a part by then",
-            sent.id, run.region, sent.id
+            sent.id, run.head.region, sent.id
         ),
         None => format!(
             "its command is about to be sent to {id}; ask again in a minute. An opt-out on {id} keeps the next one from being sent"
@@ -66,10 +66,10 @@ fn under_way(run: &Patching) -> String {
 
 /// Why nothing can have been installed; `None`: something may have been.
 fn not_installed(run: &Patching) -> Option<String> {
-    let Some(sent) = &run.command else {
-        return Some(match run.status {
+    let Some(sent) = &run.detail.command else {
+        return Some(match run.head.status {
             Status::Pending => {
-                let why = run.reasons.last().cloned().unwrap_or_default();
+                let why = run.detail.reasons.last().cloned().unwrap_or_default();
                 format!(
                     "no patches have been installed yet ({why}); an opt-out on {} keeps them from being installed",
                     run.resource_id()
@@ -90,14 +90,14 @@ fn not_installed(run: &Patching) -> Option<String> {
         "InvalidPlatform",
         "AccessDenied",
     ];
-    let ran = run.installed_at.is_some() || !never_ran.contains(&ended);
+    let ran = run.detail.installed_at.is_some() || !never_ran.contains(&ended);
     (!ran).then(|| format!("the command {} was never run there ({ended})", sent.id))
 }
 
 /// What a person can do.
 fn by_hand(run: &Patching) -> String {
-    if run.snapshots.is_empty() {
-        let why = match run.snapshots_wanted {
+    if run.detail.snapshots.is_empty() {
+        let why = match run.detail.snapshots_wanted {
             true => "none of it is in the ledger",
             false => "the policy's `patching.snapshots` is `false`",
         };
@@ -105,11 +105,11 @@ fn by_hand(run: &Patching) -> String {
             "No snapshots were taken first ({why}): there is a backup of your own to go back to, or the package manager's way to an older version."
         );
     }
-    let ids = run.snapshots.join(" ");
+    let ids = run.detail.snapshots.join(" ");
     format!(
         "What the volumes held before is in the snapshots {}. By hand: see which volume each is of (aws ec2 describe-snapshots --region {region} --snapshot-ids {ids}), make a volume of each in the instance's availability zone (aws ec2 create-volume --region {region} --snapshot-id <snap-…> --availability-zone <zone> --volume-type <type>, with the old one's type and IOPS), stop {instance}, and attach the new volumes in the place of the old ones. They are crash-consistent, and what was written since is only on the old volumes: keep those.",
-        run.snapshots.join(", "),
-        region = run.region,
+        run.detail.snapshots.join(", "),
+        region = run.head.region,
         instance = run.resource_id()
     )
 }

@@ -110,14 +110,14 @@ fn entry(attached: bool) -> Encryption {
         now,
     };
     let mut entry = record(&facts, &decision, about).unwrap();
-    assert_eq!(entry.status, Status::InProgress);
+    assert_eq!(entry.head.status, Status::InProgress);
     let copy = Change::Copy {
         volume: "vol-o".into(),
     };
     entry.trying(&copy, now);
     entry.tried(&copy, Answer::Accepted, Some("vol-c".into()));
-    entry.status = Status::Remediated;
-    entry.finished_at = Some(now);
+    entry.head.status = Status::Remediated;
+    entry.head.finished_at = Some(now);
     entry
 }
 
@@ -162,16 +162,22 @@ fn a_swap_is_taken_back_while_the_original_is_there_and_the_copy_in_its_place() 
         until,
         Timestamp::UNIX_EPOCH,
     );
-    assert_eq!(undo.undoes.as_deref(), Some(ENTRY));
-    assert_eq!((undo.status, undo.way), (Status::InProgress, Way::Swap));
-    assert!(undo.progress.tries.is_empty(), "its own story begins anew");
-    // As it was attached when it was replaced, and what is there now.
-    assert_eq!(undo.volumes[0].attachments[0].device, "/dev/xvda");
-    assert!(undo.volumes[0].attachments[0].delete_on_termination);
-    assert_eq!(undo.volumes[0].tags[REPLACED_BY_TAG], "vol-c");
-    assert!(matches!(undo.exemption, Exemption::Exempt(_)));
+    assert_eq!(undo.detail.undoes.as_deref(), Some(ENTRY));
     assert_eq!(
-        undo.instance.unwrap().state,
+        (undo.head.status, undo.detail.way),
+        (Status::InProgress, Way::Swap)
+    );
+    assert!(
+        undo.detail.progress.tries.is_empty(),
+        "its own story begins anew"
+    );
+    // As it was attached when it was replaced, and what is there now.
+    assert_eq!(undo.detail.volumes[0].attachments[0].device, "/dev/xvda");
+    assert!(undo.detail.volumes[0].attachments[0].delete_on_termination);
+    assert_eq!(undo.detail.volumes[0].tags[REPLACED_BY_TAG], "vol-c");
+    assert!(matches!(undo.head.exemption, Exemption::Exempt(_)));
+    assert_eq!(
+        undo.detail.instance.unwrap().state,
         "running",
         "it is to run afterwards"
     );
@@ -268,13 +274,13 @@ fn runs_that_replaced_nothing_are_under_way_or_undos_themselves_are_not_taken_ba
     let running = instance("running");
     let now = world(&[volume("vol-o", false, Some(INSTANCE), &[])]);
     let mut rolled_back = entry(true);
-    rolled_back.status = Status::RolledBack;
+    rolled_back.head.status = Status::RolledBack;
     let mut open = entry(true);
-    open.status = Status::InProgress;
+    open.head.status = Status::InProgress;
     let mut undo = entry(true);
-    undo.undoes = Some(ENTRY.into());
+    undo.detail.undoes = Some(ENTRY.into());
     let mut setting = entry(false);
-    setting.way = Way::AccountSetting;
+    setting.detail.way = Way::AccountSetting;
     assert!(matches!(
         plan(&rolled_back, Some(&running), &now, TODAY),
         Decision::Nothing(_)

@@ -3,15 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::open_ingress::{self, About, Circumstances, Decision};
-use backstop_core::entry::Entry;
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::decide::{self, About, Circumstances};
+use backstop_core::entry;
 use backstop_core::guards::Guards;
 use backstop_core::plan::{Ending, Outcome, Step};
-use backstop_core::policy::Policy;
+use backstop_core::policy::{Governed, Policy};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, SecurityGroup, Source};
+use backstop_core::security_group::{IngressRule, SecurityGroup, Source};
 use backstop_core::trigger::Trigger;
 use backstop_core::words::{Actor, Mode, Status};
+
+type Entry = entry::Entry<IngressRule>;
+type Decision = decide::Decision<IngressRule>;
 
 fn rule(id: &str, from: i32, to: i32, source: &str) -> IngressRule {
     IngressRule {
@@ -23,8 +27,8 @@ fn rule(id: &str, from: i32, to: i32, source: &str) -> IngressRule {
     }
 }
 
-fn group(rules: &[IngressRule]) -> Facts {
-    Facts::Group(Box::new(SecurityGroup {
+fn group(rules: &[IngressRule]) -> SecurityGroup {
+    SecurityGroup {
         id: "sg-0123456789abcdef0".into(),
         name: "web".into(),
         owner: "111122223333".into(),
@@ -37,13 +41,13 @@ fn group(rules: &[IngressRule]) -> Facts {
             .map(|rule| (rule.id.clone(), rule.clone()))
             .collect(),
         prefix_lists: BTreeMap::new(),
-    }))
+    }
 }
 
-fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
-    open_ingress::decide(
-        facts,
-        &policy.open_ingress(),
+fn decide(group: Option<&SecurityGroup>, policy: &Policy, mode: Mode) -> Decision {
+    decide::decide::<OpenIngress>(
+        group,
+        &OpenIngress::rules(policy),
         &Circumstances {
             mode,
             account: "111122223333",
@@ -53,7 +57,7 @@ fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
     )
 }
 
-fn entry_of(facts: &Facts, mode: Mode, id: &str) -> Entry {
+fn entry_of(group: &SecurityGroup, mode: Mode, id: &str) -> Entry {
     let trigger = Trigger {
         resource: "sg-0123456789abcdef0".into(),
         account: "111122223333".into(),
@@ -67,17 +71,18 @@ fn entry_of(facts: &Facts, mode: Mode, id: &str) -> Entry {
         policy_version: 1,
         now: "2026-11-24T10:00:00Z".parse().unwrap(),
     };
-    open_ingress::entry(facts, &decide(facts, &Policy::default(), mode), about).unwrap()
+    let decision = decide(Some(group), &Policy::default(), mode);
+    decide::entry::<OpenIngress>(Some(group), &decision, about).unwrap()
 }
 
-fn entry(facts: &Facts) -> Entry {
-    entry_of(facts, Mode::Enforce, "01JDF0000000000000000000AA")
+fn entry(group: &SecurityGroup) -> Entry {
+    entry_of(group, Mode::Enforce, "01JDF0000000000000000000AA")
 }
 
 fn outcome(rule: &str, step: Step, ending: Ending) -> Outcome {
     Outcome {
         round: 0,
-        rule: rule.into(),
+        item: rule.into(),
         step,
         permission: None,
         created: None,
@@ -95,16 +100,15 @@ fn denied(code: &str) -> Ending {
 }
 
 /// Ends the attempt with the group as it is now.
-fn conclude(entry: &mut Entry, now: &Facts) -> Status {
-    let found = entry.before.clone();
+fn conclude(entry: &mut Entry, now: Option<&SecurityGroup>) -> Status {
+    let found = entry.detail.before.clone();
+    let rules = now.map(|group| group.rules.clone()).unwrap_or_default();
     let decision = decide(now, &Policy::default(), Mode::Enforce);
-    entry.verification = Some(open_ingress::verify(entry, &found, now, &decision));
-    let rules = match now {
-        Facts::Group(group) => group.rules.clone(),
-        Facts::Gone => BTreeMap::new(),
-    };
+    entry.detail.verification = Some(decide::verify::<OpenIngress>(
+        entry, &found, &rules, &decision,
+    ));
     entry.conclude(&rules, "2026-11-24T10:00:05Z".parse().unwrap());
-    entry.status
+    entry.head.status
 }
 
 #[test]
@@ -113,17 +117,18 @@ fn an_entry_holds_every_rule_it_will_touch_in_full_and_no_other() {
     bad.description = Some("ssh".into());
     bad.tags = BTreeMap::from([("team".into(), "web".into())]);
     let entry = entry(&group(&[bad.clone(), rule("sgr-2", 443, 443, "0.0.0.0/0")]));
-    assert_eq!(entry.before, BTreeMap::from([("sgr-1".into(), bad)]));
+    assert_eq!(entry.detail.before, BTreeMap::from([("sgr-1".into(), bad)]));
 }
 
 #[test]
 fn a_clean_run_is_remediated() {
     let mut entry = entry(&group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]));
     entry
+        .detail
         .outcomes
         .push(outcome("sgr-1", Step::Revoke, Ending::Done));
-    assert_eq!(conclude(&mut entry, &group(&[])), Status::Remediated);
-    assert_eq!(entry.after, BTreeMap::from([("sgr-1".into(), None)]));
+    assert_eq!(conclude(&mut entry, Some(&group(&[]))), Status::Remediated);
+    assert_eq!(entry.detail.after, BTreeMap::from([("sgr-1".into(), None)]));
 }
 
 #[test]
@@ -135,13 +140,14 @@ fn a_failed_step_or_a_hole_that_is_still_there_is_a_failure() {
         Step::Revoke,
         denied("UnauthorizedOperation"),
     )]);
-    assert_eq!(conclude(&mut failed, &open), Status::Failed);
+    assert_eq!(conclude(&mut failed, Some(&open)), Status::Failed);
 
     let mut unchanged = entry(&open);
     unchanged
+        .detail
         .outcomes
         .push(outcome("sgr-1", Step::Revoke, Ending::Done));
-    assert_eq!(conclude(&mut unchanged, &open), Status::Failed);
+    assert_eq!(conclude(&mut unchanged, Some(&open)), Status::Failed);
     let problems = unchanged.problems().join("; ");
     assert!(
         problems.contains("sgr-1 still admits tcp 22 from 0.0.0.0/0"),
@@ -164,15 +170,12 @@ fn what_others_change_meanwhile_is_listed_as_theirs_and_is_no_failure() {
         rule("sgr-1", 443, 443, "10.0.0.0/8"),
         rule("sgr-9", 5432, 5432, "10.0.0.0/8"),
     ]);
-    let found = match group(&[
+    let found = group(&[
         rule("sgr-1", 0, 80, "0.0.0.0/0"),
         rule("sgr-2", 443, 443, "0.0.0.0/0"),
-    ]) {
-        Facts::Group(group) => group.rules,
-        Facts::Gone => unreachable!(),
-    };
-    let decision = decide(&now, &Policy::default(), Mode::Enforce);
-    let verification = open_ingress::verify(&entry, &found, &now, &decision);
+    ]);
+    let decision = decide(Some(&now), &Policy::default(), Mode::Enforce);
+    let verification = decide::verify::<OpenIngress>(&entry, &found.rules, &now.rules, &decision);
     assert!(verification.passed());
     assert_eq!(
         verification.by_others,
@@ -193,20 +196,23 @@ fn before_is_never_overwritten_by_a_further_round() {
     ]));
     entry.go_on(&later);
     assert_eq!(
-        entry.before["sgr-1"],
+        entry.detail.before["sgr-1"],
         rule("sgr-1", 0, 1024, "0.0.0.0/0"),
         "as it was before the first change"
     );
-    assert!(entry.before.contains_key("sgr-2"));
-    assert_eq!(entry.plan.changes.len(), 2);
+    assert!(entry.detail.before.contains_key("sgr-2"));
+    assert_eq!(entry.detail.plan.changes.len(), 2);
     assert_eq!(
         entry
+            .detail
             .plan
             .changes
             .iter()
-            .find(|c| c.rule.id == "sgr-1")
+            .find(|c| c.item == "sgr-1")
             .unwrap()
-            .rule
+            .before
+            .as_ref()
+            .unwrap()
             .permission,
         Permission::new("tcp", 0, 100)
     );
@@ -216,8 +222,8 @@ fn before_is_never_overwritten_by_a_further_round() {
 fn news_is_what_others_did_and_not_our_own_stale_read() {
     let entry = entry(&group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]));
     let news = |rules: &[IngressRule]| {
-        let decision = decide(&group(rules), &Policy::default(), Mode::Enforce);
-        open_ingress::has_news(&entry, decision.plan.as_ref())
+        let decision = decide(Some(&group(rules)), &Policy::default(), Mode::Enforce);
+        decide::has_news(&entry, decision.plan.as_ref())
     };
     assert!(!news(&[]));
     assert!(
@@ -238,24 +244,26 @@ fn a_run_that_was_cut_off_after_its_changes_is_remediated_by_the_next() {
         rule("sgr-2", 0, 80, "0.0.0.0/0"),
     ]));
     let now = group(&[rule("sgr-2", 80, 80, "0.0.0.0/0")]);
-    open_ingress::settle(
+    decide::settle::<OpenIngress>(
         &mut entry,
-        &now,
-        &decide(&now, &Policy::default(), Mode::Enforce),
+        &now.rules,
+        &decide(Some(&now), &Policy::default(), Mode::Enforce),
     );
     let steps: Vec<(&str, Step)> = entry
+        .detail
         .outcomes
         .iter()
-        .map(|o| (o.rule.as_str(), o.step))
+        .map(|o| (o.item.as_str(), o.step))
         .collect();
     assert_eq!(steps, [("sgr-1", Step::Revoke), ("sgr-2", Step::Narrow)]);
     assert!(
         entry
+            .detail
             .outcomes
             .iter()
             .all(|o| o.ending == Ending::AlreadyDone)
     );
-    assert_eq!(conclude(&mut entry, &now), Status::Remediated);
+    assert_eq!(conclude(&mut entry, Some(&now)), Status::Remediated);
 }
 
 #[test]
@@ -267,16 +275,17 @@ fn a_failure_that_somebody_mended_by_hand_is_no_failure_any_more() {
         Step::Revoke,
         denied("UnauthorizedOperation"),
     )]);
-    assert_eq!(conclude(&mut entry, &open), Status::Failed);
+    assert_eq!(conclude(&mut entry, Some(&open)), Status::Failed);
     let failed_key = entry.message_key();
-    for now in [group(&[]), Facts::Gone] {
+    let empty = group(&[]);
+    for now in [Some(&empty), None] {
         let mut retried = entry.clone();
-        open_ingress::settle(
+        decide::settle::<OpenIngress>(
             &mut retried,
-            &now,
-            &decide(&now, &Policy::default(), Mode::Enforce),
+            &BTreeMap::new(),
+            &decide(now, &Policy::default(), Mode::Enforce),
         );
-        assert_eq!(conclude(&mut retried, &now), Status::Remediated);
+        assert_eq!(conclude(&mut retried, now), Status::Remediated);
         assert_ne!(
             retried.message_key(),
             failed_key,
@@ -294,25 +303,27 @@ fn a_failure_that_a_new_policy_allows_is_dropped() {
         Step::Revoke,
         denied("UnauthorizedOperation"),
     )]);
-    conclude(&mut entry, &open);
+    conclude(&mut entry, Some(&open));
     let policy = Policy::parse(
         r#"{"version":1,"controls":{"open-ingress":{"settings":{"authorised_ports":{"tcp":[22]}}}}}"#,
     )
     .unwrap();
-    let decision = decide(&open, &policy, Mode::Enforce);
-    open_ingress::settle(&mut entry, &open, &decision);
-    entry.verification = Some(open_ingress::verify(
+    let decision = decide(Some(&open), &policy, Mode::Enforce);
+    decide::settle::<OpenIngress>(&mut entry, &open.rules, &decision);
+    entry.detail.verification = Some(decide::verify::<OpenIngress>(
         &entry,
-        &entry.before,
-        &open,
+        &entry.detail.before,
+        &open.rules,
         &decision,
     ));
-    let Facts::Group(group) = &open else {
-        unreachable!()
-    };
-    entry.conclude(&group.rules, "2026-11-24T10:01:00Z".parse().unwrap());
-    assert_eq!(entry.status, Status::Remediated, "{:?}", entry.problems());
-    assert!(entry.plan.changes.is_empty());
+    entry.conclude(&open.rules, "2026-11-24T10:01:00Z".parse().unwrap());
+    assert_eq!(
+        entry.head.status,
+        Status::Remediated,
+        "{:?}",
+        entry.problems()
+    );
+    assert!(entry.detail.plan.changes.is_empty());
 }
 
 #[test]
@@ -326,7 +337,7 @@ fn a_failure_is_told_again_only_when_its_rules_or_codes_are_new() {
         for (rule, code) in failures {
             entry.add_round([outcome(rule, Step::Revoke, denied(code))]);
         }
-        entry.status = Status::Failed;
+        entry.head.status = Status::Failed;
         entry.message_key()
     };
     let first = key(&[("sgr-1", "UnauthorizedOperation")]);
@@ -386,12 +397,13 @@ fn what_was_not_changed_is_known_by_what_was_found_and_not_by_the_entry() {
 fn an_entry_survives_its_json() {
     let mut entry = entry(&group(&[rule("sgr-1", 0, 1024, "0.0.0.0/0")]));
     entry
+        .detail
         .outcomes
         .push(outcome("sgr-1", Step::Revoke, denied("X")));
-    conclude(&mut entry, &group(&[]));
+    conclude(&mut entry, Some(&group(&[])));
     let json = serde_json::to_string(&entry).unwrap();
     let mut read: Entry = serde_json::from_str(&json).unwrap();
-    read.before = entry.before.clone();
+    read.detail.before = entry.detail.before.clone();
     assert_eq!(read, entry);
 }
 
@@ -417,16 +429,19 @@ fn a_group_that_cannot_be_read_again_is_after_its_steps_and_not_as_before() {
         narrowed,
         outcome("sgr-denied", Step::Revoke, denied),
     ]);
-    entry.verification = Some(Verification {
+    entry.detail.verification = Some(Verification {
         unread: Some("throttled".into()),
         ..Verification::default()
     });
     // What is in hand is the picture from before.
-    let before = entry.before.clone();
+    let before = entry.detail.before.clone();
     entry.conclude(&before, "2026-11-24T10:00:01Z".parse().unwrap());
-    assert_eq!(entry.status, Status::Failed);
-    assert_eq!(entry.after["sgr-gone"], None);
-    let cut = entry.after["sgr-cut"].as_ref().unwrap();
+    assert_eq!(entry.head.status, Status::Failed);
+    assert_eq!(entry.detail.after["sgr-gone"], None);
+    let cut = entry.detail.after["sgr-cut"].as_ref().unwrap();
     assert_eq!(cut.permission, Permission::new("tcp", 80, 80));
-    assert_eq!(entry.after["sgr-denied"], before.get("sgr-denied").cloned());
+    assert_eq!(
+        entry.detail.after["sgr-denied"],
+        before.get("sgr-denied").cloned()
+    );
 }

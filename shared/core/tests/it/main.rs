@@ -16,5 +16,6 @@ mod message;
 mod open_ingress_cases;
 mod open_ingress_properties;
 mod patching_cases;
+mod public_snapshot_cases;
 mod undos;
 mod unencrypted_volume_cases;

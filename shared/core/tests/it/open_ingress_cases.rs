@@ -9,30 +9,40 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::decide::{self, Circumstances};
 use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::finding::Verdict;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Disposition, Exposure};
-use backstop_core::policy::Policy;
+use backstop_core::plan::{self, Disposition};
+use backstop_core::policy::{Governed, Policy};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
 use backstop_core::words::{Mode, Severity};
 
 const ACCOUNT: &str = "111122223333";
 
+type Decision = decide::Decision<IngressRule>;
+type Exposure = plan::Exposure<IngressRule>;
+
 /// Decides on 2026-11-24, with nothing that keeps the control from acting.
-fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
-    decide_guarded(facts, policy, mode, &Guards::default())
+fn decide(group: &SecurityGroup, policy: &Policy, mode: Mode) -> Decision {
+    decide_guarded(Some(group), policy, mode, &Guards::default())
 }
 
-fn decide_guarded(facts: &Facts, policy: &Policy, mode: Mode, guards: &Guards) -> Decision {
+fn decide_guarded(
+    group: Option<&SecurityGroup>,
+    policy: &Policy,
+    mode: Mode,
+    guards: &Guards,
+) -> Decision {
     let circumstances = Circumstances {
         mode,
         account: ACCOUNT,
         now: "2026-11-24T10:00:00Z".parse().unwrap(),
         guards,
     };
-    open_ingress::decide(facts, &policy.open_ingress(), &circumstances)
+    decide::decide::<OpenIngress>(group, &OpenIngress::rules(policy), &circumstances)
 }
 
 const HIGH_RISK: &str = r#"{"allow":"high-risk-ports"}"#;
@@ -105,12 +115,12 @@ fn written(decision: &Decision) -> Vec<String> {
         ));
     }
     for change in &plan.changes {
-        let mut line = match &change.narrow_to {
-            Some(to) => format!("narrow {} to {}", change.rule.id, ec2(to)),
-            None => format!("revoke {}", change.rule.id),
+        let mut line = match &change.after {
+            Some(to) => format!("narrow {} to {}", change.item, ec2(&to.permission)),
+            None => format!("revoke {}", change.item),
         };
-        for more in &change.authorise {
-            line += &format!(", authorise {}", ec2(more));
+        for more in &change.add {
+            line += &format!(", authorise {}", ec2(&more.permission));
         }
         for lost in &change.lost {
             line += &format!(", lose {lost}");
@@ -133,7 +143,7 @@ fn ec2(permission: &Permission) -> String {
 
 // --- a group from text ----------------------------------------------------
 
-fn facts(text: &str) -> Facts {
+fn facts(text: &str) -> SecurityGroup {
     let mut group = SecurityGroup {
         id: "sg-1".into(),
         name: "web".into(),
@@ -167,7 +177,7 @@ fn facts(text: &str) -> Facts {
             group.rules.insert(rule.id.clone(), rule);
         }
     }
-    Facts::Group(Box::new(group))
+    group
 }
 
 fn rule(line: &str) -> IngressRule {
@@ -588,12 +598,12 @@ fn s4_all_traffic_but_the_high_risk_ports_names_what_no_rule_can_say() {
     // With the ports of Security Hub: as many remainders as there are gaps.
     let plan = decision(HIGH_RISK, "a -1 -1/-1 0.0.0.0/0").plan.unwrap();
     let change = &plan.changes[0];
-    assert_eq!(ec2(change.narrow_to.as_ref().unwrap()), "tcp 0-19");
-    assert_eq!(change.authorise.len(), 20 + 21 + 1);
-    assert_eq!(ec2(&change.authorise[0]), "tcp 24");
-    assert_eq!(ec2(&change.authorise[19]), "tcp 9301-65535");
-    assert_eq!(ec2(&change.authorise[20]), "udp 0-19");
-    assert_eq!(ec2(&change.authorise[41]), "icmp -1/-1");
+    assert_eq!(ec2(&change.after.as_ref().unwrap().permission), "tcp 0-19");
+    assert_eq!(change.add.len(), 20 + 21 + 1);
+    assert_eq!(ec2(&change.add[0].permission), "tcp 24");
+    assert_eq!(ec2(&change.add[19].permission), "tcp 9301-65535");
+    assert_eq!(ec2(&change.add[20].permission), "udp 0-19");
+    assert_eq!(ec2(&change.add[41].permission), "icmp -1/-1");
     assert_eq!(change.lost, ["every other protocol"]);
 }
 
@@ -813,7 +823,7 @@ fn s6_exposures_carry_their_rules_own_opt_out() {
     );
     let states: Vec<String> = exposures
         .iter()
-        .map(|e| format!("{} {:?}", e.rule.id, e.exemption))
+        .map(|e| format!("{} {:?}", e.item, e.exemption))
         .collect();
     assert!(states[0].starts_with("a Ended"), "{states:?}");
     assert!(states[1].starts_with("b Malformed"), "{states:?}");
@@ -885,11 +895,11 @@ fn s7_the_policy_may_demand_an_end() {
 fn s7_another_accounts_group_is_told_not_changed() {
     check(
         "owner 444455556666\n a tcp 22 0.0.0.0/0",
-        "NotOwned: the group belongs to the account 444455556666\n revoke a",
+        "NotOwned: the resource belongs to the account 444455556666\n revoke a",
     );
     check(
         "owner 444455556666\n group tag all\n a tcp 22 0.0.0.0/0",
-        "NotOwned: the group belongs to the account 444455556666\n revoke a",
+        "NotOwned: the resource belongs to the account 444455556666\n revoke a",
     );
     check("owner 444455556666\n a tcp 443 0.0.0.0/0", "compliant");
 }
@@ -1000,7 +1010,7 @@ fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
                 ..Guards::default()
             },
             Disposition::Tripped,
-            "the control has tripped for this group: 51 changes in an hour",
+            "the control has tripped for this resource: 51 changes in an hour",
         ),
         (
             &enforce,
@@ -1012,7 +1022,7 @@ fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
             "9 times in 24 hours",
         ),
     ] {
-        let plan = decide_guarded(&open, policy, Mode::Enforce, &guards)
+        let plan = decide_guarded(Some(&open), policy, Mode::Enforce, &guards)
             .plan
             .unwrap();
         assert_eq!(plan.disposition, disposition);
@@ -1022,7 +1032,7 @@ fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
             plan.reasons
         );
         assert_eq!(plan.changes.len(), 1, "what would be done is told");
-        let notify = decide_guarded(&open, policy, Mode::Notify, &guards)
+        let notify = decide_guarded(Some(&open), policy, Mode::Notify, &guards)
             .plan
             .unwrap();
         assert_eq!(
@@ -1031,7 +1041,7 @@ fn s9_a_guard_keeps_the_plan_from_being_carried_out_and_says_why() {
             "a guard of nothing"
         );
     }
-    let plan = decide_guarded(&open, &enforce, Mode::Enforce, &one_less)
+    let plan = decide_guarded(Some(&open), &enforce, Mode::Enforce, &one_less)
         .plan
         .unwrap();
     assert_eq!(
@@ -1051,7 +1061,7 @@ fn s9_what_was_there_before_enforce_stays_and_takes_nothing_with_it() {
     let under = |policy: &str, group: &str| {
         let policy = Policy::parse(policy).unwrap();
         written(&decide_guarded(
-            &facts(group),
+            Some(&facts(group)),
             &policy,
             Mode::Enforce,
             &guards,
@@ -1082,8 +1092,11 @@ fn s9_what_was_there_before_enforce_stays_and_takes_nothing_with_it() {
 
 #[test]
 fn s8_gone_empty_and_compliant_groups_need_nothing() {
-    let gone = decide(&Facts::Gone, &Policy::default(), Mode::Enforce);
-    assert_eq!(written(&gone), ["not applicable: the group is gone"]);
+    let gone = decide_guarded(None, &Policy::default(), Mode::Enforce, &Guards::default());
+    assert_eq!(
+        written(&gone),
+        ["not applicable: the security group is gone"]
+    );
     check("", "compliant");
     check(
         "a tcp 22 sg-2\n b -1 -1/-1 sg-1\n c tcp 443 0.0.0.0/0\n d tcp 22 10.0.0.0/8",
@@ -1112,9 +1125,7 @@ fn group_references_and_neighbours_are_left_alone() {
 #[test]
 fn a_plan_holds_every_rule_it_touches_in_full() {
     let text = "a tcp 0-100 1.2.3.4/0 tag all until=2020-01-01\n b udp 1 ::/0\n c tcp 80 ::/0";
-    let Facts::Group(group) = facts(text) else {
-        panic!("no group")
-    };
+    let group = facts(text);
     let plan = decision("{}", text).plan.unwrap();
     let mut touched = group.rules.clone();
     touched.remove("c");
@@ -1171,16 +1182,22 @@ fn how_much_a_source_admits_and_whether_it_has_a_private_part() {
     ] {
         let exposure = &exposures(&format!("a tcp 22 {source}"))[0];
         assert_eq!(
-            (exposure.public_addresses, exposure.private_part),
-            (addresses, private),
+            exposure.reach,
+            Some(plan::Reach {
+                public_addresses: addresses,
+                private_part: private,
+            }),
             "{source}"
         );
     }
     let exposure =
         &exposures("pl-1 = 52.0.0.0/8 52.0.0.0/9 54.0.0.0/8 10.0.0.0/24\n a tcp 22 pl-1")[0];
     assert_eq!(
-        (exposure.public_addresses, exposure.private_part),
-        (1 << 25, true)
+        exposure.reach,
+        Some(plan::Reach {
+            public_addresses: 1 << 25,
+            private_part: true,
+        })
     );
 }
 

@@ -11,16 +11,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use backstop_core::controls::open_ingress::{self, Circumstances, Decision, Verdict};
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::decide::{self, Circumstances};
 use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::finding::Verdict;
 use backstop_core::guards::Guards;
-use backstop_core::plan::{Disposition, Plan};
-use backstop_core::policy::Policy;
+use backstop_core::plan::{self, Disposition};
+use backstop_core::policy::{Governed, Policy};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source};
 use backstop_core::words::Mode;
 use proptest::prelude::*;
 use proptest::sample::select;
+
+type Decision = decide::Decision<IngressRule>;
+type Plan = plan::Plan<IngressRule>;
 
 // --- a group, raw -----------------------------------------------------------
 
@@ -77,14 +82,14 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
 /// Decides on 2026-11-24, with nothing that keeps the control from acting.
-fn decide(facts: &Facts, policy: &Policy, mode: Mode) -> Decision {
+fn decide(group: &SecurityGroup, policy: &Policy, mode: Mode) -> Decision {
     let circumstances = Circumstances {
         mode,
         account: ACCOUNT,
         now: "2026-11-24T10:00:00Z".parse().unwrap(),
         guards: &Guards::default(),
     };
-    open_ingress::decide(facts, &policy.open_ingress(), &circumstances)
+    decide::decide::<OpenIngress>(Some(group), &OpenIngress::rules(policy), &circumstances)
 }
 const ACCOUNT: &str = "111122223333";
 
@@ -509,8 +514,7 @@ fn rule(raw: &Raw) -> IngressRule {
 
 fn decided(world: &World) -> Decision {
     let policy = Policy::parse(&world.policy.document()).unwrap();
-    let facts = Facts::Group(Box::new(facts(world)));
-    decide(&facts, &policy, Mode::Notify)
+    decide(&facts(world), &policy, Mode::Notify)
 }
 
 /// Carries out a plan as EC2 would.
@@ -520,13 +524,13 @@ fn carried_out(world: &World, plan: Option<&Plan>) -> World {
         let at = after
             .rules
             .iter()
-            .position(|raw| raw.id == change.rule.id)
+            .position(|raw| raw.id == change.item)
             .unwrap();
         let becoming = |n: usize, to: &Permission| Raw {
             id: if n == 0 {
-                change.rule.id.clone()
+                change.item.clone()
             } else {
-                format!("{}+{n}", change.rule.id)
+                format!("{}+{n}", change.item)
             },
             protocol: to.protocol.clone(),
             from: to.from_port,
@@ -534,16 +538,16 @@ fn carried_out(world: &World, plan: Option<&Plan>) -> World {
             ..world
                 .rules
                 .iter()
-                .find(|raw| raw.id == change.rule.id)
+                .find(|raw| raw.id == change.item)
                 .unwrap()
                 .clone()
         };
         let more: Vec<Raw> = (1..)
-            .zip(&change.authorise)
-            .map(|(n, to)| becoming(n, to))
+            .zip(&change.add)
+            .map(|(n, to)| becoming(n, &to.permission))
             .collect();
-        match &change.narrow_to {
-            Some(to) => after.rules[at] = becoming(0, to),
+        match &change.after {
+            Some(to) => after.rules[at] = becoming(0, &to.permission),
             None => {
                 after.rules.remove(at);
             }
@@ -720,7 +724,7 @@ fn is_named_lost(
         let at = world
             .rules
             .iter()
-            .position(|raw| raw.id == change.rule.id)
+            .position(|raw| raw.id == change.item)
             .unwrap();
         sources.of_rule[at] == source && change.lost.iter().any(|lost| lost == words)
     })
@@ -732,6 +736,7 @@ fn exactly_the_exposure_goes(world: &World) -> Result<(), TestCaseError> {
         disposition: Disposition::Enforce,
         changes: vec![],
         reasons: vec![],
+        because: None,
     };
     let plan = decision.plan.as_ref().unwrap_or(&nothing);
     prop_assert_eq!(
@@ -852,9 +857,9 @@ fn exactly_the_exposure_goes(world: &World) -> Result<(), TestCaseError> {
     let live = facts(world).rules;
     let mut touched = BTreeSet::new();
     for change in &plan.changes {
-        let id = change.rule.id.as_str();
+        let id = change.item.as_str();
         prop_assert!(touched.insert(id), "{id} is changed twice: {plan:?}");
-        prop_assert_eq!(Some(&change.rule), live.get(id));
+        prop_assert_eq!(change.before.as_ref(), live.get(id));
         prop_assert!(!held(id), "{id} is opted out: {plan:?}");
         let at = world.rules.iter().position(|raw| raw.id == id).unwrap();
         let source = sources.of_rule[at];
@@ -862,7 +867,7 @@ fn exactly_the_exposure_goes(world: &World) -> Result<(), TestCaseError> {
             sources.size(false, &[source]) > 0 || sources.size(true, &[source]) > 0,
             "{id} admits nobody from the internet: {plan:?}"
         );
-        prop_assert!(change.narrow_to.is_some() || change.authorise.is_empty());
+        prop_assert!(change.after.is_some() || change.add.is_empty());
         let raw = &world.rules[at];
         let inexpressible = match raw.number() {
             None => true,
@@ -884,7 +889,7 @@ fn exactly_the_exposure_goes(world: &World) -> Result<(), TestCaseError> {
     prop_assert!(
         plan.changes
             .iter()
-            .all(|change| before[&change.rule.id] == change.rule)
+            .all(|change| Some(&before[&change.item]) == change.before.as_ref())
     );
 
     // Nothing that EC2 would refuse as a duplicate.
@@ -1043,15 +1048,14 @@ proptest! {
         }
         let policy = Policy::parse(&policy.document()).unwrap();
         let judge = |group: &SecurityGroup| {
-            let facts = Facts::Group(Box::new(group.clone()));
-            decide(&facts, &policy, Mode::Enforce)
+            decide(group, &policy, Mode::Enforce)
         };
         let Some(plan) = judge(&group).plan else { return Ok(()) };
         for change in plan.changes {
-            let mut rule = group.rules.remove(&change.rule.id).unwrap();
-            for (n, permission) in change.narrow_to.into_iter().chain(change.authorise).enumerate() {
-                rule.permission = permission;
-                rule.id = format!("{}+{n}", change.rule.id);
+            let mut rule = group.rules.remove(&change.item).unwrap();
+            for (n, part) in change.after.into_iter().chain(change.add).enumerate() {
+                rule.permission = part.permission;
+                rule.id = format!("{}+{n}", change.item);
                 group.rules.insert(rule.id.clone(), rule.clone());
             }
         }

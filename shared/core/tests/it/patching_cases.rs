@@ -20,8 +20,10 @@ use backstop_core::patching::{
     PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Vulnerability, Wait,
 };
 use backstop_core::policy::Policy;
+use backstop_core::reason::Reason;
+use backstop_core::run::{Head, Run};
 use backstop_core::trigger::Trigger;
-use backstop_core::words::{Actor, Control, Mode, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Mode, Severity, Status};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -193,7 +195,7 @@ fn command(operation: &str, status: &str, requested_at: Timestamp) -> Command {
 struct Under {
     policy: Value,
     mode: Mode,
-    guards: BTreeMap<Control, Guards>,
+    guards: BTreeMap<ControlId, Guards>,
     now: Timestamp,
 }
 
@@ -216,12 +218,12 @@ impl Under {
         self
     }
 
-    fn control(mut self, control: Control, field: &str, value: Value) -> Self {
+    fn control(mut self, control: ControlId, field: &str, value: Value) -> Self {
         self.policy["controls"][control.name()][field] = value;
         self
     }
 
-    fn mode_of(self, control: Control, mode: &str) -> Self {
+    fn mode_of(self, control: ControlId, mode: &str) -> Self {
         self.control(control, "mode", json!(mode))
     }
 
@@ -230,13 +232,13 @@ impl Under {
         self
     }
 
-    fn spares(mut self, control: Control, fingerprints: &[String]) -> Self {
+    fn spares(mut self, control: ControlId, fingerprints: &[String]) -> Self {
         let guards = self.guards.entry(control).or_default();
         guards.baseline.extend(fingerprints.iter().cloned());
         self
     }
 
-    fn tripped(mut self, control: Control, everywhere: bool) -> Self {
+    fn tripped(mut self, control: ControlId, everywhere: bool) -> Self {
         let trip = Some(Trip {
             at: hours_ago(1),
             why: "51 changes in an hour".into(),
@@ -391,14 +393,14 @@ fn what_a_patch_of_the_operating_system_mends_is_installed() {
 fn findings_below_the_policys_severity_are_left_alone() {
     let critical_only = || {
         defaults().control(
-            Control::VulnerablePackage,
+            ControlId::VulnerablePackage,
             "settings",
             json!({"severity": "critical"}),
         )
     };
     let all = || {
         defaults().control(
-            Control::VulnerablePackage,
+            ControlId::VulnerablePackage,
             "settings",
             json!({"severity": "low"}),
         )
@@ -470,7 +472,7 @@ fn what_no_patch_of_the_operating_system_mends_is_told_and_never_answered_with_a
         let stopped = and(facts.clone(), |f| host(f).state = "stopped".into());
         defaults().check(&stopped, &format!("notified {BY_FINDING}"), &[only]);
         let spared = defaults().spares(
-            Control::VulnerablePackage,
+            ControlId::VulnerablePackage,
             &[vulnerable_package::fingerprint(&arn(1))],
         );
         spared.check(&facts, &format!("notified {BY_FINDING}"), &[only]);
@@ -498,7 +500,7 @@ fn the_owner_of_an_unmanaged_instance_with_application_packages_hears_of_both() 
     let expected = format!("notified {BY_FINDING}");
     defaults().check(&facts, &expected, &[mends, "role: "]);
     // Whoever wants to hear nothing of unmanaged instances does not.
-    let off = defaults().mode_of(Control::UnmanagedInstance, "off");
+    let off = defaults().mode_of(ControlId::UnmanagedInstance, "off");
     off.check(&facts, &expected, &[mends]);
 }
 
@@ -548,11 +550,11 @@ fn a_scan_is_sent_to_no_instance_whose_agent_is_not_online() {
         let decision = defaults().decide(&facts);
         assert_eq!(
             decision.control(),
-            Some(Control::UnmanagedInstance),
+            Some(ControlId::UnmanagedInstance),
             "{ping}"
         );
         assert_eq!(decision.status, Status::Notified, "{ping}");
-        let off = defaults().mode_of(Control::UnmanagedInstance, "off");
+        let off = defaults().mode_of(ControlId::UnmanagedInstance, "off");
         off.check(&facts, "compliant", &[]);
     }
 }
@@ -622,7 +624,7 @@ fn an_instance_that_systems_manager_cannot_reach_is_told_with_what_it_lacks() {
 
 #[test]
 fn with_unmanaged_instance_off_a_finding_is_refused_with_what_the_instance_lacks() {
-    let off = || defaults().mode_of(Control::UnmanagedInstance, "off");
+    let off = || defaults().mode_of(ControlId::UnmanagedInstance, "off");
     let facts = and(with(unmanaged), |f| {
         f.findings = vec![of_os(1, Severity::High)]
     });
@@ -898,10 +900,10 @@ fn an_opt_out_holds_in_every_mode_and_under_every_other_guard() {
     for under in [
         defaults().mode(Mode::Notify),
         defaults().top("kill_switch", json!(true)),
-        defaults().tripped(Control::VulnerablePackage, true),
+        defaults().tripped(ControlId::VulnerablePackage, true),
         patching(closed_window()),
         defaults().spares(
-            Control::VulnerablePackage,
+            ControlId::VulnerablePackage,
             &[vulnerable_package::fingerprint(&arn(1))],
         ),
     ] {
@@ -920,7 +922,7 @@ fn in_mode_notify_it_is_told_and_nothing_is_sent() {
         notify.check(&facts, &format!("notified {what}"), &["`notify`"]);
     }
     // The control's own mode counts before the stack's.
-    let own = || defaults().mode_of(Control::VulnerablePackage, "enforce");
+    let own = || defaults().mode_of(ControlId::VulnerablePackage, "enforce");
     own().mode(Mode::Notify).begins(&with_finding(), BY_FINDING);
     own().mode(Mode::Off).begins(&with_finding(), BY_FINDING);
 }
@@ -931,19 +933,19 @@ fn a_control_that_is_off_sees_nothing_and_keeps_the_others_from_nothing() {
     let both = and(with_missing(), |f| {
         f.findings = vec![of_os(1, Severity::High)]
     });
-    off(Control::VulnerablePackage).check(&with_finding(), "compliant", &[]);
-    off(Control::VulnerablePackage).begins(&both, BY_STATE);
+    off(ControlId::VulnerablePackage).check(&with_finding(), "compliant", &[]);
+    off(ControlId::VulnerablePackage).begins(&both, BY_STATE);
     assert!(
-        off(Control::VulnerablePackage)
+        off(ControlId::VulnerablePackage)
             .decide(&both)
             .findings
             .is_empty()
     );
-    off(Control::MissingPatches).check(&with_missing(), "compliant", &[]);
-    off(Control::MissingPatches).check(&never_scanned(), "compliant", &[]);
-    off(Control::MissingPatches).begins(&both, BY_FINDING);
-    off(Control::UnmanagedInstance).begins(&both, BY_FINDING);
-    let all = off(Control::VulnerablePackage).mode_of(Control::MissingPatches, "off");
+    off(ControlId::MissingPatches).check(&with_missing(), "compliant", &[]);
+    off(ControlId::MissingPatches).check(&never_scanned(), "compliant", &[]);
+    off(ControlId::MissingPatches).begins(&both, BY_FINDING);
+    off(ControlId::UnmanagedInstance).begins(&both, BY_FINDING);
+    let all = off(ControlId::VulnerablePackage).mode_of(ControlId::MissingPatches, "off");
     all.check(&both, "compliant", &[]);
     defaults().mode(Mode::Off).check(&both, "compliant", &[]);
     defaults()
@@ -953,7 +955,7 @@ fn a_control_that_is_off_sees_nothing_and_keeps_the_others_from_nothing() {
 
 #[test]
 fn findings_that_are_only_told_keep_missing_patches_from_nothing() {
-    let told = || defaults().mode_of(Control::VulnerablePackage, "notify");
+    let told = || defaults().mode_of(ControlId::VulnerablePackage, "notify");
     let both = and(with_missing(), |f| {
         f.findings = vec![of_os(1, Severity::High)]
     });
@@ -968,7 +970,7 @@ fn findings_that_are_only_told_keep_missing_patches_from_nothing() {
     });
     told().begins(&unscanned, SCAN);
     // And the other way round.
-    let other = defaults().mode_of(Control::MissingPatches, "notify");
+    let other = defaults().mode_of(ControlId::MissingPatches, "notify");
     other.begins(&both, BY_FINDING);
     other.check(
         &with_missing(),
@@ -997,9 +999,9 @@ fn the_kill_switch_stops_every_command() {
 fn a_control_that_has_tripped_sends_nothing() {
     for everywhere in [true, false] {
         for (facts, control, what) in [
-            (with_finding(), Control::VulnerablePackage, BY_FINDING),
-            (with_missing(), Control::MissingPatches, BY_STATE),
-            (never_scanned(), Control::MissingPatches, SCAN),
+            (with_finding(), ControlId::VulnerablePackage, BY_FINDING),
+            (with_missing(), ControlId::MissingPatches, BY_STATE),
+            (never_scanned(), ControlId::MissingPatches, SCAN),
         ] {
             let tripped = defaults().tripped(control, everywhere);
             let expected = format!("tripped {what}");
@@ -1007,10 +1009,128 @@ fn a_control_that_has_tripped_sends_nothing() {
         }
     }
     // Another control's trip is another's.
-    let other = defaults().tripped(Control::MissingPatches, true);
+    let other = defaults().tripped(ControlId::MissingPatches, true);
     other.begins(&with_finding(), BY_FINDING);
-    let other = defaults().tripped(Control::UnmanagedInstance, true);
+    let other = defaults().tripped(ControlId::UnmanagedInstance, true);
     other.begins(&with_missing(), BY_STATE);
+}
+
+/// One guard after the other is lifted: the next one is said.
+#[test]
+fn the_guards_are_asked_in_the_order_of_the_ladder() {
+    const CONTROL: ControlId = ControlId::VulnerablePackage;
+    let why = || "51 changes in an hour".to_owned();
+    let spared = || defaults().spares(CONTROL, &[vulnerable_package::fingerprint(&arn(1))]);
+    let here = |under: Under| under.tripped(CONTROL, false);
+    let both = |under: Under| here(under).tripped(CONTROL, true);
+    let stopped = |under: Under| both(under).top("kill_switch", json!(true));
+    let everything = || stopped(spared()).mode(Mode::Notify);
+    let unreadable = and(with_finding(), tagged("?"));
+    let opted_out = and(with_finding(), tagged("all"));
+    for (under, facts, because, status) in [
+        (
+            everything(),
+            &unreadable,
+            Reason::OptOutUnreadable,
+            Status::Held,
+        ),
+        (everything(), &opted_out, Reason::OptedOut, Status::Exempt),
+        (
+            everything(),
+            &with_finding(),
+            Reason::Existing,
+            Status::Existing,
+        ),
+        (
+            stopped(defaults()).mode(Mode::Notify),
+            &with_finding(),
+            Reason::NotifyMode,
+            Status::Notified,
+        ),
+        (
+            stopped(defaults()),
+            &with_finding(),
+            Reason::KillSwitch,
+            Status::Stopped,
+        ),
+        (
+            both(defaults()),
+            &with_finding(),
+            Reason::ControlTripped { why: why() },
+            Status::Tripped,
+        ),
+        (
+            here(defaults()),
+            &with_finding(),
+            Reason::ResourceTripped { why: why() },
+            Status::Tripped,
+        ),
+    ] {
+        // What would be refused, or waits, is asked after the guards.
+        let waits = and(facts.clone(), |f| host(f).state = "stopped".into());
+        for facts in [facts, &waits] {
+            let decision = under.decide(facts);
+            assert_eq!(decision.because, Some(because.clone()));
+            assert_eq!(decision.status, status, "{because:?}");
+            assert_eq!(decision.reasons, [because.to_string()]);
+            let record = under.record(facts).unwrap();
+            assert_eq!(record.detail.because, Some(because.clone()));
+        }
+    }
+    assert_eq!(defaults().decide(&with_finding()).because, None);
+}
+
+#[test]
+fn what_is_only_told_is_held_back_by_an_exemption_and_by_no_guard() {
+    let only_told = with(|f| f.findings = vec![of_npm(1)]);
+    for facts in [only_told, with(unmanaged)] {
+        let guarded = || {
+            let under = defaults().mode(Mode::Notify);
+            let under = under.top("kill_switch", json!(true));
+            ControlId::PATCHING
+                .iter()
+                .fold(under, |under, control| under.tripped(*control, true))
+        };
+        let decision = guarded().decide(&facts);
+        assert_eq!(
+            (decision.because, decision.status),
+            (None, Status::Notified)
+        );
+        let opted_out = guarded().decide(&and(facts, tagged("all")));
+        assert_eq!(opted_out.because, Some(Reason::OptedOut));
+    }
+}
+
+#[test]
+fn a_record_holds_guard_and_lacks_as_data_and_one_without_them_is_read() {
+    let off = defaults().mode_of(ControlId::UnmanagedInstance, "off");
+    let refused = and(with(unmanaged), |f| {
+        f.findings = vec![of_os(1, Severity::High)]
+    });
+    let tripped = defaults().tripped(ControlId::VulnerablePackage, false);
+    for (under, facts, added) in [
+        (off, refused, json!({ "lacks": ["role"] })),
+        (
+            tripped,
+            with_finding(),
+            json!({ "because": "resource-tripped", "why": "51 changes in an hour" }),
+        ),
+    ] {
+        let record = under.record(&facts).unwrap();
+        let mut stored = serde_json::to_value(&record).unwrap();
+        let read = |stored: &Value| serde_json::from_value::<Patching>(stored.clone()).unwrap();
+        assert_eq!(read(&stored), record);
+        for (field, value) in added.as_object().unwrap() {
+            assert_eq!(
+                stored.as_object_mut().unwrap().remove(field).as_ref(),
+                Some(value)
+            );
+        }
+        let mut without = record.clone();
+        (without.detail.because, without.detail.lacks) = (None, Vec::new());
+        assert_eq!(read(&stored), without);
+        assert_eq!(without.detail.reasons, record.detail.reasons);
+    }
 }
 
 #[test]
@@ -1020,7 +1140,7 @@ fn what_was_there_before_enforce_is_spared_until_something_new_comes() {
             .iter()
             .map(|n| vulnerable_package::fingerprint(&arn(*n)))
             .collect();
-        defaults().spares(Control::VulnerablePackage, &prints)
+        defaults().spares(ControlId::VulnerablePackage, &prints)
     };
     let two = with(|f| f.findings = vec![of_os(1, Severity::High), of_os(2, Severity::High)]);
     let existing = format!("existing {BY_FINDING}");
@@ -1029,7 +1149,8 @@ fn what_was_there_before_enforce_is_spared_until_something_new_comes() {
     // What is only told is nothing new that a patch would mend.
     let and_npm = and(two.clone(), |f| f.findings.push(of_npm(3)));
     spared(&[1, 2]).check(&and_npm, &existing, &["before the control was switched"]);
-    let enforce = spared(&[1, 2]).control(Control::VulnerablePackage, "existing", json!("enforce"));
+    let enforce =
+        spared(&[1, 2]).control(ControlId::VulnerablePackage, "existing", json!("enforce"));
     enforce.begins(&two, BY_FINDING);
     let ended = and(two, tagged("all until=2026-11-23"));
     spared(&[1, 2]).check(&ended, &existing, &["before the control was switched"]);
@@ -1039,13 +1160,13 @@ fn what_was_there_before_enforce_is_spared_until_something_new_comes() {
 fn the_baseline_of_missing_patches_spares_the_instance() {
     let spared = || {
         defaults().spares(
-            Control::MissingPatches,
+            ControlId::MissingPatches,
             &[missing_patches::fingerprint(INSTANCE)],
         )
     };
     let existing = ["before the control was switched"];
     spared().check(&with_missing(), &format!("existing {BY_STATE}"), &existing);
-    let enforce = spared().control(Control::MissingPatches, "existing", json!("enforce"));
+    let enforce = spared().control(ControlId::MissingPatches, "existing", json!("enforce"));
     enforce.begins(&with_missing(), BY_STATE);
     // Nobody has looked yet: a scan is no part of it.
     spared().begins(&never_scanned(), SCAN);
@@ -1055,14 +1176,14 @@ fn the_baseline_of_missing_patches_spares_the_instance() {
     });
     spared().begins(&both, BY_FINDING);
     let prints = [vulnerable_package::fingerprint(&arn(1))];
-    let all = spared().spares(Control::VulnerablePackage, &prints);
+    let all = spared().spares(ControlId::VulnerablePackage, &prints);
     all.check(&both, &format!("existing {BY_FINDING}"), &existing);
     // Patches that came to be missing later are new though the findings are old.
-    let findings_only = defaults().spares(Control::VulnerablePackage, &prints);
+    let findings_only = defaults().spares(ControlId::VulnerablePackage, &prints);
     findings_only.begins(&both, BY_STATE);
     // A fingerprint of one control spares nothing of another.
     let wrong = defaults().spares(
-        Control::VulnerablePackage,
+        ControlId::VulnerablePackage,
         &[missing_patches::fingerprint(INSTANCE)],
     );
     wrong.begins(&with_missing(), BY_STATE);
@@ -1074,22 +1195,22 @@ fn a_baseline_holds_what_a_patch_would_mend_and_nothing_else() {
         f.findings = vec![of_os(1, Severity::High), of_npm(2)];
     });
     assert_eq!(
-        baseline(&facts, Control::VulnerablePackage),
+        baseline(&facts, ControlId::VulnerablePackage),
         [vulnerable_package::fingerprint(&arn(1))]
     );
     assert_eq!(
-        baseline(&facts, Control::MissingPatches),
+        baseline(&facts, ControlId::MissingPatches),
         [missing_patches::fingerprint(INSTANCE)]
     );
     // What an instance lacks that nobody ever looked at was there before, too.
     assert_eq!(
-        baseline(&never_scanned(), Control::MissingPatches),
+        baseline(&never_scanned(), ControlId::MissingPatches),
         [missing_patches::fingerprint(INSTANCE)]
     );
     for nothing in [
-        baseline(&facts, Control::UnmanagedInstance),
-        baseline(&healthy(), Control::MissingPatches),
-        baseline(&with(|f| f.host = None), Control::MissingPatches),
+        baseline(&facts, ControlId::UnmanagedInstance),
+        baseline(&healthy(), ControlId::MissingPatches),
+        baseline(&with(|f| f.host = None), ControlId::MissingPatches),
     ] {
         assert!(nothing.is_empty(), "{nothing:?}");
     }
@@ -1098,7 +1219,7 @@ fn a_baseline_holds_what_a_patch_would_mend_and_nothing_else() {
 #[test]
 fn what_a_first_scan_brings_out_was_there_before_enforce() {
     let spared = defaults().spares(
-        Control::MissingPatches,
+        ControlId::MissingPatches,
         &[missing_patches::fingerprint(INSTANCE)],
     );
     // The scan itself changes nothing.
@@ -1165,7 +1286,7 @@ fn what_was_not_mended_is_scanned_for_again_once_a_baseline_may_have_approved_it
     defaults().check(&unmended(week - 1), &told, &[did_not]);
     defaults().begins(&unmended(week), "vulnerable-package scan");
     let run = defaults().record(&unmended(week)).unwrap();
-    assert!(!run.snapshots_wanted);
+    assert!(!run.detail.snapshots_wanted);
     // Only where the instance can be scanned.
     let offline = and(unmended(week), unmanaged);
     assert_ne!(defaults().decide(&offline).status, Status::InProgress);
@@ -1219,8 +1340,8 @@ fn a_finding_that_is_suppressed_while_it_awaits_a_rescan_is_not_said_to_be_close
 
     let mut run = awaiting();
     assert!(run.rescanned(&BTreeSet::new(), true, later()));
-    assert_eq!(run.status, Status::Failed);
-    assert!(run.reasons.join(". ").contains("suppressed"));
+    assert_eq!(run.head.status, Status::Failed);
+    assert!(run.detail.reasons.join(". ").contains("suppressed"));
 
     reports.settled(entry);
     assert!(reports.unclear.is_empty());
@@ -1262,7 +1383,7 @@ fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() 
         let why = back(facts);
         assert!(why.contains(words), "{why}");
     }
-    let off = defaults().mode_of(Control::MissingPatches, "notify");
+    let off = defaults().mode_of(ControlId::MissingPatches, "notify");
     assert!(stopped(&off, &run, &with_missing()).is_some());
     let killed = defaults().top("kill_switch", json!(true));
     let (status, _) = stopped(&killed, &run, &with_missing()).unwrap();
@@ -1285,31 +1406,31 @@ fn a_record_says_what_was_found_where_and_whose_it_is() {
     });
     let run = defaults().record(&facts).unwrap();
     assert_eq!(
-        run.resource,
+        run.head.resource,
         format!("arn:aws:ec2:eu-central-1:111122223333:instance/{INSTANCE}")
     );
     assert_eq!(run.resource_id(), INSTANCE);
-    assert_eq!(run.resource_name, "web-1");
-    assert_eq!(run.team.as_deref(), Some("team-web"));
+    assert_eq!(run.head.resource_name, "web-1");
+    assert_eq!(run.head.team.as_deref(), Some("team-web"));
     assert_eq!(
-        run.managed_by.as_deref(),
+        run.head.managed_by.as_deref(),
         Some("the CloudFormation stack web")
     );
     assert_eq!(
-        (run.status, run.operation),
+        (run.head.status, run.detail.operation),
         (Status::InProgress, Operation::Install)
     );
-    assert_eq!((run.started_at, run.finished_at), (now(), None));
-    assert_eq!((run.before, run.after), (facts.state, None));
-    assert_eq!(run.policy_version, 7);
-    assert_eq!(run.reboot, Reboot::Never);
-    assert!(run.snapshots_wanted);
+    assert_eq!((run.head.started_at, run.head.finished_at), (now(), None));
+    assert_eq!((run.detail.before, run.detail.after), (facts.state, None));
+    assert_eq!(run.head.policy_version, 7);
+    assert_eq!(run.detail.reboot, Reboot::Never);
+    assert!(run.detail.snapshots_wanted);
     let unowned = and(with_finding(), |f| {
         host(f).tags.clear();
     });
     let run = defaults().record(&unowned).unwrap();
-    assert_eq!(run.team, None);
-    assert_eq!(run.resource_name, INSTANCE);
+    assert_eq!(run.head.team, None);
+    assert_eq!(run.head.resource_name, INSTANCE);
 }
 
 #[test]
@@ -1318,7 +1439,7 @@ fn a_record_that_begins_nothing_is_finished_at_once() {
         .mode(Mode::Notify)
         .record(&with_finding())
         .unwrap();
-    assert_eq!(run.finished_at, Some(now()));
+    assert_eq!(run.head.finished_at, Some(now()));
     assert!(!run.is_open());
 }
 
@@ -1328,10 +1449,17 @@ fn snapshots_are_taken_before_an_installation_and_never_before_a_scan() {
         !defaults()
             .record(&never_scanned())
             .unwrap()
+            .detail
             .snapshots_wanted
     );
     let without = patching(json!({ "snapshots": false }));
-    assert!(!without.record(&with_finding()).unwrap().snapshots_wanted);
+    assert!(
+        !without
+            .record(&with_finding())
+            .unwrap()
+            .detail
+            .snapshots_wanted
+    );
 }
 
 #[test]
@@ -1363,16 +1491,16 @@ fn a_record_lists_only_so_many_findings_and_patches_and_counts_the_others() {
             .collect();
     });
     let run = defaults().record(&facts).unwrap();
-    assert_eq!(run.findings_total, 150);
-    assert_eq!(run.findings.len(), MOST_RECORDED);
+    assert_eq!(run.detail.findings_total, 150);
+    assert_eq!(run.detail.findings.len(), MOST_RECORDED);
     assert_eq!(
         run.patchable().count(),
         50,
         "what a patch mends comes first"
     );
     assert_eq!(run.only_told().count(), MOST_RECORDED - 50);
-    assert_eq!(run.missing.len(), MOST_LISTED);
-    assert_eq!(run.before.unwrap().missing, 250);
+    assert_eq!(run.detail.missing.len(), MOST_LISTED);
+    assert_eq!(run.detail.before.unwrap().missing, 250);
 }
 
 #[test]
@@ -1395,9 +1523,11 @@ fn the_arn_is_of_the_partition() {
         )
         .unwrap();
         assert!(
-            run.resource.starts_with(&format!("arn:{partition}:ec2:")),
+            run.head
+                .resource
+                .starts_with(&format!("arn:{partition}:ec2:")),
             "{}",
-            run.resource
+            run.head.resource
         );
     }
 }
@@ -1407,7 +1537,7 @@ fn the_arn_is_of_the_partition() {
 fn sent(facts: &PatchFacts) -> Patching {
     let mut run = defaults().record(facts).unwrap();
     assert!(run.is_open());
-    run.command = Some(Sent::new(
+    run.detail.command = Some(Sent::new(
         "0f0e0d0c-1111-2222-3333-444455556666".into(),
         now(),
     ));
@@ -1436,18 +1566,24 @@ fn left(change: impl FnOnce(&mut PatchState)) -> Ended {
 fn a_run_for_inspector_is_not_remediated_before_inspector_says_so() {
     let mut run = sent(&with_finding());
     assert_eq!(run.take_end(&left(|_| {}), later()), Came::Concluded);
-    assert_eq!(run.status, Status::AwaitingRescan);
-    assert_eq!((run.installed_at, run.finished_at), (Some(later()), None));
-    assert_eq!(run.command.unwrap().ended.as_deref(), Some("Success"));
+    assert_eq!(run.head.status, Status::AwaitingRescan);
+    assert_eq!(
+        (run.detail.installed_at, run.head.finished_at),
+        (Some(later()), None)
+    );
+    assert_eq!(
+        run.detail.command.unwrap().ended.as_deref(),
+        Some("Success")
+    );
 }
 
 #[test]
 fn a_run_for_missing_patches_is_closed_by_none_missing() {
     let mut run = sent(&with_missing());
     assert_eq!(run.take_end(&left(|_| {}), later()), Came::Concluded);
-    assert_eq!(run.status, Status::Remediated);
-    assert_eq!(run.finished_at, Some(later()));
-    assert_eq!(run.after.unwrap().missing, 0);
+    assert_eq!(run.head.status, Status::Remediated);
+    assert_eq!(run.head.finished_at, Some(later()));
+    assert_eq!(run.detail.after.unwrap().missing, 0);
 }
 
 #[test]
@@ -1460,9 +1596,9 @@ fn success_with_patches_still_missing_or_failed_is_a_failure() {
                 state.failed = failed;
             });
             assert_eq!(run.take_end(&ended, later()), Came::Concluded);
-            assert_eq!(run.status, Status::Failed);
-            assert_eq!(run.finished_at, Some(later()));
-            let why = run.reasons.join(". ");
+            assert_eq!(run.head.status, Status::Failed);
+            assert_eq!(run.head.finished_at, Some(later()));
+            let why = run.detail.reasons.join(". ");
             for part in [missing.to_string(), failed.to_string()] {
                 assert!(why.contains(&part), "{why}");
             }
@@ -1474,12 +1610,12 @@ fn success_with_patches_still_missing_or_failed_is_a_failure() {
 fn what_takes_effect_only_after_a_restart_is_said() {
     let mut run = sent(&with_missing());
     run.take_end(&left(|state| state.pending_reboot = 2), later());
-    assert_eq!(run.status, Status::Remediated);
-    let why = run.reasons.join(". ");
+    assert_eq!(run.head.status, Status::Remediated);
+    let why = run.detail.reasons.join(". ");
     assert!(why.contains('2') && why.contains("restarts"), "{why}");
     let mut run = sent(&with_missing());
     run.take_end(&left(|_| {}), later());
-    assert!(!run.reasons.join(". ").contains("restart"));
+    assert!(!run.detail.reasons.join(". ").contains("restart"));
 }
 
 #[test]
@@ -1500,7 +1636,7 @@ fn a_patch_state_from_before_the_command_proves_nothing() {
         (Some(before.clone()), Some(before.clone())),
     ] {
         let mut run = sent(&with_missing());
-        run.before = known.or(run.before);
+        run.detail.before = known.or(run.detail.before);
         let mut unchanged = run.clone();
         let ended = success(shown);
         assert_eq!(
@@ -1509,7 +1645,7 @@ fn a_patch_state_from_before_the_command_proves_nothing() {
             "{ended:?}"
         );
         // That it has ended is remembered, and when that was seen first.
-        unchanged.command.as_mut().unwrap().seen_ended = Some(later());
+        unchanged.detail.command.as_mut().unwrap().seen_ended = Some(later());
         assert_eq!(run, unchanged);
         let again = later() + SignedDuration::from_mins(5);
         assert_eq!(run.take_end(&ended, again), Came::NotShownYet);
@@ -1545,16 +1681,19 @@ fn every_other_end_is_a_failure_that_says_what_happened() {
                 state: facts.state.clone(),
             };
             assert_eq!(run.take_end(&ended, later()), Came::Concluded, "{status}");
-            assert_eq!(run.status, Status::Failed, "{status}");
-            assert_eq!(run.finished_at, Some(later()), "{status}");
-            assert_eq!(run.installed_at, None, "{status}");
-            assert_eq!(run.after, None, "{status}: that state is from before");
-            let why = run.reasons.join(". ");
+            assert_eq!(run.head.status, Status::Failed, "{status}");
+            assert_eq!(run.head.finished_at, Some(later()), "{status}");
+            assert_eq!(run.detail.installed_at, None, "{status}");
+            assert_eq!(
+                run.detail.after, None,
+                "{status}: that state is from before"
+            );
+            let why = run.detail.reasons.join(". ");
             assert!(
                 why.contains(words) && why.contains(status),
                 "{status}: {why}"
             );
-            assert_eq!(run.command.unwrap().ended.as_deref(), Some(status));
+            assert_eq!(run.detail.command.unwrap().ended.as_deref(), Some(status));
         }
     }
 }
@@ -1570,7 +1709,7 @@ fn a_command_that_failed_halfway_shows_what_it_left() {
         },
         later(),
     );
-    assert_eq!((run.status, run.after), (Status::Failed, state));
+    assert_eq!((run.head.status, run.detail.after), (Status::Failed, state));
 }
 
 #[test]
@@ -1582,9 +1721,9 @@ fn a_scan_has_done_its_work_whatever_it_finds_and_installs_nothing() {
             state.missing = missing;
         });
         assert_eq!(run.take_end(&ended, later()), Came::Concluded);
-        assert_eq!(run.status, Status::Remediated);
-        assert_eq!(run.installed_at, None);
-        assert!(run.reasons.join(". ").contains(&missing.to_string()));
+        assert_eq!(run.head.status, Status::Remediated);
+        assert_eq!(run.detail.installed_at, None);
+        assert!(run.detail.reasons.join(". ").contains(&missing.to_string()));
     }
 }
 
@@ -1600,8 +1739,8 @@ fn inspectors_last_closed_finding_closes_the_entry() {
     let mut run = awaiting();
     let closed_at = later() + SignedDuration::from_hours(30);
     assert!(run.rescanned(&BTreeSet::new(), false, closed_at));
-    assert_eq!(run.status, Status::Remediated);
-    assert_eq!(run.finished_at, Some(closed_at));
+    assert_eq!(run.head.status, Status::Remediated);
+    assert_eq!(run.head.finished_at, Some(closed_at));
 }
 
 #[test]
@@ -1614,9 +1753,14 @@ fn what_is_still_active_is_told_after_24_hours_and_not_before() {
     assert!(!run.rescanned(&left, false, later() + day - SignedDuration::from_secs(1)));
     assert_eq!(run, unchanged);
     assert!(run.rescanned(&left, false, later() + day));
-    assert_eq!(run.status, Status::Failed);
-    assert_eq!(run.finished_at, Some(later() + day));
-    assert!(run.reasons.join(". ").contains("still active 24 hours"));
+    assert_eq!(run.head.status, Status::Failed);
+    assert_eq!(run.head.finished_at, Some(later() + day));
+    assert!(
+        run.detail
+            .reasons
+            .join(". ")
+            .contains("still active 24 hours")
+    );
     // Once is enough.
     assert!(!run.rescanned(&left, false, later() + day + day));
 }
@@ -1631,7 +1775,7 @@ fn only_what_awaits_a_rescan_is_ended_by_one() {
         Status::Pending,
     ] {
         let mut run = awaiting();
-        run.status = status;
+        run.head.status = status;
         let unchanged = run.clone();
         assert!(!run.rescanned(
             &BTreeSet::new(),
@@ -1646,9 +1790,9 @@ fn only_what_awaits_a_rescan_is_ended_by_one() {
 fn what_awaits_a_rescan_ends_with_its_instance() {
     let mut run = awaiting();
     assert!(run.gone(later()));
-    assert_eq!(run.finished_at, Some(later()));
+    assert_eq!(run.head.finished_at, Some(later()));
     assert!(!run.awaits_rescan());
-    assert!(run.reasons.join(". ").contains("gone"));
+    assert!(run.detail.reasons.join(". ").contains("gone"));
     let unchanged = run.clone();
     assert!(!run.gone(later() + SignedDuration::from_hours(1)));
     assert_eq!(run, unchanged);
@@ -1722,7 +1866,7 @@ fn what_is_found_and_not_changed_is_new_only_where_it_differs() {
 fn while_it_waits_for_the_same_thing_there_is_nothing_new() {
     let key = |under: Under, facts: &PatchFacts| {
         let run = under.record(facts).unwrap();
-        assert_eq!(run.status, Status::Pending);
+        assert_eq!(run.head.status, Status::Pending);
         run.state_key()
     };
     let facts = with_finding();
@@ -1772,13 +1916,16 @@ fn each_status_of_a_run_is_told_once() {
     assert_eq!(keys.len(), 3);
     // Nothing but the run and its status counts.
     let mut retried = installed.clone();
-    retried.attempts += 1;
-    retried.revision += 3;
-    retried.reasons.push("another sentence".into());
+    retried.head.attempts += 1;
+    retried.detail.revision += 3;
+    retried.detail.reasons.push("another sentence".into());
     assert_eq!(retried.message_key(), installed.message_key());
-    let other = Patching {
-        id: "01M7SH8XYF6H0J2M4N8P7R3T1X".into(),
-        ..installed.clone()
+    let other = Run {
+        head: Head {
+            id: "01M7SH8XYF6H0J2M4N8P7R3T1X".into(),
+            ..installed.clone().head
+        },
+        detail: installed.clone().detail,
     };
     assert_ne!(other.message_key(), installed.message_key());
 }
@@ -1787,9 +1934,9 @@ fn each_status_of_a_run_is_told_once() {
 fn what_fails_before_a_command_was_sent_is_told_once_a_day() {
     let failed = |id: &str, started_at: &str, why: &str| {
         let mut run = defaults().at(started_at).record(&with_finding()).unwrap();
-        run.id = id.into();
+        run.head.id = id.into();
         run.fail(why.into(), at(started_at));
-        assert_eq!(run.status, Status::Failed);
+        assert_eq!(run.head.status, Status::Failed);
         run.message_key()
     };
     let first = failed("01A", "2026-11-24T10:00:00Z", "no snapshot");
@@ -1799,7 +1946,7 @@ fn what_fails_before_a_command_was_sent_is_told_once_a_day() {
     // One that was sent is told for itself.
     let sent_and_failed = |id: &str| {
         let mut run = sent(&with_finding());
-        run.id = id.into();
+        run.head.id = id.into();
         run.fail("no snapshot".into(), later());
         run.message_key()
     };
@@ -1962,16 +2109,16 @@ impl World {
                 }),
             )
             .control(
-                Control::VulnerablePackage,
+                ControlId::VulnerablePackage,
                 "settings",
                 json!({ "severity": self.severity }),
             );
-        for (control, mode) in Control::PATCHING.iter().zip(self.modes) {
+        for (control, mode) in ControlId::PATCHING.iter().zip(self.modes) {
             if let Some(mode) = mode {
                 under = under.mode_of(*control, mode);
             }
         }
-        let both = [Control::VulnerablePackage, Control::MissingPatches];
+        let both = [ControlId::VulnerablePackage, ControlId::MissingPatches];
         for (n, control) in both.into_iter().enumerate() {
             if self.fix_existing[n] {
                 under = under.control(control, "existing", json!("enforce"));
@@ -1985,10 +2132,10 @@ impl World {
             .filter(|(_, hole)| hole.spared)
             .map(|(n, _)| vulnerable_package::fingerprint(&arn(n)))
             .collect();
-        under = under.spares(Control::VulnerablePackage, &spared);
+        under = under.spares(ControlId::VulnerablePackage, &spared);
         if self.missing_spared {
             let print = missing_patches::fingerprint(INSTANCE);
-            under = under.spares(Control::MissingPatches, &[print]);
+            under = under.spares(ControlId::MissingPatches, &[print]);
         }
         under.now = self.now();
         under.mode(self.stack_mode.parse().unwrap())
@@ -2293,8 +2440,8 @@ proptest! {
             prop_assert!(!world.held());
             prop_assert_eq!(decision.waits, None);
             let n = match decision.control() {
-                Some(Control::VulnerablePackage) => 0,
-                Some(Control::MissingPatches) => 1,
+                Some(ControlId::VulnerablePackage) => 0,
+                Some(ControlId::MissingPatches) => 1,
                 other => return Err(TestCaseError::fail(format!("{other:?} begins nothing"))),
             };
             prop_assert!(!world.tripped[n] && world.enforces(n));

@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::controls::open_ingress::{self, About, Circumstances};
-use backstop_core::entry::Entry;
+use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::decide::{self, About, Circumstances};
+use backstop_core::entry;
 use backstop_core::guards::Guards;
 use backstop_core::plan::{Ending, Outcome, Step};
-use backstop_core::policy::Policy;
+use backstop_core::policy::{Governed, Policy};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{Facts, IngressRule, SecurityGroup, Source, Tags};
+use backstop_core::security_group::{IngressRule, SecurityGroup, Source, Tags};
 use backstop_core::trigger::Trigger;
-use backstop_core::undo::{Act, Answer, Decision, opt_out, plan, verify};
-use backstop_core::words::{Actor, Control, Mode};
+use backstop_core::undo::{self, Act, Answer, opt_out};
+use backstop_core::words::{Actor, ControlId, Mode};
 use proptest::prelude::*;
+
+type Entry = entry::Entry<IngressRule>;
+type Decision = undo::Decision<IngressRule>;
 
 const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
 
@@ -49,8 +53,12 @@ fn rule(id: &str, protocol: &str, from: i32, to: i32, source: &str) -> IngressRu
     }
 }
 
-fn facts(group: &SecurityGroup) -> Facts {
-    Facts::Group(Box::new(group.clone()))
+fn plan(entry: &Entry, group: &SecurityGroup) -> Decision {
+    undo::plan::<OpenIngress>(entry, Some(&group.rules))
+}
+
+fn verify(states: &[undo::ItemStates<IngressRule>], group: &SecurityGroup) -> Vec<String> {
+    undo::verify::<OpenIngress>(states, &group.rules, TODAY)
 }
 
 /// The entry of a remediation that went through, and the group it left.
@@ -68,11 +76,9 @@ fn remediated(group: &SecurityGroup) -> Option<(Entry, SecurityGroup)> {
         now,
         guards: &Guards::default(),
     };
-    let decision = open_ingress::decide(
-        &facts(group),
-        &Policy::default().open_ingress(),
-        &circumstances,
-    );
+    let policy = Policy::default();
+    let decision =
+        decide::decide::<OpenIngress>(Some(group), &OpenIngress::rules(&policy), &circumstances);
     let about = About {
         id: "01M7SH8XYF6H0J2M4N8P7R3T1W",
         trigger: &trigger,
@@ -80,39 +86,45 @@ fn remediated(group: &SecurityGroup) -> Option<(Entry, SecurityGroup)> {
         policy_version: 1,
         now,
     };
-    let mut entry = open_ingress::entry(&facts(group), &decision, about)?;
+    let mut entry = decide::entry::<OpenIngress>(Some(group), &decision, about)?;
     let mut left = group.clone();
-    for change in entry.plan.changes.clone() {
-        let id = change.rule.id.clone();
+    for change in entry.detail.plan.changes.clone() {
+        let id = change.item.clone();
         let outcome = |step, permission: Option<&Permission>, created: Option<String>| Outcome {
             round: 1,
-            rule: id.clone(),
+            item: id.clone(),
             step,
             permission: permission.cloned(),
             created,
             ending: Ending::Done,
         };
-        for (n, permission) in change.authorise.iter().enumerate() {
+        for (n, part) in change.add.iter().enumerate() {
+            let permission = &part.permission;
             let added = IngressRule {
                 id: format!("{id}+{n}"),
-                permission: permission.clone(),
-                ..change.rule.clone()
+                ..part.clone()
             };
-            entry.outcomes.push(outcome(
+            entry.detail.outcomes.push(outcome(
                 Step::Authorise,
                 Some(permission),
                 Some(added.id.clone()),
             ));
             left.rules.insert(added.id.clone(), added);
         }
-        match &change.narrow_to {
+        match change.after.as_ref().map(|to| &to.permission) {
             Some(to) => {
                 left.rules.get_mut(&id).unwrap().permission = to.clone();
-                entry.outcomes.push(outcome(Step::Narrow, Some(to), None));
+                entry
+                    .detail
+                    .outcomes
+                    .push(outcome(Step::Narrow, Some(to), None));
             }
             None => {
                 left.rules.remove(&id);
-                entry.outcomes.push(outcome(Step::Revoke, None, None));
+                entry
+                    .detail
+                    .outcomes
+                    .push(outcome(Step::Revoke, None, None));
             }
         }
     }
@@ -130,7 +142,7 @@ fn carried_out(group: &SecurityGroup, decision: &Decision) -> SecurityGroup {
         match state.act {
             Act::Authorise => {
                 let rule = IngressRule {
-                    id: format!("{}-again", state.rule),
+                    id: format!("{}-again", state.item),
                     tags: opted_out(),
                     ..state.before.clone()
                 };
@@ -141,13 +153,13 @@ fn carried_out(group: &SecurityGroup, decision: &Decision) -> SecurityGroup {
                     tags: opted_out(),
                     ..state.before.clone()
                 };
-                group.rules.insert(state.rule.clone(), rule);
+                group.rules.insert(state.item.clone(), rule);
             }
             Act::AsBefore | Act::Changed => {}
         }
     }
-    for rule in states.iter().flat_map(|state| &state.added) {
-        group.rules.remove(&rule.id);
+    for rule in states.iter().flat_map(|state| state.added.keys()) {
+        group.rules.remove(rule);
     }
     group
 }
@@ -200,23 +212,20 @@ fn open() -> SecurityGroup {
 fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
     let before = open();
     let (entry, left) = remediated(&before).unwrap();
-    let decision = plan(&entry, &facts(&left));
+    let decision = plan(&entry, &left);
     let Decision::Restore(states) = &decision else {
         panic!("{decision:?}")
     };
     assert!(
         states
             .iter()
-            .all(|state| !["https", "peer"].contains(&state.rule.as_str()))
+            .all(|state| !["https", "peer"].contains(&state.item.as_str()))
     );
     let after = carried_out(&left, &decision);
     assert_eq!(in_full(&after), in_full(&before));
-    assert_eq!(
-        verify(states, &facts(&after), Control::OpenIngress, TODAY),
-        Vec::<String>::new()
-    );
+    assert_eq!(verify(states, &after), Vec::<String>::new());
     assert!(
-        !verify(states, &facts(&left), Control::OpenIngress, TODAY).is_empty(),
+        !verify(states, &left).is_empty(),
         "it sees what is not back"
     );
     for (what, change) in [
@@ -224,18 +233,20 @@ fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
             "no opt-out",
             (|rule| rule.tags.clear()) as fn(&mut IngressRule),
         ),
-        ("another description", |rule| rule.description = None),
+        ("not in every part as it was", |rule| {
+            rule.description = None;
+        }),
     ] {
         let mut wrong = after.clone();
         change(wrong.rules.get_mut("low").unwrap());
-        let problems = verify(states, &facts(&wrong), Control::OpenIngress, TODAY);
+        let problems = verify(states, &wrong);
         assert!(
             problems.len() == 1 && problems[0].contains(what),
             "{problems:?}"
         );
     }
     assert!(
-        matches!(plan(&entry, &facts(&after)), Decision::AsBefore(_)),
+        matches!(plan(&entry, &after), Decision::AsBefore(_)),
         "twice"
     );
 }
@@ -244,12 +255,12 @@ fn what_was_revoked_narrowed_and_split_comes_back_and_the_rest_stays() {
 fn half_way_it_goes_on_from_what_is_there() {
     let before = open();
     let (entry, left) = remediated(&before).unwrap();
-    let Decision::Restore(states) = plan(&entry, &facts(&left)) else {
+    let Decision::Restore(states) = plan(&entry, &left) else {
         panic!()
     };
     // Only the first of them was put back before it was cut off.
     let half = carried_out(&left, &Decision::Restore(states[..1].to_vec()));
-    let decision = plan(&entry, &facts(&half));
+    let decision = plan(&entry, &half);
     let after = carried_out(&half, &decision);
     assert_eq!(in_full(&after), in_full(&before));
 }
@@ -260,7 +271,7 @@ fn unrelated_rules_do_not_block_and_changed_ones_do() {
     let with = |change: &dyn Fn(&mut SecurityGroup)| {
         let mut group = left.clone();
         change(&mut group);
-        plan(&entry, &facts(&group))
+        plan(&entry, &group)
     };
     let restores = |decision: &Decision| matches!(decision, Decision::Restore(_));
     let unrelated = with(&|group| {
@@ -318,12 +329,12 @@ fn unrelated_rules_do_not_block_and_changed_ones_do() {
         let Decision::Refused(states) = decision else {
             panic!("{what}: {decision:?}")
         };
-        let answer = Answer::refused(states);
+        let answer = Answer::refused::<OpenIngress>(&states);
         for part in ["before ", "as Backstop left it ", "now "] {
             assert!(answer.message.contains(part), "{what}: {}", answer.message);
         }
     }
-    let Decision::Nothing(why) = plan(&entry, &Facts::Gone) else {
+    let Decision::Nothing(why) = undo::plan::<OpenIngress>(&entry, None) else {
         panic!()
     };
     assert!(why.contains("is gone"));
@@ -334,10 +345,7 @@ fn somebody_who_put_it_back_by_hand_is_recognised_whatever_the_id() {
     let before = group(&[rule("ssh", "tcp", 22, 22, "0.0.0.0/0")]);
     let (entry, _) = remediated(&before).unwrap();
     let by_hand = group(&[rule("other-id", "6", 22, 22, "198.51.100.9/0")]);
-    assert!(matches!(
-        plan(&entry, &facts(&by_hand)),
-        Decision::AsBefore(_)
-    ));
+    assert!(matches!(plan(&entry, &by_hand), Decision::AsBefore(_)));
 }
 
 #[test]
@@ -375,13 +383,13 @@ fn the_opt_out_keeps_other_controls_and_holds_only_what_a_tag_may() {
             "open-ingress until=2026-12-01 reason=undo",
         ),
     ] {
-        let value = opt_out(Control::OpenIngress, today, until, by, &tags(own));
+        let value = opt_out(ControlId::OpenIngress, today, until, by, &tags(own));
         assert_eq!(value, expected);
     }
     let long = "x".repeat(400);
     assert!(
         opt_out(
-            Control::OpenIngress,
+            ControlId::OpenIngress,
             today,
             until,
             Some(&long),
@@ -417,7 +425,7 @@ proptest! {
             .collect();
         let before = group(&rules);
         let Some((entry, left)) = remediated(&before) else { return Ok(()) };
-        let decision = plan(&entry, &facts(&left));
+        let decision = plan(&entry, &left);
         let after = carried_out(&left, &decision);
         prop_assert_eq!(in_full(&after), in_full(&before));
     }

@@ -8,22 +8,27 @@
 //! = <value>`, `key <problem>`, `gone`. What is decided: `<status> <way>: <the
 //! volumes that are replaced>`, and a line a reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_core::controls::encryption_by_default;
+use backstop_core::account_setting::AccountSetting;
+use backstop_core::controls::encryption_by_default::EncryptionByDefault;
 use backstop_core::controls::unencrypted_volume::{
     self, About, Circumstances, Decision, Verdict, fingerprint,
 };
+use backstop_core::decide;
 use backstop_core::encryption::{Encryption, Settings, Way};
 use backstop_core::exemption::{Exemption, OptOut};
+use backstop_core::finding;
 use backstop_core::guards::{Guards, Trip};
-use backstop_core::policy::Policy;
+use backstop_core::plan::Change;
+use backstop_core::policy::{Governed, Policy};
+use backstop_core::reason::Reason;
 use backstop_core::trigger::Trigger;
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Unit, Volume,
     VolumeFacts,
 };
-use backstop_core::words::{Actor, Control, Mode, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Mode, Severity, Status};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -547,7 +552,7 @@ fn an_instance_that_comes_and_goes_is_told_once() {
         let keys = ["pending", "running", "stopping", "stopped"].map(|state| {
             let there = format!("instance {state} \n volume vol-a \n {more}");
             let record = under.record(&there).unwrap();
-            assert_ne!(record.status, Status::InProgress);
+            assert_ne!(record.head.status, Status::InProgress);
             record.state_key()
         });
         assert!(keys.iter().all(|key| *key == keys[0]), "{more}: {keys:?}");
@@ -1181,6 +1186,113 @@ fn guards_keep_it_from_acting_and_say_so() {
         .check("volume vol-a multi-attach", CONTROL);
 }
 
+/// One guard after the other is lifted: the next one is said.
+#[test]
+fn the_guards_are_asked_in_the_order_of_the_ladder() {
+    let of_baseline = || [fingerprint("vol-a")].into_iter().collect();
+    let control = || trip("more than 50 changes in an hour");
+    let resource = || trip("its encryption came to a bad end");
+    let under = |mode, kill_switch: bool, guards| {
+        swap()
+            .mode(mode)
+            .top("kill_switch", json!(kill_switch))
+            .guards(guards)
+    };
+    let all = |baseline| Guards {
+        control_tripped: control(),
+        resource_tripped: resource(),
+        baseline,
+        ..Guards::default()
+    };
+    let tripped = |control_tripped| Guards {
+        control_tripped,
+        resource_tripped: resource(),
+        ..Guards::default()
+    };
+    let (off, on) = (Mode::Notify, Mode::Enforce);
+    let everything = under(off, true, all(of_baseline()));
+    for (under, tag, because, status) in [
+        (
+            &everything,
+            "tag vol-a backstop:opt-out = ?",
+            Reason::OptOutUnreadable,
+            Status::Held,
+        ),
+        (
+            &everything,
+            "tag vol-a backstop:opt-out = all",
+            Reason::OptedOut,
+            Status::Exempt,
+        ),
+        (&everything, "", Reason::Existing, Status::Existing),
+        (
+            &under(off, true, all(BTreeSet::new())),
+            "",
+            Reason::NotifyMode,
+            Status::Notified,
+        ),
+        (
+            &under(on, true, all(BTreeSet::new())),
+            "",
+            Reason::KillSwitch,
+            Status::Stopped,
+        ),
+        (
+            &under(on, false, all(BTreeSet::new())),
+            "",
+            Reason::ControlTripped {
+                why: "more than 50 changes in an hour".into(),
+            },
+            Status::Tripped,
+        ),
+        (
+            &under(on, false, tripped(None)),
+            "",
+            Reason::ResourceTripped {
+                why: "its encryption came to a bad end".into(),
+            },
+            Status::Tripped,
+        ),
+    ] {
+        // What would be refused, or waits, is asked after the guards.
+        for there in ["volume vol-a", "volume vol-a multi-attach"] {
+            let decision = under.decide(&format!("{there} \n {tag}"));
+            assert_eq!(decision.because, Some(because.clone()), "{there} {tag}");
+            assert_eq!(decision.status, status, "{there} {tag}");
+            assert_eq!(decision.reasons, [because.to_string()], "{there} {tag}");
+        }
+    }
+    let free = under(on, false, Guards::default());
+    for (there, status) in [
+        ("volume vol-a", Status::InProgress),
+        ("volume vol-a multi-attach", Status::Refused),
+    ] {
+        let decision = free.decide(there);
+        assert_eq!((decision.because, decision.status), (None, status));
+    }
+}
+
+#[test]
+fn a_record_holds_the_guard_as_data_and_one_without_it_is_read() {
+    let tripped = Guards {
+        resource_tripped: trip("its encryption came to a bad end"),
+        ..Guards::default()
+    };
+    let record = swap().guards(tripped).record("volume vol-a").unwrap();
+    let mut stored = serde_json::to_value(&record).unwrap();
+    assert_eq!(stored["because"], "resource-tripped");
+    assert_eq!(stored["why"], "its encryption came to a bad end");
+    let read = |stored: &Value| serde_json::from_value::<Encryption>(stored.clone()).unwrap();
+    assert_eq!(read(&stored), record);
+    let fields = stored.as_object_mut().unwrap();
+    fields.remove("because");
+    fields.remove("why");
+    let mut without = record.clone();
+    without.detail.because = None;
+    assert_eq!(read(&stored), without);
+    assert_eq!(without.detail.reasons, record.detail.reasons);
+}
+
 #[test]
 fn what_was_there_before_enforce_is_told_and_left() {
     const EXISTING: &str = "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`";
@@ -1292,7 +1404,7 @@ fn the_limits_are_given_as_durations() {
 fn a_run_is_held_by_what_would_have_kept_it_from_beginning() {
     let attached = "instance running \n volume vol-a \n volume vol-b";
     let run = swap().record(attached).unwrap();
-    assert_eq!(run.status, Status::InProgress);
+    assert_eq!(run.head.status, Status::InProgress);
     let stopped = when_stopped()
         .record("instance stopped \n volume vol-a")
         .unwrap();
@@ -1425,38 +1537,41 @@ fn the_record_of_a_run_holds_what_there_was_before() {
     let Unit::Instance(instance, volumes) = facts(there).unit else {
         panic!()
     };
-    assert_eq!(record.id, "01M7SH8XYF6H0J2M4N8P7R3T1W");
-    assert_eq!(record.control, Control::UnencryptedVolume);
-    assert_eq!(record.severity, Severity::High);
+    assert_eq!(record.head.id, "01M7SH8XYF6H0J2M4N8P7R3T1W");
+    assert_eq!(record.head.control, ControlId::UnencryptedVolume);
+    assert_eq!(record.head.severity, Severity::High);
     assert_eq!(
-        record.resource,
+        record.head.resource,
         "arn:aws:ec2:eu-central-1:111122223333:instance/i-1"
     );
-    assert_eq!(record.resource_name, "db-1");
+    assert_eq!(record.head.resource_name, "db-1");
     assert_eq!(
-        (&record.account[..], &record.region[..]),
+        (&record.head.account[..], &record.head.region[..]),
         ("111122223333", "eu-central-1")
     );
-    assert_eq!(record.team.as_deref(), Some("payments"));
-    assert_eq!(record.status, Status::InProgress);
-    assert_eq!(record.way, Way::Swap);
-    assert_eq!(record.instance, Some(*instance));
+    assert_eq!(record.head.team.as_deref(), Some("payments"));
+    assert_eq!(record.head.status, Status::InProgress);
+    assert_eq!(record.detail.way, Way::Swap);
+    assert_eq!(record.detail.instance, Some(*instance));
     assert_eq!(
-        record.volumes,
+        record.detail.volumes,
         volumes[..1],
         "what is replaced, and nothing else"
     );
-    assert_eq!(record.kms_key.as_deref(), Some("alias/volumes"));
+    assert_eq!(record.detail.kms_key.as_deref(), Some("alias/volumes"));
     assert_eq!(
-        record.reasons,
+        record.detail.reasons,
         ["vol-c stays as it is: the tag backstop:opt-out opts it out"]
     );
-    assert_eq!(record.managed_by.as_deref(), Some("Terraform"));
-    assert_eq!(record.policy_version, 7);
-    assert_eq!((record.attempts, record.revision), (1, 0));
-    assert_eq!((record.started_at, record.finished_at), (now(), None));
-    assert_eq!(record.undoes, None);
-    assert!(record.progress.tries.is_empty());
+    assert_eq!(record.head.managed_by.as_deref(), Some("Terraform"));
+    assert_eq!(record.head.policy_version, 7);
+    assert_eq!((record.head.attempts, record.detail.revision), (1, 0));
+    assert_eq!(
+        (record.head.started_at, record.head.finished_at),
+        (now(), None)
+    );
+    assert_eq!(record.detail.undoes, None);
+    assert!(record.detail.progress.tries.is_empty());
     let read: Encryption = serde_json::from_value(serde_json::to_value(&record).unwrap()).unwrap();
     assert_eq!(read, record);
 }
@@ -1466,13 +1581,16 @@ fn the_record_of_a_volume_that_is_attached_nowhere() {
     let there = "volume vol-a \n tag vol-a owner = web";
     let record = defaults().record(there).unwrap();
     assert_eq!(
-        record.resource,
+        record.head.resource,
         "arn:aws:ec2:eu-central-1:111122223333:volume/vol-a"
     );
-    assert_eq!(record.resource_name, "vol-a", "it has no name");
-    assert_eq!(record.team.as_deref(), Some("web"));
-    assert_eq!((record.instance, record.way), (None, Way::Unattached));
-    assert_eq!(record.volumes.len(), 1);
+    assert_eq!(record.head.resource_name, "vol-a", "it has no name");
+    assert_eq!(record.head.team.as_deref(), Some("web"));
+    assert_eq!(
+        (record.detail.instance, record.detail.way),
+        (None, Way::Unattached)
+    );
+    assert_eq!(record.detail.volumes.len(), 1);
 }
 
 #[test]
@@ -1494,11 +1612,16 @@ fn the_record_of_what_is_not_changed_holds_all_that_was_found_and_is_closed() {
                 "instance running \n volume vol-a \n volume vol-b \n {there}"
             ))
             .unwrap();
-        assert_eq!(record.status, status);
-        assert_eq!(record.finished_at, Some(now()), "{status:?}");
-        let volumes: Vec<&str> = record.volumes.iter().map(|v| v.id.as_str()).collect();
+        assert_eq!(record.head.status, status);
+        assert_eq!(record.head.finished_at, Some(now()), "{status:?}");
+        let volumes: Vec<&str> = record
+            .detail
+            .volumes
+            .iter()
+            .map(|v| v.id.as_str())
+            .collect();
         assert_eq!(volumes, ["vol-a", "vol-b"], "{status:?}");
-        assert_eq!(record.reasons.len(), 1, "{status:?}");
+        assert_eq!(record.detail.reasons.len(), 1, "{status:?}");
     }
 }
 
@@ -1506,7 +1629,7 @@ fn the_record_of_what_is_not_changed_holds_all_that_was_found_and_is_closed() {
 fn the_team_of_an_instance_goes_before_that_of_its_volumes() {
     let of = |tags: &str| {
         let there = format!("instance running \n volume vol-a \n volume vol-b \n {tags}");
-        swap().record(&there).unwrap().team
+        swap().record(&there).unwrap().head.team
     };
     assert_eq!(
         of("tag i-1 owner = web \n tag vol-a owner = db").as_deref(),
@@ -1522,7 +1645,7 @@ fn a_stack_that_manages_the_unit_is_named() {
         .record("volume vol-a \n tag vol-a aws:cloudformation:stack-name = web")
         .unwrap();
     assert_eq!(
-        record.managed_by.as_deref(),
+        record.head.managed_by.as_deref(),
         Some("the CloudFormation stack web")
     );
 }
@@ -1544,12 +1667,38 @@ fn setting(control: Value, kill_switch: bool) -> Policy {
     Policy::parse(&policy.to_string()).unwrap()
 }
 
+fn is_on(on: bool) -> AccountSetting<bool> {
+    AccountSetting::new(
+        "encryption-by-default",
+        "aws",
+        "eu-central-1",
+        "111122223333",
+        on,
+    )
+}
+
+fn decide_setting(
+    on: bool,
+    policy: &Policy,
+    mode: Mode,
+    guards: &Guards,
+) -> decide::Decision<bool> {
+    let at = decide::Circumstances {
+        mode,
+        account: "111122223333",
+        now: now(),
+        guards,
+    };
+    let rules = EncryptionByDefault::rules(policy);
+    decide::decide::<EncryptionByDefault>(Some(&is_on(on)), &rules, &at)
+}
+
 #[test]
 fn the_setting_is_turned_on_unless_something_forbids_it() {
     let until =
         |day: &str| json!({ "settings": { "exemption": { "until": day, "owner": "platform" } } });
     let was_off = || Guards {
-        baseline: ["it was off".to_owned()].into_iter().collect(),
+        baseline: ["encryption-by-default".to_owned()].into_iter().collect(),
         ..Guards::default()
     };
     let tripped = Guards {
@@ -1563,7 +1712,9 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
     const EXEMPT: &str = "the policy exempts the account";
     const NOTIFY: &str = "the mode is `notify`";
     const TRIPPED: &str = "the control has tripped: it was turned off again and again";
-    const EXISTING: &str = "it was off before the control was switched to `enforce`, and the policy's `existing` is `notify`";
+    const TRIPPED_HERE: &str =
+        "the control has tripped for this resource: it was turned off again and again";
+    const EXISTING: &str = "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`";
     for (control, kill_switch, mode, guards, status, why) in [
         (
             json!({}),
@@ -1619,12 +1770,21 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
             Mode::Enforce,
             tripped_here,
             Status::Tripped,
-            TRIPPED,
+            TRIPPED_HERE,
         ),
         (
             json!({}),
             false,
             Mode::Enforce,
+            was_off(),
+            Status::Existing,
+            EXISTING,
+        ),
+        // The baseline comes before the mode.
+        (
+            json!({}),
+            false,
+            Mode::Notify,
             was_off(),
             Status::Existing,
             EXISTING,
@@ -1672,15 +1832,20 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
         ),
     ] {
         let policy = setting(control.clone(), kill_switch);
-        let decided = encryption_by_default::decide(
-            false,
-            &policy.encryption_by_default(),
-            mode,
-            &guards,
-            now(),
+        let decided = decide_setting(false, &policy, mode, &guards);
+        let plan = decided.plan.as_ref().unwrap();
+        let because = plan.because.as_ref();
+        assert_eq!(
+            because.map_or(Status::InProgress, Reason::status),
+            status,
+            "{control}"
         );
-        let (found, exemption, reason) = decided.unwrap();
-        assert_eq!((found, reason.as_str()), (status, why), "{control}");
+        assert_eq!(plan.reasons.join("; "), why, "{control}");
+        assert_eq!(
+            plan.changes_something(),
+            status == Status::InProgress,
+            "{control}"
+        );
         let opt_out = control["settings"]["exemption"]["until"]
             .as_str()
             .map(|day| OptOut {
@@ -1695,18 +1860,10 @@ fn the_setting_is_turned_on_unless_something_forbids_it() {
             }
             Some(opt_out) => Exemption::Exempt(opt_out),
         };
-        assert_eq!(exemption, expected, "{control}");
+        assert_eq!(decided.exemptions.resource, expected, "{control}");
         // And whatever is said, nothing is to be done while it is on.
-        assert_eq!(
-            encryption_by_default::decide(
-                true,
-                &policy.encryption_by_default(),
-                mode,
-                &guards,
-                now()
-            ),
-            None
-        );
+        let on = decide_setting(true, &policy, mode, &guards);
+        assert_eq!((on.verdict, on.plan), (finding::Verdict::Compliant, None));
     }
 }
 
@@ -1716,22 +1873,22 @@ fn the_record_of_the_setting() {
         resource: "eu-central-1".into(),
         ..trigger()
     };
-    let record = |status, why: &str| {
-        let decided = (status, Exemption::None, why.to_owned());
-        encryption_by_default::record(
-            decided,
-            &trigger,
-            "aws",
-            "01M7SH8XYF6H0J2M4N8P7R3T1W",
-            7,
-            now(),
-        )
+    let record = |mode| {
+        let about = decide::About {
+            id: "01M7SH8XYF6H0J2M4N8P7R3T1W",
+            trigger: &trigger,
+            owner_tag: "owner",
+            policy_version: 7,
+            now: now(),
+        };
+        let decision = decide_setting(false, &Policy::default(), mode, &Guards::default());
+        decide::entry::<EncryptionByDefault>(Some(&is_on(false)), &decision, about).unwrap()
     };
-    let begun = record(Status::InProgress, "");
-    assert_eq!(begun.control, Control::EncryptionByDefault);
-    assert_eq!(begun.severity, Severity::Medium);
+    let begun = record(Mode::Enforce);
+    assert_eq!(begun.head.control, ControlId::EncryptionByDefault);
+    assert_eq!(begun.head.severity, Severity::Medium);
     assert_eq!(
-        begun.resource,
+        begun.head.resource,
         "arn:aws:ec2:eu-central-1:111122223333:encryption-by-default/eu-central-1"
     );
     assert_eq!(
@@ -1739,19 +1896,41 @@ fn the_record_of_the_setting() {
         "eu-central-1",
         "what its lock hangs on"
     );
-    assert_eq!(begun.resource_name, "encryption by default in eu-central-1");
-    assert_eq!(begun.way, Way::AccountSetting);
-    assert_eq!((begun.instance.is_none(), begun.volumes.len()), (true, 0));
-    assert_eq!(begun.reasons, [] as [&str; 0]);
     assert_eq!(
-        (begun.policy_version, begun.started_at, begun.finished_at),
-        (7, now(), None)
+        begun.head.resource_name,
+        "encryption by default in eu-central-1"
     );
-    let told = record(Status::Notified, "the mode is `notify`");
-    assert_eq!(told.reasons, ["the mode is `notify`"]);
-    assert_eq!(told.finished_at, Some(now()));
     assert_eq!(
-        encryption_by_default::resource("aws-cn", "cn-north-1", "444455556666"),
+        begun.detail.plan.changes,
+        [Change::set("encryption-by-default", false, true)]
+    );
+    assert_eq!(
+        begun.detail.before,
+        BTreeMap::from([("encryption-by-default".to_owned(), false)])
+    );
+    assert_eq!(begun.detail.plan.reasons, [] as [&str; 0]);
+    assert_eq!(
+        (
+            begun.head.status,
+            begun.head.policy_version,
+            begun.head.started_at,
+            begun.head.finished_at
+        ),
+        (Status::InProgress, 7, now(), None)
+    );
+    let told = record(Mode::Notify);
+    assert_eq!(told.head.status, Status::Notified);
+    assert_eq!(told.detail.plan.reasons, ["the mode is `notify`"]);
+    assert_eq!(told.detail.before, BTreeMap::new(), "nothing is touched");
+    let elsewhere = AccountSetting::new(
+        "encryption-by-default",
+        "aws-cn",
+        "cn-north-1",
+        "444455556666",
+        false,
+    );
+    assert_eq!(
+        elsewhere.arn,
         "arn:aws-cn:ec2:cn-north-1:444455556666:encryption-by-default/cn-north-1"
     );
 }

@@ -9,7 +9,7 @@
 //! Deliberately not here: reads that lag behind writes, attachments that take
 //! time, errors on the way (`encryption_simulation` in the core has those).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub volume: String,
     /// When it was begun.
     pub started: Timestamp,
+    /// Who may use it: `all`, or accounts.
+    pub shared_with: BTreeSet<String>,
     /// Its tags.
     pub tags: Tags,
 }
@@ -146,7 +148,10 @@ impl Ec2 {
             "CreateTags" => self.create_tags(call),
             "DescribeVolumes" => Ok(self.describe_volumes(call, now)),
             "DescribeVolumeAttribute" => Ok("<productCodes/>".to_owned()),
-            "DescribeSnapshots" => Ok(self.describe_snapshots(call, now)),
+            "DescribeSnapshots" => self.describe_snapshots(call, now),
+            "DescribeSnapshotAttribute" => self.describe_grants(call),
+            "ModifySnapshotAttribute" => self.modify_grants(call),
+            "GetSnapshotBlockPublicAccessState" => Ok("<state>unblocked</state>".to_owned()),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
@@ -420,32 +425,76 @@ impl Ec2 {
         format!("<volumeSet>{items}</volumeSet>")
     }
 
-    fn describe_snapshots(&self, call: &Call, now: Timestamp) -> String {
+    fn describe_snapshots(&self, call: &Call, now: Timestamp) -> Answer {
         let filters = filters(call);
+        let (ids, holders) = (call.list("SnapshotId"), call.list("RestorableBy"));
+        if let Some(missing) = ids.iter().find(|id| !self.snapshots.contains_key(**id)) {
+            return Err(("InvalidSnapshot.NotFound", missing.to_string()));
+        }
         let mut items = String::new();
         for (id, snapshot) in &self.snapshots {
             let passes = filters.iter().all(|(name, values)| match *name {
                 "snapshot-id" => values.contains(&id.as_str()),
                 other => tagged(other, values, &snapshot.tags),
             });
-            if passes {
+            let named = ids.is_empty() || ids.contains(&id.as_str());
+            let shared = holders.iter().all(|of| snapshot.shared_with.contains(*of));
+            if passes && named && shared {
                 let Snapshot {
                     volume,
                     started,
                     tags,
+                    ..
                 } = snapshot;
+                let owner = &self.account;
                 let state = match now < *started + MADE {
                     true => "pending",
                     false => "completed",
                 };
                 let _ = write!(
                     items,
-                    "<item><snapshotId>{id}</snapshotId><volumeId>{volume}</volumeId><status>{state}</status><startTime>{started}</startTime>{}</item>",
+                    "<item><snapshotId>{id}</snapshotId><ownerId>{owner}</ownerId><volumeId>{volume}</volumeId><status>{state}</status><startTime>{started}</startTime>{}</item>",
                     tag_set(tags)
                 );
             }
         }
-        format!("<snapshotSet>{items}</snapshotSet>")
+        Ok(format!("<snapshotSet>{items}</snapshotSet>"))
+    }
+
+    fn describe_grants(&self, call: &Call) -> Answer {
+        let id = call.parameter("SnapshotId").unwrap();
+        let Some(snapshot) = self.snapshots.get(id) else {
+            return Err(("InvalidSnapshot.NotFound", id.to_owned()));
+        };
+        let items: String = snapshot
+            .shared_with
+            .iter()
+            .map(|holder| match holder.as_str() {
+                "all" => "<item><group>all</group></item>".to_owned(),
+                account => format!("<item><userId>{account}</userId></item>"),
+            })
+            .collect();
+        Ok(format!(
+            "<snapshotId>{id}</snapshotId><createVolumePermission>{items}</createVolumePermission>"
+        ))
+    }
+
+    fn modify_grants(&mut self, call: &Call) -> Answer {
+        let id = call.parameter("SnapshotId").unwrap();
+        let Some(snapshot) = self.snapshots.get_mut(id) else {
+            return Err(("InvalidSnapshot.NotFound", id.to_owned()));
+        };
+        for holder in call
+            .list("UserGroup")
+            .into_iter()
+            .chain(call.list("UserId"))
+        {
+            match call.parameter("OperationType") {
+                Some("add") => snapshot.shared_with.insert(holder.to_owned()),
+                _ => snapshot.shared_with.remove(holder),
+            };
+        }
+        Ok("<return>true</return>".to_owned())
     }
 
     fn create_snapshot(&mut self, call: &Call, now: Timestamp) -> Answer {
@@ -482,6 +531,7 @@ impl Ec2 {
         let snapshot = Snapshot {
             volume,
             started,
+            shared_with: BTreeSet::new(),
             tags,
         };
         self.snapshots.insert(id.clone(), snapshot);

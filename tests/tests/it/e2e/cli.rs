@@ -243,7 +243,7 @@ fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
         let event = cloudtrail::call("DisableEbsEncryptionByDefault", json!({}), json!({}));
         let (code, setting, _) = plan(&file("setting", &event));
         assert!(
-            code == 1 && setting.contains("it would be turned on"),
+            code == 1 && setting.contains("it would be carried out"),
             "{setting}"
         );
 

@@ -10,6 +10,8 @@ use super::undo::{request, undo};
 use super::*;
 
 pub(crate) const ENCRYPT: &str = "EncryptVolumeFunction";
+/// What turns settings of the account back on.
+pub(crate) const RESTORE: &str = "RestoreAccountDefaultsFunction";
 
 const CONTROL: &str = "unencrypted-volume";
 const OPT_OUT: &str = "backstop:opt-out";
@@ -425,7 +427,12 @@ fn contains(message: &Published, parts: &[&str]) {
 
 /// Looks at the event and answers with the verdict.
 fn look(aws: &LocalAws, event: &Value) -> String {
-    match aws.call(ENCRYPT, event) {
+    look_by(aws, ENCRYPT, event)
+}
+
+/// The same, by another function.
+pub(super) fn look_by(aws: &LocalAws, function: &str, event: &Value) -> String {
+    match aws.call(function, event) {
         Ok(answer) => answer["verdict"].as_str().unwrap().to_owned(),
         Err(error) => panic!("{error}"),
     }
@@ -922,6 +929,14 @@ async fn turn_off(aws: &LocalAws) -> Value {
     )
 }
 
+/// A policy that exempts the account.
+fn exempt_account() -> Value {
+    let exemption = json!({"until": "2099-12-31", "owner": "jo@example.com"});
+    json!({"version": 1, "controls": {"encryption-by-default": {
+        "mode": "enforce", "settings": {"exemption": exemption},
+    }}})
+}
+
 async fn is_on(aws: &LocalAws) -> bool {
     let get = aws.ec2.get_ebs_encryption_by_default();
     get.send().await.unwrap().ebs_encryption_by_default() == Some(true)
@@ -945,10 +960,13 @@ fn encryption_by_default_is_turned_on_again_unless_the_policy_exempts_the_accoun
         };
         let before = of_setting().await.len();
         let event = turn_off(aws).await;
-        assert_eq!(aws.deliver(&event).await.unwrap(), [ENCRYPT]);
+        assert_eq!(aws.deliver(&event).await.unwrap(), [RESTORE]);
         let subject = "encryption by default in us-east-1";
         let messages = told(aws, subject, 1).await;
-        contains(&messages[0], &["on again", "jo@example.com"]);
+        contains(
+            &messages[0],
+            &["encryption by default is on", "jo@example.com"],
+        );
         assert!(is_on(aws).await);
         assert_eq!(made(aws), ["EnableEbsEncryptionByDefault -"]);
         let entries = of_setting().await;
@@ -958,22 +976,21 @@ fn encryption_by_default_is_turned_on_again_unless_the_policy_exempts_the_accoun
             (&entry["status"], &entry["told"]),
             (&json!("remediated"), &json!(true))
         );
+        // Without an exemption it would be turned on again at once.
         let answer = undo(aws, &request(entry));
-        assert_eq!(answer["verdict"], "nothing-to-undo");
+        assert_eq!(answer["verdict"], "refused", "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains("exemption"));
+        assert!(is_on(aws).await);
 
-        let exemption = json!({"until": "2099-12-31", "owner": "jo@example.com"});
-        aws.set_policy(
-            &json!({"version": 1, "controls": {"encryption-by-default": {
-                "mode": "enforce", "settings": {"exemption": exemption},
-            }}}),
-        )
-        .await
-        .unwrap();
-        let event = turn_off(aws).await;
-        assert_eq!(look(aws, &event), "exempt");
-        assert_eq!(look(aws, &event), "known");
-        let messages = told(aws, subject, 2).await;
-        contains(&messages[1], &["jo@example.com"]);
+        aws.set_policy(&exempt_account()).await.unwrap();
+        let answer = undo(aws, &request(entry));
+        assert_eq!(answer["verdict"], "undone", "{answer}");
+        assert!(!is_on(aws).await);
+        told(aws, subject, 2).await;
+        assert_eq!(look_by(aws, RESTORE, &event), "exempt");
+        assert_eq!(look_by(aws, RESTORE, &event), "known");
+        let messages = told(aws, subject, 3).await;
+        contains(&messages[2], &["jo@example.com"]);
         assert!(!is_on(aws).await);
         turn_on(aws).await;
     });
@@ -1207,7 +1224,24 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     aws.quiet().await;
     aws.proxy.reset();
     turn_on(aws).await;
+    // The setting is restored by a retry, which reads its own entry, and taken back
+    // under an exemption.
     let off = turn_off(aws).await;
-    look(aws, &off);
+    let enable = "EnableEbsEncryptionByDefault";
+    aws.proxy.fail_next(enable, 1, Fault::denied());
+    aws.deliver(&off).await.unwrap();
+    wait_for("the setting to be on", async || {
+        is_on(aws).await.then_some(())
+    })
+    .await;
+    aws.quiet().await;
+    let mut entries = aws.entries().await.unwrap();
+    entries.retain(|entry| {
+        entry["control"] == "encryption-by-default" && entry["status"] == "remediated"
+    });
+    aws.set_policy(&exempt_account()).await.unwrap();
+    let answer = undo(aws, &request(entries.last().unwrap()));
+    assert_eq!(answer["verdict"], "undone", "{answer}");
+    turn_on(aws).await;
     clear(aws).await;
 }

@@ -9,6 +9,7 @@
 //! `tests/tests/it/faults/`, in one process.
 
 use backstop_core::record::Record;
+use backstop_core::security_group::IngressRule;
 use backstop_core::volumes::ENTRY_TAG;
 use backstop_tests::native_events::{command_status, compliance};
 
@@ -272,7 +273,8 @@ impl Story {
         let mut kept = BTreeSet::new();
         for (_, record) in records {
             if let Record::Remediation(entry) = record {
-                kept.extend(entry.before.iter().map(|(id, rule)| {
+                let entry = entry.typed::<IngressRule>().unwrap();
+                kept.extend(entry.detail.before.iter().map(|(id, rule)| {
                     let ticket = rule.tags.get("ticket").cloned();
                     (id.clone(), rule.description.clone(), ticket)
                 }));

@@ -14,7 +14,7 @@ fn policy(control: Value, more: Value) -> Value {
 /// Re-arms as `backstop re-arm` does.
 async fn re_arm(aws: &LocalAws, resource: Option<&str>) {
     let ledger = aws.ledger();
-    let control = backstop_core::words::Control::OpenIngress;
+    let control = backstop_core::words::ControlId::OpenIngress;
     assert!(ledger.re_arm(control, resource).await.unwrap());
     assert!(
         !ledger.re_arm(control, resource).await.unwrap(),

@@ -11,15 +11,16 @@ use aws_sdk_dynamodb::types::{
 };
 use backstop_aws::clients::Clients;
 use backstop_aws::ledger::{Begun, Claim, Closed, Holder, Ledger, Lock, Recorded};
-use backstop_core::entry::Entry;
+use backstop_core::entry::{AtOnce, Entry};
 use backstop_core::exemption::Exemption;
 use backstop_core::guards::{Fights, Trip};
-use backstop_core::plan::{Disposition, Plan, RuleChange};
+use backstop_core::plan::{Change, Disposition, Plan};
 use backstop_core::ports::Permission;
 use backstop_core::rules::FightRules;
+use backstop_core::run::{Head, Run};
 use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::storms::{Kind, More};
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use backstop_tests::local_aws::http::Message;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_wire::memory::Cloud;
@@ -281,7 +282,7 @@ async fn compete(ledger: &Ledger) {
     };
     let (first, second) = (holder("first", 3_600), holder("second", 3_600));
     let lock = async || {
-        let standing = ledger.standing(Control::OpenIngress, "sg-1").await;
+        let standing = ledger.standing(ControlId::OpenIngress, "sg-1").await;
         standing.unwrap().lock
     };
 
@@ -300,7 +301,7 @@ async fn compete(ledger: &Ledger) {
     assert!(matches!(begun, Ok(Begun::Busy)));
     ledger.finish(&one).await.unwrap();
     let mut fights = Fights::default();
-    fights.note(&one.id, ["f"], now, &FightRules::default(), None);
+    fights.note(&one.head.id, ["f"], now, &FightRules::default(), None);
     let closed = ledger.close(&one, &first, false, Some(&fights)).await;
     assert_eq!(closed.unwrap(), Closed::LookAgain);
     assert!(lock().await.is_none());
@@ -333,11 +334,11 @@ async fn compete(ledger: &Ledger) {
     assert_eq!(closed.unwrap(), Closed::Done);
     assert_eq!(ledger.untold().await.unwrap(), []);
     assert_eq!(
-        ledger.records_of(&one.resource).await.unwrap(),
-        [&*other.id, &*one.id]
+        ledger.records_of(&one.head.resource).await.unwrap(),
+        [&*other.head.id, &*one.head.id]
     );
     ledger
-        .outcomes_since(Some(one.started_at), now)
+        .outcomes_since(Some(one.head.started_at), now)
         .await
         .unwrap();
 
@@ -358,16 +359,16 @@ async fn compete(ledger: &Ledger) {
     );
     assert_eq!(
         ledger.record(&found, None, false).await.unwrap(),
-        Recorded::Untold(found.id.clone())
+        Recorded::Untold(found.head.id.clone())
     );
     let known = ledger
-        .standing(Control::OpenIngress, "sg-1")
+        .standing(ControlId::OpenIngress, "sg-1")
         .await
         .unwrap()
         .known
         .unwrap();
     ledger
-        .known_told("open-ingress", "sg-1", &found.id)
+        .known_told("open-ingress", "sg-1", &found.head.id)
         .await
         .unwrap();
     ledger
@@ -382,23 +383,23 @@ async fn compete(ledger: &Ledger) {
     };
     for _ in 0..2 {
         ledger
-            .trip_resource(Control::OpenIngress, "sg-1", &trip)
+            .trip_resource(ControlId::OpenIngress, "sg-1", &trip)
             .await
             .unwrap();
     }
     assert!(
         ledger
-            .re_arm(Control::OpenIngress, Some("sg-1"))
+            .re_arm(ControlId::OpenIngress, Some("sg-1"))
             .await
             .unwrap()
     );
     assert!(
         !ledger
-            .re_arm(Control::OpenIngress, Some("sg-1"))
+            .re_arm(ControlId::OpenIngress, Some("sg-1"))
             .await
             .unwrap()
     );
-    assert!(!ledger.re_arm(Control::OpenIngress, None).await.unwrap());
+    assert!(!ledger.re_arm(ControlId::OpenIngress, None).await.unwrap());
     let kind = Kind::all()[0].clone();
     for _ in 0..2 {
         ledger.pace(&kind, 3, now).await.unwrap();
@@ -423,35 +424,41 @@ async fn compete(ledger: &Ledger) {
     ledger.begin_storm(&kind, &more, later).await.unwrap_err();
 
     // What is noted on an entry after its end, and the baseline.
-    ledger.note_reused(&one.id, "vol-1").await.unwrap();
-    assert!(ledger.note_deleted(&one.id, "vol-2").await.unwrap());
-    assert!(!ledger.note_deleted(&one.id, "vol-1").await.unwrap());
-    ledger.note_undone(&one.id, &other.id).await.unwrap();
-    assert!(!ledger.note_deleted(&one.id, "vol-2").await.unwrap());
-    ledger.note_undone("unknown", &other.id).await.unwrap();
+    ledger.note_reused(&one.head.id, "vol-1").await.unwrap();
+    assert!(ledger.note_deleted(&one.head.id, "vol-2").await.unwrap());
+    assert!(!ledger.note_deleted(&one.head.id, "vol-1").await.unwrap());
+    ledger
+        .note_undone(&one.head.id, &other.head.id)
+        .await
+        .unwrap();
+    assert!(!ledger.note_deleted(&one.head.id, "vol-2").await.unwrap());
+    ledger.note_undone("unknown", &other.head.id).await.unwrap();
     let spared = vec!["f".to_owned(), "g".to_owned()];
     ledger
-        .set_baseline(Control::OpenIngress, "sg-1", spared)
+        .set_baseline(ControlId::OpenIngress, "sg-1", spared)
         .await
         .unwrap();
     ledger
-        .baseline_is_complete(Control::OpenIngress)
+        .baseline_is_complete(ControlId::OpenIngress)
         .await
         .unwrap();
     assert_eq!(
         ledger
-            .baseline_resources(Control::OpenIngress)
+            .baseline_resources(ControlId::OpenIngress)
             .await
             .unwrap()
             .len(),
         1
     );
-    ledger.forget_baseline(Control::OpenIngress).await.unwrap();
-    assert!(!ledger.has_baseline(Control::OpenIngress).await.unwrap());
+    ledger
+        .forget_baseline(ControlId::OpenIngress)
+        .await
+        .unwrap();
+    assert!(!ledger.has_baseline(ControlId::OpenIngress).await.unwrap());
 }
 
 /// A remediation of one rule.
-fn entry(id: &str) -> Entry {
+fn entry(id: &str) -> Entry<IngressRule> {
     let rule = IngressRule {
         id: "sgr-1".to_owned(),
         permission: Permission::new("tcp", 22, 22),
@@ -459,41 +466,41 @@ fn entry(id: &str) -> Entry {
         description: Some("ssh".to_owned()),
         tags: BTreeMap::new(),
     };
-    let change = RuleChange {
-        rule,
-        narrow_to: None,
-        authorise: vec![],
-        lost: vec![],
-    };
+    let change = Change::remove("sgr-1", rule);
     let plan = Plan {
         disposition: Disposition::Enforce,
         changes: vec![change],
         reasons: vec![],
+        because: None,
     };
-    Entry {
-        version: 1,
-        id: id.to_owned(),
-        control: Control::OpenIngress,
-        severity: Severity::Critical,
-        resource: cloudtrail::security_group_arn("sg-1"),
-        resource_name: "web".to_owned(),
-        account: ACCOUNT.to_owned(),
-        region: REGION.to_owned(),
-        team: None,
-        status: Status::Remediated,
-        exposures: vec![],
-        exemption: Exemption::None,
-        before: plan.before(),
-        plan,
-        outcomes: vec![],
-        verification: None,
-        after: BTreeMap::new(),
-        actor: Actor::default(),
-        policy_version: 1,
-        attempts: 1,
-        started_at: "2026-11-24T10:59:30Z".parse().unwrap(),
-        finished_at: None,
-        fight: None,
-        managed_by: None,
+    Run {
+        head: Head {
+            version: 1,
+            id: id.to_owned(),
+            control: ControlId::OpenIngress,
+            severity: Severity::Critical,
+            resource: cloudtrail::security_group_arn("sg-1"),
+            resource_name: "web".to_owned(),
+            account: ACCOUNT.to_owned(),
+            region: REGION.to_owned(),
+            team: None,
+            status: Status::Remediated,
+            exemption: Exemption::None,
+            actor: Actor::default(),
+            policy_version: 1,
+            attempts: 1,
+            started_at: "2026-11-24T10:59:30Z".parse().unwrap(),
+            finished_at: None,
+            managed_by: None,
+        },
+        detail: AtOnce {
+            exposures: vec![],
+            before: plan.before(),
+            plan,
+            outcomes: vec![],
+            verification: None,
+            after: BTreeMap::new(),
+            fight: None,
+        },
     }
 }

@@ -27,6 +27,7 @@ mod guards;
 mod ledger;
 mod opt_outs;
 mod patching;
+mod snapshots;
 mod storms;
 mod sweep;
 mod undo;
@@ -1284,12 +1285,15 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         undo::exercise(aws).await;
         sweep::exercise(aws).await;
         encryption::exercise(aws).await;
+        snapshots::exercise(aws).await;
         patching::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
         for function in [
             REVOKE,
             encryption::ENCRYPT,
+            encryption::RESTORE,
+            snapshots::UNSHARE,
             patching::PATCH,
             NOTIFY,
             opt_outs::WATCH,

@@ -18,6 +18,7 @@ use backstop_aws::settings::{
     UndoSettings, WatchSettings,
 };
 use backstop_core::words::Mode;
+use backstop_engine::Engine;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::native_events::command_status;
 use backstop_tests::template::{self, matches, text};
@@ -35,7 +36,8 @@ const MOST_DELIVERIES: usize = 400;
 
 /// A function, warm: it keeps its clients and what it has read.
 enum Function {
-    RevokeIngress(revoke_ingress::Handler),
+    /// One that serves controls that are remediated at once.
+    AtOnce(Engine),
     EncryptVolume(encrypt_volume::Handler),
     PatchInstance(patch_instance::Handler),
     Notify(notify::Handler),
@@ -63,10 +65,12 @@ impl Function {
             mode: Mode::Enforce,
             owner_tag_key: "owner".to_owned(),
         };
+        let at_once =
+            |controls| Self::AtOnce(Engine::new(clients.clone(), remediation.clone(), controls));
         match id {
-            "RevokeIngressFunction" => {
-                Self::RevokeIngress(revoke_ingress::Handler::new(clients, remediation))
-            }
+            "RevokeIngressFunction" => at_once(revoke_ingress::CONTROLS),
+            "RestoreAccountDefaultsFunction" => at_once(restore_account_defaults::CONTROLS),
+            "UnshareStorageFunction" => at_once(unshare_storage::CONTROLS),
             "EncryptVolumeFunction" => {
                 let settings = EncryptSettings {
                     remediation,
@@ -128,7 +132,7 @@ impl Function {
 
     async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         match self {
-            Self::RevokeIngress(of) => of.handle(event).await,
+            Self::AtOnce(of) => of.handle(event).await,
             Self::EncryptVolume(of) => of.handle(event).await,
             Self::PatchInstance(of) => of.handle(event).await,
             Self::Notify(of) => of.handle(event).await,

@@ -238,6 +238,21 @@ fn undo_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
 }
 
 #[test]
+fn unshare_storage_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    every_call_fails_in_every_way::<stories::Unshare>(10);
+}
+
+#[test]
+fn the_undo_of_a_grant_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    every_call_fails_in_every_way::<stories::UndoUnshare>(15);
+}
+
+#[test]
+fn restore_account_defaults_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    every_call_fails_in_every_way::<stories::Restore>(9);
+}
+
+#[test]
 fn encrypt_volume_begins_a_run_once_whichever_call_fails_in_whichever_way() {
     these_calls_fail_in_every_way::<stories::Encrypt>("its beginning", 14, |mut calls| {
         calls.truncate(begins(&calls));

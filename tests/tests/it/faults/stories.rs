@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backstop_core::record::Record;
+use backstop_core::security_group::IngressRule;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::{cloudtrail, native_events};
-use backstop_wire::memory::ec2::{Instance, Rule, Tags, Volume};
+use backstop_wire::memory::ec2::{Instance, Rule, Snapshot, Tags, Volume};
 use backstop_wire::memory::systems_manager::PatchState;
 use serde_json::{Value, json};
 
@@ -120,7 +121,8 @@ impl Group {
         let mut kept = BTreeSet::new();
         for record in &records {
             if let Record::Remediation(entry) = record {
-                kept.extend(entry.before.iter().map(|(id, rule)| {
+                let entry = entry.typed::<IngressRule>().unwrap();
+                kept.extend(entry.detail.before.iter().map(|(id, rule)| {
                     let ticket = rule.tags.get("ticket").cloned();
                     (id.clone(), rule.description.clone(), ticket)
                 }));
@@ -258,6 +260,123 @@ impl Story for Undo {
         let undone = |record: &Record| record.outcome() == "undone";
         if !records(account, &arn).await.iter().any(undone) {
             wrong.push("no undo is in the ledger".to_owned());
+        }
+        wrong
+    }
+}
+
+/// `unshare-storage` takes the grant to everyone from a snapshot.
+pub(crate) struct Unshare;
+/// A person undoes that.
+pub(crate) struct UndoUnshare;
+
+/// Whom a snapshot that was made public is shared with, beside everyone.
+const PARTNER: &str = "444455556666";
+
+/// Makes a snapshot public that a partner may use, and the event of it.
+fn public_snapshot(account: &Account) -> (Value, String) {
+    let started = account.now() - Duration::from_secs(86_400);
+    let mut cloud = account.cloud();
+    let id = cloud.ec2.new_id("snap");
+    let snapshot = Snapshot {
+        volume: "vol-0123456789abcdef0".to_owned(),
+        started,
+        shared_with: ["all".to_owned(), PARTNER.to_owned()].into(),
+        tags: Tags::new(),
+    };
+    cloud.ec2.snapshots.insert(id.clone(), snapshot);
+    let request = json!({ "snapshotId": id, "attributeType": "CREATE_VOLUME_PERMISSION" });
+    let event = cloudtrail::call(
+        "ModifySnapshotAttribute",
+        request,
+        json!({ "_return": true }),
+    );
+    (event, id)
+}
+
+/// The records about a snapshot, whose ARN names no account.
+async fn records_of_snapshot(account: &Account, id: &str) -> Vec<Record> {
+    records(account, &format!("arn:aws:ec2:{REGION}::snapshot/{id}")).await
+}
+
+/// What is not as it has to be about a snapshot that these may use.
+async fn wrong_about(account: &Account, id: &str, expected: &[&str], end: &End) -> Vec<String> {
+    let records = records_of_snapshot(account, id).await;
+    let mut wrong = told(account, &records, end);
+    let shared_with = account.cloud().ec2.snapshots[id].shared_with.clone();
+    if !shared_with.iter().eq(expected) {
+        wrong.push(format!("it is shared with {shared_with:?}"));
+    }
+    // What was there before is in the ledger, and nobody else's grant.
+    let mut kept = records.iter().filter_map(|record| match record {
+        Record::Remediation(entry) => Some(entry.detail.before.clone()),
+        _ => None,
+    });
+    let everyone = BTreeMap::from([("all".to_owned(), json!("everyone"))]);
+    if !kept.any(|before| before == everyone) {
+        wrong.push("no record holds the grant as it was before".to_owned());
+    }
+    wrong
+}
+
+impl Story for Unshare {
+    const FUNCTION: &'static str = "UnshareStorageFunction";
+    type Before = String;
+
+    async fn set(account: &mut Account) -> (Value, String) {
+        public_snapshot(account)
+    }
+
+    async fn wrong(account: &Account, id: &String, end: &End) -> Vec<String> {
+        wrong_about(account, id, &[PARTNER], end).await
+    }
+}
+
+impl Story for UndoUnshare {
+    const FUNCTION: &'static str = "UndoFunction";
+    type Before = String;
+
+    async fn set(account: &mut Account) -> (Value, String) {
+        let (event, id) = public_snapshot(account);
+        account.start(Unshare::FUNCTION, &event);
+        account.settle().await;
+        let [remediation] = &records_of_snapshot(account, &id).await[..] else {
+            panic!("one record")
+        };
+        let ask = json!({"remediation": remediation.id(), "reason": "a fault run"});
+        (ask, id)
+    }
+
+    async fn wrong(account: &Account, id: &String, end: &End) -> Vec<String> {
+        let mut wrong = wrong_about(account, id, &[PARTNER, "all"], end).await;
+        let tags = account.cloud().ec2.snapshots[id].tags.clone();
+        if !tags.contains_key("backstop:opt-out") {
+            wrong.push("it carries no opt-out".to_owned());
+        }
+        wrong
+    }
+}
+
+/// `restore-account-defaults` turns the encryption of new volumes on again.
+pub(crate) struct Restore;
+
+impl Story for Restore {
+    const FUNCTION: &'static str = "RestoreAccountDefaultsFunction";
+    type Before = ();
+
+    async fn set(account: &mut Account) -> (Value, ()) {
+        account.cloud().ec2.encryption_by_default = false;
+        let name = "DisableEbsEncryptionByDefault";
+        let answer = json!({ "_return": true });
+        (cloudtrail::call(name, json!({}), answer), ())
+    }
+
+    async fn wrong(account: &Account, (): &(), end: &End) -> Vec<String> {
+        let arn = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:encryption-by-default/{REGION}");
+        let records = records(account, &arn).await;
+        let mut wrong = told(account, &records, end);
+        if !account.cloud().ec2.encryption_by_default {
+            wrong.push("it is off".to_owned());
         }
         wrong
     }

@@ -67,6 +67,7 @@ impl Part<'_> {
 /// Every volume with what was made of it.
 pub(super) fn parts(run: &Encryption) -> Vec<Part<'_>> {
     let mut parts: Vec<Part<'_>> = run
+        .detail
         .volumes
         .iter()
         .map(|volume| Part {
@@ -85,6 +86,7 @@ pub(super) fn parts(run: &Encryption) -> Vec<Part<'_>> {
         })
         .collect();
     let unknown: BTreeSet<&str> = run
+        .detail
         .progress
         .tries
         .keys()
@@ -115,10 +117,10 @@ fn copies<'a>(run: &'a Encryption, volume: &'a Volume) -> Vec<Copy<'a>> {
     ];
     // An undo makes none: it brings back what this one replaced.
     let before = volume.tags.get(REPLACED_BY_TAG).map(String::as_str);
-    let before = before.filter(|_| run.undoes.is_some());
+    let before = before.filter(|_| run.detail.undoes.is_some());
     by_run
         .iter()
-        .filter_map(|change| run.progress.tries(change)?.made.as_deref())
+        .filter_map(|change| run.detail.progress.tries(change)?.made.as_deref())
         .chain(before)
         .map(|id| copy(run, id))
         .collect()
@@ -130,14 +132,15 @@ fn copy<'a>(run: &'a Encryption, id: &'a str) -> Copy<'a> {
         volume: copy(),
         device: String::new(),
     };
-    let delete = run.progress.tries(&Change::DeleteCopy { copy: copy() });
+    let delete = run
+        .detail
+        .progress
+        .tries(&Change::DeleteCopy { copy: copy() });
     let refusal = delete.and_then(Tries::refusal);
-    let gone = refusal
-        .as_deref()
-        .is_some_and(|why| why.contains("InvalidVolume.NotFound"));
+    let gone = delete.and_then(Tries::refused_with) == Some("InvalidVolume.NotFound");
     Copy {
         id,
-        attached: run.undoes.is_some() || run.progress.tries(&attach).is_some(),
+        attached: run.detail.undoes.is_some() || run.detail.progress.tries(&attach).is_some(),
         deleted: delete.is_some() && (refusal.is_none() || gone),
         undeletable: refusal.filter(|_| !gone),
     }
@@ -151,7 +154,7 @@ fn snapshots<'a>(run: &'a Encryption, volume: &str) -> Vec<Snapshot<'a>> {
                 volume: volume.to_owned(),
                 purpose,
             };
-            let id = run.progress.tries(&snapshot)?.made.as_deref()?;
+            let id = run.detail.progress.tries(&snapshot)?.made.as_deref()?;
             Some(Snapshot { id, purpose })
         })
         .collect()
@@ -170,7 +173,7 @@ pub(super) fn moved(run: &Encryption, volume: &str) -> Option<(bool, Timestamp)>
     [(true, attach), (false, detach)]
         .into_iter()
         .filter_map(|(attached, change)| {
-            let tries = run.progress.tries(&change)?;
+            let tries = run.detail.progress.tries(&change)?;
             tries
                 .may_have_happened()
                 .then_some((attached, tries.last_at))
@@ -182,7 +185,7 @@ pub(super) fn moved(run: &Encryption, volume: &str) -> Option<(bool, Timestamp)>
 /// stop it.
 pub(super) fn down(run: &Encryption) -> Option<Down> {
     let tries = |changes: [Change; 2]| {
-        let tries = changes.map(|change| run.progress.tries(&change));
+        let tries = changes.map(|change| run.detail.progress.tries(&change));
         tries.into_iter().flatten().collect::<Vec<&Tries>>()
     };
     let mut stops = tries([Change::Stop { back: false }, Change::Stop { back: true }]);

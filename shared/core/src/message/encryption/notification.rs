@@ -11,9 +11,9 @@ use crate::encryption::{Encryption, Way};
 use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_text, text, texts,
 };
-use crate::message::words::or;
+use crate::prose::or;
 use crate::volumes::Instance;
-use crate::words::{Control, Severity, Status};
+use crate::words::{ControlId, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -39,7 +39,7 @@ pub struct EncryptionNotification {
     /// What happened, in one line.
     pub headline: String,
     /// The control that found it.
-    pub control: Control,
+    pub control: ControlId,
     /// How bad it is: `critical` where a person is needed.
     pub severity: Severity,
     /// Where it stands. A remediation that was taken back on request (see
@@ -258,22 +258,22 @@ impl EncryptionNotification {
             version: VERSION,
             kind: EncryptionKind::Encryption,
             key: run.message_key(),
-            entry: name(&run.id),
-            ledger_key: LedgerKey::of(&run.id),
+            entry: name(&run.head.id),
+            ledger_key: LedgerKey::of(&run.head.id),
             headline: text(headline),
-            control: run.control,
+            control: run.head.control,
             severity: severity(run),
-            outcome: run.status,
-            way: run.way,
-            account: name(&run.account),
-            region: name(&run.region),
+            outcome: run.head.status,
+            way: run.detail.way,
+            account: name(&run.head.account),
+            region: name(&run.head.region),
             team: or(&text(run.team_or_unowned()), "unowned"),
             resource: NotifiedResource {
-                arn: text(&run.resource),
+                arn: text(&run.head.resource),
                 id: name(run.resource_id()),
-                name: text(&run.resource_name),
+                name: text(&run.head.resource_name),
             },
-            instance: run.instance.as_ref().map(instance),
+            instance: run.detail.instance.as_ref().map(instance),
             volumes: story
                 .parts
                 .iter()
@@ -302,10 +302,10 @@ impl EncryptionNotification {
                 .take(most)
                 .map(|part| name(&part.volume.id))
                 .collect(),
-            kms_key: some_text(&run.kms_key),
-            reasons: texts(&run.reasons, most_reasons),
-            attention: some_text(&run.progress.attention),
-            back: run.progress.back.as_ref().map(|back| NotifiedBack {
+            kms_key: some_text(&run.detail.kms_key),
+            reasons: texts(&run.detail.reasons, most_reasons),
+            attention: some_text(&run.detail.progress.attention),
+            back: run.detail.progress.back.as_ref().map(|back| NotifiedBack {
                 at: back.at,
                 why: text(&back.why),
                 left_alone: back.trip,
@@ -315,20 +315,20 @@ impl EncryptionNotification {
                 started_at: down.started_at,
                 seconds: down.lasted().map(|lasted| lasted.as_secs()),
             }),
-            undoes: run.undoes.as_deref().map(name),
-            exemption: (&run.exemption).into(),
-            actor: (&run.actor).into(),
-            policy_version: run.policy_version,
-            attempts: run.attempts,
-            started_at: run.started_at,
-            finished_at: run.finished_at,
-            managed_by: some_text(&run.managed_by),
+            undoes: run.detail.undoes.as_deref().map(name),
+            exemption: (&run.head.exemption).into(),
+            actor: (&run.head.actor).into(),
+            policy_version: run.head.policy_version,
+            attempts: run.head.attempts,
+            started_at: run.head.started_at,
+            finished_at: run.head.finished_at,
+            managed_by: some_text(&run.head.managed_by),
             omitted: OmittedOfEncryption {
                 volumes: left_out(story.parts.len()),
                 copies: left_out(copies().count()),
                 snapshots: left_out(snapshots().count()),
                 originals_kept: left_out(kept.len()),
-                reasons: run.reasons.len().saturating_sub(most_reasons),
+                reasons: run.detail.reasons.len().saturating_sub(most_reasons),
             },
         }
     }
@@ -364,6 +364,7 @@ fn volume(run: &Encryption, part: &Part<'_>) -> NotifiedVolume {
         delete_on_termination: at.map(|at| at.delete_on_termination),
         copy: part.copy().map(|copy| name(copy.id)),
         from_snapshot: run
+            .detail
             .progress
             .from_snapshot
             .get(&volume.id)

@@ -13,10 +13,11 @@ use super::story::{Story, asks_for_a_person};
 use crate::encryption::{Settings, Way};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
-use crate::message::undo_commands::quote;
-use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
+use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
+use crate::reason::Reason;
+use crate::shell::quote;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, REPLACED_BY_TAG, Volume};
-use crate::words::{Control, Status};
+use crate::words::{ControlId, Status};
 
 /// Most volumes, and most reasons, in a section.
 const MOST_LINES: usize = 10;
@@ -26,10 +27,6 @@ const MOST_ID: usize = 100;
 const MOST_TEXT: usize = 300;
 /// For how many days the opt-outs hold that a message proposes.
 const OPT_OUT_DAYS: i64 = 90;
-/// How the reason begins that is given when the instance is gone.
-const TERMINATED: &str = "somebody terminated ";
-/// What a trip for one resource is told with.
-const FOR_THIS_RESOURCE: &str = "tripped for this resource";
 /// The call that turns the account's setting off.
 const TURNED_OFF: &str = "DisableEbsEncryptionByDefault";
 
@@ -47,8 +44,10 @@ impl<'a> Story<'a> {
                 self.found(),
             ]
         } else {
-            match run.status {
-                Status::InProgress if run.undoes.is_some() => vec![self.goes_back(), self.found()],
+            match run.head.status {
+                Status::InProgress if run.detail.undoes.is_some() => {
+                    vec![self.goes_back(), self.found()]
+                }
                 Status::InProgress => vec![
                     self.found(),
                     self.will_be_done(),
@@ -56,7 +55,7 @@ impl<'a> Story<'a> {
                     self.stop_it(),
                 ],
                 Status::Remediated => self.remediated(),
-                Status::RolledBack if run.undoes.is_some() => self.undone(),
+                Status::RolledBack if run.detail.undoes.is_some() => self.undone(),
                 Status::NeedsPerson | Status::Failed => self.needs_person(),
                 _ if self.began() => self.went_back(),
                 _ => vec![self.found(), self.unchanged(), self.opt_out()],
@@ -65,11 +64,11 @@ impl<'a> Story<'a> {
         sections.push(self.who());
         sections.extend(self.good_to_know());
         sections.push(the_run(
-            &run.resource,
-            run.started_at,
-            run.finished_at,
-            run.attempts,
-            run.policy_version,
+            &run.head.resource,
+            run.head.started_at,
+            run.head.finished_at,
+            run.head.attempts,
+            run.head.policy_version,
         ));
         sections.retain(|section| !section.lines.is_empty());
         sections
@@ -77,21 +76,13 @@ impl<'a> Story<'a> {
 
     /// The originals that were replaced and are kept.
     pub(super) fn originals_kept(&self) -> Vec<&Part<'a>> {
-        let replaced = self.run.status == Status::Remediated;
+        let replaced = self.run.head.status == Status::Remediated;
         self.parts.iter().filter(|_| replaced).collect()
     }
 
     /// Whether anything was tried, or decided after the beginning.
     fn began(&self) -> bool {
-        !self.run.progress.tries.is_empty() || self.run.progress.back.is_some()
-    }
-
-    /// Whether the instance was terminated meanwhile.
-    fn is_gone(&self) -> bool {
-        self.run
-            .reasons
-            .iter()
-            .any(|why| why.starts_with(TERMINATED))
+        !self.run.detail.progress.tries.is_empty() || self.run.detail.progress.back.is_some()
     }
 
     // -------------------------------------------------------------- the finding
@@ -99,9 +90,9 @@ impl<'a> Story<'a> {
     fn found(&self) -> Section {
         let run = self.run;
         let mut lines = Vec::new();
-        if let Some(instance) = &run.instance {
+        if let Some(instance) = &run.detail.instance {
             // What is taken back is not there before the end.
-            let has = match run.undoes.is_some() && run.is_open() {
+            let has = match run.detail.undoes.is_some() && run.is_open() {
                 true => "which gets back".to_owned(),
                 false => format!("has {}", self.some_volumes()),
             };
@@ -127,27 +118,32 @@ impl<'a> Story<'a> {
             lines.extend(self.reasons());
         }
         Section {
-            heading: match run.status {
+            heading: match run.head.status {
                 Status::InProgress | Status::Remediated => "What was found",
                 _ => "What is unencrypted",
-            },
+            }
+            .into(),
             lines,
         }
     }
 
     fn reasons(&self) -> Vec<String> {
-        shortened(&self.run.reasons, MOST_LINES, |why| {
+        shortened(&self.run.detail.reasons, MOST_LINES, |why| {
             sentence(why, 2 * MOST_TEXT)
         })
     }
 
     fn steps(&self) -> Vec<String> {
-        steps(self.run.way, self.parts.len(), self.run.kms_key.as_deref())
+        steps(
+            self.run.detail.way,
+            self.parts.len(),
+            self.run.detail.kms_key.as_deref(),
+        )
     }
 
     fn will_be_done(&self) -> Section {
         Section {
-            heading: "What is done now",
+            heading: "What is done now".into(),
             lines: self.steps(),
         }
     }
@@ -156,7 +152,7 @@ impl<'a> Story<'a> {
 
     fn costs(&self) -> Section {
         let default = Settings::default().max_downtime_minutes;
-        let mut lines = match self.run.way {
+        let mut lines = match self.run.detail.way {
             Way::Unattached => vec![
                 "No downtime: it is attached nowhere.".to_owned(),
                 "Please attach it only after the message about the end. If somebody does before, the run ends without a change to it.".to_owned(),
@@ -176,6 +172,7 @@ impl<'a> Story<'a> {
         };
         let address = self
             .run
+            .detail
             .instance
             .as_ref()
             .and_then(|i| i.auto_public_ipv4.as_deref());
@@ -190,13 +187,13 @@ impl<'a> Story<'a> {
             size(self.parts.iter().map(|part| part.volume))
         ));
         Section {
-            heading: "What it costs you",
+            heading: "What it costs you".into(),
             lines,
         }
     }
 
     fn stop_it(&self) -> Section {
-        let (either, then) = match self.run.way {
+        let (either, then) = match self.run.detail.way {
             Way::Swap => (
                 "the instance or one of its volumes",
                 "Until the instance is started on its copies, either makes the run go back: the originals are attached as before, and the instance is started.",
@@ -211,7 +208,7 @@ impl<'a> Story<'a> {
             ),
         };
         Section {
-            heading: "How to stop it now",
+            heading: "How to stop it now".into(),
             lines: vec![
                 self.opt_out_command(),
                 format!("That tags {either}. Or everything: backstop kill-switch on"),
@@ -238,7 +235,7 @@ impl<'a> Story<'a> {
         }
         lines.extend(self.reasons());
         Section {
-            heading: "What is done now",
+            heading: "What is done now".into(),
             lines,
         }
     }
@@ -246,7 +243,7 @@ impl<'a> Story<'a> {
     fn takes_back(&self) -> String {
         format!(
             "Somebody asked for the encryption {} to be taken back.",
-            one_line(self.run.undoes.as_deref().unwrap_or("-"), 50)
+            one_line(self.run.detail.undoes.as_deref().unwrap_or("-"), 50)
         )
     }
 
@@ -273,7 +270,7 @@ impl<'a> Story<'a> {
             }
         });
         lines.extend(self.reasons());
-        match &self.run.instance {
+        match &self.run.detail.instance {
             None => lines.push(
                 "Attach the copy from now on: whoever attaches the original works on unencrypted data again."
                     .to_owned(),
@@ -281,7 +278,7 @@ impl<'a> Story<'a> {
             Some(_) => lines.push(self.how_it_runs()),
         }
         Section {
-            heading: "What was done",
+            heading: "What was done".into(),
             lines,
         }
     }
@@ -307,7 +304,7 @@ impl<'a> Story<'a> {
 
     /// Who needs the customer's key from now on.
     fn key_users(&self) -> Option<Section> {
-        let key = self.run.kms_key.as_deref()?;
+        let key = self.run.detail.kms_key.as_deref()?;
         let mut lines = vec![format!(
             "The copies are encrypted with {}.",
             one_line(key, MOST_TEXT)
@@ -320,7 +317,7 @@ impl<'a> Story<'a> {
             lines.push("Without them the instance stops again right after its start, with Client.InternalError. Grant them before the next start.".to_owned());
         }
         Some(Section {
-            heading: "Who needs the KMS key now",
+            heading: "Who needs the KMS key now".into(),
             lines,
         })
     }
@@ -394,7 +391,7 @@ impl<'a> Story<'a> {
             ));
         }
         Section {
-            heading: "What stays behind, and costs money",
+            heading: "What stays behind, and costs money".into(),
             lines,
         }
     }
@@ -432,7 +429,7 @@ impl<'a> Story<'a> {
             );
         }
         Section {
-            heading: "How to delete what stays behind",
+            heading: "How to delete what stays behind".into(),
             lines,
         }
     }
@@ -440,9 +437,9 @@ impl<'a> Story<'a> {
     fn take_back(&self) -> Section {
         let undo = format!(
             "backstop undo {} --reason \"why it must be unencrypted\"",
-            one_line(&self.run.id, 50)
+            one_line(&self.run.head.id, 50)
         );
-        let lines = match &self.run.instance {
+        let lines = match &self.run.detail.instance {
             None => vec![
                 undo,
                 "The original counts again, with an opt-out; its copy is kept. Nothing is attached or detached.".to_owned(),
@@ -451,7 +448,7 @@ impl<'a> Story<'a> {
                 undo,
                 format!(
                     "The originals are attached again as they were {}: what was written since stays on the copies, which are kept.",
-                    match &self.run.progress.stopped {
+                    match &self.run.detail.progress.stopped {
                         Some(stopped) => format!("when the instance was seen stopped at {}", time(stopped.at)),
                         None => "when they were replaced".to_owned(),
                     }
@@ -460,7 +457,7 @@ impl<'a> Story<'a> {
             ],
         };
         Section {
-            heading: "How to take it back",
+            heading: "How to take it back".into(),
             lines,
         }
     }
@@ -468,7 +465,7 @@ impl<'a> Story<'a> {
     fn undone(&self) -> Vec<Section> {
         let mut lines = vec![format!(
             "The encryption {} was taken back.",
-            one_line(self.run.undoes.as_deref().unwrap_or("-"), 50)
+            one_line(self.run.detail.undoes.as_deref().unwrap_or("-"), 50)
         )];
         if self.alone() {
             lines.push("Nothing was attached or detached.".to_owned());
@@ -490,17 +487,17 @@ impl<'a> Story<'a> {
         lines.extend(self.state_after_the_way_back());
         vec![
             Section {
-                heading: "Why",
+                heading: "Why".into(),
                 lines: self.reasons(),
             },
             Section {
-                heading: "What was done",
+                heading: "What was done".into(),
                 lines,
             },
             self.stays(),
             self.delete_it(),
             Section {
-                heading: "How to have it encrypted again",
+                heading: "How to have it encrypted again".into(),
                 lines: vec![format!(
                     "The originals are opted out (tag {OPT_OUT_TAG}) until the day that the request gave. Remove the tag to end it sooner. Delete the copies, or take their tag {COPY_OF_TAG} away: while one is there, no second one is made."
                 )],
@@ -512,7 +509,7 @@ impl<'a> Story<'a> {
     fn went_back(&self) -> Vec<Section> {
         let run = self.run;
         let mut done = Vec::new();
-        if self.is_gone() {
+        if self.run.detail.instance_gone {
             done.push("The instance is gone: there is nothing to put back.".to_owned());
         } else if self.alone() {
             done.push("The volume itself was not changed.".to_owned());
@@ -534,14 +531,20 @@ impl<'a> Story<'a> {
             }));
             done.extend(self.state_after_the_way_back());
         }
-        let mut go_on = match run.progress.back.as_ref().is_some_and(|back| back.trip) {
+        let mut go_on = match run
+            .detail
+            .progress
+            .back
+            .as_ref()
+            .is_some_and(|back| back.trip)
+        {
             true => vec![
                 "Backstop leaves it alone until a person re-arms it. Remove the cause first."
                     .to_owned(),
                 self.re_arm(true),
             ],
             false => vec![
-                match run.status {
+                match run.head.status {
                     Status::Pending => "Nothing has to be done: it is taken up again by itself.",
                     Status::Refused => "Remove the cause; the next sweep looks at it again.",
                     _ => "It is looked at again at once, as it is now.",
@@ -557,40 +560,28 @@ impl<'a> Story<'a> {
         go_on.push(format!("Or opt it out: {}", self.opt_out_command()));
         let mut sections = vec![
             Section {
-                heading: match run.status {
+                heading: match run.head.status {
                     Status::RolledBack => "Why it was taken back",
                     _ => "Why it did not go on",
-                },
-                lines: self.why(),
+                }
+                .into(),
+                lines: self.reasons(),
             },
             Section {
-                heading: "How it is now",
+                heading: "How it is now".into(),
                 lines: done,
             },
-            self.found(),
-            self.stays(),
-            Section {
-                heading: "How to go on",
-                lines: go_on,
-            },
-            self.delete_it(),
         ];
-        if self.is_gone() {
-            sections.retain(|s| !matches!(s.heading, "How to go on" | "What is unencrypted"));
-        }
+        // Nothing is left of it that could be encrypted.
+        let is_gone = run.detail.instance_gone;
+        sections.extend((!is_gone).then(|| self.found()));
+        sections.push(self.stays());
+        sections.extend((!is_gone).then_some(Section {
+            heading: "How to go on".into(),
+            lines: go_on,
+        }));
+        sections.push(self.delete_it());
         sections
-    }
-
-    /// The reasons; of a refusal each by itself.
-    fn why(&self) -> Vec<String> {
-        let each = self.run.reasons.iter().flat_map(|why| {
-            let parts: Vec<&str> = match self.run.status {
-                Status::Refused => why.split("; ").collect(),
-                _ => vec![why],
-            };
-            parts
-        });
-        shortened(each, MOST_LINES, |why| sentence(why, 2 * MOST_TEXT))
     }
 
     fn state_after_the_way_back(&self) -> Option<String> {
@@ -617,7 +608,13 @@ impl<'a> Story<'a> {
     // ------------------------------------------------------------------- a person
 
     fn needed_now(&self) -> Section {
-        let attention = self.run.progress.attention.as_deref().unwrap_or_default();
+        let attention = self
+            .run
+            .detail
+            .progress
+            .attention
+            .as_deref()
+            .unwrap_or_default();
         let mut lines = vec![sentence(attention, 4 * MOST_TEXT)];
         if let Some(down) = down(self.run)
             && down.started_at.is_none()
@@ -627,7 +624,7 @@ impl<'a> Story<'a> {
                 time(down.stopped_at)
             ));
         }
-        if let Some(back) = &self.run.progress.back {
+        if let Some(back) = &self.run.detail.progress.back {
             lines.push(format!(
                 "The run goes back, because {}.",
                 clause(&back.why, 2 * MOST_TEXT)
@@ -635,19 +632,19 @@ impl<'a> Story<'a> {
         }
         lines.push("The run goes on meanwhile, and takes up what you do by hand: a further message tells how it ended.".to_owned());
         Section {
-            heading: "A person is needed now",
+            heading: "A person is needed now".into(),
             lines,
         }
     }
 
     fn needs_person(&self) -> Vec<Section> {
         let run = self.run;
-        let mut why = self.why();
-        if let Some(undoes) = &run.undoes {
+        let mut why = self.reasons();
+        if let Some(undoes) = &run.detail.undoes {
             why.push(format!("It was to take back {}.", one_line(undoes, 50)));
         }
         let mut go_on = Vec::new();
-        if !self.is_gone() {
+        if !self.run.detail.instance_gone {
             go_on.push(
                 "Backstop leaves it alone until a person re-arms it, once all is in order:"
                     .to_owned(),
@@ -657,18 +654,18 @@ impl<'a> Story<'a> {
         if self.began() {
             go_on.push(format!(
                 "AWS charges for what the run made until somebody deletes it: volumes and snapshots with the tag {ENTRY_TAG}={}.",
-                one_line(&run.id, 50)
+                one_line(&run.head.id, 50)
             ));
         }
         vec![
             Section {
-                heading: "Why a person is needed",
+                heading: "Why a person is needed".into(),
                 lines: why,
             },
             self.what_is_where(),
             self.type_now(),
             Section {
-                heading: "How to go on",
+                heading: "How to go on".into(),
                 lines: go_on,
             },
         ]
@@ -707,7 +704,7 @@ impl<'a> Story<'a> {
                 place(id)
             )
         });
-        if let Some(instance) = &self.run.instance {
+        if let Some(instance) = &self.run.detail.instance {
             let found = one_line(&instance.state, 50);
             lines.push(match down(self.run) {
                 None => format!("The instance was {found} before, and Backstop did not stop it."),
@@ -722,7 +719,7 @@ impl<'a> Story<'a> {
             });
         }
         Section {
-            heading: "What is where, as far as Backstop knows",
+            heading: "What is where, as far as Backstop knows".into(),
             lines,
         }
     }
@@ -731,7 +728,12 @@ impl<'a> Story<'a> {
     fn type_now(&self) -> Section {
         let run = self.run;
         let mut lines = Vec::new();
-        let Some(instance) = run.instance.as_ref().filter(|_| !self.is_gone()) else {
+        let Some(instance) = run
+            .detail
+            .instance
+            .as_ref()
+            .filter(|_| !self.run.detail.instance_gone)
+        else {
             let ids: Vec<&str> = self
                 .parts
                 .iter()
@@ -750,7 +752,7 @@ impl<'a> Story<'a> {
                 ));
             }
             return Section {
-                heading: "What to type",
+                heading: "What to type".into(),
                 lines,
             };
         };
@@ -767,7 +769,7 @@ impl<'a> Story<'a> {
         ));
         // An undo's own run has moved nothing at its beginning.
         let last = |id: &str, otherwise| {
-            let undoes = run.undoes.is_some().then_some(otherwise);
+            let undoes = run.detail.undoes.is_some().then_some(otherwise);
             moved(run, id).map(|(attached, _)| attached).or(undoes)
         };
         let back: Vec<(Option<&str>, Option<&Part<'_>>)> = self
@@ -824,7 +826,7 @@ impl<'a> Story<'a> {
             ));
         }
         Section {
-            heading: "What to type",
+            heading: "What to type".into(),
             lines,
         }
     }
@@ -835,10 +837,10 @@ impl<'a> Story<'a> {
     fn unchanged(&self) -> Section {
         let run = self.run;
         let mut lines = vec!["Nothing was changed.".to_owned()];
-        lines.extend(self.why());
-        let control = run.control;
+        lines.extend(self.reasons());
+        let control = run.head.control;
         let mut would = true;
-        match run.status {
+        match run.head.status {
             Status::Notified => lines.push(match self.alone() {
                 true => format!("To have it encrypted, set the mode `enforce` for {control}."),
                 false => format!(
@@ -847,13 +849,13 @@ impl<'a> Story<'a> {
             }),
             Status::Exempt => {
                 would = false;
-                if let Exemption::Exempt(opt_out) = &run.exemption {
+                if let Exemption::Exempt(opt_out) = &run.head.exemption {
                     lines.push(format!("The opt-out holds {}.", terms(opt_out)));
                 }
             }
             Status::Held => {
                 would = false;
-                lines.extend(unreadable_tag(&run.exemption));
+                lines.extend(unreadable_tag(&run.head.exemption));
             }
             Status::Existing => lines.push(format!(
                 "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy."
@@ -874,9 +876,9 @@ impl<'a> Story<'a> {
             }
             _ => would = false,
         }
-        if would && !run.volumes.is_empty() {
+        if would && !run.detail.volumes.is_empty() {
             lines.push(
-                match run.way {
+                match run.detail.way {
                     Way::Swap => "This would be done, with the policy's `attached` at `swap`:",
                     Way::WhenStopped => {
                         "This would be done, with the policy's `attached` at `when-stopped` or `swap`:"
@@ -888,11 +890,12 @@ impl<'a> Story<'a> {
             lines.extend(self.steps());
         }
         Section {
-            heading: match run.status {
+            heading: match run.head.status {
                 Status::Refused => "Why it is not replaced, and what can be done",
                 Status::Pending => "What it waits for",
                 _ => "What was done",
-            },
+            }
+            .into(),
             lines,
         }
     }
@@ -906,10 +909,11 @@ impl<'a> Story<'a> {
         };
         let any_tagged = |starts: &[&str]| {
             let of_instance = run
+                .detail
                 .instance
                 .as_ref()
                 .is_some_and(|i| tagged(&i.tags, starts));
-            of_instance || run.volumes.iter().any(|v| tagged(&v.tags, starts))
+            of_instance || run.detail.volumes.iter().any(|v| tagged(&v.tags, starts))
         };
         let mut lines = Vec::new();
         if any_tagged(&["aws:autoscaling:", "aws:ec2:fleet-id", "aws:ec2spot:"]) {
@@ -918,7 +922,7 @@ impl<'a> Story<'a> {
         if any_tagged(&["ebs.csi.aws.com/", "kubernetes.io/", "CSIVolumeName"]) {
             lines.push("Kubernetes: set `encrypted: \"true\"` in the StorageClass (for nodes in the launch template), and move the data or the nodes there.".to_owned());
         }
-        if run.volumes.iter().any(|v| v.multi_attach) {
+        if run.detail.volumes.iter().any(|v| v.multi_attach) {
             lines.push("Volumes of several instances: their owner has to stop all of them, copy, and attach the copy everywhere.".to_owned());
         }
         lines.push("Remove the cause, and the next sweep looks at it again (at once: backstop sweep). By hand: aws ec2 copy-volumes or a snapshot gives an encrypted copy, which is attached in place of the original while the instance is stopped.".to_owned());
@@ -927,9 +931,9 @@ impl<'a> Story<'a> {
 
     fn opt_out(&self) -> Section {
         let run = self.run;
-        if matches!(run.status, Status::Exempt | Status::Held) {
-            let instance = run.instance.iter().map(|i| (i.id.as_str(), &i.tags));
-            let volumes = run.volumes.iter().map(|v| (v.id.as_str(), &v.tags));
+        if matches!(run.head.status, Status::Exempt | Status::Held) {
+            let instance = run.detail.instance.iter().map(|i| (i.id.as_str(), &i.tags));
+            let volumes = run.detail.volumes.iter().map(|v| (v.id.as_str(), &v.tags));
             let mut carriers: Vec<&str> = instance
                 .chain(volumes)
                 .filter(|(_, tags)| tags.contains_key(OPT_OUT_TAG))
@@ -940,14 +944,14 @@ impl<'a> Story<'a> {
             }
             let key = format!("Key={OPT_OUT_TAG}");
             return Section {
-                heading: "How to end the opt-out",
+                heading: "How to end the opt-out".into(),
                 lines: shortened(carriers, MOST_LINES, |id| {
                     self.ec2("delete-tags", &[("--resources", id), ("--tags", &key)])
                 }),
             };
         }
         Section {
-            heading: "How to opt out",
+            heading: "How to opt out".into(),
             lines: vec![self.opt_out_command()],
         }
     }
@@ -956,12 +960,13 @@ impl<'a> Story<'a> {
 
     fn of_setting(&self) -> Vec<Section> {
         let run = self.run;
-        let region = one_line(&run.region, 50);
+        let region = one_line(&run.head.region, 50);
         let found = Section {
-            heading: match run.status {
+            heading: match run.head.status {
                 Status::Remediated => "What was found",
                 _ => "What is off",
-            },
+            }
+.into(),
             lines: vec![
                 format!("EBS encryption by default was off in {region}: whoever created a volume there without asking for encryption got an unencrypted one."),
                 "Volumes that were created meanwhile stay as they are: the control unencrypted-volume looks at them.".to_owned(),
@@ -972,7 +977,7 @@ impl<'a> Story<'a> {
             self.ec2("enable-ebs-encryption-by-default", &[])
         );
         let mut lines = Vec::new();
-        match run.status {
+        match run.head.status {
             Status::InProgress => {
                 lines.push("It is being turned on. Nothing that exists is touched.".to_owned())
             }
@@ -983,14 +988,14 @@ impl<'a> Story<'a> {
                 lines.push("New volumes get the account's default KMS key. If that is a customer managed key, whoever creates volumes or starts instances needs kms:CreateGrant and kms:Decrypt on it.".to_owned());
             }
             Status::Failed | Status::NeedsPerson => {
-                lines.extend(self.why());
+                lines.extend(self.reasons());
                 lines.push("Backstop tries again by itself and tells you once it is on. If that message does not come, turn it on.".to_owned());
                 lines.push(on);
             }
             _ => {
                 lines.push("Nothing was changed.".to_owned());
-                lines.extend(self.why());
-                match (run.status, &run.exemption) {
+                lines.extend(self.reasons());
+                match (run.head.status, &run.head.exemption) {
                     (Status::Exempt, Exemption::Exempt(opt_out)) => {
                         lines.push(format!("The policy exempts it {}.", terms(opt_out)));
                     }
@@ -1000,7 +1005,7 @@ impl<'a> Story<'a> {
                     }
                     (Status::Existing, _) => lines.push(format!(
                         "To have it turned on, set `\"existing\": \"enforce\"` for {} in the policy.",
-                        run.control
+                        run.head.control
                     )),
                     (Status::Notified, _) => lines.push("In the mode `enforce` it would be turned on; nothing that exists would be touched.".to_owned()),
                     (Status::Stopped, _) => lines.push("It is looked at again by the first sweep after the kill switch is off.".to_owned()),
@@ -1012,18 +1017,18 @@ impl<'a> Story<'a> {
         let mut sections = vec![
             found,
             Section {
-                heading: "What was done",
+                heading: "What was done".into(),
                 lines,
             },
         ];
         let exemption = format!(
             "{{\"controls\": {{\"encryption-by-default\": {{\"settings\": {{\"exemption\": {{\"until\": \"{}\", \"owner\": \"{}\", \"reason\": \"why\"}}}}}}}}}}",
             self.until(),
-            owner(run.team.as_deref())
+            owner(run.head.team.as_deref())
         );
-        if run.status == Status::Exempt {
+        if run.head.status == Status::Exempt {
             sections.push(Section {
-                heading: "How to end the exemption",
+                heading: "How to end the exemption".into(),
                 lines: vec![
                     "Remove `controls.encryption-by-default.settings.exemption` from the policy."
                         .to_owned(),
@@ -1031,15 +1036,15 @@ impl<'a> Story<'a> {
             });
         } else {
             sections.push(Section {
-                heading: "How to exempt the account",
+                heading: "How to exempt the account".into(),
                 lines: vec![format!(
                     "An account has no tags; put this into the policy: {exemption}"
                 )],
             });
         }
-        if run.status == Status::Remediated {
+        if run.head.status == Status::Remediated {
             sections.push(Section {
-                heading: "How to turn it off again",
+                heading: "How to turn it off again".into(),
                 lines: vec![format!(
                     "Exempt the account first, or it is turned on again. Then: {}",
                     self.ec2("disable-ebs-encryption-by-default", &[])
@@ -1052,63 +1057,67 @@ impl<'a> Story<'a> {
     // ---------------------------------------------------------------- for everybody
 
     fn who(&self) -> Section {
-        if self.run.undoes.is_some() {
+        if self.run.detail.undoes.is_some() {
             return Section {
-                heading: "Who asked for it, as stated",
+                heading: "Who asked for it, as stated".into(),
                 lines: vec![format!(
                     "Who: {}",
-                    or_unknown(self.run.actor.principal.as_deref(), MOST_TEXT)
+                    or_unknown(self.run.head.actor.principal.as_deref(), MOST_TEXT)
                 )],
             };
         }
-        let off = self.run.actor.event_name.as_deref() == Some(TURNED_OFF);
+        let off = self.run.head.actor.event_name.as_deref() == Some(TURNED_OFF);
         Section {
             heading: match off && self.is_setting() {
                 true => "Who turned it off, as the event states",
                 false => "Who touched it last, as the event states",
-            },
-            lines: who(&self.run.actor),
+            }
+            .into(),
+            lines: who(&self.run.head.actor),
         }
     }
 
     fn good_to_know(&self) -> Option<Section> {
         let run = self.run;
         let mut lines = Vec::new();
-        if let Some(manager) = &run.managed_by {
+        if let Some(manager) = &run.head.managed_by {
             lines.push(format!(
                 "It is managed by {}. Say `encrypted: true` there as well, or what it makes next is unencrypted again. Let it take over the copies before it is applied: applied as it is, it may replace a volume or the whole instance by a new, empty one.",
                 one_line(manager, MOST_TEXT)
             ));
         }
-        match &run.exemption {
+        match &run.head.exemption {
             Exemption::Ended(opt_out) => {
                 lines.push(format!(
                     "The opt-out has ended: it held {}.",
                     terms(opt_out)
                 ));
             }
-            Exemption::Exempt(opt_out) if run.status != Status::Exempt => {
-                lines.push(match run.undoes.is_some() {
+            Exemption::Exempt(opt_out) if run.head.status != Status::Exempt => {
+                lines.push(match run.detail.undoes.is_some() {
                     true => format!("What is put back is opted out {}.", terms(opt_out)),
                     false => format!("A tag opts a part of it out {}.", terms(opt_out)),
                 })
             }
-            Exemption::Malformed { .. } if run.status != Status::Held => {
+            Exemption::Malformed { .. } if run.head.status != Status::Held => {
                 lines.push(format!(
                     "The tag {OPT_OUT_TAG} of a part of it cannot be read."
                 ));
-                lines.extend(unreadable_tag(&run.exemption));
+                lines.extend(unreadable_tag(&run.head.exemption));
             }
             _ => {}
         }
-        if run.status == Status::Remediated && !self.alone() {
+        if run.head.status == Status::Remediated && !self.alone() {
             lines.push("The ids of volumes have changed: whatever names the old ones (backups, alarms, stacks, scripts) has to name the new ones.".to_owned());
         }
-        if run.status == Status::Remediated && !self.is_setting() && run.kms_key.is_none() {
+        if run.head.status == Status::Remediated
+            && !self.is_setting()
+            && run.detail.kms_key.is_none()
+        {
             lines.push("The copies have the account's default key for EBS. If that is a customer managed key, whoever starts the instance or attaches them needs kms:CreateGrant and kms:Decrypt on it.".to_owned());
         }
         lines.extend(shortened(
-            &run.progress.from_snapshot,
+            &run.detail.progress.from_snapshot,
             MOST_LINES,
             |(volume, why)| {
                 format!(
@@ -1118,7 +1127,13 @@ impl<'a> Story<'a> {
                 )
             },
         ));
-        if let Some(attention) = run.progress.attention.as_deref().filter(|_| !run.is_open()) {
+        if let Some(attention) = run
+            .detail
+            .progress
+            .attention
+            .as_deref()
+            .filter(|_| !run.is_open())
+        {
             lines.push(format!(
                 "Meanwhile a person had been called: {}",
                 sentence(attention, 2 * MOST_TEXT)
@@ -1127,11 +1142,11 @@ impl<'a> Story<'a> {
         if self.began() && !self.is_setting() {
             lines.push(format!(
                 "Everything that the run made carries the tag {ENTRY_TAG}={}.",
-                one_line(&run.id, 50)
+                one_line(&run.head.id, 50)
             ));
         }
         (!lines.is_empty()).then_some(Section {
-            heading: "Good to know",
+            heading: "Good to know".into(),
             lines,
         })
     }
@@ -1159,12 +1174,12 @@ impl<'a> Story<'a> {
     }
 
     fn tripped_for_this(&self) -> bool {
-        let reasons = &self.run.reasons;
-        reasons.iter().any(|why| why.contains(FOR_THIS_RESOURCE))
+        let because = self.run.detail.because.as_ref();
+        because.is_some_and(Reason::is_trip_of_resource)
     }
 
     fn re_arm(&self, this: bool) -> String {
-        let control = self.run.control;
+        let control = self.run.head.control;
         match this {
             true => format!(
                 "backstop re-arm {control} {}",
@@ -1175,16 +1190,16 @@ impl<'a> Story<'a> {
     }
 
     fn until(&self) -> jiff::civil::Date {
-        let started = Offset::UTC.to_datetime(self.run.started_at).date();
+        let started = Offset::UTC.to_datetime(self.run.head.started_at).date();
         started.saturating_add(OPT_OUT_DAYS.days())
     }
 
     fn opt_out_command(&self) -> String {
-        let control: Control = self.run.control;
+        let control: ControlId = self.run.head.control;
         let tag = format!(
             "Key={OPT_OUT_TAG},Value={control} until={} owner={} reason=why it must stay as it is",
             self.until(),
-            owner(self.run.team.as_deref())
+            owner(self.run.head.team.as_deref())
         );
         self.ec2(
             "create-tags",
@@ -1196,7 +1211,7 @@ impl<'a> Story<'a> {
     fn ec2(&self, operation: &str, options: &[(&str, &str)]) -> String {
         let mut command = format!(
             "aws ec2 {operation} --region {}",
-            quote(&one_line(&self.run.region, 50))
+            quote(&one_line(&self.run.head.region, 50))
         );
         for (name, value) in options {
             command += &format!(" {name}");

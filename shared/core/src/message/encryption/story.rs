@@ -4,21 +4,21 @@
 use super::made::Part;
 use crate::encryption::{Encryption, Way};
 use crate::message::subject::{MOST, ascii, shortened_subject, status_verb};
-use crate::message::words::one_line;
+use crate::prose::one_line;
 use crate::volumes::Instance;
 use crate::words::{Severity, Status};
 
 /// How bad it is: where a person is needed, an instance may be down.
 pub(super) fn severity(run: &Encryption) -> Severity {
-    match run.status == Status::NeedsPerson || asks_for_a_person(run) {
+    match run.head.status == Status::NeedsPerson || asks_for_a_person(run) {
         true => Severity::Critical,
-        false => run.severity,
+        false => run.head.severity,
     }
 }
 
 /// Whether a run that goes on needs a person meanwhile.
 pub(super) fn asks_for_a_person(run: &Encryption) -> bool {
-    run.is_open() && run.progress.attention.is_some()
+    run.is_open() && run.detail.progress.attention.is_some()
 }
 
 /// An encryption with what was made of its volumes.
@@ -40,7 +40,7 @@ impl Story<'_> {
     }
 
     pub(super) fn headline(&self, name: usize) -> String {
-        let verb = match (self.run.status, &self.run.undoes) {
+        let verb = match (self.run.head.status, &self.run.detail.undoes) {
             _ if asks_for_a_person(self.run) => "NEEDS A PERSON NOW".to_owned(),
             (Status::RolledBack, Some(_)) => "UNDONE".to_owned(),
             (status, Some(_)) => format!("UNDO {}", status_verb(status)),
@@ -59,11 +59,11 @@ impl Story<'_> {
         if self.is_setting() {
             return format!(
                 "encryption by default in {}",
-                one_line(&self.run.region, 50)
+                one_line(&self.run.head.region, 50)
             );
         }
         let id = one_line(self.run.resource_id(), 100);
-        match one_line(&self.run.resource_name, name) {
+        match one_line(&self.run.head.resource_name, name) {
             name if name.chars().count() < 2 || name == id => id,
             name => format!("{id} ({name})"),
         }
@@ -73,7 +73,7 @@ impl Story<'_> {
     fn what(&self) -> String {
         let run = self.run;
         if self.is_setting() {
-            return match run.status {
+            return match run.head.status {
                 Status::InProgress => " is off and is being turned on",
                 Status::Remediated => " was off and is on again",
                 Status::Failed => " may still be off",
@@ -82,7 +82,7 @@ impl Story<'_> {
             .to_owned();
         }
         if asks_for_a_person(run) {
-            return match run.undoes.is_some() {
+            return match run.detail.undoes.is_some() {
                 true => ": its way back is stuck",
                 false => ": replacing its volumes is stuck",
             }
@@ -90,7 +90,7 @@ impl Story<'_> {
         }
         let (alone, of_it) = (self.alone(), self.volumes());
         let stops = self.stops();
-        match (run.status, run.undoes.is_some()) {
+        match (run.head.status, run.detail.undoes.is_some()) {
             (Status::InProgress, true) if stops => " is stopped to undo its encryption".to_owned(),
             (Status::InProgress, true) => " goes back to what was unencrypted".to_owned(),
             (Status::RolledBack, true) if alone => {
@@ -102,12 +102,12 @@ impl Story<'_> {
             (Status::InProgress, _) if stops => {
                 format!(" will be stopped to encrypt {}", self.plain_volumes())
             }
-            (Status::InProgress, _) => match run.volumes.len() {
+            (Status::InProgress, _) => match run.detail.volumes.len() {
                 1 => " is stopped: 1 volume gets an encrypted copy".to_owned(),
                 many => format!(" is stopped: {many} volumes get encrypted copies"),
             },
             (Status::Remediated, _) if alone => " has an encrypted copy now".to_owned(),
-            (Status::Remediated, _) => match run.volumes.len() {
+            (Status::Remediated, _) => match run.detail.volumes.len() {
                 1 => " has an encrypted copy in place of 1 volume".to_owned(),
                 many => format!(" has encrypted copies in place of {many} volumes"),
             },
@@ -123,7 +123,7 @@ impl Story<'_> {
 
     /// Why nothing is changed, for the first line of bodies.
     pub(super) fn why_not(&self) -> &'static str {
-        match self.run.status {
+        match self.run.head.status {
             Status::Notified => ", nothing was changed",
             Status::Exempt => ", and is exempt",
             Status::Held => ", its opt-out tag cannot be read",
@@ -144,7 +144,7 @@ impl Story<'_> {
 
     /// `2 volumes`.
     fn plain_volumes(&self) -> String {
-        match self.run.volumes.len() {
+        match self.run.detail.volumes.len() {
             1 => "1 volume".to_owned(),
             many => format!("{many} volumes"),
         }
@@ -152,7 +152,7 @@ impl Story<'_> {
 
     /// `2 unencrypted volumes`, as something has them.
     pub(super) fn some_volumes(&self) -> String {
-        match self.run.volumes.len() {
+        match self.run.detail.volumes.len() {
             1 => "an unencrypted volume".to_owned(),
             many => format!("{many} unencrypted volumes"),
         }
@@ -160,24 +160,29 @@ impl Story<'_> {
 
     /// The same after `its`.
     fn volumes(&self) -> String {
-        match self.run.volumes.len() {
+        match self.run.detail.volumes.len() {
             1 => "unencrypted volume".to_owned(),
             many => format!("{many} unencrypted volumes"),
         }
     }
 
     pub(super) fn is_setting(&self) -> bool {
-        self.run.way == Way::AccountSetting
+        self.run.detail.way == Way::AccountSetting
     }
 
     /// Whether it is a volume that is attached nowhere.
     pub(super) fn alone(&self) -> bool {
-        self.run.instance.is_none()
+        self.run.detail.instance.is_none()
     }
 
     /// Whether the run stops the instance, if it is not stopped already.
     pub(super) fn stops(&self) -> bool {
-        let was_up = self.run.instance.as_ref().is_some_and(Instance::is_up);
-        was_up && (self.run.way == Way::Swap || self.run.undoes.is_some())
+        let was_up = self
+            .run
+            .detail
+            .instance
+            .as_ref()
+            .is_some_and(Instance::is_up);
+        was_up && (self.run.detail.way == Way::Swap || self.run.detail.undoes.is_some())
     }
 }

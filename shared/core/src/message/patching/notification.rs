@@ -10,11 +10,11 @@ use crate::message::notification::{
     LedgerKey, NotifiedActor, NotifiedExemption, NotifiedResource, name, some_name, some_text,
     text, texts,
 };
-use crate::message::words::or;
 use crate::patching::{
     Agent, Operation, Package, Patch, PatchState, Reboot, Sent, Vulnerability, Wait,
 };
-use crate::words::{Control, Severity, Status};
+use crate::prose::or;
+use crate::words::{ControlId, Severity, Status};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -42,7 +42,7 @@ pub struct PatchingNotification {
     /// What happened, in one line.
     pub headline: String,
     /// The control that found it.
-    pub control: Control,
+    pub control: ControlId,
     /// How bad it is: the worst finding's.
     pub severity: Severity,
     /// Where it stands. `awaiting-rescan`: patches are installed, and Inspector
@@ -266,50 +266,56 @@ impl PatchingNotification {
     /// The notification about a patching, with at most `most` items in a list.
     pub(super) fn of(story: &Story<'_>, headline: &str, most: usize) -> Self {
         let run = story.run;
-        let findings = || run.findings.iter().take(most);
-        let missing = || run.missing.iter().take(most);
+        let findings = || run.detail.findings.iter().take(most);
+        let missing = || run.detail.missing.iter().take(most);
         let more = |len: usize| len.saturating_sub(MOST_OF_FINDING);
         let most_reasons = most.min(MOST_LINES);
-        let operation = story.is_sendable().then_some(run.operation);
+        let operation = story.is_sendable().then_some(run.detail.operation);
         Self {
             version: VERSION,
             kind: PatchingKind::Patching,
             key: run.message_key(),
-            entry: name(&run.id),
-            ledger_key: LedgerKey::of(&run.id),
+            entry: name(&run.head.id),
+            ledger_key: LedgerKey::of(&run.head.id),
             headline: text(headline),
-            control: run.control,
-            severity: run.severity,
-            outcome: run.status,
+            control: run.head.control,
+            severity: run.head.severity,
+            outcome: run.head.status,
             operation,
-            reboot: (operation == Some(Operation::Install)).then_some(run.reboot),
-            account: name(&run.account),
-            region: name(&run.region),
+            reboot: (operation == Some(Operation::Install)).then_some(run.detail.reboot),
+            account: name(&run.head.account),
+            region: name(&run.head.region),
             team: or(&text(run.team_or_unowned()), "unowned"),
             resource: NotifiedResource {
-                arn: text(&run.resource),
+                arn: text(&run.head.resource),
                 id: name(run.resource_id()),
-                name: text(&run.resource_name),
+                name: text(&run.head.resource_name),
             },
             findings: findings().map(Into::into).collect(),
             findings_total: u32::try_from(story.findings()).unwrap_or(u32::MAX),
             missing: missing().map(Into::into).collect(),
-            before: run.before.as_ref().map(Into::into),
-            after: run.after.as_ref().map(Into::into),
-            agent: run.agent.as_ref().map(Into::into),
-            snapshots_wanted: run.snapshots_wanted && story.is_sendable(),
-            snapshots: run.snapshots.iter().take(most).map(|id| name(id)).collect(),
-            command: run.command.as_ref().map(|sent| command(story, sent)),
-            waits: run.waits,
-            reasons: texts(&run.reasons, most_reasons),
-            exemption: (&run.exemption).into(),
-            actor: (&run.actor).into(),
-            policy_version: run.policy_version,
-            attempts: run.attempts,
-            started_at: run.started_at,
-            installed_at: run.installed_at,
-            finished_at: run.finished_at,
-            managed_by: some_text(&run.managed_by),
+            before: run.detail.before.as_ref().map(Into::into),
+            after: run.detail.after.as_ref().map(Into::into),
+            agent: run.detail.agent.as_ref().map(Into::into),
+            snapshots_wanted: run.detail.snapshots_wanted && story.is_sendable(),
+            snapshots: run
+                .detail
+                .snapshots
+                .iter()
+                .take(most)
+                .map(|id| name(id))
+                .collect(),
+            command: run.detail.command.as_ref().map(|sent| command(story, sent)),
+            waits: run.detail.waits,
+            reasons: texts(&run.detail.reasons, most_reasons),
+            exemption: (&run.head.exemption).into(),
+            actor: (&run.head.actor).into(),
+            policy_version: run.head.policy_version,
+            attempts: run.head.attempts,
+            started_at: run.head.started_at,
+            installed_at: run.detail.installed_at,
+            finished_at: run.head.finished_at,
+            managed_by: some_text(&run.head.managed_by),
             omitted: OmittedOfPatching {
                 findings: story.findings().saturating_sub(findings().count()),
                 missing: story.patches().saturating_sub(missing().count()),
@@ -318,8 +324,8 @@ impl PatchingNotification {
                     .chain(missing().map(|patch| more(patch.cves.len())))
                     .sum(),
                 packages: findings().map(|finding| more(finding.packages.len())).sum(),
-                snapshots: run.snapshots.len().saturating_sub(most),
-                reasons: run.reasons.len().saturating_sub(most_reasons),
+                snapshots: run.detail.snapshots.len().saturating_sub(most),
+                reasons: run.detail.reasons.len().saturating_sub(most_reasons),
             },
         }
     }

@@ -11,9 +11,12 @@ use jiff::tz::Offset;
 use super::story::{Failure, Story, count};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
-use crate::message::undo_commands::quote;
-use crate::message::words::{clause, joined, one_line, or_unknown, shortened, time};
-use crate::patching::{DOCUMENT, OS, Package, Patch, PatchState, RESCAN, Reboot, Vulnerability};
+use crate::patching::{
+    DOCUMENT, Need, OS, Package, Patch, PatchState, RESCAN, Reboot, Vulnerability,
+};
+use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
+use crate::reason::Reason;
+use crate::shell::quote;
 use crate::volumes::ENTRY_TAG;
 use crate::words::Status;
 
@@ -40,16 +43,12 @@ const MOST_FINDING: usize = 450;
 const MOST_ADVICE: usize = 220;
 /// For how many days the opt-outs hold that a message proposes.
 const OPT_OUT_DAYS: i64 = 90;
-/// What a trip for one resource is told with.
-const FOR_THIS_RESOURCE: &str = "tripped for this resource";
-/// How the reasons begin that say what keeps Systems Manager from an instance.
-const LACKS: &[&str] = &["role:", "endpoint:", "agent:", "its agent "];
 
 impl Story<'_> {
     /// The sections, in the order of reading.
     pub(super) fn sections(&self) -> Vec<Section> {
         let mut sections = vec![self.found()];
-        match self.run.status {
+        match self.run.head.status {
             Status::InProgress if self.is_scan() => sections.push(self.is_being_scanned()),
             Status::InProgress => sections.extend([
                 self.is_being_installed(),
@@ -58,7 +57,7 @@ impl Story<'_> {
                 self.stop_it(),
                 self.output(),
             ]),
-            Status::Remediated if self.run.command.is_none() => {
+            Status::Remediated if self.run.detail.command.is_none() => {
                 sections.extend([self.came_to_nothing(), self.safety()]);
             }
             Status::Remediated if self.is_scan() => {
@@ -84,7 +83,7 @@ impl Story<'_> {
             _ => {
                 sections.extend([self.unchanged(), self.manage_it(), self.by_hand()]);
                 // Those of a run that had begun.
-                if !self.run.snapshots.is_empty() {
+                if !self.run.detail.snapshots.is_empty() {
                     sections.push(self.safety());
                 }
             }
@@ -94,11 +93,11 @@ impl Story<'_> {
         sections.push(self.who());
         sections.push(self.good_to_know());
         sections.push(the_run(
-            &self.run.resource,
-            self.run.started_at,
-            self.run.finished_at,
-            self.run.attempts,
-            self.run.policy_version,
+            &self.run.head.resource,
+            self.run.head.started_at,
+            self.run.head.finished_at,
+            self.run.head.attempts,
+            self.run.head.policy_version,
         ));
         sections.retain(|section| !section.lines.is_empty());
         sections
@@ -109,16 +108,16 @@ impl Story<'_> {
     fn found(&self) -> Section {
         let run = self.run;
         let mut lines = vec![self.instance()];
-        let is_done = matches!(run.status, Status::Remediated | Status::AwaitingRescan);
+        let is_done = matches!(run.head.status, Status::Remediated | Status::AwaitingRescan);
         // What no patch mends has a section of its own, where there is anything
         // that one does.
         let findings: Vec<&Vulnerability> = match self.is_only_told() {
-            true => run.findings.iter().collect(),
+            true => run.detail.findings.iter().collect(),
             false => run.patchable().collect(),
         };
         // Where it did not help to patch, Inspector's own words may.
         let with_advice = self.is_only_told()
-            || (run.status == Status::Failed && self.failure() == Failure::StillFound);
+            || (run.head.status == Status::Failed && self.failure() == Failure::StillFound);
         lines.extend(
             findings
                 .iter()
@@ -127,9 +126,9 @@ impl Story<'_> {
         );
         lines.extend(self.more_findings(findings.len()));
         // A scan that succeeded has answered just that.
-        let has_answered = is_done && self.is_scan() && run.before.is_none();
+        let has_answered = is_done && self.is_scan() && run.detail.before.is_none();
         if !self.is_only_told() && !has_answered {
-            lines.push(match &run.before {
+            lines.push(match &run.detail.before {
                 Some(state) => format!("Approved patches: {}.", of_state(state)),
                 None if self.is_unmanaged() => {
                     "Which approved patches are missing is not known.".to_owned()
@@ -142,14 +141,15 @@ impl Story<'_> {
                 (true, _) => "What was found",
                 (false, true) => "What is not managed",
                 (false, false) => "What is vulnerable",
-            },
+            }
+            .into(),
             lines,
         }
     }
 
     /// The instance, its operating system, and whether Systems Manager reaches it.
     fn instance(&self) -> String {
-        let Some(agent) = &self.run.agent else {
+        let Some(agent) = &self.run.detail.agent else {
             return format!("{}: not managed by Systems Manager.", self.unit(60));
         };
         let version = agent
@@ -225,7 +225,7 @@ impl Story<'_> {
 
     /// How many findings of those that a section is about are left out.
     fn more_findings(&self, listed: usize) -> Option<String> {
-        let recorded = self.run.findings.len();
+        let recorded = self.run.detail.findings.len();
         let unrecorded = self.findings().saturating_sub(recorded);
         let more = listed.saturating_sub(MOST_FINDINGS);
         match (more, unrecorded) {
@@ -256,7 +256,8 @@ impl Story<'_> {
             heading: match self.has_unmended() {
                 true => "What no approved patch mends",
                 false => "What no patch of the operating system mends",
-            },
+            }
+            .into(),
             lines,
         }
     }
@@ -276,7 +277,7 @@ impl Story<'_> {
     }
 
     fn reasons(&self) -> Vec<String> {
-        shortened(&self.run.reasons, MOST_LINES, |why| {
+        shortened(&self.run.detail.reasons, MOST_LINES, |why| {
             sentence(why, 2 * MOST_TEXT)
         })
     }
@@ -288,7 +289,7 @@ impl Story<'_> {
         lines.extend(self.command_line());
         lines.extend(self.reasons());
         Section {
-            heading: "What is done now",
+            heading: "What is done now".into(),
             lines,
         }
     }
@@ -299,7 +300,7 @@ impl Story<'_> {
             "A PATCH CANNOT BE UNDONE: neither Backstop nor AWS takes an installed patch back."
                 .to_owned(),
             everything(),
-            restart(run.reboot),
+            restart(run.detail.reboot),
         ];
         lines.extend(self.command_line());
         lines.extend(self.reasons());
@@ -307,7 +308,7 @@ impl Story<'_> {
             lines.push(closes().to_owned());
         }
         Section {
-            heading: "What is done now",
+            heading: "What is done now".into(),
             lines,
         }
     }
@@ -316,13 +317,13 @@ impl Story<'_> {
     fn safety(&self) -> Section {
         let run = self.run;
         let mut lines = Vec::new();
-        if !run.snapshots.is_empty() {
-            let shown: Vec<&String> = run.snapshots.iter().take(MOST_SNAPSHOTS).collect();
+        if !run.detail.snapshots.is_empty() {
+            let shown: Vec<&String> = run.detail.snapshots.iter().take(MOST_SNAPSHOTS).collect();
             lines.extend(shown.chunks(SNAPSHOTS_IN_A_LINE).map(|ids| {
                 let ids: Vec<String> = ids.iter().map(|id| one_line(id, MOST_ID)).collect();
                 ids.join(", ")
             }));
-            let more = run.snapshots.len().saturating_sub(MOST_SNAPSHOTS);
+            let more = run.detail.snapshots.len().saturating_sub(MOST_SNAPSHOTS);
             if more > 0 {
                 lines.push(format!("and {more} more, see the ledger entry"));
             }
@@ -334,9 +335,9 @@ impl Story<'_> {
             );
         } else if self.is_scan() {
             // A scan changes nothing.
-        } else if !run.snapshots_wanted {
+        } else if !run.detail.snapshots_wanted {
             lines.push("None are taken: the policy's `patching.snapshots` is off. Nothing but your own backups leads back.".to_owned());
-        } else if run.status == Status::InProgress {
+        } else if run.head.status == Status::InProgress {
             lines.push("Snapshots of all its volumes are taken before the command is sent; without them nothing is installed. They are crash-consistent: what is only in memory is not in them.".to_owned());
             lines.push(format!("See them: {}", self.list_snapshots()));
         } else {
@@ -347,14 +348,20 @@ impl Story<'_> {
             ));
         }
         Section {
-            heading: "Safety snapshots",
+            heading: "Safety snapshots".into(),
             lines,
         }
     }
 
     fn patches_section(&self) -> Section {
         let run = self.run;
-        let mut lines: Vec<String> = run.missing.iter().take(MOST_PATCHES).map(patch).collect();
+        let mut lines: Vec<String> = run
+            .detail
+            .missing
+            .iter()
+            .take(MOST_PATCHES)
+            .map(patch)
+            .collect();
         let more = self.patches().saturating_sub(lines.len());
         match (lines.is_empty(), more) {
             (_, 0) => {}
@@ -372,14 +379,14 @@ impl Story<'_> {
             self.describe_patches("Missing,Failed")
         ));
         Section {
-            heading: "What will be installed, as of the last scan",
+            heading: "What will be installed, as of the last scan".into(),
             lines,
         }
     }
 
     fn stop_it(&self) -> Section {
         let mut lines = Vec::new();
-        match &self.run.command {
+        match &self.run.detail.command {
             Some(command) => {
                 lines.push(self.cancel(&command.id));
             }
@@ -397,7 +404,7 @@ impl Story<'_> {
                 .to_owned(),
         );
         Section {
-            heading: "How to stop it now",
+            heading: "How to stop it now".into(),
             lines,
         }
     }
@@ -409,19 +416,19 @@ impl Story<'_> {
         let mut lines = vec![
             "The instance was scanned. A scan changes nothing and restarts nothing.".to_owned(),
         ];
-        if let Some(state) = &run.after {
+        if let Some(state) = &run.detail.after {
             lines.push(format!("Approved patches now: {}.", of_state(state)));
             lines.push(match state.missing > 0 || state.failed > 0 {
                 true => format!(
                     "What is missing is a finding of {} from now on: it is looked at next, and you are told before anything is installed.",
-                    run.control
+                    run.head.control
                 ),
                 false => "Nothing has to be done.".to_owned(),
             });
         }
         lines.extend(self.command_line());
         Section {
-            heading: "What was done",
+            heading: "What was done".into(),
             lines,
         }
     }
@@ -431,7 +438,7 @@ impl Story<'_> {
         let mut lines = vec!["Backstop sent no command, and changed nothing.".to_owned()];
         lines.extend(self.reasons());
         Section {
-            heading: "What was done",
+            heading: "What was done".into(),
             lines,
         }
     }
@@ -444,14 +451,14 @@ impl Story<'_> {
         lines.extend(self.command_line());
         lines.extend(self.reasons());
         Section {
-            heading: "What was done",
+            heading: "What was done".into(),
             lines,
         }
     }
 
     fn was_installed(&self) -> Section {
         let run = self.run;
-        let mut lines = vec![match run.installed_at {
+        let mut lines = vec![match run.detail.installed_at {
             Some(at) => format!(
                 "Every approved patch that was missing was installed, as seen at {}. That cannot be undone.",
                 time(at)
@@ -459,14 +466,14 @@ impl Story<'_> {
             None => "Every approved patch that was missing was installed. That cannot be undone."
                 .to_owned(),
         }];
-        if let Some(state) = &run.after {
+        if let Some(state) = &run.detail.after {
             lines.push(format!("Approved patches now: {}.", of_state(state)));
         }
-        lines.push(restarted(run.reboot).to_owned());
+        lines.push(restarted(run.detail.reboot).to_owned());
         lines.extend(self.command_line());
         lines.extend(self.reasons());
         Section {
-            heading: "What was done",
+            heading: "What was done".into(),
             lines,
         }
     }
@@ -476,7 +483,7 @@ impl Story<'_> {
         let run = self.run;
         let mut lines = Vec::new();
         if run.awaits_rescan() {
-            let since = run.installed_at.unwrap_or(run.started_at);
+            let since = run.detail.installed_at.unwrap_or(run.head.started_at);
             let until = since.checked_add(RESCAN).map_or_else(
                 |_| String::new(),
                 |at| format!(", that is until {}", time(at)),
@@ -506,7 +513,7 @@ impl Story<'_> {
             ));
         }
         Section {
-            heading: "What comes next",
+            heading: "What comes next".into(),
             lines,
         }
     }
@@ -530,18 +537,18 @@ impl Story<'_> {
             }
             Failure::EndUnknown | Failure::NotDone => {
                 lines.push("What is installed cannot be undone.".to_owned());
-                lines.push(may_have_restarted(run.reboot).to_owned());
+                lines.push(may_have_restarted(run.detail.reboot).to_owned());
             }
             Failure::StillMissing | Failure::StillFound => {
                 lines.push("What was installed cannot be undone.".to_owned());
-                lines.push(restarted(run.reboot).to_owned());
+                lines.push(restarted(run.detail.reboot).to_owned());
             }
         }
-        if let Some(state) = &run.after {
+        if let Some(state) = &run.detail.after {
             lines.push(format!("Approved patches now: {}.", of_state(state)));
         }
         Section {
-            heading: "What was done, and what failed",
+            heading: "What was done, and what failed".into(),
             lines,
         }
     }
@@ -551,12 +558,16 @@ impl Story<'_> {
         let id = run.resource_id();
         let mut lines = Vec::new();
         let failure = self.failure();
-        let console = run.command.as_ref().and_then(|sent| self.console(sent));
+        let console = run
+            .detail
+            .command
+            .as_ref()
+            .and_then(|sent| self.console(sent));
         if let Some(console) = &console {
             lines.push(format!(
                 "See what became of the command, and what it printed: {console}"
             ));
-        } else if let Some(command) = &run.command {
+        } else if let Some(command) = &run.detail.command {
             lines.push(format!(
                 "See what became of the command, and what it printed: {}",
                 self.list_invocations(&command.id)
@@ -599,10 +610,10 @@ impl Story<'_> {
                 ));
             }
         }
-        lines.push(match run.command.is_none() {
+        lines.push(match run.detail.command.is_none() {
             true => format!(
                 "Backstop looks at it again with the next sweep (at once: backstop sweep). If it then says that the control has tripped for this resource: backstop re-arm {} {}",
-                run.control,
+                run.head.control,
                 quote(&one_line(id, MOST_ID))
             ),
             false if failure == Failure::StillFound => "Backstop does not install again for these findings while nothing else is missing: the same command would not mend them. It scans once a week whether the patch baseline approves more by now.".to_owned(),
@@ -610,7 +621,7 @@ impl Story<'_> {
             false => "Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.".to_owned(),
         });
         Section {
-            heading: "What can be done",
+            heading: "What can be done".into(),
             lines,
         }
     }
@@ -620,12 +631,12 @@ impl Story<'_> {
     /// Why nothing was changed, what to do about it, what would be done.
     fn unchanged(&self) -> Section {
         let run = self.run;
-        let control = run.control;
+        let control = run.head.control;
         let mut lines = vec!["Nothing was changed.".to_owned()];
         lines.extend(self.reasons());
         // What nothing would be done about has nothing but its opt-out to tell.
         let mut would = self.is_sendable();
-        match run.status {
+        match run.head.status {
             Status::Notified if self.is_only_told() => lines.extend(self.advice()),
             Status::Notified if self.is_unmanaged() => {}
             Status::RolledBack => {
@@ -637,13 +648,13 @@ impl Story<'_> {
             )),
             Status::Exempt => {
                 would = false;
-                if let Exemption::Exempt(opt_out) = &run.exemption {
+                if let Exemption::Exempt(opt_out) = &run.head.exemption {
                     lines.push(format!("The opt-out holds {}.", terms(opt_out)));
                 }
             }
             Status::Held => {
                 would = false;
-                lines.extend(unreadable_tag(&run.exemption));
+                lines.extend(unreadable_tag(&run.head.exemption));
             }
             Status::Existing => lines.push(format!(
                 "To have it done, set `\"existing\": \"enforce\"` for {control} in the policy."
@@ -671,7 +682,7 @@ impl Story<'_> {
         }
         if would {
             lines.push(
-                match run.status {
+                match run.head.status {
                     Status::Pending => "This will be done then:",
                     _ => "This would be done:",
                 }
@@ -680,12 +691,13 @@ impl Story<'_> {
             lines.extend(self.steps());
         }
         Section {
-            heading: match run.status {
+            heading: match run.head.status {
                 Status::Refused => "Why it is not patched, and what can be done",
                 Status::Pending => "What it waits for",
                 _ if self.is_only_told() => "What was done, and what can be done",
                 _ => "What was done",
-            },
+            }
+            .into(),
             lines,
         }
     }
@@ -696,11 +708,11 @@ impl Story<'_> {
             return vec![scan().to_owned()];
         }
         let mut steps = Vec::new();
-        if self.run.snapshots_wanted {
+        if self.run.detail.snapshots_wanted {
             steps.push("First snapshots of all its volumes are taken.".to_owned());
         }
         steps.push(everything());
-        steps.push(restart(self.run.reboot));
+        steps.push(restart(self.run.detail.reboot));
         steps.push("A patch cannot be undone.".to_owned());
         if self.run.patchable().next().is_some() {
             steps.push(closes().to_owned());
@@ -713,11 +725,12 @@ impl Story<'_> {
     fn by_hand(&self) -> Section {
         let run = self.run;
         let online = run
+            .detail
             .agent
             .as_ref()
             .is_some_and(crate::patching::Agent::is_online);
         let offered = matches!(
-            run.status,
+            run.head.status,
             Status::Notified
                 | Status::Existing
                 | Status::Tripped
@@ -726,7 +739,7 @@ impl Story<'_> {
         );
         if !online || !offered || !self.is_sendable() {
             return Section {
-                heading: "",
+                heading: "".into(),
                 lines: Vec::new(),
             };
         }
@@ -739,7 +752,7 @@ impl Story<'_> {
             false => (
                 format!(
                     r#"{{"Operation":["Install"],"RebootOption":["{}"]}}"#,
-                    run.reboot.option()
+                    run.detail.reboot.option()
                 ),
                 "How to install the patches yourself",
                 vec!["It installs every approved patch that is missing, and cannot be undone: take snapshots before.".to_owned()],
@@ -754,7 +767,7 @@ impl Story<'_> {
             ],
         );
         Section {
-            heading,
+            heading: heading.into(),
             lines: std::iter::once(command).chain(lines).collect(),
         }
     }
@@ -763,12 +776,15 @@ impl Story<'_> {
     fn manage_it(&self) -> Section {
         let run = self.run;
         let id = run.resource_id();
-        let lacks = |what: &str| run.reasons.iter().any(|why| why.starts_with(what));
+        let lacks = &run.detail.lacks;
         let mut lines = Vec::new();
-        if !self.is_unmanaged() && !LACKS.iter().any(|what| lacks(what)) {
-            return Section { heading: "", lines };
+        if !self.is_unmanaged() && lacks.is_empty() {
+            return Section {
+                heading: "".into(),
+                lines,
+            };
         }
-        if lacks("role:") {
+        if lacks.contains(&Need::Role) {
             lines.push(format!(
                 "Role: {}",
                 self.aws(
@@ -783,10 +799,10 @@ impl Story<'_> {
                 )
             ));
         }
-        if lacks("endpoint:") {
+        if lacks.contains(&Need::Endpoint) {
             lines.push("Endpoint: give its VPC interface endpoints for the services ssm and ssmmessages of this Region, with private DNS, and let them in from the instance on TCP 443; or a route through a NAT gateway.".to_owned());
         }
-        if lacks("agent:") || lacks("its agent ") {
+        if lacks.contains(&Need::Agent) {
             lines.push("Agent, on the instance: sudo systemctl status amazon-ssm-agent (Windows: Get-Service AmazonSSMAgent). It says in its log what keeps it: /var/log/amazon/ssm/amazon-ssm-agent.log".to_owned());
         }
         lines.push(format!(
@@ -795,15 +811,15 @@ impl Story<'_> {
         ));
         lines.push("Backstop does none of this: a role is a right that the workload gets. Once the instance is online, the next sweep looks at it again.".to_owned());
         Section {
-            heading: "How it comes under Systems Manager",
+            heading: "How it comes under Systems Manager".into(),
             lines,
         }
     }
 
     fn re_arm(&self) -> String {
-        let control = self.run.control;
-        let reasons = &self.run.reasons;
-        match reasons.iter().any(|why| why.contains(FOR_THIS_RESOURCE)) {
+        let control = self.run.head.control;
+        let because = self.run.detail.because.as_ref();
+        match because.is_some_and(Reason::is_trip_of_resource) {
             true => format!(
                 "backstop re-arm {control} {}",
                 quote(&one_line(self.run.resource_id(), MOST_ID))
@@ -814,22 +830,22 @@ impl Story<'_> {
 
     fn opt_out(&self) -> Section {
         let run = self.run;
-        if matches!(run.status, Status::Exempt | Status::Held) {
+        if matches!(run.head.status, Status::Exempt | Status::Held) {
             let key = format!("Key={OPT_OUT_TAG}");
             return Section {
-                heading: "How to end the opt-out",
+                heading: "How to end the opt-out".into(),
                 lines: vec![self.aws(
                     "ec2 delete-tags",
                     &[("--resources", &[run.resource_id()]), ("--tags", &[&key])],
                 )],
             };
         }
-        let started = Offset::UTC.to_datetime(run.started_at).date();
+        let started = Offset::UTC.to_datetime(run.head.started_at).date();
         let tag = format!(
             "Key={OPT_OUT_TAG},Value={} until={} owner={} reason=why it must stay as it is",
-            run.control,
+            run.head.control,
             started.saturating_add(OPT_OUT_DAYS.days()),
-            owner(run.team.as_deref())
+            owner(run.head.team.as_deref())
         );
         let mut lines = vec![self.aws(
             "ec2 create-tags",
@@ -839,7 +855,7 @@ impl Story<'_> {
             lines.push("An opt-out of vulnerable-package or of missing-patches holds for both: their remediation is one.".to_owned());
         }
         Section {
-            heading: "How to opt out",
+            heading: "How to opt out".into(),
             lines,
         }
     }
@@ -848,10 +864,10 @@ impl Story<'_> {
 
     /// The command, when it was sent, and what it came to.
     fn command_line(&self) -> Option<String> {
-        let command = self.run.command.as_ref()?;
+        let command = self.run.detail.command.as_ref()?;
         let ended = match &command.ended {
             Some(ended) => format!("ended as {}", or_unknown(Some(ended), MOST_ID)),
-            None if self.run.status == Status::InProgress => "under way".to_owned(),
+            None if self.run.head.status == Status::InProgress => "under way".to_owned(),
             None => "its end is not known".to_owned(),
         };
         Some(format!(
@@ -864,7 +880,7 @@ impl Story<'_> {
     /// How to see what the command printed.
     fn output(&self) -> Section {
         let mut lines = Vec::new();
-        if let Some(command) = &self.run.command {
+        if let Some(command) = &self.run.detail.command {
             lines.push(self.list_invocations(&command.id));
             // In chat the first lines are all there is.
             lines.extend(self.console(command));
@@ -881,14 +897,14 @@ impl Story<'_> {
             ));
         }
         Section {
-            heading: "How to see what the command printed",
+            heading: "How to see what the command printed".into(),
             lines,
         }
     }
 
     fn see_patches(&self) -> Section {
         Section {
-            heading: "How to see which patches are missing",
+            heading: "How to see which patches are missing".into(),
             lines: vec![self.describe_patches("Missing,Failed")],
         }
     }
@@ -898,10 +914,10 @@ impl Story<'_> {
         let run = self.run;
         let id = run.resource_id();
         let nothing_installed = self.is_scan()
-            || run.command.is_none()
-            || (run.status == Status::Failed && self.failure() == Failure::NotRun);
+            || run.detail.command.is_none()
+            || (run.head.status == Status::Failed && self.failure() == Failure::NotRun);
         let mut lines = Vec::new();
-        if !nothing_installed && !run.snapshots.is_empty() {
+        if !nothing_installed && !run.detail.snapshots.is_empty() {
             lines.push("Patches cannot be undone, not by `backstop undo` either. By hand, the volumes can be replaced by ones from the safety snapshots: what was written since is only on the old ones, so keep those. Opt the instance out first, or it is patched again.".to_owned());
             let filter = format!(
                 "Name=attachment.instance-id,Values={}",
@@ -914,7 +930,7 @@ impl Story<'_> {
                     &[("--filters", &[&filter]), ("--output", &["table"])]
                 )
             ));
-            lines.extend(shortened(&run.snapshots, MOST_LINES, |snapshot| {
+            lines.extend(shortened(&run.detail.snapshots, MOST_LINES, |snapshot| {
                 self.aws(
                     "ec2 create-volume",
                     &[
@@ -944,45 +960,53 @@ impl Story<'_> {
             lines.push(self.aws("ec2 start-instances", &[("--instance-ids", &[id])]));
         }
         Section {
-            heading: "How to go back to the snapshots",
+            heading: "How to go back to the snapshots".into(),
             lines,
         }
     }
 
     fn who(&self) -> Section {
-        let mut lines = who(&self.run.actor);
-        // A service calls from nowhere, with nothing.
-        lines.retain(|line| line.starts_with("Who: ") || !line.ends_with(": unknown"));
+        let actor = &self.run.head.actor;
+        // A service calls from nowhere, with nothing. The lines of `who`: who, which
+        // call, from where, with what.
+        let is_known = [
+            true,
+            actor.event_name.is_some() || actor.event_time.is_some(),
+            actor.source_address.is_some(),
+            actor.user_agent.is_some(),
+        ];
+        let lines = who(actor).into_iter().zip(is_known);
+        let lines = lines.filter_map(|(line, is_known)| is_known.then_some(line));
         Section {
-            heading: "Who or what led to it, as the event states",
-            lines,
+            heading: "Who or what led to it, as the event states".into(),
+            lines: lines.collect(),
         }
     }
 
     fn good_to_know(&self) -> Section {
         let run = self.run;
         let mut lines = Vec::new();
-        if let Some(manager) = &run.managed_by {
+        if let Some(manager) = &run.head.managed_by {
             lines.push(format!(
                 "It is managed by {}: bring the patches into the image that it starts instances from as well, or the next one lacks them again.",
                 one_line(manager, MOST_TEXT)
             ));
         }
-        match &run.exemption {
+        match &run.head.exemption {
             Exemption::Ended(opt_out) => {
                 lines.push(format!(
                     "The opt-out has ended: it held {}.",
                     terms(opt_out)
                 ));
             }
-            Exemption::Malformed { .. } if run.status != Status::Held => {
+            Exemption::Malformed { .. } if run.head.status != Status::Held => {
                 lines.push(format!("Its tag {OPT_OUT_TAG} cannot be read."));
-                lines.extend(unreadable_tag(&run.exemption));
+                lines.extend(unreadable_tag(&run.head.exemption));
             }
             _ => {}
         }
         Section {
-            heading: "Good to know",
+            heading: "Good to know".into(),
             lines,
         }
     }
@@ -1048,11 +1072,11 @@ impl Story<'_> {
     /// the tag that all of them carry.
     fn list_snapshots(&self) -> String {
         let run = self.run;
-        if (1..=SNAPSHOTS_IN_A_LINE).contains(&run.snapshots.len()) {
-            let ids: Vec<&str> = run.snapshots.iter().map(String::as_str).collect();
+        if (1..=SNAPSHOTS_IN_A_LINE).contains(&run.detail.snapshots.len()) {
+            let ids: Vec<&str> = run.detail.snapshots.iter().map(String::as_str).collect();
             return self.aws("ec2 describe-snapshots", &[("--snapshot-ids", &ids)]);
         }
-        let filter = format!("Name=tag:{ENTRY_TAG},Values={}", one_line(&run.id, 50));
+        let filter = format!("Name=tag:{ENTRY_TAG},Values={}", one_line(&run.head.id, 50));
         self.aws(
             "ec2 describe-snapshots",
             &[("--owner-ids", &["self"]), ("--filters", &[&filter])],
@@ -1063,7 +1087,7 @@ impl Story<'_> {
     fn aws(&self, operation: &str, options: &[(&str, &[&str])]) -> String {
         let mut command = format!(
             "aws {operation} --region {}",
-            quote(&one_line(&self.run.region, 50))
+            quote(&one_line(&self.run.head.region, 50))
         );
         for (name, values) in options {
             command += &format!(" {name}");

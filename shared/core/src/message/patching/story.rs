@@ -2,9 +2,9 @@
 //! first line.
 
 use crate::message::subject::{MOST, ascii, shortened_subject, status_verb};
-use crate::message::words::one_line;
-use crate::patching::{GONE, Operation, PatchState, Patching, Reboot, Sent};
-use crate::words::{Control, Status};
+use crate::patching::{Operation, PatchState, Patching, Reboot, Sent};
+use crate::prose::one_line;
+use crate::words::{ControlId, Status};
 
 /// What is told of a patching.
 pub(super) struct Story<'a> {
@@ -32,25 +32,29 @@ pub(super) enum Failure {
 
 impl Story<'_> {
     pub(super) fn is_scan(&self) -> bool {
-        self.run.operation == Operation::Scan
+        self.run.detail.operation == Operation::Scan
     }
 
     pub(super) fn is_unmanaged(&self) -> bool {
-        self.run.control == Control::UnmanagedInstance
+        self.run.head.control == ControlId::UnmanagedInstance
     }
 
     /// Whether there is nothing in it that a patch of the operating system mends.
     pub(super) fn is_only_told(&self) -> bool {
         let run = self.run;
-        run.control == Control::VulnerablePackage
-            && !run.findings.is_empty()
+        run.head.control == ControlId::VulnerablePackage
+            && !run.detail.findings.is_empty()
             && run.patchable().next().is_none()
     }
 
     /// Whether there is something in it that was still active after every approved
     /// patch had been installed.
     pub(super) fn has_unmended(&self) -> bool {
-        self.run.findings.iter().any(|finding| finding.unmended)
+        self.run
+            .detail
+            .findings
+            .iter()
+            .any(|finding| finding.unmended)
     }
 
     /// Whether a command is, was, or would be sent.
@@ -60,45 +64,50 @@ impl Story<'_> {
 
     /// Whether Inspector's next look is what counts.
     fn is_closed_by_inspector(&self) -> bool {
-        self.run.control == Control::VulnerablePackage && self.run.patchable().next().is_some()
+        self.run.head.control == ControlId::VulnerablePackage
+            && self.run.patchable().next().is_some()
     }
 
     /// Whether the instance is gone, so that nothing is known of how it ended.
     pub(super) fn is_gone(&self) -> bool {
-        let last = self.run.reasons.last();
-        self.run.status == Status::Remediated && last.is_some_and(|why| why == GONE)
+        self.run.head.status == Status::Remediated && self.run.detail.instance_gone
     }
 
     /// How many findings there were, those that the record leaves out included.
     pub(super) fn findings(&self) -> usize {
-        let all = usize::try_from(self.run.findings_total).unwrap_or(usize::MAX);
-        all.max(self.run.findings.len())
+        let all = usize::try_from(self.run.detail.findings_total).unwrap_or(usize::MAX);
+        all.max(self.run.detail.findings.len())
     }
 
     /// How many patches an installation brings, those that the record leaves out
     /// included.
     pub(super) fn patches(&self) -> usize {
-        let all = self.run.before.as_ref().map_or(0, |state| state.missing);
+        let all = self
+            .run
+            .detail
+            .before
+            .as_ref()
+            .map_or(0, |state| state.missing);
         let all = usize::try_from(all).unwrap_or(usize::MAX);
-        all.max(self.run.missing.len())
+        all.max(self.run.detail.missing.len())
     }
 
     /// How many installed patches wait for a restart, as Systems Manager counts.
     pub(super) fn pending_reboot(&self) -> u32 {
-        let after = self.run.after.as_ref();
+        let after = self.run.detail.after.as_ref();
         after.map_or(0, |state| state.pending_reboot)
     }
 
     /// How it failed, read off what the record holds.
     pub(super) fn failure(&self) -> Failure {
         let run = self.run;
-        let Some(command) = &run.command else {
+        let Some(command) = &run.detail.command else {
             return Failure::NotSent;
         };
         let ended: Option<String> = command.ended.as_ref().map(|ended| ended.replace(' ', ""));
         match ended.as_deref() {
             None => Failure::EndUnknown,
-            Some("Success") => match &run.after {
+            Some("Success") => match &run.detail.after {
                 Some(state) if state.missing > 0 || state.failed > 0 => Failure::StillMissing,
                 _ => Failure::StillFound,
             },
@@ -113,7 +122,7 @@ impl Story<'_> {
     /// The address of a command in the AWS console; none where its id or the
     /// Region could be anything else than one.
     pub(super) fn console(&self, command: &Sent) -> Option<String> {
-        let region = self.run.region.as_str();
+        let region = self.run.head.region.as_str();
         let plain = |text: &str| {
             (1..=64).contains(&text.len())
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
@@ -121,7 +130,7 @@ impl Story<'_> {
         if !plain(region) || !plain(&command.id) {
             return None;
         }
-        let host = match self.run.resource.split(':').nth(1) {
+        let host = match self.run.head.resource.split(':').nth(1) {
             Some("aws-cn") => format!("{region}.console.amazonaws.cn"),
             Some("aws-us-gov") => "console.amazonaws-us-gov.com".to_owned(),
             _ => format!("{region}.console.aws.amazon.com"),
@@ -146,15 +155,15 @@ impl Story<'_> {
     }
 
     pub(super) fn headline(&self, name: usize) -> String {
-        let verb = match self.run.status {
+        let verb = match self.run.head.status {
             // A scan mends nothing.
             Status::Remediated if self.is_gone() => "ENDED",
-            Status::Remediated if self.is_scan() && self.run.command.is_some() => "SCANNED",
+            Status::Remediated if self.is_scan() && self.run.detail.command.is_some() => "SCANNED",
             status => status_verb(status),
         };
         format!(
             "{verb} {}: {}{}",
-            self.run.severity,
+            self.run.head.severity,
             self.unit(name),
             self.what()
         )
@@ -163,7 +172,7 @@ impl Story<'_> {
     /// The instance: its id, and its name where it has one.
     pub(super) fn unit(&self, name: usize) -> String {
         let id = one_line(self.run.resource_id(), 100);
-        match one_line(&self.run.resource_name, name) {
+        match one_line(&self.run.head.resource_name, name) {
             name if name.chars().count() < 2 || name == id => id,
             name => format!("{id} ({name})"),
         }
@@ -172,7 +181,7 @@ impl Story<'_> {
     /// What is the matter with it, or what became of that.
     fn what(&self) -> String {
         let run = self.run;
-        match run.status {
+        match run.head.status {
             Status::InProgress if self.is_scan() => " is scanned for missing patches".to_owned(),
             Status::InProgress => format!(
                 " gets {}{}",
@@ -180,16 +189,17 @@ impl Story<'_> {
                     0 => "all missing patches".to_owned(),
                     patches => count(patches, "patch"),
                 },
-                match run.reboot {
+                match run.detail.reboot {
                     Reboot::Never => ", no restart",
                     Reboot::IfNeeded => " and RESTARTS",
                 }
             ),
             Status::Remediated if self.is_gone() => " is gone".to_owned(),
-            Status::Remediated if run.command.is_none() => " lacks nothing any more".to_owned(),
-            Status::Remediated if self.is_scan() => {
-                lacks(run.after.as_ref()).unwrap_or_else(|| " lacks no approved patch".to_owned())
+            Status::Remediated if run.detail.command.is_none() => {
+                " lacks nothing any more".to_owned()
             }
+            Status::Remediated if self.is_scan() => lacks(run.detail.after.as_ref())
+                .unwrap_or_else(|| " lacks no approved patch".to_owned()),
             Status::Remediated if self.is_closed_by_inspector() => {
                 ": Inspector has closed its findings".to_owned()
             }
@@ -201,7 +211,7 @@ impl Story<'_> {
                 Failure::NotSent | Failure::NotRun => " was not patched".to_owned(),
                 Failure::EndUnknown => ": the end of its patching is unknown".to_owned(),
                 Failure::NotDone => " may be patched only in part".to_owned(),
-                Failure::StillMissing => lacks(run.after.as_ref())
+                Failure::StillMissing => lacks(run.detail.after.as_ref())
                     .map_or_else(String::new, |it| it.replacen(" ", " still ", 1)),
                 Failure::StillFound => ": findings are still active after patching".to_owned(),
             },
@@ -212,12 +222,12 @@ impl Story<'_> {
     /// What is the matter with it.
     fn finding(&self) -> String {
         let run = self.run;
-        match run.control {
-            Control::UnmanagedInstance if run.agent.is_some() => {
+        match run.head.control {
+            ControlId::UnmanagedInstance if run.detail.agent.is_some() => {
                 " is out of reach of Systems Manager".to_owned()
             }
-            Control::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
-            Control::VulnerablePackage if self.is_only_told() || self.is_scan() => format!(
+            ControlId::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
+            ControlId::VulnerablePackage if self.is_only_told() || self.is_scan() => format!(
                 " has {} that no {} patch mends",
                 count(self.findings(), "known hole"),
                 match self.has_unmended() {
@@ -225,17 +235,18 @@ impl Story<'_> {
                     false => "OS",
                 }
             ),
-            Control::VulnerablePackage => {
+            ControlId::VulnerablePackage => {
                 format!(" has {}", count(self.findings(), "known hole"))
             }
             _ if self.is_scan() => " was never scanned for patches".to_owned(),
-            _ => lacks(run.before.as_ref()).unwrap_or_else(|| " lacks approved patches".to_owned()),
+            _ => lacks(run.detail.before.as_ref())
+                .unwrap_or_else(|| " lacks approved patches".to_owned()),
         }
     }
 
     /// What the first line of bodies says beyond the subject.
     pub(super) fn addition(&self) -> String {
-        match self.run.status {
+        match self.run.head.status {
             Status::Notified => ", nothing was changed",
             Status::Exempt => ", and is exempt",
             Status::Held => ", its opt-out tag cannot be read",

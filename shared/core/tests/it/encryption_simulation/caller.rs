@@ -39,7 +39,7 @@ pub(crate) fn play(plan: Plan, coverage: Coverage, traced: bool) -> Sim {
             }
             Next::Again => sim.pass(1),
             Next::Wait(seconds) => {
-                let revision = sim.stored.revision;
+                let revision = sim.stored.detail.revision;
                 same = (revision, if same.0 == revision { same.1 + 1 } else { 0 });
                 sim.pass(if same.1 > 12 { 4 * seconds } else { seconds });
             }
@@ -68,7 +68,8 @@ impl Sim {
         if !run.is_open() {
             return Next::Done;
         }
-        if run.progress.back.is_none() && self.trouble(self.plan.given_up, "given up from outside")
+        if run.detail.progress.back.is_none()
+            && self.trouble(self.plan.given_up, "given up from outside")
         {
             let note = Note::GoBack {
                 why: "a step failed again and again".to_owned(),
@@ -87,6 +88,7 @@ impl Sim {
                 _ => self.view(&run),
             };
             if run
+                .detail
                 .progress
                 .tries
                 .values()
@@ -232,10 +234,10 @@ impl Sim {
 
     /// Stores the record, unless somebody stored it since it was read.
     fn store(&mut self, run: &mut Rc<Encryption>) -> bool {
-        if run.revision != self.stored.revision {
+        if run.detail.revision != self.stored.detail.revision {
             return false;
         }
-        Rc::make_mut(run).revision += 1;
+        Rc::make_mut(run).detail.revision += 1;
         self.stored = Rc::clone(run);
         true
     }

@@ -57,7 +57,7 @@ impl Sim {
         count(self.hold.age());
         count(self.key_problem.age());
         let settled = !self.plan.lags || self.now - newest > 2 * LAGS[3];
-        settled.then_some((self.stored.revision, versions, self.shots.len()))
+        settled.then_some((self.stored.detail.revision, versions, self.shots.len()))
     }
 
     /// What a run sees: the originals, what it made, by id; copies and
@@ -66,7 +66,7 @@ impl Sim {
         let then = self.now - self.lag(LAGS[0]);
         let instance = self.machine.as_ref().map(|m| m.past.at(then).clone());
         let mut made: Vec<&str> = Vec::new();
-        for (key, tries) in &run.progress.tries {
+        for (key, tries) in &run.detail.progress.tries {
             if let Some(id) = &tries.made
                 && (key.starts_with("copy") || key.starts_with("create") || key.starts_with("snap"))
             {
@@ -77,7 +77,7 @@ impl Sim {
         let now = self.now;
         let rng = &mut self.rng;
         let mut lag = |most: i64| if lags { rng.between(0, most) } else { 0 };
-        let of_run = |id: &str| run.volumes.iter().any(|v| v.id == id);
+        let of_run = |id: &str| run.detail.volumes.iter().any(|v| v.id == id);
         let mut volumes = BTreeMap::new();
         for (id, disk) in &self.disks {
             let (state, new) = (now - lag(LAGS[1]), lag(LAGS[2]));

@@ -39,7 +39,7 @@ pub(crate) struct Facts {
 
 impl Sim {
     fn is_original(&self, id: &str) -> bool {
-        self.stored.volumes.iter().any(|v| v.id == id)
+        self.stored.detail.volumes.iter().any(|v| v.id == id)
     }
 
     fn is_copy(&self, id: &str) -> bool {
@@ -54,7 +54,7 @@ impl Sim {
     pub(crate) fn looked(&mut self, run: &Encryption, view: &View, step: &Step) {
         self.facts.calls_of_this = 0;
         let goes_on =
-            run.progress.back.is_none() && matches!(step, Step::Wait { .. } | Step::Do(_));
+            run.detail.progress.back.is_none() && matches!(step, Step::Wait { .. } | Step::Do(_));
         let stopped_by_run = self
             .machine
             .as_ref()
@@ -107,7 +107,7 @@ impl Sim {
         if self.facts.calls_of_this > 1 {
             self.fail("more than one change in one invocation".to_owned());
         }
-        let back = run.progress.back.is_some();
+        let back = run.detail.progress.back.is_some();
         if let Change::Stop { back: false } = change {
             self.check_stop(view);
         }
@@ -149,7 +149,7 @@ impl Sim {
     /// Before an original goes, encrypted copies of all of them are there.
     fn check_copies_ready(&mut self) {
         let mut missing = Vec::new();
-        for original in &self.stored.volumes {
+        for original in &self.stored.detail.volumes {
             let there = self.disks.get(&original.id).map(|d| &d.past.facts);
             let ready = self.disks.values().any(|d| {
                 let copy = &d.past.facts;
@@ -195,7 +195,7 @@ impl Sim {
                     && !self.meddled.started
                     && self.plan.kind != Kind::Unattached
                     // What comes late, when the run has gone back, is of no use.
-                    && self.stored.progress.back.is_none() =>
+                    && self.stored.detail.progress.back.is_none() =>
             {
                 self.fail(format!("copies {volume} while it may be written to"));
             }
@@ -220,7 +220,7 @@ impl Sim {
             return;
         }
         let mut wrong = Vec::new();
-        for original in &self.stored.volumes {
+        for original in &self.stored.detail.volumes {
             let name = &original.attachments[0].device;
             let n = device(name).unwrap();
             match self.at_device(n) {
@@ -259,7 +259,7 @@ impl Sim {
         } else {
             0
         };
-        if self.facts.refused_starts >= 4 && self.stored.progress.attention.is_none() {
+        if self.facts.refused_starts >= 4 && self.stored.detail.progress.attention.is_none() {
             self.fail("nobody is told that the instance cannot be started".to_owned());
         }
     }
@@ -285,14 +285,14 @@ impl Sim {
             || self.meddled.moved
             || self.meddled.deleted
             || self.meddled.untagged;
-        let told = self.stored.progress.attention.is_some();
+        let told = self.stored.detail.progress.attention.is_some();
         if !(self.state() == "stopped" && refused && told) {
             self.fail("it does not end".to_owned());
         }
     }
 
     pub(crate) fn at_end(&mut self) {
-        let status = self.stored.status;
+        let status = self.stored.head.status;
         self.count(status.name());
         let fits = match status {
             Status::Remediated => self.plan.kind != Kind::Undo,
@@ -313,8 +313,11 @@ impl Sim {
                 status.name()
             ));
         }
-        if self.plan.is_calm() && self.stored.progress.attention.is_some() {
+        if self.plan.is_calm() && self.stored.detail.progress.attention.is_some() {
             self.fail("nothing was in the way, and somebody is called".to_owned());
+        }
+        if self.stored.detail.instance_gone && !self.meddled.terminated {
+            self.fail("nobody terminated the instance, and it is said to be gone".to_owned());
         }
         self.check_running();
         self.check_nothing_lost();
@@ -343,7 +346,7 @@ impl Sim {
         if self.meddled.deleted || self.meddled.terminated {
             return;
         }
-        let originals = self.stored.volumes.clone();
+        let originals = self.stored.detail.volumes.clone();
         for original in originals {
             let Some(disk) = self
                 .disks
@@ -374,7 +377,7 @@ impl Sim {
             return;
         }
         let mut wrong = Vec::new();
-        for original in &self.stored.volumes {
+        for original in &self.stored.detail.volumes {
             let was = &original.attachments[0];
             let n = device(&was.device).unwrap();
             let Some(disk) = self.at_device(n) else {
@@ -420,16 +423,16 @@ impl Sim {
                 .machine
                 .as_ref()
                 .is_some_and(|m| m.past.facts.stop_protected);
-        if denied && self.stored.status == Status::NeedsPerson {
+        if denied && self.stored.head.status == Status::NeedsPerson {
             return;
         }
         // Who looks again only long after the start finds it not well, with
         // hours of writes on its copies: it stays on them, and that is told.
         let looked_late = self.plan.gaps > 0
-            && self.stored.status == Status::NeedsPerson
+            && self.stored.head.status == Status::NeedsPerson
             && self.machine.as_ref().is_some_and(|m| m.past.facts.is_up());
         if self.meddled.started || looked_late {
-            let missing = self.stored.volumes.iter().find(|original| {
+            let missing = self.stored.detail.volumes.iter().find(|original| {
                 let n = device(&original.attachments[0].device).unwrap();
                 self.at_device(n).is_none()
             });
@@ -442,7 +445,7 @@ impl Sim {
             return;
         }
         let mut wrong = Vec::new();
-        for original in &self.stored.volumes {
+        for original in &self.stored.detail.volumes {
             let was = &original.attachments[0];
             let there = self.disks.get(&original.id);
             let now = there.and_then(|d| d.past.facts.attachment_to(INSTANCE));
@@ -460,15 +463,18 @@ impl Sim {
         if !wrong.is_empty() {
             self.fail(format!(
                 "it ends {}, and {}",
-                self.stored.status.name(),
+                self.stored.head.status.name(),
                 wrong.join(", ")
             ));
         }
     }
 
     fn check_unattached(&mut self) {
-        let original = self.stored.volumes[0].clone();
-        if self.stored.status != Status::Remediated || self.meddled.moved || self.meddled.deleted {
+        let original = self.stored.detail.volumes[0].clone();
+        if self.stored.head.status != Status::Remediated
+            || self.meddled.moved
+            || self.meddled.deleted
+        {
             return;
         }
         let is_copy = |d: &&Disk| d.copy_of.as_ref() == Some(&original.id) && d.past.facts.exists();
@@ -493,7 +499,7 @@ impl Sim {
 
     /// No copy that nothing uses is left, if it could be deleted.
     fn check_left_overs(&mut self) {
-        let status = self.stored.status;
+        let status = self.stored.head.status;
         let could = self.plan.denied.is_none()
             && self.plan.refused + self.plan.lost == 0
             && !self.meddled.untagged

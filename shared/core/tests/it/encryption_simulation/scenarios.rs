@@ -20,7 +20,7 @@ fn story(change: impl Fn(&mut Plan), kind: Kind, ends: Status) -> Sim {
         let sim = play(plan, Coverage::new(), true);
         let trace = sim.trace.clone().unwrap_or_default().join("\n");
         assert_eq!(sim.broken, None, "{trace}");
-        assert_eq!(sim.stored.status, ends, "{trace}");
+        assert_eq!(sim.stored.head.status, ends, "{trace}");
         last = Some(sim);
     }
     last.unwrap()
@@ -46,9 +46,9 @@ impl Sim {
     }
 
     fn told(&self, what: &str) -> bool {
-        let attention = self.stored.progress.attention.iter();
+        let attention = self.stored.detail.progress.attention.iter();
         attention
-            .chain(&self.stored.reasons)
+            .chain(&self.stored.detail.reasons)
             .any(|text| text.contains(what))
     }
 }
@@ -107,6 +107,31 @@ fn an_instance_that_is_never_well_is_told() {
     );
     assert!(sim.on_originals());
     assert!(sim.told("does not pass its status checks"));
+}
+
+#[test]
+fn an_instance_that_somebody_terminates_is_recorded_as_gone() {
+    let sim = story(
+        |plan| plan.others = vec![(When::After(Call::Snapshot, 0), Other::Terminate)],
+        Kind::Swap,
+        Status::RolledBack,
+    );
+    assert!(sim.stored.detail.instance_gone);
+}
+
+/// Nothing is wrong with the volume: the sweep takes it up again.
+#[test]
+fn a_copy_for_which_the_account_has_no_room_waits() {
+    for quota in ["VolumeLimitExceeded", "MaxStorageQuotaExceeded"] {
+        story(
+            |plan| {
+                plan.copy = Make::Refused("InvalidAction");
+                plan.create = Make::Refused(quota);
+            },
+            Kind::Unattached,
+            Status::Pending,
+        );
+    }
 }
 
 #[test]
@@ -244,7 +269,7 @@ fn a_copy_that_was_put_in_after_somebody_started_the_instance_is_told() {
     sim.instance(|i| i.launched_at = Some(at(0)));
     sim.pass(600);
     let mut run = sim.stored.as_ref().clone();
-    run.status = Status::InProgress;
+    run.head.status = Status::InProgress;
     let view = sim.view(&run);
     let step = next_step(&World {
         run: &run,
@@ -367,7 +392,7 @@ fn an_original_that_somebody_takes_is_replaced_by_its_copy_on_the_way_back() {
     let sim = play(plan, Coverage::new(), true);
     let trace = sim.trace.clone().unwrap_or_default().join("\n");
     assert_eq!(sim.broken, None, "{trace}");
-    assert_eq!(sim.stored.status, Status::NeedsPerson, "{trace}");
+    assert_eq!(sim.stored.head.status, Status::NeedsPerson, "{trace}");
     assert_eq!(sim.state(), "running");
     assert!(sim.on_copies() && sim.told("could not be put back"));
 }

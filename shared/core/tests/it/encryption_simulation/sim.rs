@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use backstop_core::encryption::{Attached, Change, Encryption, Hold, Settings, Way};
+use backstop_core::encryption::{
+    Attached, Change, Encryption, EncryptionDetail, Hold, Settings, Way,
+};
+use backstop_core::run::{Head, Run};
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, Checks, ENTRY_TAG, Instance, REPLACED_BY_TAG, Snapshot, Volume,
 };
@@ -730,16 +733,21 @@ fn record(plan: &Plan, instance: Option<Instance>, volumes: Vec<Volume>) -> Encr
         }))
         .unwrap()
     });
-    Encryption {
-        way: match plan.kind {
-            Kind::Unattached => Way::Unattached,
-            Kind::WhenStopped => Way::WhenStopped,
-            Kind::Swap | Kind::Undo => Way::Swap,
+    Run {
+        head: Head {
+            started_at: at(plan.begins),
+            ..TEMPLATE.clone().head
         },
-        instance,
-        volumes,
-        undoes: (plan.kind == Kind::Undo).then(|| EARLIER_RUN.to_owned()),
-        started_at: at(plan.begins),
-        ..TEMPLATE.clone()
+        detail: EncryptionDetail {
+            way: match plan.kind {
+                Kind::Unattached => Way::Unattached,
+                Kind::WhenStopped => Way::WhenStopped,
+                Kind::Swap | Kind::Undo => Way::Swap,
+            },
+            instance,
+            volumes,
+            undoes: (plan.kind == Kind::Undo).then(|| EARLIER_RUN.to_owned()),
+            ..TEMPLATE.clone().detail
+        },
     }
 }

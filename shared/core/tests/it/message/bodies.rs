@@ -1,12 +1,10 @@
 //! What the other protocols get, and the attributes.
 
-use backstop_core::entry::Entry;
-use backstop_core::message::compose;
 use backstop_core::plan::Ending;
 use expect_test::expect;
 use serde_json::Value;
 
-use super::fixtures::{body, narrowed, revoked};
+use super::fixtures::{Entry, body, compose, narrowed, revoked};
 
 #[test]
 fn every_kind_of_subscriber_has_its_body() {
@@ -46,7 +44,7 @@ fn teams_can_subscribe_to_their_own() {
         }"#]]
     .assert_eq(&format!("{:#?}", compose(&entry).attributes));
     for none in [None, Some(String::new()), Some(" \n".to_owned())] {
-        entry.team = none;
+        entry.head.team = none;
         assert_eq!(compose(&entry).attributes["team"], "unowned");
     }
 }
@@ -57,7 +55,7 @@ fn chat_applications_get_a_custom_notification() {
     expect![[r#"
         {
           "content": {
-            "description": "*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.\n• LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.\n• Looked again: the hole is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.\n• Connections that were open already may last: closing a port does not end them.",
+            "description": "*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.\n• LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.\n• Looked again: the exposure is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.\n• Connections that were open already may last: closing a port does not end them.",
             "keywords": [
               "open-ingress",
               "critical",
@@ -98,8 +96,8 @@ fn chat_applications_get_a_custom_notification() {
 #[test]
 fn nobody_is_mentioned_and_nothing_is_linked_in_chat() {
     let mut entry = revoked();
-    entry.resource_name = "<!channel> [click](http://example.com) *now* `~x~`".to_owned();
-    entry.actor.user_agent = Some("<@U024BE7LH|alice> <at>bob</at>".to_owned());
+    entry.head.resource_name = "<!channel> [click](http://example.com) *now* `~x~`".to_owned();
+    entry.head.actor.user_agent = Some("<@U024BE7LH|alice> <at>bob</at>".to_owned());
     let chat = body(&compose(&entry), "https");
     for markup in ["<", ">", "[click]", "*now*", "`", "~"] {
         assert!(!chat.contains(markup), "{markup}: {chat}");
@@ -187,6 +185,47 @@ fn programs_get_everything_that_people_get() {
           ],
           "finished_at": "2026-11-24T10:00:01.5Z",
           "headline": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000",
+          "items": [
+            {
+              "after": {
+                "description": "everything; ask Bob",
+                "id": "sgr-0bbbbbbbbbbbbbbbb",
+                "permission": {
+                  "from_port": 80,
+                  "protocol": "tcp",
+                  "to_port": 80
+                },
+                "source": {
+                  "kind": "ipv4",
+                  "value": "0.0.0.0/0"
+                },
+                "tags": {
+                  "service": "shop"
+                }
+              },
+              "before": {
+                "description": "everything; ask Bob",
+                "id": "sgr-0bbbbbbbbbbbbbbbb",
+                "permission": {
+                  "from_port": 0,
+                  "protocol": "tcp",
+                  "to_port": 9000
+                },
+                "source": {
+                  "kind": "ipv4",
+                  "value": "0.0.0.0/0"
+                },
+                "tags": {
+                  "service": "shop"
+                }
+              },
+              "ending": {
+                "result": "done"
+              },
+              "item": "sgr-0bbbbbbbbbbbbbbbb",
+              "what": "tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb"
+            }
+          ],
           "key": "be3ead4b74bd05c9c4004a02499ada6e",
           "ledger_key": {
             "pk": "entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W",
@@ -195,6 +234,7 @@ fn programs_get_everything_that_people_get() {
           "omitted": {
             "changes": 0,
             "exposures": 0,
+            "items": 0,
             "outcomes": 0
           },
           "outcome": "remediated",
@@ -270,6 +310,6 @@ fn a_message_key_that_was_seen_is_a_message_that_was_sent() {
     };
     assert_eq!(key(&entry), entry.message_key());
     let before = key(&entry);
-    entry.outcomes[0].ending = Ending::AlreadyDone;
+    entry.detail.outcomes[0].ending = Ending::AlreadyDone;
     assert_eq!(key(&entry), before, "the same end is the same message");
 }

@@ -1,16 +1,17 @@
 //! A shell reads the commands as they are meant, whatever descriptions, tags
 //! and names hold.
 
-use backstop_core::entry::Entry;
 use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
 use backstop_core::plan::{Ending, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::Source;
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::fixtures::{carried_out, exposure, mail, narrowed, outcome, revoke, revoked, rule, ssh};
+use super::fixtures::{
+    Entry, carried_out, exposure, mail, narrowed, outcome, revoke, revoked, rule, ssh,
+};
 
 /// Splits a line as a POSIX shell does. It knows plain words, single quotes
 /// and `\'`, and panics at everything else that a shell would act on.
@@ -91,7 +92,10 @@ fn a_narrowed_rule_is_tagged_then_widened_then_its_parts_go() {
 #[test]
 fn a_rule_that_somebody_revoked_after_we_narrowed_it_is_authorised_anew() {
     let mut entry = narrowed();
-    entry.after.insert("sgr-0bbbbbbbbbbbbbbbb".to_owned(), None);
+    entry
+        .detail
+        .after
+        .insert("sgr-0bbbbbbbbbbbbbbbb".to_owned(), None);
     assert_eq!(
         operations(&entry),
         [
@@ -111,16 +115,20 @@ fn only_what_really_happened_is_taken_back() {
         },
         super::fixtures::denied("RevokeSecurityGroupIngress"),
     ] {
-        entry.outcomes[0].ending = ending;
+        entry.detail.outcomes[0].ending = ending;
         assert!(commands(&entry).is_empty());
     }
     // A part of ours that a step of ours took back again is no part any more.
     let mut entry = narrowed();
-    entry.outcomes[2].ending = Ending::AlreadyDone;
+    entry.detail.outcomes[2].ending = Ending::AlreadyDone;
     assert_eq!(operations(&entry), ["revoke-security-group-ingress"]);
-    let mut taken_back = outcome(&entry.exposures[0].rule, Step::TakeBack, Ending::Done);
+    let mut taken_back = outcome(
+        &entry.detail.exposures[0].state,
+        Step::TakeBack,
+        Ending::Done,
+    );
     taken_back.created = Some("sgr-0cccccccccccccccc".to_owned());
-    entry.outcomes.push(taken_back);
+    entry.detail.outcomes.push(taken_back);
     assert!(commands(&entry).is_empty());
 }
 
@@ -128,6 +136,7 @@ fn only_what_really_happened_is_taken_back() {
 fn a_done_step_counts_even_when_a_retry_finds_it_done() {
     let mut entry = revoked();
     entry
+        .detail
         .outcomes
         .push(outcome(&ssh(), Step::Revoke, Ending::AlreadyDone));
     assert_eq!(operations(&entry), ["authorize-security-group-ingress"]);
@@ -180,7 +189,7 @@ fn every_kind_of_source_is_put_back() {
 #[test]
 fn the_opt_outs_that_a_message_proposes_hold() {
     let started = jiff::civil::date(2026, 11, 24);
-    let read = |value: &str| exemption::read(Some(value), Control::OpenIngress, started, true);
+    let read = |value: &str| exemption::read(Some(value), ControlId::OpenIngress, started, true);
     let undo = option_json(&commands(&narrowed())[0], "--tags");
     assert_eq!(undo[0]["Key"], OPT_OUT_TAG);
     assert!(matches!(
@@ -196,7 +205,7 @@ fn the_opt_outs_that_a_message_proposes_hold() {
         Some(""),
     ] {
         let mut entry = revoked();
-        entry.team = team.map(str::to_owned);
+        entry.head.team = team.map(str::to_owned);
         let mail = mail(&entry);
         let value = mail
             .lines()
@@ -231,7 +240,7 @@ proptest! {
             vec![revoke(&rule)],
             vec![outcome(&rule, Step::Revoke, Ending::Done)],
         );
-        entry.region = region;
+        entry.head.region = region;
         let commands = commands(&entry);
         prop_assert_eq!(commands.len(), 1);
         let permissions = option_json(&commands[0], "--ip-permissions");

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 
 use backstop_core::encryption::{
-    Answer, Back, Change, Encryption, Note, Progress, Purpose, Stopped, Tries, Way,
+    Answer, Back, Change, Encryption, EncryptionDetail, End, Note, Progress, Purpose, Stopped,
+    Tries, Way,
 };
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::{EncryptionNotification, Message, of};
+use backstop_core::reason::Reason;
 use backstop_core::record::Record;
+use backstop_core::run::{Head, Run};
 use backstop_core::volumes::{Attachment, Instance, REPLACED_BY_TAG, Volume};
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use expect_test::expect;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -109,82 +112,105 @@ fn instance(state: &str) -> Instance {
 
 /// A volume that is attached nowhere, with its run at the beginning.
 fn alone() -> Encryption {
-    Encryption {
-        version: 1,
-        id: "01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned(),
-        control: Control::UnencryptedVolume,
-        severity: Severity::High,
-        resource: "arn:aws:ec2:eu-central-1:111122223333:volume/vol-0aaaaaaaaaaaaaaaa".to_owned(),
-        resource_name: "data".to_owned(),
-        account: "111122223333".to_owned(),
-        region: "eu-central-1".to_owned(),
-        team: Some("team-db".to_owned()),
-        status: Status::InProgress,
-        way: Way::Unattached,
-        instance: None,
-        volumes: vec![volume("vol-0aaaaaaaaaaaaaaaa", "data", 100, None)],
-        kms_key: None,
-        progress: Progress::default(),
-        reasons: Vec::new(),
-        exemption: Exemption::None,
-        undoes: None,
-        actor: Actor {
-            principal: Some("arn:aws:sts::111122223333:assumed-role/developer/alice".to_owned()),
-            user_agent: Some("aws-cli/2.31.0".to_owned()),
-            source_address: Some("198.51.100.7".to_owned()),
-            invoked_by: None,
-            event_name: Some("CreateVolume".to_owned()),
-            event_time: Some(at("01:00:00")),
-            event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+    Run {
+        head: Head {
+            version: 1,
+            id: "01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned(),
+            control: ControlId::UnencryptedVolume,
+            severity: Severity::High,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:volume/vol-0aaaaaaaaaaaaaaaa"
+                .to_owned(),
+            resource_name: "data".to_owned(),
+            account: "111122223333".to_owned(),
+            region: "eu-central-1".to_owned(),
+            team: Some("team-db".to_owned()),
+            status: Status::InProgress,
+            exemption: Exemption::None,
+            actor: Actor {
+                principal: Some(
+                    "arn:aws:sts::111122223333:assumed-role/developer/alice".to_owned(),
+                ),
+                user_agent: Some("aws-cli/2.31.0".to_owned()),
+                source_address: Some("198.51.100.7".to_owned()),
+                invoked_by: None,
+                event_name: Some("CreateVolume".to_owned()),
+                event_time: Some(at("01:00:00")),
+                event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+            },
+            policy_version: 7,
+            attempts: 1,
+            started_at: at("02:00:00"),
+            finished_at: None,
+            managed_by: None,
         },
-        policy_version: 7,
-        attempts: 1,
-        started_at: at("02:00:00"),
-        finished_at: None,
-        managed_by: None,
-        page_key: None,
-        revision: 0,
+        detail: EncryptionDetail {
+            way: Way::Unattached,
+            instance: None,
+            volumes: vec![volume("vol-0aaaaaaaaaaaaaaaa", "data", 100, None)],
+            kms_key: None,
+            progress: Progress::default(),
+            reasons: Vec::new(),
+            because: None,
+            instance_gone: false,
+            undoes: None,
+            page_key: None,
+            revision: 0,
+        },
     }
 }
 
 /// A running instance with two volumes, at the beginning.
 fn swap() -> Encryption {
-    Encryption {
-        resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa".to_owned(),
-        resource_name: "db-1".to_owned(),
-        way: Way::Swap,
-        instance: Some(instance("running")),
-        volumes: vec![
-            volume("vol-0aaaaaaaaaaaaaaaa", "root", 8, Some("/dev/xvda")),
-            volume("vol-0bbbbbbbbbbbbbbbb", "data", 100, Some("/dev/sdf")),
-        ],
-        ..alone()
+    Run {
+        head: Head {
+            resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-0aaaaaaaaaaaaaaaa"
+                .to_owned(),
+            resource_name: "db-1".to_owned(),
+            ..alone().head
+        },
+        detail: EncryptionDetail {
+            way: Way::Swap,
+            instance: Some(instance("running")),
+            volumes: vec![
+                volume("vol-0aaaaaaaaaaaaaaaa", "root", 8, Some("/dev/xvda")),
+                volume("vol-0bbbbbbbbbbbbbbbb", "data", 100, Some("/dev/sdf")),
+            ],
+            ..alone().detail
+        },
     }
 }
 
 /// A stopped one.
 fn when_stopped() -> Encryption {
-    Encryption {
-        way: Way::WhenStopped,
-        instance: Some(instance("stopped")),
-        ..swap()
+    Run {
+        head: swap().head,
+        detail: EncryptionDetail {
+            way: Way::WhenStopped,
+            instance: Some(instance("stopped")),
+            ..swap().detail
+        },
     }
 }
 
 /// The account's setting.
 fn setting() -> Encryption {
-    let mut run = Encryption {
-        control: Control::EncryptionByDefault,
-        severity: Severity::Medium,
-        resource: "arn:aws:ec2:eu-central-1:111122223333:encryption-by-default/eu-central-1"
-            .to_owned(),
-        resource_name: "encryption by default in eu-central-1".to_owned(),
-        team: None,
-        way: Way::AccountSetting,
-        volumes: Vec::new(),
-        ..alone()
+    let mut run = Run {
+        head: Head {
+            control: ControlId::EncryptionByDefault,
+            severity: Severity::Medium,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:encryption-by-default/eu-central-1"
+                .to_owned(),
+            resource_name: "encryption by default in eu-central-1".to_owned(),
+            team: None,
+            ..alone().head
+        },
+        detail: EncryptionDetail {
+            way: Way::AccountSetting,
+            volumes: Vec::new(),
+            ..alone().detail
+        },
     };
-    run.actor.event_name = Some("DisableEbsEncryptionByDefault".to_owned());
+    run.head.actor.event_name = Some("DisableEbsEncryptionByDefault".to_owned());
     run
 }
 
@@ -238,10 +264,10 @@ fn attach(run: &mut Encryption, time: &str, volume: &str, device: &str) {
 fn swapped(mut run: Encryption) -> Encryption {
     snapshot(&mut run, "vol-0aaaaaaaaaaaaaaaa", "snap-0aaaaaaaaaaaaaaaa");
     snapshot(&mut run, "vol-0bbbbbbbbbbbbbbbb", "snap-0bbbbbbbbbbbbbbbb");
-    if run.way == Way::Swap {
+    if run.detail.way == Way::Swap {
         did(&mut run, "02:10:00", Change::Stop { back: false }, None);
     }
-    run.progress.stopped = Some(Stopped {
+    run.detail.progress.stopped = Some(Stopped {
         at: at("02:10:45"),
         launched_at: None,
     });
@@ -255,9 +281,9 @@ fn swapped(mut run: Encryption) -> Encryption {
 }
 
 fn ended(mut run: Encryption, status: Status, reasons: &[&str]) -> Encryption {
-    run.status = status;
-    run.reasons = reasons.iter().map(ToString::to_string).collect();
-    run.finished_at = Some(at("02:40:00"));
+    run.head.status = status;
+    run.detail.reasons = reasons.iter().map(ToString::to_string).collect();
+    run.head.finished_at = Some(at("02:40:00"));
     run
 }
 
@@ -407,7 +433,7 @@ fn that_an_instance_will_be_stopped_is_said_before_it_is() {
         - That tags the instance or one of its volumes. Or everything: backstop kill-switch on
         - Until the instance is started on its copies, either makes the run go back: the originals are attached as before, and the instance is started."#]].assert_eq(&lead(&run));
     says_not(&run, &["public IPv4"]);
-    run.instance.as_mut().unwrap().auto_public_ipv4 = Some("198.51.100.20".to_owned());
+    run.detail.instance.as_mut().unwrap().auto_public_ipv4 = Some("198.51.100.20".to_owned());
     says(
         &run,
         &["Its public IPv4 address 198.51.100.20 is released by the stop"],
@@ -447,10 +473,10 @@ fn an_instance_that_somebody_stopped_is_not_started_and_should_not_be() {
 #[test]
 fn what_is_left_out_of_a_run_is_said_at_its_beginning() {
     let mut run = swap();
-    run.reasons = vec![
+    run.detail.reasons = vec![
         "1 of its volumes are opted out, or were there before, and stay as they are".to_owned(),
     ];
-    run.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+    run.head.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
     says(
         &run,
         &[
@@ -467,7 +493,7 @@ fn what_replaced_what_what_it_costs_and_how_to_take_it_back() {
     let mut run = swapped(swap());
     did(&mut run, "02:14:00", Change::Start { back: false }, None);
     let mut run = ended(run, Status::Remediated, &[]);
-    run.managed_by = Some("the CloudFormation stack db".to_owned());
+    run.head.managed_by = Some("the CloudFormation stack db".to_owned());
     expect![[r#"
         Subject: [Backstop] FIXED high: i-0aaaaaaaaaaaaaaaa (db-1) has encrypted copies in place of 2 volumes
 
@@ -569,7 +595,7 @@ fn a_customer_key_is_told_with_who_needs_it() {
     let key = "arn:aws:kms:eu-central-1:111122223333:key/0a0a0a0a-0000-4000-8000-000000000000";
     let mut run = ended(swapped(swap()), Status::Remediated, &[]);
     says_not(&run, &["Who needs the KMS key now"]);
-    run.kms_key = Some(key.to_owned());
+    run.detail.kms_key = Some(key.to_owned());
     says(
         &run,
         &[
@@ -594,7 +620,7 @@ fn a_copy_whose_making_was_not_answered_is_named_by_its_tag_until_it_is_moved() 
     );
 
     let mut run = swap();
-    run.volumes.truncate(1);
+    run.detail.volumes.truncate(1);
     attach(&mut run, "02:13:10", "vol-0cccccccccccccccc", "/dev/xvda");
     let end = ended(run, Status::Remediated, &[]);
     says(
@@ -608,7 +634,7 @@ fn a_copy_from_a_snapshot_and_one_that_was_deleted_are_told_apart() {
     let mut run = alone();
     let id = || "vol-0aaaaaaaaaaaaaaaa".to_owned();
     copy(&mut run, &id(), "vol-0eeeeeeeeeeeeeeee");
-    run.progress.from_snapshot.insert(
+    run.detail.progress.from_snapshot.insert(
         id(),
         "the copy vol-0eeeeeeeeeeeeeeee came out in error".to_owned(),
     );
@@ -712,10 +738,11 @@ fn what_is_refused_gives_each_reason_and_what_can_be_done() {
         swap(),
         Status::Refused,
         &[
-            "i-0aaaaaaaaaaaaaaaa is a member of the Auto Scaling group web, which would replace it when it is stopped: encrypt in the launch template; i-0aaaaaaaaaaaaaaaa is protected against being stopped",
+            "i-0aaaaaaaaaaaaaaaa is a member of the Auto Scaling group web, which would replace it when it is stopped: encrypt in the launch template",
+            "i-0aaaaaaaaaaaaaaaa is protected against being stopped",
         ],
     );
-    run.instance.as_mut().unwrap().tags = tags(&[("aws:autoscaling:groupName", "web")]);
+    run.detail.instance.as_mut().unwrap().tags = tags(&[("aws:autoscaling:groupName", "web")]);
     expect![[r#"
         Subject: [Backstop] REFUSED high: i-0aaaaaaaaaaaaaaaa (db-1) has 2 unencrypted volumes
 
@@ -745,8 +772,8 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         Status::Exempt,
         &["the tag backstop:opt-out opts it out"],
     );
-    run.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
-    run.volumes[1]
+    run.head.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+    run.detail.volumes[1]
         .tags
         .insert("backstop:opt-out".to_owned(), "all".to_owned());
     says(
@@ -759,8 +786,8 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
     );
     says_not(&run, &["would be done"]);
 
-    run.status = Status::Held;
-    run.exemption = Exemption::Malformed {
+    run.head.status = Status::Held;
+    run.head.exemption = Exemption::Malformed {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
     };
@@ -776,29 +803,27 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
 
 #[test]
 fn what_keeps_the_control_from_acting_says_the_way_out() {
-    for (status, why, way_out) in [
+    let why = || "its encryption came to a bad end".to_owned();
+    for (because, way_out) in [
         (
-            Status::Existing,
-            "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`",
+            Reason::Existing,
             "`\"existing\": \"enforce\"` for unencrypted-volume",
         ),
         (
-            Status::Tripped,
-            "the control has tripped: too many changes",
+            Reason::ControlTripped { why: why() },
             "- backstop re-arm unencrypted-volume\n",
         ),
         (
-            Status::Tripped,
-            "the control has tripped for this resource: its encryption came to a bad end",
+            Reason::ResourceTripped { why: why() },
             "- backstop re-arm unencrypted-volume i-0aaaaaaaaaaaaaaaa\n",
         ),
         (
-            Status::Stopped,
-            "the kill switch is on",
+            Reason::KillSwitch,
             "first sweep after the kill switch is off",
         ),
     ] {
-        let run = ended(swap(), status, &[why]);
+        let mut run = ended(swap(), because.status(), &[&because.to_string()]);
+        run.detail.because = Some(because);
         says(&run, &["- Nothing was changed.", way_out, "would be done"]);
     }
 }
@@ -809,7 +834,7 @@ fn what_keeps_the_control_from_acting_says_the_way_out() {
 fn what_was_taken_back_says_why_how_it_is_and_what_stays() {
     let mut run = put_back();
     did(&mut run, "02:27:00", Change::Start { back: true }, None);
-    let why = run.progress.back.clone().unwrap().why;
+    let why = run.detail.progress.back.clone().unwrap().why;
     expect![[r#"
         Subject: [Backstop] ROLLED BACK high: i-0aaaaaaaaaaaaaaaa (db-1) keeps its 2 unencrypted volumes
 
@@ -889,16 +914,49 @@ fn a_run_that_ended_before_the_stop_says_that_nothing_was_moved() {
 
 #[test]
 fn a_terminated_instance_is_not_said_to_run() {
-    let run = ended(
-        swapped(swap()),
-        Status::RolledBack,
-        &["somebody terminated i-0aaaaaaaaaaaaaaaa during the run"],
+    const TERMINATED: &str = "somebody terminated i-0aaaaaaaaaaaaaaaa during the run";
+    let mut run = ended(swapped(swap()), Status::RolledBack, &[TERMINATED]);
+    run.detail.instance_gone = true;
+    const GONE: &str = "The instance is gone: there is nothing to put back.";
+    says(&run, &["- Somebody terminated i-0aaaaaaaaaaaaaaaa", GONE]);
+    says_not(&run, &["is attached as", "How to go on", "start-instances"]);
+    // A sentence is shown and never read: one of an earlier release says no more.
+    run.detail.instance_gone = false;
+    says(&run, &["- Somebody terminated i-0aaaaaaaaaaaaaaaa"]);
+    says_not(&run, &[GONE]);
+}
+
+/// What was refused at the beginning and what was refused during the run is told
+/// alike.
+#[test]
+fn what_forbids_to_go_on_is_told_one_by_one() {
+    let why = ["vol-1 is managed by x", "vol-2 is managed by x; and y"].map(str::to_owned);
+    let mut run = swap();
+    run.note(&Note::Refuse { why: why.to_vec() }, at("02:15:00"));
+    let back = run.detail.progress.back.clone().unwrap();
+    assert_eq!((back.status, back.trip), (Status::Refused, false));
+    assert_eq!(
+        back.why,
+        "vol-1 is managed by x; vol-2 is managed by x; and y"
     );
+    assert_eq!(back.sentences(), why);
+    let sentences = back.sentences();
+    let end = End {
+        status: back.status,
+        why: sentences,
+        trip: false,
+        instance_gone: false,
+    };
+    run.conclude(&end, at("02:16:00"));
     says(
         &run,
-        &["The instance is gone: there is nothing to put back."],
+        &["- vol-1 is managed by x.\n- vol-2 is managed by x; and y.\n"],
     );
-    says_not(&run, &["is attached as", "How to go on", "start-instances"]);
+    // An earlier release stored the sentence alone.
+    let mut stored = serde_json::to_value(&back).unwrap();
+    stored.as_object_mut().unwrap().remove("refusals");
+    let read: Back = serde_json::from_value(stored).unwrap();
+    assert_eq!(read.sentences(), [back.why]);
 }
 
 #[test]
@@ -931,7 +989,7 @@ fn a_person_that_is_needed_now_reads_that_first() {
         Change::Start { back: true },
         "InsufficientInstanceCapacity",
     );
-    run.progress.attention = Some("i-0aaaaaaaaaaaaaaaa is stopped with its original volumes attached, and AWS refuses to start it (StartInstances: InsufficientInstanceCapacity). Backstop keeps trying. By hand: aws ec2 start-instances --instance-ids i-0aaaaaaaaaaaaaaaa".to_owned());
+    run.detail.progress.attention = Some("i-0aaaaaaaaaaaaaaaa is stopped with its original volumes attached, and AWS refuses to start it (StartInstances: InsufficientInstanceCapacity). Backstop keeps trying. By hand: aws ec2 start-instances --instance-ids i-0aaaaaaaaaaaaaaaa".to_owned());
     expect![[r#"
         Subject: [Backstop] NEEDS A PERSON NOW critical: i-0aaaaaaaaaaaaaaaa (db-1): replacing its volumes is stuck
 
@@ -1024,12 +1082,18 @@ fn what_needs_a_person_says_what_is_where_and_what_to_type() {
 
 /// What takes the encryption back.
 fn undo(of: Encryption) -> Encryption {
-    let mut run = Encryption {
-        id: "01KAT6AAAAAAAAAAAAAAAAAAAA".to_owned(),
-        undoes: Some("01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned()),
-        ..of
+    let mut run = Run {
+        head: Head {
+            id: "01KAT6AAAAAAAAAAAAAAAAAAAA".to_owned(),
+            ..of.head
+        },
+        detail: EncryptionDetail {
+            undoes: Some("01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned()),
+            ..of.detail
+        },
     };
     for (volume, copy) in run
+        .detail
         .volumes
         .iter_mut()
         .zip(["vol-0cccccccccccccccc", "vol-0dddddddddddddddd"])
@@ -1067,7 +1131,7 @@ fn an_undo_says_that_later_writes_stay_on_the_copies() {
     back(&mut run, "somebody asked for it to be taken back", false);
     did(&mut run, "02:10:00", Change::Stop { back: true }, None);
     did(&mut run, "02:13:00", Change::Start { back: true }, None);
-    run.exemption = Exemption::Exempt(OptOut {
+    run.head.exemption = Exemption::Exempt(OptOut {
         until: Some(jiff::civil::date(2026, 12, 5)),
         owner: None,
         reason: Some("undo".to_owned()),
@@ -1225,7 +1289,7 @@ fn a_setting_that_is_left_off_says_why() {
     ] {
         let mut run = ended(setting(), status, &[why]);
         if status == Status::Exempt {
-            run.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+            run.head.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
         }
         says(&run, &["- Nothing was changed.", part]);
     }
@@ -1237,9 +1301,9 @@ fn a_setting_that_is_left_off_says_why() {
 fn programs_get_everything() {
     let mut run = put_back();
     did(&mut run, "02:27:00", Change::Start { back: true }, None);
-    run.kms_key = Some("alias/data".to_owned());
-    run.managed_by = Some("the CloudFormation stack db".to_owned());
-    run.progress.attention = Some("look".to_owned());
+    run.detail.kms_key = Some("alias/data".to_owned());
+    run.head.managed_by = Some("the CloudFormation stack db".to_owned());
+    run.detail.progress.attention = Some("look".to_owned());
     let run = ended(run, Status::RolledBack, &["because"]);
     let data = data(&run);
     assert!(ENCRYPTION.is_valid(&data), "{data:#}");
@@ -1396,10 +1460,10 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
     let own = |n: usize| format!("{text}{n}");
     let mut run = swap();
     if matches!(way, Way::Unattached | Way::AccountSetting) {
-        run.instance = None;
+        run.detail.instance = None;
     }
-    run.way = way;
-    run.volumes = (0..volumes)
+    run.detail.way = way;
+    run.detail.volumes = (0..volumes)
         .map(|n| {
             let mut volume = volume(&own(n), text, i32::MAX, Some(text));
             volume.volume_type = t();
@@ -1408,7 +1472,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
             volume
         })
         .collect();
-    if let Some(instance) = &mut run.instance {
+    if let Some(instance) = &mut run.detail.instance {
         instance.id = t();
         instance.instance_type = t();
         instance.auto_public_ipv4 = Some(t());
@@ -1420,9 +1484,9 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         copy(&mut run, &id, &made);
         detach(&mut run, "02:13:00", &id);
         attach(&mut run, "02:13:10", &made, text);
-        run.progress.from_snapshot.insert(id, t());
+        run.detail.progress.from_snapshot.insert(id, t());
     }
-    run.progress.tries.insert(
+    run.detail.progress.tries.insert(
         Change::Stop { back: false }.key(),
         Tries {
             count: u32::MAX,
@@ -1433,28 +1497,29 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         },
     );
     did(&mut run, "02:14:00", Change::Start { back: true }, None);
-    run.progress.attention = Some(t());
-    run.progress.back = Some(Back {
+    run.detail.progress.attention = Some(t());
+    run.detail.progress.back = Some(Back {
         at: at("02:00:00"),
         why: t(),
+        refusals: vec![t(), t()],
         status,
         trip: true,
     });
-    run.id = t();
-    run.resource = t();
-    run.resource_name = t();
-    run.account = t();
-    run.region = t();
-    run.team = Some(t());
-    run.kms_key = Some(t());
-    run.reasons = vec![t(); volumes];
-    run.managed_by = Some(t());
-    run.undoes = undoes.then(t);
-    run.exemption = Exemption::Malformed {
+    run.head.id = t();
+    run.head.resource = t();
+    run.head.resource_name = t();
+    run.head.account = t();
+    run.head.region = t();
+    run.head.team = Some(t());
+    run.detail.kms_key = Some(t());
+    run.detail.reasons = vec![t(); volumes];
+    run.head.managed_by = Some(t());
+    run.detail.undoes = undoes.then(t);
+    run.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
     };
-    run.actor = Actor {
+    run.head.actor = Actor {
         principal: Some(t()),
         user_agent: Some(t()),
         source_address: Some(t()),
@@ -1463,7 +1528,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         event_time: None,
         event_id: Some(t()),
     };
-    run.status = status;
+    run.head.status = status;
     run
 }
 
@@ -1532,7 +1597,7 @@ proptest! {
         let (way, undoes) = WAYS[way];
         let mut run = made_of(&text, STATUSES[status], way, volumes, undoes);
         if !begun {
-            run.progress = Progress::default();
+            run.detail.progress = Progress::default();
         }
         check_against(&message(&run), &ENCRYPTION);
     }

@@ -2,16 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::entry::Entry;
+use backstop_core::entry::{self, AtOnce};
 use backstop_core::exemption::{Exemption, OptOut};
-use backstop_core::message::{Message, compose};
-use backstop_core::plan::{
-    Disposition, Ending, Exposure, Outcome, Plan, RuleChange, Step, Verification,
-};
+use backstop_core::message::{self, Message};
+use backstop_core::plan::{self, Disposition, Ending, Outcome, Plan, Reach, Step, Verification};
 use backstop_core::ports::Permission;
+use backstop_core::reason::Reason;
+use backstop_core::run::{Head, Run};
 use backstop_core::security_group::{IngressRule, Source};
-use backstop_core::words::{Actor, Control, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 use serde_json::Value;
+
+pub(crate) type Entry = entry::Entry<IngressRule>;
+pub(crate) type Exposure = plan::Exposure<IngressRule>;
+pub(crate) type Change = plan::Change<IngressRule>;
+
+/// The message about an entry.
+pub(crate) fn compose(entry: &Entry) -> Message {
+    message::compose(&entry.erased().unwrap())
+}
 
 /// One of the bodies of a message.
 pub(crate) fn body(message: &Message, protocol: &str) -> String {
@@ -46,11 +55,14 @@ pub(crate) fn world() -> Source {
 pub(crate) fn exposure(rule: &IngressRule, exposed: &[&str], allowed: &[&str]) -> Exposure {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
     Exposure {
-        rule: rule.clone(),
+        item: rule.id.clone(),
+        state: rule.clone(),
         exposed: words(exposed),
         allowed: words(allowed),
-        public_addresses: 3_702_258_432,
-        private_part: true,
+        reach: Some(Reach {
+            public_addresses: 3_702_258_432,
+            private_part: true,
+        }),
         exemption: Exemption::None,
         fingerprint: "0f".repeat(16),
     }
@@ -67,19 +79,22 @@ pub(crate) fn ssh() -> IngressRule {
     rule
 }
 
-pub(crate) fn revoke(rule: &IngressRule) -> RuleChange {
-    RuleChange {
-        rule: rule.clone(),
-        narrow_to: None,
-        authorise: Vec::new(),
-        lost: Vec::new(),
+pub(crate) fn revoke(rule: &IngressRule) -> Change {
+    Change::remove(&rule.id, rule.clone())
+}
+
+/// The part of a rule that leaves one TCP port open.
+pub(crate) fn part(rule: &IngressRule, port: i32) -> IngressRule {
+    IngressRule {
+        permission: Permission::new("tcp", port, port),
+        ..rule.clone()
     }
 }
 
 pub(crate) fn outcome(rule: &IngressRule, step: Step, ending: Ending) -> Outcome {
     Outcome {
         round: 1,
-        rule: rule.id.clone(),
+        item: rule.id.clone(),
         step,
         permission: None,
         created: None,
@@ -106,68 +121,76 @@ pub(crate) fn opt_out(until: Option<&str>) -> OptOut {
 
 /// An entry about rules that are open, before anything was decided.
 pub(crate) fn found(exposures: Vec<Exposure>) -> Entry {
-    Entry {
-        version: 1,
-        id: "01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned(),
-        control: Control::OpenIngress,
-        severity: Severity::Critical,
-        resource: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0"
-            .to_owned(),
-        resource_name: "web".to_owned(),
-        account: "111122223333".to_owned(),
-        region: "eu-central-1".to_owned(),
-        team: Some("team-web".to_owned()),
-        status: Status::InProgress,
-        exposures,
-        exemption: Exemption::None,
-        plan: Plan {
-            disposition: Disposition::Enforce,
-            changes: Vec::new(),
-            reasons: Vec::new(),
+    Run {
+        head: Head {
+            version: 1,
+            id: "01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned(),
+            control: ControlId::OpenIngress,
+            severity: Severity::Critical,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0"
+                .to_owned(),
+            resource_name: "web".to_owned(),
+            account: "111122223333".to_owned(),
+            region: "eu-central-1".to_owned(),
+            team: Some("team-web".to_owned()),
+            status: Status::InProgress,
+            exemption: Exemption::None,
+            actor: Actor {
+                principal: Some(
+                    "arn:aws:sts::111122223333:assumed-role/developer/alice".to_owned(),
+                ),
+                user_agent: Some("aws-cli/2.31.0".to_owned()),
+                source_address: Some("198.51.100.7".to_owned()),
+                invoked_by: None,
+                event_name: Some("AuthorizeSecurityGroupIngress".to_owned()),
+                event_time: Some("2026-11-24T09:59:56Z".parse().unwrap()),
+                event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+            },
+            policy_version: 1,
+            attempts: 1,
+            started_at: "2026-11-24T10:00:00.25Z".parse().unwrap(),
+            finished_at: Some("2026-11-24T10:00:01.5Z".parse().unwrap()),
+            managed_by: None,
         },
-        before: BTreeMap::new(),
-        outcomes: Vec::new(),
-        verification: None,
-        after: BTreeMap::new(),
-        actor: Actor {
-            principal: Some("arn:aws:sts::111122223333:assumed-role/developer/alice".to_owned()),
-            user_agent: Some("aws-cli/2.31.0".to_owned()),
-            source_address: Some("198.51.100.7".to_owned()),
-            invoked_by: None,
-            event_name: Some("AuthorizeSecurityGroupIngress".to_owned()),
-            event_time: Some("2026-11-24T09:59:56Z".parse().unwrap()),
-            event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+        detail: AtOnce {
+            exposures,
+            plan: Plan {
+                disposition: Disposition::Enforce,
+                changes: Vec::new(),
+                reasons: Vec::new(),
+                because: None,
+            },
+            before: BTreeMap::new(),
+            outcomes: Vec::new(),
+            verification: None,
+            after: BTreeMap::new(),
+            fight: None,
         },
-        policy_version: 1,
-        attempts: 1,
-        started_at: "2026-11-24T10:00:00.25Z".parse().unwrap(),
-        finished_at: Some("2026-11-24T10:00:01.5Z".parse().unwrap()),
-        fight: None,
-        managed_by: None,
     }
 }
 
 /// An entry whose plan was carried out.
 pub(crate) fn carried_out(
     exposures: Vec<Exposure>,
-    changes: Vec<RuleChange>,
+    changes: Vec<Change>,
     outcomes: Vec<Outcome>,
 ) -> Entry {
     let mut entry = found(exposures);
-    entry.plan.changes = changes;
-    entry.before = entry.plan.before();
-    entry.outcomes = outcomes;
-    entry.status = Status::Remediated;
-    entry.verification = Some(Verification::default());
+    entry.detail.plan.changes = changes;
+    entry.detail.before = entry.detail.plan.before();
+    entry.detail.outcomes = outcomes;
+    entry.head.status = Status::Remediated;
+    entry.detail.verification = Some(Verification::default());
     entry
 }
 
 /// An entry that was told and changed nothing.
-pub(crate) fn unchanged(exposures: Vec<Exposure>, disposition: Disposition) -> Entry {
+pub(crate) fn unchanged(exposures: Vec<Exposure>, because: Reason) -> Entry {
     let mut entry = found(exposures);
-    entry.status = Entry::unchanged_status(&disposition);
-    entry.plan.disposition = disposition;
-    entry.finished_at = Some(entry.started_at);
+    entry.head.status = because.status();
+    entry.detail.plan.disposition = Disposition::of(&because);
+    entry.detail.plan.because = Some(because);
+    entry.head.finished_at = Some(entry.head.started_at);
     entry
 }
 
@@ -196,14 +219,10 @@ pub(crate) fn narrowed() -> Entry {
         &["tcp 0-79", "tcp 81-442", "tcp 444-8442", "tcp 8444-9000"],
         &["tcp 80", "tcp 443", "tcp 8443"],
     );
-    let change = RuleChange {
-        rule: rule.clone(),
-        narrow_to: Some(Permission::new("tcp", 80, 80)),
-        authorise: vec![
-            Permission::new("tcp", 443, 443),
-            Permission::new("tcp", 8443, 8443),
-        ],
-        lost: Vec::new(),
+    let change = Change {
+        after: Some(part(&rule, 80)),
+        add: vec![part(&rule, 443), part(&rule, 8443)],
+        ..revoke(&rule)
     };
     let made = |port, step, created: Option<&str>, ending| Outcome {
         permission: Some(Permission::new("tcp", port, port)),

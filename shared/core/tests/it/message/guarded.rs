@@ -1,29 +1,29 @@
 //! Whole mails of runs that a guard held back, and of fights.
 
 use backstop_core::guards::Fight;
-use backstop_core::message::compose;
-use backstop_core::plan::Disposition;
+use backstop_core::reason::Reason;
 use expect_test::expect;
 use serde_json::Value;
 
-use super::fixtures::{body, exposure, mail, revoke, revoked, ssh, unchanged};
+use super::fixtures::{Entry, body, compose, exposure, mail, revoke, revoked, ssh, unchanged};
 
-fn held_back(disposition: Disposition, reason: &str) -> backstop_core::entry::Entry {
+fn held_back(because: Reason) -> Entry {
     let rule = ssh();
-    let mut entry = unchanged(vec![exposure(&rule, &["tcp 22"], &[])], disposition);
-    entry.plan.changes = vec![revoke(&rule)];
-    entry.plan.reasons = vec![reason.to_owned()];
+    let reasons = vec![because.to_string()];
+    let mut entry = unchanged(vec![exposure(&rule, &["tcp 22"], &[])], because);
+    entry.detail.plan.changes = vec![revoke(&rule)];
+    entry.detail.plan.reasons = reasons;
     entry
 }
 
-fn fight(managed_by: Option<&str>) -> backstop_core::entry::Entry {
+fn fight(managed_by: Option<&str>) -> Entry {
     let mut entry = revoked();
-    entry.managed_by = managed_by.map(str::to_owned);
-    entry.fight = Some(Fight {
+    entry.head.managed_by = managed_by.map(str::to_owned);
+    entry.detail.fight = Some(Fight {
         times: 3,
         since: "2026-11-24T07:00:00Z".parse().unwrap(),
-        told_by: entry.id.clone(),
-        managed_by: entry.managed_by.clone(),
+        told_by: entry.head.id.clone(),
+        managed_by: entry.head.managed_by.clone(),
     });
     entry
 }
@@ -35,11 +35,8 @@ fn lead(mail: &str) -> String {
 
 #[test]
 fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
-    let mut entry = held_back(
-        Disposition::Existing,
-        "it was there before the control was switched to `enforce`",
-    );
-    entry.exposures[0].exemption = backstop_core::exemption::Exemption::Existing;
+    let mut entry = held_back(Reason::Existing);
+    entry.detail.exposures[0].exemption = backstop_core::exemption::Exemption::Existing;
     expect![[r#"
         Subject: [Backstop] EXISTING critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
@@ -50,7 +47,7 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
-        - Nothing was changed: it was there before the control was switched to `enforce`.
+        - Nothing was changed: it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`.
         - To have it put right, set `"existing": "enforce"` for open-ingress in the policy, or close it by hand.
         - sgr-0aaaaaaaaaaaaaaaa was left as it is: it was there before the control was switched to `enforce`.
 
@@ -68,10 +65,9 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
 
 #[test]
 fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
-    let entry = held_back(
-        Disposition::Tripped,
-        "the control has tripped for this resource: somebody or something kept putting back what was put right",
-    );
+    let entry = held_back(Reason::ResourceTripped {
+        why: "somebody or something kept putting back what was put right".to_owned(),
+    });
     expect![[r#"
         Subject: [Backstop] TRIPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
@@ -83,7 +79,7 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
 
         What was done
         - Nothing was changed: the control has tripped for this resource: somebody or something kept putting back what was put right.
-        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress. Until then, close it by hand.
+        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress sg-0123456789abcdef0. Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
 
@@ -101,7 +97,7 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
 
 #[test]
 fn the_kill_switch_is_told() {
-    let entry = held_back(Disposition::Stopped, "the policy's `kill_switch` is on");
+    let entry = held_back(Reason::KillSwitch);
     expect![[r#"
         Subject: [Backstop] STOPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
@@ -112,7 +108,7 @@ fn the_kill_switch_is_told() {
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
-        - Nothing was changed: the policy's `kill_switch` is on.
+        - Nothing was changed: the kill switch is on.
         - It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
@@ -142,7 +138,7 @@ fn a_fight_names_what_manages_the_resource() {
 
         What was done
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
 
         It keeps coming back
         - This was put right for the 3rd time within 24 hours, since 2026-11-24 07:00:00 UTC.

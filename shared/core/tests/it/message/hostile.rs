@@ -3,20 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use backstop_core::entry::Entry;
 use backstop_core::exemption::{Exemption, OptOut};
+use backstop_core::message::Message;
 use backstop_core::message::of;
-use backstop_core::message::{Message, compose};
-use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step, Verification};
+use backstop_core::plan::{Disposition, Ending, Outcome, Step, Verification};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::Source;
+use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::words::{Actor, Status};
 use expect_test::expect;
 use jsonschema::Validator;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::fixtures::{body, exposure, found, outcome, rule, ssh};
+use super::fixtures::{Change, Entry, body, compose, exposure, found, outcome, rule, ssh};
 use super::notices::{each, notice};
 use super::patchings;
 use super::schemas::{NOTICE, NOTIFICATION, PATCHING};
@@ -141,12 +140,16 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
                 problem: t(),
             },
         };
-        entry.exposures.push(exposure);
-        entry.plan.changes.push(RuleChange {
-            rule: rule.clone(),
-            narrow_to: (i % 2 == 0).then(|| Permission::new(text, 1, 1)),
-            authorise: vec![Permission::new(text, 2, 2)],
+        entry.detail.exposures.push(exposure);
+        let with = |port| IngressRule {
+            permission: Permission::new(text, port, port),
+            ..rule.clone()
+        };
+        entry.detail.plan.changes.push(Change {
+            after: (i % 2 == 0).then(|| with(1)),
+            add: vec![with(2)],
             lost: vec![t()],
+            ..Change::remove(&rule.id, rule.clone())
         });
         let failed = Ending::Failed {
             retryable: true,
@@ -165,33 +168,36 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
             ),
             (Step::Narrow, if i % 5 == 0 { failed } else { Ending::Done }),
         ];
-        entry.outcomes.extend(steps.map(|(step, ending)| Outcome {
-            permission: Some(Permission::new(text, 1, 1)),
-            created: Some(t()),
-            ..outcome(&rule, step, ending)
-        }));
+        entry
+            .detail
+            .outcomes
+            .extend(steps.map(|(step, ending)| Outcome {
+                permission: Some(Permission::new(text, 1, 1)),
+                created: Some(t()),
+                ..outcome(&rule, step, ending)
+            }));
     }
-    entry.id = t();
-    entry.resource = t();
-    entry.resource_name = t();
-    entry.account = t();
-    entry.region = t();
-    entry.team = Some(t());
-    entry.status = status;
-    entry.exemption = Exemption::Malformed {
+    entry.head.id = t();
+    entry.head.resource = t();
+    entry.head.resource_name = t();
+    entry.head.account = t();
+    entry.head.region = t();
+    entry.head.team = Some(t());
+    entry.head.status = status;
+    entry.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
     };
-    entry.plan.disposition = Disposition::Enforce;
-    entry.plan.reasons = vec![t(); rules];
-    entry.before = entry.plan.before();
-    entry.verification = Some(Verification {
+    entry.detail.plan.disposition = Disposition::Enforce;
+    entry.detail.plan.reasons = vec![t(); rules];
+    entry.detail.before = entry.detail.plan.before();
+    entry.detail.verification = Some(Verification {
         remaining: vec![t(); rules],
         not_as_planned: vec![t(); rules],
         by_others: vec![t(); rules],
         unread: Some(t()),
     });
-    entry.actor = Actor {
+    entry.head.actor = Actor {
         principal: Some(t()),
         user_agent: Some(t()),
         source_address: Some(t()),
@@ -213,7 +219,7 @@ fn a_thousand_rules_fit() {
     ] {
         let mut entry = made_of(&text, Status::InProgress, 1000);
         for status in STATUSES {
-            entry.status = *status;
+            entry.head.status = *status;
             let message = compose(&entry);
             check(&message);
             let mail = body(&message, "email");
@@ -270,6 +276,30 @@ fn an_entry_with_nothing_in_it_is_told_all_the_same() {
 }
 
 #[test]
+fn a_rule_that_cannot_be_read_costs_a_line_and_not_the_message() {
+    let mut second = ssh();
+    second.id = "sgr-0bbbbbbbbbbbbbbbb".to_owned();
+    let exposures = [
+        exposure(&ssh(), &["tcp 22"], &[]),
+        exposure(&second, &["udp 53"], &[]),
+    ];
+    let mut entry = found(exposures.into()).erased().unwrap();
+    entry.head.status = Status::Remediated;
+    entry.detail.exposures[1].state["source"] = "of another release".into();
+    let message = backstop_core::message::compose(&entry);
+    check(&message);
+    assert_eq!(
+        message.subject,
+        "[Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22"
+    );
+    let unread = "sgr-0bbbbbbbbbbbbbbbb: this release cannot read it, see the ledger entry";
+    assert!(body(&message, "email").contains(unread));
+    let data: Value = serde_json::from_str(&body(&message, "sqs")).unwrap();
+    assert_eq!(data["items"][1]["what"], unread);
+    assert_eq!(data["omitted"]["exposures"], 1);
+}
+
+#[test]
 fn no_name_takes_the_ports_out_of_the_subject() {
     let ports: Vec<String> = (1..40).map(|port| format!("tcp {port}")).collect();
     let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
@@ -287,9 +317,9 @@ fn no_name_takes_the_ports_out_of_the_subject() {
             &ports,
         ] {
             let mut entry = found(vec![exposure(&ssh(), exposed, &[])]);
-            entry.resource_name = name.to_owned();
+            entry.head.resource_name = name.to_owned();
             for status in [Status::Failed, Status::Remediated] {
-                entry.status = status;
+                entry.head.status = status;
                 subjects += &format!("{}\n", compose(&entry).subject);
             }
         }
@@ -361,9 +391,9 @@ proptest! {
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
         for status in STATUSES {
             let mut entry = found(vec![exposure(&ssh(), &ports, &[])]);
-            entry.resource_name = name.clone();
-            entry.resource = format!("arn:{id}");
-            entry.status = *status;
+            entry.head.resource_name = name.clone();
+            entry.head.resource = format!("arn:{id}");
+            entry.head.status = *status;
             check(&compose(&entry));
         }
     }

@@ -1,15 +1,16 @@
 //! Whole mails, one for each way an entry may end.
 
 use backstop_core::exemption::Exemption;
-use backstop_core::plan::{Disposition, Ending, Outcome, RuleChange, Step};
+use backstop_core::plan::{Disposition, Ending, Outcome, Reach, Step};
 use backstop_core::ports::Permission;
+use backstop_core::reason::Reason;
 use backstop_core::security_group::Source;
 use backstop_core::words::{Actor, Status};
 use expect_test::expect;
 
 use super::fixtures::{
-    carried_out, denied, exposure, found, mail, narrowed, opt_out, outcome, revoke, revoked, rule,
-    ssh, unchanged, world,
+    Change, carried_out, denied, exposure, found, mail, narrowed, opt_out, outcome, part, revoke,
+    revoked, rule, ssh, unchanged, world,
 };
 
 #[test]
@@ -25,7 +26,7 @@ fn remediated_by_a_revoke() {
 
         What was done
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -71,7 +72,7 @@ fn remediated_by_a_revoke() {
 #[test]
 fn remediated_by_narrowing_with_everything_there_is_to_say() {
     let mut entry = narrowed();
-    entry.exemption = Exemption::Ended(opt_out(Some("2026-11-23")));
+    entry.head.exemption = Exemption::Ended(opt_out(Some("2026-11-23")));
     let mut kept = exposure(
         &rule(
             "sgr-0dddddddddddddddd",
@@ -83,21 +84,22 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
     );
     kept.exemption = Exemption::Exempt(opt_out(None));
     let mut misspelt = kept.clone();
-    misspelt.rule.id = "sgr-0eeeeeeeeeeeeeeee".to_owned();
+    misspelt.item = "sgr-0eeeeeeeeeeeeeeee".to_owned();
+    misspelt.state.id.clone_from(&misspelt.item);
     misspelt.exemption = Exemption::Malformed {
         value: "true".to_owned(),
         problem: "`true` is neither `all` nor the name of a control".to_owned(),
     };
-    entry.exposures.extend([kept, misspelt]);
-    let verification = entry.verification.as_mut().unwrap();
+    entry.detail.exposures.extend([kept, misspelt]);
+    let verification = entry.detail.verification.as_mut().unwrap();
     verification
         .by_others
         .push("sgr-0ffffffffffffffff (tcp 443 from 10.0.0.0/8) was added".to_owned());
-    entry.plan.reasons.push("the prefix list pl-0123456789abcdef0 could not be read and was not judged: InvalidPrefixListID.NotFound".to_owned());
-    entry.actor.invoked_by = Some("cloudformation.amazonaws.com".to_owned());
-    entry.actor.user_agent = None;
-    entry.actor.source_address = None;
-    entry.attempts = 2;
+    entry.detail.plan.reasons.push("the prefix list pl-0123456789abcdef0 could not be read and was not judged: InvalidPrefixListID.NotFound".to_owned());
+    entry.head.actor.invoked_by = Some("cloudformation.amazonaws.com".to_owned());
+    entry.head.actor.user_agent = None;
+    entry.head.actor.source_address = None;
+    entry.head.attempts = 2;
     expect![[r#"
         Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79 and 3 more
 
@@ -110,7 +112,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         What was done
         - sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.
         - LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
         - Changed by others meanwhile: sgr-0ffffffffffffffff (tcp 443 from 10.0.0.0/8) was added.
 
         Who touched it last, as the event states
@@ -177,13 +179,13 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         Permission::new("-1", -1, -1),
         Source::Ipv6("::/0".to_owned()),
     );
-    let change = RuleChange {
-        narrow_to: Some(Permission::new("tcp", 80, 80)),
-        authorise: vec![Permission::new("tcp", 443, 443)],
+    let change = Change {
+        after: Some(part(&rule, 80)),
+        add: vec![part(&rule, 443)],
         lost: vec!["every other protocol".to_owned()],
         ..revoke(&rule)
     };
-    let part = |port, id: &str| Outcome {
+    let made = |port, id: &str| Outcome {
         permission: Some(Permission::new("tcp", port, port)),
         created: Some(id.to_owned()),
         ..outcome(&rule, Step::Authorise, Ending::Done)
@@ -192,8 +194,8 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         vec![exposure(&rule, &["all traffic"], &["tcp 80", "tcp 443"])],
         vec![change],
         vec![
-            part(443, "sgr-0bbbbbbbbbbbbbbbb"),
-            part(80, "sgr-0cccccccccccccccc"),
+            made(443, "sgr-0bbbbbbbbbbbbbbbb"),
+            made(80, "sgr-0cccccccccccccccc"),
             outcome(&rule, Step::Revoke, Ending::Done),
         ],
     );
@@ -209,7 +211,7 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         What was done
         - sgr-0aaaaaaaaaaaaaaaa was revoked; 2 rules of their own keep tcp 80, tcp 443 open.
         - LOST: every other protocol was allowed by sgr-0aaaaaaaaaaaaaaaa and is closed now: too many rules would be needed to write it.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -259,7 +261,7 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
 fn remediated_by_somebody_else_before_us() {
     let rule = ssh();
     let mut entry = revoked();
-    entry.outcomes = vec![outcome(&rule, Step::Revoke, Ending::AlreadyDone)];
+    entry.detail.outcomes = vec![outcome(&rule, Step::Revoke, Ending::AlreadyDone)];
     expect![[r#"
         Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22
 
@@ -270,9 +272,9 @@ fn remediated_by_somebody_else_before_us() {
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
-        - The hole was closed already when Backstop came to it: by somebody else, or by an attempt of its own that was cut off.
+        - It was fixed already when Backstop checked: by somebody else, or by an attempt of its own that was cut off.
         - sgr-0aaaaaaaaaaaaaaaa was gone already.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -320,8 +322,8 @@ fn failed_in_part() {
             outcome(&second, Step::Revoke, denied("RevokeSecurityGroupIngress")),
         ],
     );
-    entry.status = Status::Failed;
-    let verification = entry.verification.as_mut().unwrap();
+    entry.head.status = Status::Failed;
+    let verification = entry.detail.verification.as_mut().unwrap();
     verification
         .remaining
         .push("sgr-0bbbbbbbbbbbbbbbb still admits tcp 3389 from 0.0.0.0/0".to_owned());
@@ -357,7 +359,7 @@ fn failed_in_part() {
         Good to know
         - A rule for the whole internet also admits your private networks; they went with it (sgr-0aaaaaaaaaaaaaaaa). What used it from there needs a rule for its own range.
         - Connections that were open already may last: closing a port does not end them.
-        - Backstop tries again by itself within minutes and tells you once it is fixed. If that message does not come, close the port by hand.
+        - Backstop tries again by itself within minutes and tells you once it is fixed. If that message does not come, close it by hand.
 
         DETAILS
         Resource: arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0
@@ -388,8 +390,8 @@ fn failed_in_part() {
 #[test]
 fn failed_before_anything_was_changed() {
     let mut entry = found(vec![exposure(&ssh(), &["tcp 22"], &[])]);
-    entry.status = Status::Failed;
-    entry.plan.reasons.push("the ledger cannot hold what was there before (412345 bytes, 998 rules), so nothing was changed: split the group, or mend it by hand".to_owned());
+    entry.head.status = Status::Failed;
+    entry.detail.plan.reasons.push("the ledger cannot hold what was there before (412345 bytes, 998 rules), so nothing was changed: split the group, or mend it by hand".to_owned());
     expect![[r#"
         Subject: [Backstop] FAILED critical: sg-0123456789abcdef0 (web) may be open to the world on tcp 22
 
@@ -433,14 +435,18 @@ fn failed_before_anything_was_changed() {
 #[test]
 fn notified() {
     let mut entry = narrowed();
-    entry.outcomes.clear();
-    entry.verification = None;
-    entry.before.clear();
-    entry.plan.disposition = Disposition::NotifyOnly;
-    entry.plan.reasons.push("the mode is `notify`".to_owned());
-    entry.status = Status::Notified;
-    entry.team = None;
-    entry.actor = Actor::default();
+    entry.detail.outcomes.clear();
+    entry.detail.verification = None;
+    entry.detail.before.clear();
+    entry.detail.plan.disposition = Disposition::NotifyOnly;
+    entry
+        .detail
+        .plan
+        .reasons
+        .push("the mode is `notify`".to_owned());
+    entry.head.status = Status::Notified;
+    entry.head.team = None;
+    entry.head.actor = Actor::default();
     expect![[r#"
         Subject: [Backstop] FOUND critical: sg-0123456789abcdef0 (web) is open to the world on tcp 0-79 and 3 more
 
@@ -484,8 +490,8 @@ fn notified() {
 #[test]
 fn exempt_by_the_group_and_by_a_rule() {
     let mut exposure = exposure(&ssh(), &["tcp 22"], &[]);
-    let mut by_group = unchanged(vec![exposure.clone()], Disposition::Exempt);
-    by_group.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+    let mut by_group = unchanged(vec![exposure.clone()], Reason::OptedOut);
+    by_group.head.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
     expect![[r#"
         Subject: [Backstop] EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
@@ -522,7 +528,7 @@ fn exempt_by_the_group_and_by_a_rule() {
     "#]].assert_eq(&mail(&by_group));
 
     exposure.exemption = Exemption::Exempt(opt_out(None));
-    let by_rule = unchanged(vec![exposure], Disposition::Exempt);
+    let by_rule = unchanged(vec![exposure], Reason::OptedOut);
     expect![[r#"
         Subject: [Backstop] EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
 
@@ -563,8 +569,11 @@ fn exempt_by_the_group_and_by_a_rule() {
 
 #[test]
 fn held() {
-    let mut entry = unchanged(vec![exposure(&ssh(), &["tcp 22"], &[])], Disposition::Held);
-    entry.exemption = Exemption::Malformed {
+    let mut entry = unchanged(
+        vec![exposure(&ssh(), &["tcp 22"], &[])],
+        Reason::OptOutUnreadable,
+    );
+    entry.head.exemption = Exemption::Malformed {
         value: "open-ingress til=2027".to_owned(),
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
     };
@@ -619,10 +628,17 @@ fn not_owned() {
         &["tcp 22"],
         &[],
     );
-    list.public_addresses = 1 << 30;
-    list.private_part = false;
-    let mut entry = unchanged(vec![list], Disposition::NotOwned);
-    entry.resource =
+    list.reach = Some(Reach {
+        public_addresses: 1 << 30,
+        private_part: false,
+    });
+    let mut entry = unchanged(
+        vec![list],
+        Reason::NotOwned {
+            owner: "444455556666".to_owned(),
+        },
+    );
+    entry.head.resource =
         "arn:aws:ec2:eu-central-1:444455556666:security-group/sg-0123456789abcdef0".to_owned();
     expect![[r#"
         Subject: [Backstop] NOT OWNED critical: sg-0123456789abcdef0 (web) is open to much of the internet on tcp 22
@@ -665,15 +681,18 @@ fn not_owned() {
 #[test]
 fn opted_out_after_a_first_part_was_done() {
     let mut entry = revoked();
-    entry.status = Status::Exempt;
-    entry.plan.disposition = Disposition::Exempt;
-    entry.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
+    entry.head.status = Status::Exempt;
+    entry.detail.plan.disposition = Disposition::Exempt;
+    entry.head.exemption = Exemption::Exempt(opt_out(Some("2027-01-31")));
     let added = rule(
         "sgr-0bbbbbbbbbbbbbbbb",
         Permission::new("udp", 53, 53),
         world(),
     );
-    entry.exposures.push(exposure(&added, &["udp 53"], &[]));
+    entry
+        .detail
+        .exposures
+        .push(exposure(&added, &["udp 53"], &[]));
     expect![[r#"
         Subject: [Backstop] EXEMPT critical: sg-0123456789abcdef0 (web) is open to the world on udp 53
 
@@ -686,7 +705,7 @@ fn opted_out_after_a_first_part_was_done() {
         What was done, and why no more
         - Nothing more was changed: a tag of the group or its VPC opts it out until 2027-01-31, by team-web: vendor audit.
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
-        - Looked again: the hole is closed.
+        - Looked again: the exposure is closed.
 
         Who touched it last, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice

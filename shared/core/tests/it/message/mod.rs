@@ -16,4 +16,5 @@ mod mails;
 mod notices;
 mod patchings;
 mod schemas;
+mod settings;
 mod undos;

@@ -9,7 +9,7 @@ use backstop_core::notice::{
     Storm,
 };
 use backstop_core::record::Record;
-use backstop_core::words::{Actor, Control, Severity};
+use backstop_core::words::{Actor, ControlId, Severity};
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -68,7 +68,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         About::OptOutChanged(OptOutChanged {
             resource: t(),
             value: (items > 0).then(t),
-            means: BTreeMap::from([(Control::OpenIngress, means)]),
+            means: BTreeMap::from([(ControlId::OpenIngress, means)]),
             actor: actor.clone(),
         })
     })
@@ -76,7 +76,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
     let named = |i: usize| format!("{text}{i}");
     all.extend([
         About::ControlTripped(ControlTripped {
-            control: Control::OpenIngress,
+            control: ControlId::OpenIngress,
             changes_per_hour: 20,
             resource: t(),
             changes: items as u32,
@@ -84,13 +84,13 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         }),
         About::Digest(Box::new(Digest {
             since: Some(at()),
-            looked_at: BTreeMap::from([(Control::OpenIngress, 1000)]),
+            looked_at: BTreeMap::from([(ControlId::OpenIngress, 1000)]),
             outcomes: BTreeMap::from([(
-                Control::OpenIngress,
+                ControlId::OpenIngress,
                 (0..items).map(|i| (named(i), 1)).collect(),
             )]),
             open: BTreeMap::from([(
-                Control::OpenIngress,
+                ControlId::OpenIngress,
                 (0..items).map(|i| (named(i), open.clone())).collect(),
             )]),
             met_first: open.clone(),
@@ -155,7 +155,7 @@ fn check(about: About, expected: Expect) {
 
 fn opt_out(resource: &str, value: Option<&str>) -> About {
     let today = "2026-11-24".parse().unwrap();
-    let mut actor = found(Vec::new()).actor;
+    let mut actor = found(Vec::new()).head.actor;
     actor.event_name = Some(
         if value.is_some() {
             "CreateTags"
@@ -167,7 +167,7 @@ fn opt_out(resource: &str, value: Option<&str>) -> About {
     About::OptOutChanged(OptOutChanged {
         resource: resource.to_owned(),
         value: value.map(str::to_owned),
-        means: Control::ALL
+        means: ControlId::ALL
             .iter()
             .filter(|control| control.reads_tags_of(resource))
             .map(|control| (*control, read(value, *control, today, false)))
@@ -331,7 +331,7 @@ fn an_opt_out_that_is_over_when_it_is_set_is_told() {
 fn a_control_that_tripped_says_what_stays_open_and_how_to_re_arm_it() {
     check(
         About::ControlTripped(ControlTripped {
-            control: Control::OpenIngress,
+            control: ControlId::OpenIngress,
             changes_per_hour: 20,
             resource: format!("arn:aws:ec2:eu-central-1:111122223333:security-group/{GROUP}"),
             changes: 3,
@@ -367,13 +367,13 @@ fn a_digest_says_what_is_open_and_why_and_what_was_not_seen() {
     };
     let digest = Digest {
         since: Some("2026-11-24T09:00:00Z".parse().unwrap()),
-        looked_at: BTreeMap::from([(Control::OpenIngress, 1234)]),
+        looked_at: BTreeMap::from([(ControlId::OpenIngress, 1234)]),
         outcomes: BTreeMap::from([(
-            Control::OpenIngress,
+            ControlId::OpenIngress,
             BTreeMap::from([("failed".to_owned(), 1), ("remediated".to_owned(), 12)]),
         )]),
         open: BTreeMap::from([(
-            Control::OpenIngress,
+            ControlId::OpenIngress,
             BTreeMap::from([
                 ("exempt".to_owned(), open(7, &["sg-1", "sg-2"])),
                 ("failed".to_owned(), open(1, &["sg-9"])),

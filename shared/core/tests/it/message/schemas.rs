@@ -11,13 +11,13 @@ use std::sync::LazyLock;
 
 use backstop_core::message::{
     EncryptionNotification, NoticeNotification, Notification, PatchingNotification,
-    UndoNotification, compose,
+    UndoNotification,
 };
 use backstop_core::policy::Policy;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::fixtures::{body, narrowed, revoked};
+use super::fixtures::{body, compose, narrowed, revoked};
 
 /// Compares a file in `schemas/` with the schema that it publishes.
 fn check(file: &str, schema: &Value) {

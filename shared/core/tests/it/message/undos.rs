@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use backstop_core::message::{UndoNotification, of};
 use backstop_core::record::Record;
 use backstop_core::undo::{Undo, UndoStatus};
-use backstop_core::words::Control;
+use backstop_core::words::ControlId;
 use expect_test::expect;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ fn undo() -> Undo {
         version: 1,
         id: "01KAT6AAAAAAAAAAAAAAAAAAAA".to_owned(),
         undoes: "01KAT5J3V0QZ8Y2N4M6P8R0T2W".to_owned(),
-        control: Control::OpenIngress,
+        control: ControlId::OpenIngress,
         resource: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0"
             .to_owned(),
         resource_name: "web".to_owned(),

@@ -1,0 +1,207 @@
+//! The calls of `public-snapshot`, against the real EC2 client with answers
+//! written from the EC2 API reference.
+
+use std::time::Duration;
+
+use backstop_aws::clients::Clients;
+use backstop_aws::deadline::Deadline;
+use backstop_aws::error::AwsError;
+use backstop_aws::remediation::{Place, Remediation as _};
+use backstop_core::controls::public_snapshot::{Holder, PublicSnapshot, Snapshot};
+use backstop_core::plan::{Change, Ending, Outcome, Step};
+use backstop_wire::{Call, Reply, Wire};
+
+const ID: &str = "snap-0a3f5c7e91b2d4f60";
+const READS: [&str; 3] = [
+    "DescribeSnapshotAttribute",
+    "DescribeSnapshots",
+    "GetSnapshotBlockPublicAccessState",
+];
+
+fn xml(operation: &str, content: &str) -> Reply {
+    Reply::ok(format!(
+        "<{operation}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>{content}</{operation}Response>"
+    ))
+}
+
+fn snapshots(ids: &[&str], next: Option<&str>) -> Reply {
+    let items: String = ids
+        .iter()
+        .map(|id| format!("<item><snapshotId>{id}</snapshotId><volumeId>vol-1</volumeId><status>completed</status><ownerId>111122223333</ownerId><encrypted>false</encrypted><tagSet><item><key>Name</key><value>nightly</value></item></tagSet></item>"))
+        .collect();
+    let next = next.map_or_else(String::new, |t| format!("<nextToken>{t}</nextToken>"));
+    xml(
+        "DescribeSnapshots",
+        &format!("<snapshotSet>{items}</snapshotSet>{next}"),
+    )
+}
+
+fn answer(call: &Call) -> Reply {
+    let operation = call.operation.as_str();
+    match operation {
+        "DescribeSnapshots" => snapshots(&[ID], None),
+        "DescribeSnapshotAttribute" => xml(
+            operation,
+            "<createVolumePermission><item><userId>444455556666</userId></item><item><group>all</group></item></createVolumePermission>",
+        ),
+        "GetSnapshotBlockPublicAccessState" => xml(operation, "<state>block-all-sharing</state>"),
+        "ModifySnapshotAttribute" => xml(operation, "<return>true</return>"),
+        other => panic!("{other}"),
+    }
+}
+
+/// A wire on which one operation fails.
+fn failing(operation: &'static str, code: &'static str) -> Wire {
+    Wire::new(move |call| match call.operation == operation {
+        true => Reply::ec2_error(400, code, "no"),
+        false => answer(call),
+    })
+}
+
+fn parameters(call: &Call) -> Vec<(&str, &str)> {
+    let all = call.parameters.iter();
+    let mut all: Vec<(&str, &str)> = all
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .filter(|(key, _)| !["Action", "Version"].contains(key))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Does something with the clients of a wire, at a place.
+async fn at<T>(wire: &Wire, act: impl AsyncFnOnce(&Clients, Place<'_>) -> T) -> T {
+    let deadline = Deadline::new(Duration::from_secs(60));
+    let place = Place {
+        account: "111122223333",
+        region: "eu-central-1",
+        deadline: &deadline,
+    };
+    act(&Clients::new(&wire.config(1)), place).await
+}
+
+async fn gather(wire: &Wire) -> Result<Option<Snapshot>, AwsError> {
+    at(wire, async |aws, place| {
+        PublicSnapshot::gather(aws, place, ID).await
+    })
+    .await
+}
+
+async fn apply(wire: &Wire, change: &Change<Holder>) -> Vec<Outcome> {
+    at(wire, async |aws, place| {
+        PublicSnapshot::apply(aws, place, ID, change).await
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_read_in_one_round_trip_with_all_its_grants() {
+    let wire = Wire::new(answer);
+    let snapshot = gather(&wire).await.unwrap().unwrap();
+    assert_eq!(
+        snapshot,
+        Snapshot {
+            id: ID.to_owned(),
+            arn: format!("arn:aws:ec2:eu-central-1::snapshot/{ID}"),
+            owner: "111122223333".to_owned(),
+            name: "nightly".to_owned(),
+            tags: [("Name".to_owned(), "nightly".to_owned())].into(),
+            hidden: true,
+            shared_with: [Holder::Everyone, Holder::Account("444455556666".to_owned())].into(),
+        }
+    );
+    assert_eq!(wire.sequential_round_trips(), 1);
+    let mut calls = wire.calls();
+    calls.sort_by_key(|call| call.operation.clone());
+    let sent: Vec<_> = calls
+        .iter()
+        .map(|call| (call.operation.as_str(), parameters(call)))
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            (
+                READS[0],
+                vec![("Attribute", "createVolumePermission"), ("SnapshotId", ID)]
+            ),
+            (READS[1], vec![("SnapshotId.1", ID)]),
+            (READS[2], vec![]),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_gone_is_none_and_another_accounts_shows_no_grants() {
+    for operation in &READS[..2] {
+        let wire = failing(operation, "InvalidSnapshot.NotFound");
+        assert_eq!(gather(&wire).await.unwrap(), None, "{operation}");
+    }
+    let wire = failing(READS[0], "AuthFailure");
+    let snapshot = gather(&wire).await.unwrap().unwrap();
+    assert!(snapshot.shared_with.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_denied_is_an_error_that_names_it() {
+    for operation in READS {
+        let wire = failing(operation, "UnauthorizedOperation");
+        let error = gather(&wire).await.unwrap_err();
+        assert_eq!(
+            (error.operation, error.code.as_str(), error.retryable),
+            (operation, "UnauthorizedOperation", false)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_grant_to_everyone_is_removed_or_added_and_nothing_else() {
+    let removes = Change::remove("all", Holder::Everyone);
+    for (change, operation, step) in [
+        (removes.clone(), "remove", Step::Revoke),
+        (removes.clone().reversed(), "add", Step::Authorise),
+    ] {
+        let wire = Wire::new(answer);
+        let [outcome] = &apply(&wire, &change).await[..] else {
+            panic!("one call, one outcome")
+        };
+        assert_eq!((outcome.item.as_str(), outcome.step), ("all", step));
+        assert_eq!(outcome.ending, Ending::Done);
+        assert_eq!(wire.operations(), ["ModifySnapshotAttribute"]);
+        assert_eq!(
+            parameters(&wire.calls()[0]),
+            [
+                ("Attribute", "createVolumePermission"),
+                ("OperationType", operation),
+                ("SnapshotId", ID),
+                ("UserGroup.1", "all"),
+            ]
+        );
+    }
+    // Shared again while the account blocks that.
+    let wire = failing("ModifySnapshotAttribute", "OperationNotPermitted");
+    let outcomes = apply(&wire, &removes.reversed()).await;
+    assert!(outcomes[0].failed(), "{outcomes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_walk_asks_for_what_is_public_of_this_account_page_by_page() {
+    let wire = Wire::new(|call| match call.parameter("NextToken") {
+        None => snapshots(&["snap-1", "snap-2"], Some("two")),
+        Some(_) => snapshots(&["snap-3"], None),
+    });
+    let mut pages: Vec<Vec<String>> = Vec::new();
+    let walked = at(&wire, async |aws, place| {
+        let each = async |page: Vec<Snapshot>| {
+            let public = [Holder::Everyone].into();
+            assert!(page.iter().all(|snapshot| snapshot.shared_with == public));
+            pages.push(page.into_iter().map(|snapshot| snapshot.id).collect());
+        };
+        PublicSnapshot::walk(aws, place, each).await
+    })
+    .await;
+    assert_eq!(walked.unwrap().seen, 3);
+    assert_eq!(pages, [vec!["snap-1", "snap-2"], vec!["snap-3"]]);
+    for call in wire.calls() {
+        assert_eq!(call.parameter("Owner.1"), Some("self"));
+        assert_eq!(call.parameter("RestorableBy.1"), Some("all"));
+    }
+}

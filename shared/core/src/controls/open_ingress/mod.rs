@@ -1,0 +1,778 @@
+//! `open-ingress`: a security group that admits too much of the internet.
+//!
+//! Security Hub EC2.18 and EC2.19 ask for the text `0.0.0.0/0` or `::/0`. Here
+//! exposure is computed: for every point of every protocol, how much public
+//! address space do all rules and prefix lists of the group admit together?
+//! Scenarios, each with a test below or in `tests/it/open_ingress_properties.rs`:
+//!
+//! 1. world-open rules (`/0`, with host bits too) are found; IPv6 apart
+//! 2. halves, sixteenths and prefix lists that add up to the world are found
+//! 3. private, special and small public sources stay
+//! 4. allowed ports of a range, of all ports and of all traffic stay
+//! 5. ICMP is narrowed to the allowed types
+//! 6. an opted-out rule stays and makes nobody else's rule go
+//! 7. a group of another account, an opted-out group: found, not changed
+//! 8. gone, empty, compliant groups: nothing to do
+//! 9. a tripped control, the kill switch, what was there before `enforce`:
+//!    found, not changed
+//!
+//! Deliberately not here: reading the group, and changing it.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::address::{AddressSet, Family, block_size};
+use crate::control::{ByHand, Control, IsSpared, Subject};
+use crate::exemption::Exemption;
+use crate::finding::{Finding, Verdict};
+use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
+use crate::plan::{Change, Exposure, ItemId, Reach, Step};
+use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
+use crate::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use crate::trigger::{self, BrokenEvent, Parsed};
+use crate::words::{ControlId, Severity, digest};
+
+mod commands;
+mod words;
+
+/// Ports that Security Hub EC2.19 calls high-risk.
+pub const HIGH_RISK_PORTS: &[u16] = &[
+    20, 21, 22, 23, 25, 110, 135, 143, 445, 1433, 1434, 3000, 3306, 3389, 4333, 5000, 5432, 5500,
+    5601, 8080, 8088, 8888, 9200, 9300,
+];
+
+/// What may be open to the world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allow {
+    /// Only `authorised_ports`, `icmp` and `icmpv6` (Security Hub EC2.18).
+    #[default]
+    AuthorisedPorts,
+    /// Everything but `high_risk_ports` on TCP and UDP (Security Hub EC2.19).
+    HighRiskPorts,
+}
+
+/// A port, or a range of ports written as `"8000-8100"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports(pub RangeInclusive<u16>);
+
+/// TCP and UDP ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortsByProtocol {
+    /// TCP ports and ranges.
+    #[serde(default)]
+    pub tcp: Vec<Ports>,
+    /// UDP ports and ranges.
+    #[serde(default)]
+    pub udp: Vec<Ports>,
+}
+
+/// An ICMP type, with one code or with all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IcmpType {
+    /// The type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The code; without it, every code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
+/// How many public addresses may be admitted to a point that is not open to
+/// the world by policy, as powers of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxPublicBits {
+    /// 2^n IPv4 addresses; 24 is as many as a /8 holds.
+    #[schemars(range(min = 0, max = 32))]
+    pub ipv4: u8,
+    /// 2^n IPv6 addresses; 112 is as many as a /16 holds.
+    #[schemars(range(min = 0, max = 128))]
+    pub ipv6: u8,
+}
+
+impl Default for MaxPublicBits {
+    fn default() -> Self {
+        Self {
+            ipv4: 24,
+            ipv6: 112,
+        }
+    }
+}
+
+impl MaxPublicBits {
+    fn limit(self, family: Family) -> u128 {
+        let bits = match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        };
+        1_u128.checked_shl(u32::from(bits)).unwrap_or(u128::MAX)
+    }
+}
+
+/// The control's settings in the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What may be open to the world.
+    pub allow: Allow,
+    /// With `authorised-ports`: the ports. Default: tcp 80 and 443.
+    pub authorised_ports: PortsByProtocol,
+    /// With `high-risk-ports`: the ports that may not. Default: those of
+    /// Security Hub EC2.19.
+    pub high_risk_ports: Vec<Ports>,
+    /// With `authorised-ports`: ICMP over IPv4. Default: type 3 code 4 (path
+    /// MTU discovery) and type 8 (echo).
+    pub icmp: Vec<IcmpType>,
+    /// With `authorised-ports`: ICMPv6. Default: type 2 (packet too big) and
+    /// type 128 (echo).
+    pub icmpv6: Vec<IcmpType>,
+    /// From how many public addresses a port counts as open to the world.
+    pub max_public_bits: MaxPublicBits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let one = |port| Ports(port..=port);
+        let icmp = |kind, code| IcmpType { kind, code };
+        Self {
+            allow: Allow::default(),
+            authorised_ports: PortsByProtocol {
+                tcp: vec![one(80), one(443)],
+                udp: Vec::new(),
+            },
+            high_risk_ports: HIGH_RISK_PORTS.iter().copied().map(one).collect(),
+            icmp: vec![icmp(3, Some(4)), icmp(8, None)],
+            icmpv6: vec![icmp(2, None), icmp(128, None)],
+            max_public_bits: MaxPublicBits::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what the types cannot: `(field, problem)`.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        let MaxPublicBits { ipv4, ipv6 } = self.max_public_bits;
+        if ipv4 > 32 {
+            return Err((
+                "max_public_bits.ipv4",
+                format!("{ipv4} is too many bits; allowed is 0 to 32"),
+            ));
+        }
+        if ipv6 > 128 {
+            return Err((
+                "max_public_bits.ipv6",
+                format!("{ipv6} is too many bits; allowed is 0 to 128"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The points of a lane that may be open to the world.
+    fn allowed(&self, lane: &Lane) -> Points {
+        let mut points = Points::new();
+        let icmp = |types: &[IcmpType], points: &mut Points| {
+            for IcmpType { kind, code } in types {
+                let first = u16::from(*kind) * 256;
+                match code {
+                    Some(code) => {
+                        points.insert(first + u16::from(*code)..=first + u16::from(*code))
+                    }
+                    None => points.insert(first..=first + 255),
+                }
+            }
+        };
+        match (self.allow, lane) {
+            (Allow::AuthorisedPorts, Lane::Tcp) => {
+                points.extend(self.authorised_ports.tcp.iter().map(|p| p.0.clone()));
+            }
+            (Allow::AuthorisedPorts, Lane::Udp) => {
+                points.extend(self.authorised_ports.udp.iter().map(|p| p.0.clone()));
+            }
+            (Allow::AuthorisedPorts, Lane::Icmp) => icmp(&self.icmp, &mut points),
+            (Allow::AuthorisedPorts, Lane::Icmpv6) => icmp(&self.icmpv6, &mut points),
+            (Allow::AuthorisedPorts, Lane::Other(_) | Lane::Rest) => {}
+            (Allow::HighRiskPorts, Lane::Tcp | Lane::Udp) => {
+                points.insert(WHOLE);
+                for ports in &self.high_risk_ports {
+                    points.remove(ports.0.clone());
+                }
+            }
+            (Allow::HighRiskPorts, _) => points.insert(WHOLE),
+        }
+        points
+    }
+}
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Ports;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a port (0 to 65535) or a range of ports like \"8000-8100\"")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, port: u64) -> Result<Ports, E> {
+                u16::try_from(port)
+                    .map(|port| Ports(port..=port))
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(port), &self))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Ports, E> {
+                text.split_once('-')
+                    .and_then(|(from, to)| {
+                        Some((from.parse::<u16>().ok()?, to.parse::<u16>().ok()?))
+                    })
+                    .filter(|(from, to)| from <= to)
+                    .map(|(from, to)| Ports(from..=to))
+                    .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Ports {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.start() == self.0.end() {
+            serializer.serialize_u16(*self.0.start())
+        } else {
+            serializer.collect_str(&format_args!("{}-{}", self.0.start(), self.0.end()))
+        }
+    }
+}
+
+impl JsonSchema for Ports {
+    fn schema_name() -> Cow<'static, str> {
+        "Ports".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A port, or a range of ports written as \"8000-8100\".",
+            "oneOf": [
+                { "type": "integer", "minimum": 0, "maximum": 65535 },
+                { "type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$" },
+            ],
+        })
+    }
+}
+
+/// One rule's public address space in one family.
+struct Grant<'a> {
+    rule: &'a IngressRule,
+    /// The source, normalised: equal sources go together.
+    source: String,
+    public: AddressSet,
+    size: u128,
+    coverage: Coverage,
+}
+
+/// What of a rule goes and what stays.
+struct Cut {
+    removed: Coverage,
+    kept: Coverage,
+}
+
+/// For every rule that `counts` and must lose something: what goes and what
+/// stays.
+fn cuts(
+    group: &SecurityGroup,
+    settings: &Settings,
+    counts: impl Fn(&IngressRule) -> bool,
+) -> BTreeMap<String, Cut> {
+    let mut removed: BTreeMap<String, (Coverage, Coverage)> = BTreeMap::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let spaces: Vec<(&IngressRule, AddressSet)> = group
+            .rules
+            .values()
+            .filter(|rule| counts(rule))
+            .filter_map(|rule| Some((rule, public_space(group, &rule.source, family)?)))
+            .collect();
+        // Protocols that only the other family's rules name are not in play.
+        let lanes = lanes(family, spaces.iter().map(|(rule, _)| &rule.permission));
+        let grants: Vec<Grant<'_>> = spaces
+            .into_iter()
+            .map(|(rule, public)| Grant {
+                rule,
+                source: source_key(&rule.source),
+                size: public.size(),
+                public,
+                coverage: rule.permission.coverage(&lanes),
+            })
+            .collect();
+        let limit = settings.max_public_bits.limit(family);
+        for lane in &lanes {
+            cut_lane(lane, &grants, settings, limit, |grant, points| {
+                removed
+                    .entry(grant.rule.id.clone())
+                    .or_insert_with(|| (Coverage::default(), grant.coverage.clone()))
+                    .0
+                    .add(lane.clone(), points);
+            });
+        }
+    }
+    removed
+        .into_iter()
+        .map(|(id, (removed, whole))| {
+            (
+                id,
+                Cut {
+                    kept: whole.minus(&removed),
+                    removed,
+                },
+            )
+        })
+        .collect()
+}
+
+/// Walks a lane's elementary intervals: between two neighbouring bounds of
+/// rules or policy nothing changes, so one point decides for all of them.
+fn cut_lane<'g>(
+    lane: &Lane,
+    grants: &'g [Grant<'g>],
+    settings: &Settings,
+    limit: u128,
+    mut remove: impl FnMut(&'g Grant<'g>, RangeInclusive<u16>),
+) {
+    let allowed = settings.allowed(lane);
+    let covering: Vec<(usize, &Points)> = grants
+        .iter()
+        .enumerate()
+        .filter_map(|(i, grant)| Some((i, grant.coverage.points(lane)?)))
+        .collect();
+    let mut starts: BTreeSet<u16> = BTreeSet::new();
+    for range in covering
+        .iter()
+        .flat_map(|(_, points)| points.iter())
+        .chain(allowed.iter())
+    {
+        starts.insert(*range.start());
+        starts.extend(range.end().checked_add(1));
+    }
+    // The same rules meet in many intervals: decide once for each set of them.
+    let mut decided: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+    let mut ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
+    for start in &starts {
+        let Some(end) = ends.next() else { break };
+        if allowed.contains(start) {
+            continue;
+        }
+        let here: Vec<usize> = covering
+            .iter()
+            .filter(|(_, points)| points.contains(start))
+            .map(|(i, _)| *i)
+            .collect();
+        if here.is_empty() {
+            continue;
+        }
+        let going = decided
+            .entry(here)
+            .or_insert_with_key(|here| excess(grants, here, limit));
+        for grant in going.iter().filter_map(|i| grants.get(*i)) {
+            remove(grant, *start..=end);
+        }
+    }
+}
+
+/// While the sources together admit more than the limit, the one that admits
+/// most goes, with every rule that names it; ties go by rule id.
+fn excess(grants: &[Grant<'_>], here: &[usize], limit: u128) -> Vec<usize> {
+    let mut left: Vec<(usize, &Grant<'_>)> = here
+        .iter()
+        .filter_map(|i| Some((*i, grants.get(*i)?)))
+        .collect();
+    let mut going = Vec::new();
+    loop {
+        // No union is larger than its sum: most groups end here.
+        let sum = left
+            .iter()
+            .fold(0_u128, |sum, (_, grant)| sum.saturating_add(grant.size));
+        if sum <= limit {
+            return going;
+        }
+        let mut union = AddressSet::default();
+        for (_, grant) in &left {
+            union.extend(&grant.public);
+        }
+        if union.size() <= limit {
+            return going;
+        }
+        let Some(most) = left
+            .iter()
+            .max_by(|(_, a), (_, b)| a.size.cmp(&b.size).then_with(|| b.rule.id.cmp(&a.rule.id)))
+            .map(|(_, grant)| grant.source.clone())
+        else {
+            return going;
+        };
+        left.retain(|(i, grant)| {
+            let goes = grant.source == most;
+            if goes {
+                going.push(*i);
+            }
+            !goes
+        });
+    }
+}
+
+/// The public address space that a source admits in a family; `None` where it
+/// admits none. A block that is no CIDR admits nothing that could be counted.
+fn public_space(group: &SecurityGroup, source: &Source, family: Family) -> Option<AddressSet> {
+    let mut space = AddressSet::default();
+    for block in blocks(group, source) {
+        let (of, part) = AddressSet::public_part(block);
+        if of == family {
+            space.extend(&part);
+        }
+    }
+    (!space.is_empty()).then_some(space)
+}
+
+/// The CIDR blocks of a source.
+fn blocks(group: &SecurityGroup, source: &Source) -> Vec<IpNet> {
+    match source {
+        Source::Ipv4(block) | Source::Ipv6(block) => block.parse().into_iter().collect(),
+        Source::PrefixList(id) => match group.prefix_lists.get(id) {
+            Some(PrefixList::Entries(entries)) => entries
+                .iter()
+                .filter_map(|entry| entry.parse().ok())
+                .collect(),
+            Some(PrefixList::Unreadable(_)) | None => Vec::new(),
+        },
+        Source::SecurityGroup(_) => Vec::new(),
+    }
+}
+
+/// How many public addresses a source admits, and whether others besides.
+fn admitted(group: &SecurityGroup, source: &Source) -> (u128, bool) {
+    let (mut public, mut private) = (0_u128, false);
+    for family in [Family::Ipv4, Family::Ipv6] {
+        public = public
+            .saturating_add(public_space(group, source, family).map_or(0, |space| space.size()));
+    }
+    for block in blocks(group, source) {
+        private |= AddressSet::public_part(block).1.size() < block_size(block);
+    }
+    (public, private)
+}
+
+/// A source in one spelling: `198.51.100.9/0` and `0.0.0.0/0` are the same.
+pub(crate) fn source_key(source: &Source) -> String {
+    match source {
+        Source::Ipv4(block) | Source::Ipv6(block) => block
+            .parse::<IpNet>()
+            .map_or_else(|_| block.clone(), |block| block.trunc().to_string()),
+        Source::PrefixList(id) | Source::SecurityGroup(id) => id.clone(),
+    }
+}
+
+fn is_high_risk(removed: &Coverage) -> bool {
+    [Lane::Tcp, Lane::Udp].iter().any(|lane| {
+        removed
+            .points(lane)
+            .is_some_and(|points| HIGH_RISK_PORTS.iter().any(|port| points.contains(port)))
+    })
+}
+
+/// What changes of each rule that is open.
+///
+/// Each rule is treated by itself: what stays of it is written as rules, the
+/// first of them in its own place. A part that another rule of the same source
+/// admits anyway is not written twice (EC2 would refuse the duplicate).
+fn changes(
+    group: &SecurityGroup,
+    open: &[&IngressRule],
+    kept: &BTreeMap<String, Coverage>,
+) -> Vec<Change<IngressRule>> {
+    // What each source is admitted to by rules that stay as they are.
+    let touched: BTreeSet<&str> = open.iter().map(|rule| rule.id.as_str()).collect();
+    let every_lane: Vec<Lane> = [Family::Ipv4, Family::Ipv6]
+        .into_iter()
+        .flat_map(|family| lanes(family, group.rules.values().map(|rule| &rule.permission)))
+        .collect();
+    let mut provided: Vec<(String, Coverage)> = group
+        .rules
+        .values()
+        .filter(|rule| !touched.contains(rule.id.as_str()))
+        .map(|rule| {
+            (
+                source_key(&rule.source),
+                rule.permission.coverage(&every_lane),
+            )
+        })
+        .collect();
+
+    let mut changes = Vec::new();
+    for rule in open {
+        let source = source_key(&rule.source);
+        let (written, lost) = kept
+            .get(&rule.id)
+            .map(Coverage::express)
+            .unwrap_or_default();
+        let mut missing = Vec::new();
+        for permission in written {
+            let coverage = permission.coverage(&every_lane);
+            if !provided
+                .iter()
+                .any(|(of, has)| *of == source && coverage.minus(has).is_empty())
+            {
+                provided.push((source.clone(), coverage));
+                missing.push(IngressRule {
+                    permission,
+                    ..(*rule).clone()
+                });
+            }
+        }
+        let mut missing = missing.into_iter();
+        changes.push(Change {
+            item: rule.id.clone(),
+            before: Some((*rule).clone()),
+            after: missing.next(),
+            add: missing.collect(),
+            lost,
+        });
+    }
+    changes
+}
+
+/// Whether two permissions admit the same, however they are written.
+pub(crate) fn same(a: &Permission, b: &Permission) -> bool {
+    a.lane() == b.lane() && a.points() == b.points()
+}
+
+/// The control.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenIngress;
+
+impl Control for OpenIngress {
+    const INFO: ControlInfo = ControlInfo {
+        id: ControlId::OpenIngress,
+        title: "A security group that admits too much of the internet to a port",
+        function: "revoke-ingress",
+        prefix: Some("sg-"),
+        calls: &[
+            Call {
+                name: "AuthorizeSecurityGroupIngress",
+                resource: &[&["requestParameters", "groupId"]],
+            },
+            Call {
+                name: "ModifySecurityGroupRules",
+                resource: &[&[
+                    "requestParameters",
+                    "ModifySecurityGroupRulesRequest",
+                    "GroupId",
+                ]],
+            },
+        ],
+        hub: &["EC2.18", "EC2.19"],
+        reads: &[
+            "ec2:DescribeManagedPrefixLists",
+            "ec2:DescribeSecurityGroupRules",
+            "ec2:DescribeSecurityGroups",
+            "ec2:DescribeTags",
+            "ec2:GetManagedPrefixListEntries",
+        ],
+        begins: &[
+            "ec2:AuthorizeSecurityGroupIngress",
+            "ec2:ModifySecurityGroupRules",
+            "ec2:RevokeSecurityGroupIngress",
+        ],
+        undoes: &["ec2:CreateTags"],
+        reversal: Reversal::Yes,
+        opt_out_on: OptOutOn::Item,
+        enforce_by_name_only: false,
+        phrases: Phrases {
+            resource: "security group",
+            item: "rule",
+            tagged: Some(Tagged {
+                any: "the rule, the security group or its VPC",
+                resource: "the group or its VPC",
+            }),
+            found: "open",
+            closed: "the exposure is closed",
+            remedy: "close it",
+            why_exempt: "why it must stay open",
+            afterwards: &[
+                "Connections that were open already may last: closing a port does not end them.",
+            ],
+        },
+    };
+
+    /// A change of a prefix list concerns every group that names it.
+    const EXPANDS: Option<Expands> = Some(Expands {
+        resource: "prefix list",
+        prefix: "pl-",
+        calls: &["ModifyManagedPrefixList", "RestoreManagedPrefixListVersion"],
+    });
+
+    fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
+        trigger::ingress(payload)
+    }
+
+    const IN_PLACE: (Step, Step) = (Step::Narrow, Step::Widen);
+
+    type Settings = Settings;
+    type Facts = SecurityGroup;
+    type State = IngressRule;
+
+    fn subject(group: &SecurityGroup) -> Subject<'_> {
+        Subject {
+            id: &group.id,
+            arn: &group.arn,
+            name: &group.name,
+            owner: &group.owner,
+            tags: &group.tags,
+            inherited: group.vpc_opt_out.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn items(group: &SecurityGroup) -> BTreeMap<ItemId, IngressRule> {
+        group.rules.clone()
+    }
+
+    fn item_tags(rule: &IngressRule) -> Option<&Tags> {
+        Some(&rule.tags)
+    }
+
+    /// Rules that are opted out admit what they admit, but do not count against
+    /// the others: an exposure that its owner answers for must not take the
+    /// neighbours' rules with it.
+    fn judge(
+        group: &SecurityGroup,
+        settings: &Settings,
+        spared: &IsSpared<'_>,
+    ) -> Verdict<IngressRule> {
+        let mut cuts = cuts(group, settings, |rule| !spared(&rule.id));
+        if group.rules.keys().any(|id| spared(id)) {
+            let of_all = self::cuts(group, settings, |_| true);
+            cuts.extend(of_all.into_iter().filter(|(id, _)| spared(id)));
+        }
+        if cuts.is_empty() {
+            return Verdict::Compliant;
+        }
+        let mut severity = Severity::High;
+        let mut exposures = Vec::new();
+        let mut open = Vec::new();
+        let mut kept = BTreeMap::new();
+        for (id, cut) in cuts {
+            let Some(rule) = group.rules.get(&id) else {
+                continue;
+            };
+            let exposed = if cut.kept.is_empty() {
+                vec![rule.permission.to_string()]
+            } else {
+                cut.removed.describe()
+            };
+            if is_high_risk(&cut.removed) {
+                severity = Severity::Critical;
+            }
+            let (public_addresses, private_part) = admitted(group, &rule.source);
+            exposures.push(Exposure {
+                item: id.clone(),
+                state: rule.clone(),
+                exposed,
+                allowed: cut.kept.describe(),
+                reach: Some(Reach {
+                    public_addresses,
+                    private_part,
+                }),
+                exemption: Exemption::None,
+                fingerprint: String::new(),
+            });
+            if !spared(&id) {
+                open.push(rule);
+            }
+            kept.insert(id, cut.kept);
+        }
+        let unread = group
+            .prefix_lists
+            .iter()
+            .filter_map(|(id, list)| match list {
+                PrefixList::Unreadable(why) => Some(format!(
+                    "the prefix list {id} could not be read and was not judged: {why}"
+                )),
+                PrefixList::Entries(_) => None,
+            });
+        Verdict::Violates(Finding {
+            severity,
+            exposures,
+            changes: changes(group, &open, &kept),
+            notes: unread.collect(),
+        })
+    }
+
+    fn line(_rule: &str, state: &IngressRule) -> String {
+        format!("{} from {}", state.permission, state.source)
+    }
+
+    fn exposure_line(exposure: &Exposure<IngressRule>) -> String {
+        words::exposure_line(exposure)
+    }
+
+    fn headline(exposures: &[Exposure<IngressRule>], most: usize) -> String {
+        words::headline(exposures, most)
+    }
+
+    fn details(exposure: &Exposure<IngressRule>) -> Vec<String> {
+        words::details(exposure)
+    }
+
+    fn side_effects(changed: &[Exposure<IngressRule>]) -> Vec<String> {
+        words::private_parts(changed)
+    }
+
+    fn commands(back: &ByHand<'_, IngressRule>) -> Vec<String> {
+        commands::back(back)
+    }
+
+    fn found(exposure: &Exposure<IngressRule>) -> String {
+        format!(
+            "{} from {}",
+            exposure.exposed.join(", "),
+            exposure.state.source
+        )
+    }
+
+    fn fingerprint(group: &str, _rule: &str, state: &IngressRule) -> String {
+        digest([
+            Self::INFO.id.name(),
+            group,
+            &state.permission.to_string(),
+            &source_key(&state.source),
+        ])
+    }
+
+    fn alike(a: &IngressRule, b: &IngressRule) -> bool {
+        same(&a.permission, &b.permission) && source_key(&a.source) == source_key(&b.source)
+    }
+
+    /// Tags admit nobody, and an undo puts its own among them.
+    fn unchanged(left: &IngressRule, now: &IngressRule) -> bool {
+        Self::alike(left, now) && left.description == now.description
+    }
+
+    fn permission(rule: &IngressRule) -> Option<Permission> {
+        Some(rule.permission.clone())
+    }
+
+    fn part(rule: &IngressRule, permission: &Permission) -> Option<IngressRule> {
+        Some(IngressRule {
+            permission: permission.clone(),
+            ..rule.clone()
+        })
+    }
+
+    fn remaining(exposure: &Exposure<IngressRule>) -> String {
+        format!("{} still admits {}", exposure.item, Self::found(exposure))
+    }
+}

@@ -1,0 +1,162 @@
+//! What the control says of a rule: who is admitted, to what.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::plan::Exposure;
+use crate::prose::{joined, one_line};
+use crate::security_group::{IngressRule, Source};
+
+/// Most characters about ports in a headline.
+const MOST_EXPOSED: usize = 200;
+/// Most rules that are named in a line.
+const MOST_RULES: usize = 5;
+
+/// `tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-…`.
+pub(super) fn exposure_line(exposure: &Exposure<IngressRule>) -> String {
+    format!(
+        "{} to {}, by rule {}",
+        joined(&exposure.exposed, 5),
+        whom(exposure),
+        one_line(&exposure.item, 100)
+    )
+}
+
+/// `open to the world on tcp 22`.
+pub(super) fn headline(exposures: &[Exposure<IngressRule>], most: usize) -> String {
+    let to = match exposures.iter().any(|e| is_world(&e.state.source)) {
+        true => "the world",
+        false => "much of the internet",
+    };
+    let mut seen = BTreeSet::new();
+    let exposed: Vec<&str> = exposures
+        .iter()
+        .flat_map(|exposure| exposure.exposed.iter())
+        .map(String::as_str)
+        .filter(|words| seen.insert(*words))
+        .collect();
+    let exposed = match (most, exposed.len()) {
+        (0, 1) => "1 range".to_owned(),
+        (0, ranges) => format!("{ranges} ranges"),
+        (most, _) => joined(&exposed, most),
+    };
+    format!("open to {to} on {}", one_line(&exposed, MOST_EXPOSED))
+}
+
+/// The rule as it was, what of it is too open, and whom it admits.
+pub(super) fn details(exposure: &Exposure<IngressRule>) -> Vec<String> {
+    let rule = &exposure.state;
+    let description = match one_line(rule.description.as_deref().unwrap_or_default(), 300) {
+        none if none.is_empty() => "no description".to_owned(),
+        text => format!("described as: {text}"),
+    };
+    let stays = match exposure.allowed.as_slice() {
+        [] => "nothing of it may stay".to_owned(),
+        allowed => format!("{} may stay", joined(allowed, 8)),
+    };
+    let private = match exposure.reach.is_some_and(|reach| reach.private_part) {
+        true => ", and private ones",
+        false => "",
+    };
+    vec![
+        format!(
+            "{}: {} from {}, {description}",
+            rule.id, rule.permission, rule.source
+        ),
+        format!("too open: {}; {stays}", joined(&exposure.exposed, 8)),
+        format!(
+            "admits {} public addresses{private}",
+            count(exposure.reach.map_or(0, |reach| reach.public_addresses))
+        ),
+    ]
+}
+
+/// Sources that went with the private addresses they also admitted.
+pub(super) fn private_parts(cut: &[Exposure<IngressRule>]) -> Vec<String> {
+    let (world, partly): (Vec<_>, Vec<_>) = cut
+        .iter()
+        .filter(|e| e.reach.is_some_and(|reach| reach.private_part))
+        .partition(|e| is_world(&e.state.source));
+    let mut lines = Vec::new();
+    for (exposures, what) in [
+        (
+            world,
+            "A rule for the whole internet also admits your private networks",
+        ),
+        (partly, "The source also admitted private addresses"),
+    ] {
+        if !exposures.is_empty() {
+            let ids: Vec<String> = exposures.iter().map(|e| one_line(&e.item, 100)).collect();
+            lines.push(format!(
+                "{what}; they went with it ({}). What used it from there needs a rule for its own range.",
+                joined(&ids, MOST_RULES)
+            ));
+        }
+    }
+    lines
+}
+
+/// Whether a source is all of the internet, however it is written.
+fn is_world(source: &Source) -> bool {
+    block(source).is_some_and(|block| block.prefix_len() == 0)
+}
+
+fn block(source: &Source) -> Option<IpNet> {
+    match source {
+        Source::Ipv4(block) | Source::Ipv6(block) => block.parse().ok(),
+        Source::PrefixList(_) | Source::SecurityGroup(_) => None,
+    }
+}
+
+/// Who is admitted, in words.
+fn whom(exposure: &Exposure<IngressRule>) -> String {
+    let source = one_line(&exposure.state.source.to_string(), 100);
+    let public = count(exposure.reach.map_or(0, |reach| reach.public_addresses));
+    match (&exposure.state.source, is_world(&exposure.state.source)) {
+        (Source::Ipv4(_), true) => format!("the whole IPv4 internet ({source})"),
+        (Source::Ipv6(_), true) => format!("the whole IPv6 internet ({source})"),
+        (Source::PrefixList(_), _) => {
+            format!("the prefix list {source} ({public} public addresses)")
+        }
+        _ => format!("{source} ({public} public addresses)"),
+    }
+}
+
+/// A count of addresses, as exact as anybody needs it.
+fn count(addresses: u128) -> String {
+    const STEPS: &[(u128, &str)] = &[
+        (1_000_000_000_000, "trillion"),
+        (1_000_000_000, "billion"),
+        (1_000_000, "million"),
+    ];
+    if addresses >= 1_000_000_000_000_000 {
+        return format!("about 2^{}", addresses.ilog2());
+    }
+    for (unit, name) in STEPS {
+        if addresses >= *unit {
+            let tenths = addresses * 10 / unit;
+            return format!("about {}.{} {name}", tenths / 10, tenths % 10);
+        }
+    }
+    addresses.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_said_as_people_say_them() {
+        for (addresses, words) in [
+            (0, "0"),
+            (65_536, "65536"),
+            (16_777_217, "about 16.7 million"),
+            (3_702_258_432, "about 3.7 billion"),
+            (1 << 45, "about 35.1 trillion"),
+            (1 << 125, "about 2^125"),
+        ] {
+            assert_eq!(count(addresses), words);
+        }
+    }
+}

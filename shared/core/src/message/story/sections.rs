@@ -1,0 +1,617 @@
+//! The sections of an entry's story, in the order of reading.
+
+use std::collections::BTreeSet;
+
+use jiff::civil::Date;
+use serde_json::Value;
+
+use super::{
+    MOST_LINES, MOST_TEXT, Section, Story, ended, ordinal, owner, permission, terms, unreadable,
+    who,
+};
+use crate::any_control::AnyControl;
+use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
+use crate::info::{OptOutOn, Phrases, Reversal, Tagged};
+use crate::plan::{Change, Ending, Exposure, Step};
+use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
+use crate::reason::Reason;
+use crate::words::Status;
+
+impl<'a> Story<'a> {
+    /// The sections, in the order of reading.
+    pub(in crate::message) fn sections(&self) -> Vec<Section> {
+        let mut sections = vec![self.found(), self.done()];
+        sections.extend(self.fight());
+        sections.push(self.who());
+        sections.extend(self.take_back());
+        sections.push(self.opt_out());
+        sections.extend(self.good_to_know());
+        sections
+    }
+
+    fn found(&self) -> Section {
+        let is = match self.entry.head.status {
+            Status::Remediated => "was",
+            Status::Failed => "may still be",
+            _ => "is",
+        };
+        Section {
+            heading: format!("What {is} {}", self.phrases.found).into(),
+            lines: shortened(self.concerned(), MOST_LINES, |e| self.exposure_line(e)),
+        }
+    }
+
+    fn done(&self) -> Section {
+        let mut lines = self.verdict();
+        let treated = self.treated();
+        let (failed, rest): (Vec<&str>, Vec<&str>) =
+            treated.iter().partition(|rule| self.failed(rule));
+        let failed_first = failed.into_iter().chain(rest);
+        lines.extend(shortened(failed_first, MOST_LINES, |rule| {
+            self.treatment(rule)
+        }));
+        lines.extend(self.lost());
+        lines.extend(self.verified());
+        Section {
+            heading: self.done_heading().into(),
+            lines,
+        }
+    }
+
+    fn done_heading(&self) -> &'static str {
+        match (self.entry.head.status, self.changed_something()) {
+            (Status::Failed, true) => "What was done, and what failed",
+            (Status::Failed, false) => "What failed",
+            (Status::Remediated | Status::InProgress, _) | (_, false) => "What was done",
+            (_, true) => "What was done, and why no more",
+        }
+    }
+
+    /// What a status means, before anything about single rules.
+    fn verdict(&self) -> Vec<String> {
+        let entry = self.entry;
+        let nothing = match self.changed_something() {
+            true => "Nothing more was changed",
+            false => "Nothing was changed",
+        };
+        match entry.head.status {
+            Status::InProgress => vec!["The changes are being made.".to_owned()],
+            Status::Remediated if self.changed_something() => Vec::new(),
+            Status::Remediated => vec![
+                "It was fixed already when Backstop checked: by somebody else, or by an attempt of its own that was cut off."
+                    .to_owned(),
+            ],
+            Status::Failed if self.treated().is_empty() => self.reasons(),
+            // Of encryptions and patchings, which have stories of their own.
+            Status::Pending
+            | Status::Refused
+            | Status::RolledBack
+            | Status::NeedsPerson
+            | Status::AwaitingRescan => self.reasons(),
+            Status::Failed => Vec::new(),
+            Status::Notified => self.notified(nothing),
+            Status::Exempt => self.opt_outs(nothing),
+            Status::Existing | Status::Tripped | Status::Stopped => self.kept_from(nothing),
+            Status::Held => self.held(nothing),
+            Status::NotOwned => {
+                // arn:aws:ec2:<Region>:<account>:security-group/<id>
+                let owner = or_unknown(entry.head.resource.split(':').nth(4), 50);
+                vec![format!(
+                    "{nothing}: the {} belongs to the account {owner}, and only that account should change it. Ask its owner to {}.",
+                    self.phrases.resource, self.phrases.remedy
+                )]
+            }
+        }
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let mut lines = vec!["Nothing was changed.".to_owned()];
+        lines.extend(shortened(
+            &self.entry.detail.plan.reasons,
+            MOST_LINES,
+            |reason| format!("Because {}.", clause(reason, MOST_TEXT)),
+        ));
+        lines
+    }
+
+    fn notified(&self, nothing: &str) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{nothing}: the mode is `notify`. In the mode `enforce`, this would be done:"
+        )];
+        lines.extend(shortened(
+            &self.entry.detail.plan.changes,
+            MOST_LINES,
+            |change| self.would_be_done(change),
+        ));
+        lines
+    }
+
+    /// What keeps the control from acting, what to do about it, and what would
+    /// be done.
+    fn kept_from(&self, nothing: &str) -> Vec<String> {
+        let because = self.entry.detail.plan.reasons.last().map_or_else(
+            || format!("{nothing}."),
+            |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
+        );
+        let control = self.entry.head.control;
+        let remedy = self.phrases.remedy;
+        let way_out = match self.entry.head.status {
+            Status::Existing => format!(
+                "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy, or {remedy} by hand."
+            ),
+            Status::Tripped => {
+                let for_this = self
+                    .entry
+                    .detail
+                    .plan
+                    .because
+                    .as_ref()
+                    .is_some_and(Reason::is_trip_of_resource);
+                let resource = match for_this {
+                    true => format!(" {}", one_line(self.entry.resource_id(), 100)),
+                    false => String::new(),
+                };
+                format!(
+                    "Nothing more is put right until a person re-arms it: backstop re-arm {control}{resource}. Until then, {remedy} by hand."
+                )
+            }
+            _ => format!(
+                "It is looked at again by the first sweep after the kill switch is off. Until then, {remedy} by hand."
+            ),
+        };
+        let mut lines = vec![because, way_out];
+        if self.entry.head.status == Status::Existing {
+            lines.extend(self.items_left());
+        } else {
+            lines.push("This would be done:".to_owned());
+            lines.extend(shortened(
+                &self.entry.detail.plan.changes,
+                MOST_LINES,
+                |change| self.would_be_done(change),
+            ));
+        }
+        lines
+    }
+
+    /// What keeps putting the finding back.
+    fn fight(&self) -> Option<Section> {
+        let fight = self.entry.detail.fight.as_ref()?;
+        let actor = &self.entry.head.actor;
+        let mut lines = vec![format!(
+            "This was put right for the {} time within 24 hours, since {}.",
+            ordinal(fight.times),
+            time(fight.since)
+        )];
+        lines.push(match &fight.managed_by {
+            Some(manager) => format!(
+                "It is managed by {}: change it there, or it comes back.",
+                one_line(manager, MOST_TEXT)
+            ),
+            None => format!(
+                "Who puts it back, as the event states: {}, with {}.",
+                or_unknown(actor.principal.as_deref(), MOST_TEXT),
+                or_unknown(actor.user_agent.as_deref(), 200)
+            ),
+        });
+        lines.push(format!(
+            "Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays {} until a person re-arms it.",
+            self.phrases.found
+        ));
+        Some(Section {
+            heading: "It keeps coming back".into(),
+            lines,
+        })
+    }
+
+    /// Everything that is opted out, and by what.
+    fn opt_outs(&self, nothing: &str) -> Vec<String> {
+        let Phrases { item, found, .. } = self.phrases;
+        let mut lines = vec![match (&self.entry.head.exemption, self.phrases.tagged) {
+            (Exemption::Exempt(opt_out), Some(Tagged { resource, .. })) => {
+                format!(
+                    "{nothing}: a tag of {resource} opts it out {}.",
+                    terms(opt_out)
+                )
+            }
+            (Exemption::Exempt(opt_out), None) => {
+                format!("{nothing}: the policy exempts it {}.", terms(opt_out))
+            }
+            _ => format!("{nothing}: every {item} that is {found} is opted out."),
+        }];
+        lines.extend(self.items_left());
+        lines
+    }
+
+    fn held(&self, nothing: &str) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{nothing}, and nothing will be until the opt-out tag is put right or removed."
+        )];
+        if let Exemption::Malformed { value, problem } = &self.entry.head.exemption {
+            lines.push(unreadable(self.resource_tag(), value, problem));
+        }
+        lines.extend(self.items_left());
+        lines.push(format!("How it is to be written: {SPELLING}."));
+        lines
+    }
+
+    /// What carries the opt-out tag of the resource.
+    fn resource_tag(&self) -> &'static str {
+        self.phrases
+            .tagged
+            .map_or("the resource", |tagged| tagged.resource)
+    }
+
+    /// The items that are left as they are because of their own tag.
+    fn items_left(&self) -> Vec<String> {
+        let left = self
+            .entry
+            .detail
+            .exposures
+            .iter()
+            .filter(|e| e.exemption.holds());
+        shortened(left, MOST_LINES, |e| {
+            let id = self.leading_name(&e.item);
+            match &e.exemption {
+                Exemption::Exempt(o) | Exemption::Ended(o) => {
+                    format!("{id} was left as it is: its tag opts it out {}.", terms(o))
+                }
+                Exemption::Malformed { value, problem } => {
+                    format!(
+                        "{id} was left as it is. {}",
+                        unreadable(&format!("the {}", self.phrases.item), value, problem)
+                    )
+                }
+                Exemption::Existing => format!(
+                    "{id} was left as it is: it was there before the control was switched to `enforce`."
+                ),
+                Exemption::None => id,
+            }
+        })
+    }
+
+    /// The items that were to be changed, or that something was tried on.
+    fn treated(&self) -> BTreeSet<&'a str> {
+        let mut treated: BTreeSet<&str> = self.last.keys().copied().collect();
+        if matches!(
+            self.entry.head.status,
+            Status::Remediated | Status::Failed | Status::InProgress
+        ) {
+            treated.extend(
+                self.entry
+                    .detail
+                    .plan
+                    .changes
+                    .iter()
+                    .map(|change| change.item.as_str()),
+            );
+        }
+        treated
+    }
+
+    /// What became of an item, in one line.
+    fn treatment(&self, item: &str) -> String {
+        let outcomes = self.outcomes(item);
+        let id = self.leading_name(item);
+        if let Some(failed) = outcomes.iter().find(|outcome| outcome.failed()) {
+            let so_far = match self.cut(item) {
+                true => "It was cut before that.",
+                false => "It is as it was.",
+            };
+            return format!(
+                "{id}: FAILED to {}. {so_far}",
+                clause(&ended(failed), 2 * MOST_TEXT)
+            );
+        }
+        let parts: Vec<String> = outcomes
+            .iter()
+            .filter(|o| o.step == Step::Authorise && o.ending == Ending::Done)
+            .map(|o| permission(o))
+            .collect();
+        let kept = self.own_items(&parts, "keeps", "keep");
+        let last = |step| outcomes.iter().find(|outcome| outcome.step == step);
+        let Some(main) = last(Step::Revoke)
+            .or_else(|| last(Step::Narrow))
+            .or_else(|| last(Step::Set))
+        else {
+            return format!("{id} was not changed.");
+        };
+        match (main.step, &main.ending) {
+            (Step::Narrow, Ending::Done) => {
+                format!("{id} was narrowed to {}{kept}.", permission(main))
+            }
+            (Step::Set, Ending::Done) => format!("{id} was changed: {}.", self.became(item)),
+            (_, Ending::Done) => format!("{id} was revoked{kept}."),
+            (Step::Narrow, Ending::AlreadyDone) => format!("{id} was narrowed or gone already."),
+            (Step::Set, Ending::AlreadyDone) => format!("{id} was changed already."),
+            (_, Ending::AlreadyDone) => format!("{id} was gone already."),
+            (_, Ending::Skipped { why }) => {
+                format!("{id} was not changed: {}.", clause(why, MOST_TEXT))
+            }
+            (_, Ending::Failed { .. }) => format!("{id} was not changed."),
+        }
+    }
+
+    /// What a change made of an item, in words.
+    fn became(&self, item: &str) -> String {
+        let mut changes = self.entry.detail.plan.changes.iter().rev();
+        let change = changes.find(|change| change.item == item);
+        let after = change.and_then(|change| change.after.as_ref());
+        after.map_or_else(|| "as planned".to_owned(), |after| self.line(item, after))
+    }
+
+    /// An item's state in one line.
+    fn line(&self, item: &str, state: &Value) -> String {
+        let line = self.control.and_then(|control| control.line(item, state));
+        or_unknown(line.as_deref(), MOST_TEXT)
+    }
+
+    /// A planned change, in one line.
+    fn would_be_done(&self, change: &Change) -> String {
+        let id = self.leading_name(&change.item);
+        let in_place = self.control.map_or(Step::Set, AnyControl::in_place);
+        let mut line = match (change.step(in_place), &change.after) {
+            (_, None) => format!("{id} would be revoked"),
+            (Step::Narrow, Some(to)) => {
+                format!("{id} would be narrowed to {}", self.part(&change.item, to))
+            }
+            (_, Some(to)) => format!("{id} would be changed: {}", self.line(&change.item, to)),
+        };
+        let parts = change.add.iter();
+        let kept: Vec<String> = parts.map(|part| self.part(&change.item, part)).collect();
+        line += &self.own_items(&kept, "would keep", "would keep");
+        if !change.lost.is_empty() {
+            line += &format!("; {} would be LOST", joined(&change.lost, 5));
+        }
+        line + "."
+    }
+
+    /// The allowed parts that become items of their own.
+    fn own_items(&self, parts: &[String], keeps: &str, keep: &str) -> String {
+        let Phrases { item, found, .. } = self.phrases;
+        let kept = joined(parts, 5);
+        match parts.len() {
+            0 => String::new(),
+            1 => format!("; a {item} of its own {keeps} {kept} {found}"),
+            many => format!("; {many} {item}s of their own {keep} {kept} {found}"),
+        }
+    }
+
+    /// Allowed parts that went with the exposure, and why.
+    fn lost(&self) -> Vec<String> {
+        let by_plan = self
+            .entry
+            .detail
+            .plan
+            .changes
+            .iter()
+            .filter(|change| !change.lost.is_empty() && self.cut(&change.item))
+            .map(|change| {
+                let what = joined(&change.lost, 5);
+                (
+                    &change.item,
+                    what,
+                    "too many rules would be needed to write it",
+                )
+            });
+        let by_limit = self
+            .last
+            .values()
+            .flatten()
+            .filter(|o| matches!(o.step, Step::Authorise | Step::Narrow) && self.cut(&o.item))
+            .filter_map(|o| match &o.ending {
+                Ending::Skipped { why } => Some((&o.item, permission(o), why.as_str())),
+                _ => None,
+            });
+        shortened(by_plan.chain(by_limit), MOST_LINES, |(rule, what, why)| {
+            format!(
+                "LOST: {what} was allowed by {} and is closed now: {}.",
+                one_line(rule, 100),
+                clause(why, MOST_TEXT)
+            )
+        })
+    }
+
+    /// What the second look at the resource said.
+    fn verified(&self) -> Vec<String> {
+        let Some(verification) = &self.entry.detail.verification else {
+            return Vec::new();
+        };
+        let mut lines = shortened(verification.problems(), MOST_LINES, |problem| {
+            format!(
+                "Looked again, and not in order: {}.",
+                clause(problem, MOST_TEXT)
+            )
+        });
+        if lines.is_empty() {
+            lines.push(format!("Looked again: {}.", self.phrases.closed));
+        }
+        lines.extend(shortened(&verification.by_others, MOST_LINES, |change| {
+            format!(
+                "Changed by others meanwhile: {}.",
+                clause(change, MOST_TEXT)
+            )
+        }));
+        lines
+    }
+
+    fn who(&self) -> Section {
+        Section {
+            heading: "Who touched it last, as the event states".into(),
+            lines: who(&self.entry.head.actor),
+        }
+    }
+
+    fn take_back(&self) -> Option<Section> {
+        let lines = if self.undoable > 0 {
+            self.undo()
+        } else if self.entry.is_change() {
+            vec!["No step of this entry is known to have changed anything. What was there before is in the ledger entry.".to_owned()]
+        } else {
+            return None;
+        };
+        Some(Section {
+            heading: "How to take it back".into(),
+            lines,
+        })
+    }
+
+    fn undo(&self) -> Vec<String> {
+        let Phrases { found, .. } = self.phrases;
+        let info = self.control.map(AnyControl::info);
+        let reversal = info.map_or(Reversal::Yes, |info| info.reversal);
+        if let Reversal::No(why) = reversal {
+            return vec![why.to_owned()];
+        }
+        let opt_out = match self.phrases.tagged {
+            Some(_) => "puts everything back, with an opt-out, or it would be closed again.",
+            None => {
+                "puts everything back. Exempt it in the policy first, or it would be remediated again."
+            }
+        };
+        let mut lines = vec![format!(
+            "backstop undo {} --reason \"why it must be {found}\" {opt_out}",
+            one_line(&self.entry.head.id, 50)
+        )];
+        if !self.put_back.is_empty() {
+            let opt_out = self
+                .opt_out_by_hand()
+                .map_or_else(String::new, |(on, until)| {
+                    format!(" They give {on} an opt-out until {until}.")
+                });
+            lines.push(format!(
+                "Without the command line: the commands under PUT IT BACK at the end of the mail.{opt_out}"
+            ));
+        }
+        if let Reversal::Partly(lost) = reversal {
+            lines.push(lost.to_owned());
+        }
+        lines
+    }
+
+    /// What the commands by hand put an opt-out on, and until when; none: they put
+    /// none.
+    fn opt_out_by_hand(&self) -> Option<(String, Date)> {
+        let on = match self.opt_out_on() {
+            OptOutOn::Item => format!("each {}", self.phrases.item),
+            OptOutOn::Resource => format!("the {}", self.phrases.resource),
+            OptOutOn::Policy => return None,
+        };
+        Some((on, self.opt_out_until()))
+    }
+
+    /// Where the opt-out of what is put back stands.
+    pub(in crate::message) fn opt_out_on(&self) -> OptOutOn {
+        let info = self.control.map(AnyControl::info);
+        info.map_or(OptOutOn::Resource, |info| info.opt_out_on)
+    }
+
+    fn opt_out(&self) -> Section {
+        let is_exempt = self.entry.head.status == Status::Exempt;
+        let lines = match (is_exempt, self.phrases.tagged) {
+            (true, Some(Tagged { resource, .. })) => {
+                let item = match self.opt_out_on() {
+                    OptOutOn::Item => format!("the {}, ", self.phrases.item),
+                    OptOutOn::Resource | OptOutOn::Policy => String::new(),
+                };
+                vec![format!(
+                    "Remove the tag {OPT_OUT_TAG} from whatever carries it: {item}{resource}."
+                )]
+            }
+            (false, Some(Tagged { any, .. })) => vec![
+                format!("Tag {any}:"),
+                format!("Key: {OPT_OUT_TAG}"),
+                format!("Value: {}", self.sample_opt_out()),
+            ],
+            (true, None) => vec![format!(
+                "Remove `exemption` from the settings of {} in the policy.",
+                self.entry.head.control
+            )],
+            (false, None) => vec![format!(
+                "An account has no tags; put this into the policy: {}",
+                self.sample_exemption()
+            )],
+        };
+        let heading = match is_exempt {
+            true => "How to end the opt-out",
+            false => "How to opt out",
+        };
+        Section {
+            heading: heading.into(),
+            lines,
+        }
+    }
+
+    /// An opt-out as a team may write it.
+    fn sample_opt_out(&self) -> String {
+        format!(
+            "{} until={} owner={} reason={}",
+            self.entry.head.control,
+            self.opt_out_until(),
+            owner(self.entry.head.team.as_deref()),
+            self.phrases.why_exempt,
+        )
+    }
+
+    /// An exemption as a team may write it into the policy.
+    fn sample_exemption(&self) -> String {
+        // Written by hand, in the order of reading; none of it needs an escape.
+        format!(
+            r#"{{"controls": {{"{}": {{"settings": {{"exemption": {{"until": "{}", "owner": "{}", "reason": "{}"}}}}}}}}}}"#,
+            self.entry.head.control,
+            self.opt_out_until(),
+            owner(self.entry.head.team.as_deref()),
+            self.phrases.why_exempt,
+        )
+    }
+
+    fn good_to_know(&self) -> Option<Section> {
+        let mut lines = self.ended();
+        if matches!(self.entry.head.status, Status::Remediated | Status::Failed) {
+            lines.extend(self.items_left());
+        }
+        let exposures = self.entry.detail.exposures.iter();
+        let cut: Vec<&Exposure> = exposures.filter(|e| self.cut(&e.item)).collect();
+        lines.extend(self.control.map_or_else(Vec::new, |c| c.side_effects(&cut)));
+        if self.changed_something() {
+            lines.extend(self.phrases.afterwards.iter().map(ToString::to_string));
+        }
+        if self.entry.head.status == Status::Failed && self.entry.is_change() {
+            lines.push(format!(
+                "Backstop tries again by itself within minutes and tells you once it is fixed. If that message does not come, {} by hand.",
+                self.phrases.remedy
+            ));
+        }
+        (!lines.is_empty()).then_some(Section {
+            heading: "Good to know".into(),
+            lines,
+        })
+    }
+
+    /// Opt-outs that hold no longer.
+    fn ended(&self) -> Vec<String> {
+        let resource = (
+            match self.phrases.tagged {
+                Some(tagged) => format!("The opt-out of {}", tagged.resource),
+                None => "The exemption in the policy".to_owned(),
+            },
+            &self.entry.head.exemption,
+        );
+        let of_items = self.entry.detail.exposures.iter().map(|e| {
+            let of = format!(
+                "The opt-out of {} {}",
+                self.phrases.item,
+                one_line(&e.item, 100)
+            );
+            (of, &e.exemption)
+        });
+        let ended = std::iter::once(resource)
+            .chain(of_items)
+            .filter_map(|(of, exemption)| match exemption {
+                Exemption::Ended(opt_out) => Some((of, opt_out)),
+                _ => None,
+            });
+        shortened(ended, MOST_LINES, |(of, opt_out)| {
+            format!("{of} has ended: it held {}.", terms(opt_out))
+        })
+    }
+}
