@@ -20,6 +20,7 @@ use backstop_aws::opt_outs;
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
+use backstop_core::encryption::Way;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::record::Record;
 use backstop_core::run::VERSION;
@@ -243,6 +244,11 @@ impl Handler {
                 &entry.head.actor,
                 matches!(entry.head.status, Status::InProgress | Status::Failed),
             )),
+            // The account's setting, of an earlier release: another kind of run by now,
+            // which nothing resumes.
+            Record::Encryption(run) if run.detail.way == Way::AccountSetting => {
+                Some((run.head.control, run.resource_id(), &run.head.actor, false))
+            }
             Record::Encryption(run) => Some((
                 run.head.control,
                 run.resource_id(),

@@ -131,6 +131,8 @@ pub fn outcome<R: Remediation>(
         created: None,
         ending: match answer {
             Ok(()) => Ending::Done,
+            // Somebody deleted the resource meanwhile, and the item with it.
+            Err(error) if error.is_gone() && change.after.is_none() => Ending::AlreadyDone,
             Err(error) => error.ending(),
         },
     }]

@@ -134,7 +134,9 @@ impl Walk<'_> {
             region: self.region,
             deadline: self.deadline,
         };
+        let mut shown: BTreeSet<String> = BTreeSet::new();
         let walked = R::walk(self.clients, place, async |page| {
+            shown.extend(page.iter().map(|facts| R::subject(facts).id.to_owned()));
             *digest.looked_at.entry(control).or_default() += page.len() as u64;
             let looked = self.look_at::<R>(page, &baseline, digest).await;
             problems.extend(looked.err().map(|failure| failure.to_string()));
@@ -144,6 +146,14 @@ impl Walk<'_> {
         match walked {
             Ok(walked) => problems.extend(walked.unseen),
             Err(stopped) => problems.push(stopped.to_string()),
+        }
+        if complete && let Baseline::Stands(spared) = &baseline {
+            // Pages may show only what is exposed: what they do not show is closed, and
+            // new should it come back.
+            for gone in spared.difference(&shown) {
+                let pruned = self.ledger.set_baseline(control, gone, Vec::new()).await;
+                problems.extend(pruned.err().map(|problem| problem.to_string()));
+            }
         }
         problems.dedup();
         if complete && baseline == Baseline::Begins {

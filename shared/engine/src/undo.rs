@@ -17,7 +17,7 @@ use backstop_aws::remediation::{Place, Remediation};
 use backstop_aws::{bus, opt_outs};
 use backstop_core::decide::{self, Circumstances};
 use backstop_core::entry::Entry;
-use backstop_core::exemption::Exemption;
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG};
 use backstop_core::guards::Guards;
 use backstop_core::info::{OptOutOn, Reversal};
 use backstop_core::plan::{Ending, ItemId, Outcome, Step};
@@ -300,9 +300,13 @@ impl Undoing<'_> {
         for outcome in &outcomes {
             info!(undo = %undo.id, resource, item = %outcome.item, step = ?outcome.step, ending = %outcome.ending, "step");
         }
+        let tagged = |outcome: &Outcome| outcome.step == Step::Tag && !outcome.failed();
+        let left_tagged = R::INFO.opt_out_on == OptOutOn::Resource
+            && outcomes.iter().any(tagged)
+            && outcomes.iter().any(Outcome::failed);
         undo.add_attempt(outcomes);
         // verify
-        let problems = match R::gather(self.clients, place, resource).await {
+        let mut problems = match R::gather(self.clients, place, resource).await {
             Ok(facts) => {
                 let now = facts.as_ref().map(R::items).unwrap_or_default();
                 undo::verify::<R>(states, &now, today)
@@ -312,6 +316,11 @@ impl Undoing<'_> {
                 vec![format!("the {what} could not be read again: {error}")]
             }
         };
+        if left_tagged {
+            problems.push(format!(
+                "{resource} is opted out until {until} all the same: remove the tag {OPT_OUT_TAG}, unless you ask again"
+            ));
+        }
         undo.conclude(problems, self.clients.clock.now());
         // finish, tell, close
         self.ledger.finish(undo).await?;

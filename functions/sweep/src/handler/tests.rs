@@ -249,6 +249,28 @@ async fn a_walk_that_is_cut_off_marks_no_baseline_and_says_how_far_it_came() {
     );
 }
 
+/// A page may show only what is exposed, as that of snapshots does.
+#[tokio::test(start_paused = true)]
+async fn what_the_baseline_spares_and_no_page_shows_is_new_when_it_comes_back() {
+    let wire = wire_in("enforce", |call| {
+        let of_groups = call.json.to_string().contains("baseline#open-ingress");
+        let item = match call.operation.as_str() {
+            "GetItem" if of_groups => json!({ "Item": { "pk": {"S": "baseline#open-ingress"} } }),
+            "Query" if of_groups => {
+                json!({ "Items": [{ "pk": {"S": "baseline#open-ingress#sg-gone"} }] })
+            }
+            "DeleteItem" => json!({}),
+            _ => return None,
+        };
+        Some(Reply::ok(item.to_string()))
+    });
+    run(&wire, json!({})).await.unwrap();
+    let calls = wire.calls();
+    let deleted = calls.iter().filter(|call| call.operation == "DeleteItem");
+    let deleted: Vec<_> = deleted.map(|call| &call.json["Key"]["pk"]["S"]).collect();
+    assert_eq!(deleted, ["baseline#open-ingress#sg-gone"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn with_a_baseline_that_stands_what_is_new_is_being_put_right() {
     let wire = wire_in("enforce", |call| {

@@ -52,9 +52,17 @@ impl Remediation for PublicSnapshot {
                 false => grant.user_id.map(Holder::Account),
             }
         });
+        // Only the severity depends on it: without an answer it counts as not hidden.
         let hides = SnapshotBlockPublicAccessState::BlockAllSharing;
+        let hidden = match block {
+            Ok(block) => block.state() == Some(&hides),
+            Err(error) => {
+                tracing::warn!(%error, "whether public sharing is blocked is not known");
+                false
+            }
+        };
         Ok(Some(Snapshot {
-            hidden: block?.state() == Some(&hides),
+            hidden,
             shared_with: shared_with.collect(),
             ..facts(snapshot, at.region)
         }))

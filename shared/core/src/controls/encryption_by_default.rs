@@ -53,10 +53,17 @@ impl Control for EncryptionByDefault {
         title: "The account setting that encrypts new volumes is off",
         function: "restore-account-defaults",
         prefix: None,
-        calls: &[Call {
-            name: "DisableEbsEncryptionByDefault",
-            resource: &[],
-        }],
+        calls: &[
+            Call {
+                name: "DisableEbsEncryptionByDefault",
+                resource: &[],
+            },
+            // What was recorded of it holds no more.
+            Call {
+                name: "EnableEbsEncryptionByDefault",
+                resource: &[],
+            },
+        ],
         hub: &["EC2.7"],
         reads: &["ec2:GetEbsEncryptionByDefault"],
         begins: &["ec2:EnableEbsEncryptionByDefault"],

@@ -68,17 +68,24 @@ impl Control for PublicSnapshot {
         title: "An EBS snapshot that everyone can use",
         function: "unshare-storage",
         prefix: Some("snap-"),
-        calls: &[Call {
-            name: "ModifySnapshotAttribute",
-            resource: &[
-                &["requestParameters", "snapshotId"],
-                &[
-                    "requestParameters",
-                    "ModifySnapshotAttributeRequest",
-                    "SnapshotId",
+        calls: &[
+            Call {
+                name: "ModifySnapshotAttribute",
+                resource: &[
+                    &["requestParameters", "snapshotId"],
+                    &[
+                        "requestParameters",
+                        "ModifySnapshotAttributeRequest",
+                        "SnapshotId",
+                    ],
                 ],
-            ],
-        }],
+            },
+            // It takes every grant away: what was recorded holds no more.
+            Call {
+                name: "ResetSnapshotAttribute",
+                resource: &[&["requestParameters", "snapshotId"]],
+            },
+        ],
         hub: &["EC2.1"],
         reads: &[
             "ec2:DescribeSnapshotAttribute",

@@ -15,7 +15,9 @@ use super::notification::{LedgerKey, name, some_text, text as cut};
 use super::story::Section;
 use super::subject::shortened_subject;
 use super::text;
+use crate::controls;
 use crate::exemption::OPT_OUT_TAG;
+use crate::info::OptOutOn;
 use crate::prose::{clause, one_line, or_unknown, shortened};
 use crate::undo::{Undo, UndoStatus};
 use crate::words::{ControlId, Severity, team_or_unowned};
@@ -126,6 +128,30 @@ impl UndoNotification {
     }
 }
 
+/// How long what was put back stays, and how to change that.
+fn kept_until(undo: &Undo) -> Vec<String> {
+    let info = controls::of(undo.control).map(|control| control.info());
+    if info.is_some_and(|info| info.opt_out_on == OptOutOn::Policy) {
+        return vec![format!(
+            "The exemption in the policy holds it back (controls.{}.settings.exemption); once that has ended, it is remediated again.",
+            undo.control
+        )];
+    }
+    let tagged = match info {
+        Some(info) if info.opt_out_on == OptOutOn::Resource => info.phrases.resource,
+        _ => "rules",
+    };
+    vec![
+        format!(
+            "What was put back is opted out until {}; after that it is closed again.",
+            undo.opt_out_until
+        ),
+        format!(
+            "To keep it longer, change `until=` in the tag {OPT_OUT_TAG} of the {tagged}; to end it now, remove the tag."
+        ),
+    ]
+}
+
 /// Composes the message about an undo.
 pub(super) fn compose(undo: &Undo) -> Message {
     let (headline, sections) = (headline(undo), sections(undo));
@@ -201,13 +227,7 @@ fn sections(undo: &Undo) -> Vec<Section> {
     sections.push(match undo.status {
         UndoStatus::Undone => Section {
             heading: "How to keep it, or to end it".into(),
-            lines: vec![
-                format!(
-                    "What was put back is opted out until {}; after that it is closed again.",
-                    undo.opt_out_until
-                ),
-                format!("To keep it longer, change `until=` in the tag {OPT_OUT_TAG} of the rules; to end it now, remove the tag."),
-            ],
+            lines: kept_until(undo),
         },
         _ => Section {
             heading: "How to go on".into(),

@@ -107,3 +107,19 @@ fn programs_get_what_the_schema_says_and_texts_of_others_break_nothing() {
         assert!(!line.contains(['\n', '\r']));
     }
 }
+
+#[test]
+fn an_undo_says_where_the_opt_out_stands_that_holds_it() {
+    for (control, part) in [
+        (ControlId::OpenIngress, "of the rules; to end it now"),
+        (ControlId::PublicSnapshot, "of the snapshot; to end it now"),
+        (
+            ControlId::EncryptionByDefault,
+            "The exemption in the policy holds it back (controls.encryption-by-default.settings.exemption)",
+        ),
+    ] {
+        let undo = Undo { control, ..undo() };
+        let mail = body(&of(&Record::Undo(Box::new(undo))), "email");
+        assert!(mail.contains(part), "{mail}");
+    }
+}
