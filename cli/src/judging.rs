@@ -4,8 +4,7 @@ use backstop_aws::ledger::Ledger;
 use backstop_aws::policy_store::read_document;
 use backstop_aws::stack::Stack;
 use backstop_core::policy::Policy;
-use backstop_core::words::{ControlId, Mode};
-use backstop_engine::{AT_ONCE, Served};
+use backstop_core::words::Mode;
 use clap::{Args, ValueEnum};
 
 use crate::Problem;
@@ -86,10 +85,4 @@ pub(crate) struct Basis {
     pub(crate) policy: Policy,
     /// The ledger of the stack; none: the stack could not be read.
     pub(crate) ledger: Option<Ledger>,
-}
-
-/// A control that is remediated at once; `None`: it is another one.
-pub(crate) fn at_once(control: ControlId) -> Option<&'static dyn Served> {
-    let is_it = |served: &&&dyn Served| served.info().id == control;
-    AT_ONCE.iter().find(is_it).copied()
 }

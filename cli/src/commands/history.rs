@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use backstop_aws::ledger::{Ledger, Stored};
+use backstop_core::controls;
 use backstop_core::message::one_line;
 use backstop_core::record::Record;
 use clap::Args;
@@ -12,7 +13,6 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::context::{Aws, Context};
-use crate::judging::at_once;
 use crate::table::{Format, bad, doubtful, good, table};
 
 /// How many days back entries are looked for without a resource: as long as
@@ -147,10 +147,14 @@ fn joined(cves: &[&str]) -> String {
 fn what(record: &Record) -> String {
     match record {
         Record::Remediation(entry) => {
-            let control = at_once(entry.head.control);
+            let control = controls::of(entry.head.control);
             let exposures = entry.detail.exposures.iter();
             let mut exposed: Vec<String> = exposures
-                .map(|e| control.map_or_else(|| e.item.clone(), |control| control.found(e)))
+                .map(|e| {
+                    control
+                        .and_then(|c| c.found(e))
+                        .unwrap_or_else(|| e.item.clone())
+                })
                 .collect();
             exposed.dedup();
             let by = entry.head.actor.principal.as_deref().unwrap_or("unknown");

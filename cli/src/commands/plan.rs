@@ -13,13 +13,13 @@ use backstop_core::message::one_line;
 use backstop_core::preview::{Finding, Preview, Verdict};
 use backstop_core::trigger::{self, BrokenEvent, Parsed, PatchingParsed, Says, VolumesParsed};
 use backstop_core::words::ControlId;
-use backstop_engine::{AT_ONCE, Previewing};
+use backstop_engine::{AT_ONCE, Previewing, at_once};
 use clap::Args;
 use serde_json::Value;
 
 use crate::Problem;
 use crate::context::Context;
-use crate::judging::{Judging, at_once};
+use crate::judging::Judging;
 use crate::table::table;
 
 /// Shows what would be done about one resource, and why; changes nothing.

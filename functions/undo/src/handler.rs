@@ -16,7 +16,7 @@ use backstop_aws::settings::UndoSettings;
 use backstop_core::policy::UndoRules;
 use backstop_core::record::Record;
 use backstop_core::undo::{self, Answer, Answered, InvalidRequest, Request};
-use backstop_engine::{AT_ONCE, UndoFailure, Undoing};
+use backstop_engine::{UndoFailure, Undoing, at_once};
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde_json::Value;
 use tracing::{error, info, warn};
@@ -132,10 +132,7 @@ impl Handler {
                 ));
             }
         };
-        let control = AT_ONCE
-            .iter()
-            .find(|control| control.info().id == entry.head.control);
-        let Some(control) = control else {
+        let Some(control) = at_once(entry.head.control) else {
             return Ok(Answer::new(
                 Answered::NothingToUndo,
                 format!(

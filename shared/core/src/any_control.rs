@@ -33,6 +33,9 @@ pub trait AnyControl: Send + Sync {
     /// [`Control::exposure_line`].
     fn exposure_line(&self, exposure: &Exposure) -> Option<String>;
 
+    /// [`Control::found`].
+    fn found(&self, exposure: &Exposure) -> Option<String>;
+
     /// [`Control::headline`] in several lengths.
     fn headlines(&self, exposures: &[&Exposure], lengths: &[usize]) -> Option<Vec<String>>;
 
@@ -69,6 +72,10 @@ impl<C: Control> AnyControl for C {
 
     fn exposure_line(&self, exposure: &Exposure) -> Option<String> {
         Some(C::exposure_line(&of_type::<C>(exposure)?))
+    }
+
+    fn found(&self, exposure: &Exposure) -> Option<String> {
+        Some(C::found(&of_type::<C>(exposure)?))
     }
 
     fn headlines(&self, exposures: &[&Exposure], lengths: &[usize]) -> Option<Vec<String>> {

@@ -86,8 +86,6 @@ pub struct Phrases {
 pub struct ControlInfo {
     /// Its id.
     pub id: ControlId,
-    /// What it finds, in one line.
-    pub title: &'static str,
     /// The function that remediates it.
     pub function: &'static str,
     /// How the ids of its resources begin (`sg-`); none: the resource is the
@@ -112,19 +110,4 @@ pub struct ControlInfo {
     pub enforce_by_name_only: bool,
     /// Words for messages.
     pub phrases: Phrases,
-}
-
-impl ControlInfo {
-    /// The logical id of its function in the template: `RevokeIngressFunction` of
-    /// `revoke-ingress`.
-    #[must_use]
-    pub fn logical_id(&self) -> String {
-        let mut id = String::new();
-        for word in self.function.split('-') {
-            let mut letters = word.chars();
-            id.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-            id.push_str(letters.as_str());
-        }
-        id + "Function"
-    }
 }

@@ -19,7 +19,7 @@ mod undo;
 
 pub use pipeline::{Engine, Failure};
 pub use preview::{Previewed, Previewing, Progress};
-pub use served::{AT_ONCE, Served};
+pub use served::{AT_ONCE, Served, at_once};
 pub use sweep::{Baseline, Walk, ask, check};
 pub use undo::{UndoFailure, Undoing, in_progress};
 

@@ -5,17 +5,17 @@ use std::pin::Pin;
 
 use backstop_aws::error::AwsError;
 use backstop_aws::remediation::{Concerned, Remediation};
+use backstop_core::any_control::AnyControl;
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::entry::Entry;
-use backstop_core::info::{ControlInfo, Expands};
+use backstop_core::info::Expands;
 use backstop_core::notice::Digest;
-use backstop_core::plan::Exposure;
 use backstop_core::preview::Preview;
 use backstop_core::trigger::{BrokenEvent, Parsed};
 use backstop_core::undo::Answer;
-use serde::Deserialize as _;
+use backstop_core::words::ControlId;
 use serde_json::Value;
 
 use crate::pipeline::{Engine, Failure, Run};
@@ -38,11 +38,15 @@ type Reading<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// Every control that is remediated at once.
 pub const AT_ONCE: &[&dyn Served] = &[&OpenIngress, &EncryptionByDefault, &PublicSnapshot];
 
-/// A control that a function serves.
-pub trait Served: Sync {
-    /// What is fixed about it.
-    fn info(&self) -> &'static ControlInfo;
+/// The control with this id, if it is one that is remediated at once.
+#[must_use]
+pub fn at_once(id: ControlId) -> Option<&'static dyn Served> {
+    let mut all = AT_ONCE.iter().copied();
+    all.find(|control| control.info().id == id)
+}
 
+/// A control that a function serves.
+pub trait Served: AnyControl {
     /// Reads an event.
     ///
     /// # Errors
@@ -67,10 +71,6 @@ pub trait Served: Sync {
     /// Whether a call that CloudTrail records can lead to a finding.
     fn listens_to(&self, call: &str) -> bool;
 
-    /// What of an item is wrong, in one line; the item's id if its state cannot be
-    /// read.
-    fn found(&self, exposure: &Exposure) -> String;
-
     /// What would be done about one resource.
     fn preview<'a>(
         &self,
@@ -94,10 +94,6 @@ pub trait Served: Sync {
 }
 
 impl<R: Remediation> Served for R {
-    fn info(&self) -> &'static ControlInfo {
-        &R::INFO
-    }
-
     fn parse(&self, payload: &Value) -> Result<Parsed, BrokenEvent> {
         R::parse(payload)
     }
@@ -124,13 +120,6 @@ impl<R: Remediation> Served for R {
 
     fn listens_to(&self, call: &str) -> bool {
         R::listens_to(call)
-    }
-
-    fn found(&self, exposure: &Exposure) -> String {
-        R::State::deserialize(&exposure.state).map_or_else(
-            |_| exposure.item.clone(),
-            |state| R::found(&exposure.with_state(state)),
-        )
     }
 
     fn preview<'a>(

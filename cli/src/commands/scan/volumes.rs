@@ -147,7 +147,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::judging::at_once;
+    use backstop_engine::at_once;
 
     fn answer(operation: &str, content: &str) -> Reply {
         Reply::ok(format!(

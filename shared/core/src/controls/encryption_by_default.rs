@@ -50,7 +50,6 @@ pub struct EncryptionByDefault;
 impl Control for EncryptionByDefault {
     const INFO: ControlInfo = ControlInfo {
         id: ControlId::EncryptionByDefault,
-        title: "The account setting that encrypts new volumes is off",
         function: "restore-account-defaults",
         prefix: None,
         calls: &[

@@ -65,7 +65,6 @@ pub struct PublicSnapshot;
 impl Control for PublicSnapshot {
     const INFO: ControlInfo = ControlInfo {
         id: ControlId::PublicSnapshot,
-        title: "An EBS snapshot that everyone can use",
         function: "unshare-storage",
         prefix: Some("snap-"),
         calls: &[

@@ -4,6 +4,7 @@
 use super::story::Story;
 use crate::entry::Entry;
 use crate::prose::one_line;
+use crate::run::Head;
 use crate::words::Status;
 
 /// Most characters of a subject: SNS wants fewer than 100.
@@ -57,6 +58,25 @@ pub(super) fn subject(story: &Story<'_>) -> String {
     subject.trim_end().to_owned()
 }
 
+/// The subject of a headline that names the resource with at most so many
+/// characters: the name goes before anything else does.
+pub(super) fn subject_of(headline: impl Fn(usize) -> String) -> String {
+    [60, 24, 12, 7, 0]
+        .into_iter()
+        .map(|name| ascii(&format!("[Backstop] {}", headline(name))))
+        .find(|subject| subject.len() <= MOST)
+        .unwrap_or_else(|| shortened_subject(&headline(0)))
+}
+
+/// A resource: its id, and its name where it has one.
+pub(super) fn id_and_name(head: &Head, most: usize) -> String {
+    let id = one_line(head.resource_id(), 100);
+    match one_line(&head.resource_name, most) {
+        name if name.chars().count() < 2 || name == id => id,
+        name => format!("{id} ({name})"),
+    }
+}
+
 /// A headline as a subject, cut where it is too long.
 pub(super) fn shortened_subject(headline: &str) -> String {
     let subject = ascii(&format!("[Backstop] {headline}"));
@@ -94,20 +114,16 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
 
 fn headline(story: &Story<'_>, found: &str, name: usize) -> String {
     let entry = story.entry;
-    let id = one_line(entry.resource_id(), 100);
-    let name = match one_line(&entry.head.resource_name, name) {
-        name if name.chars().count() < 2 || name == id => String::new(),
-        name => format!(" ({name})"),
-    };
     let is = match entry.head.status {
         Status::Remediated => "was",
         Status::Failed => "may be",
         _ => "is",
     };
     format!(
-        "{} {}: {id}{name} {is} {found}",
+        "{} {}: {} {is} {found}",
         verb(entry),
         entry.head.severity,
+        id_and_name(&entry.head, name),
     )
 }
 

@@ -557,7 +557,6 @@ pub struct OpenIngress;
 impl Control for OpenIngress {
     const INFO: ControlInfo = ControlInfo {
         id: ControlId::OpenIngress,
-        title: "A security group that admits too much of the internet to a port",
         function: "revoke-ingress",
         prefix: Some("sg-"),
         calls: &[

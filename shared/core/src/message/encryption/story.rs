@@ -3,7 +3,7 @@
 
 use super::made::Part;
 use crate::encryption::{Encryption, Way};
-use crate::message::subject::{MOST, ascii, shortened_subject, status_verb};
+use crate::message::subject::{id_and_name, status_verb, subject_of};
 use crate::prose::one_line;
 use crate::volumes::Instance;
 use crate::words::{Severity, Status};
@@ -32,11 +32,7 @@ pub(super) struct Story<'a> {
 impl Story<'_> {
     /// The subject: the name of the unit goes before anything else does.
     pub(super) fn subject(&self) -> String {
-        [60, 24, 12, 7, 0]
-            .into_iter()
-            .map(|name| ascii(&format!("[Backstop] {}", self.headline(name))))
-            .find(|subject| subject.len() <= MOST)
-            .unwrap_or_else(|| shortened_subject(&self.headline(0)))
+        subject_of(|name| self.headline(name))
     }
 
     pub(super) fn headline(&self, name: usize) -> String {
@@ -62,11 +58,7 @@ impl Story<'_> {
                 one_line(&self.run.head.region, 50)
             );
         }
-        let id = one_line(self.run.resource_id(), 100);
-        match one_line(&self.run.head.resource_name, name) {
-            name if name.chars().count() < 2 || name == id => id,
-            name => format!("{id} ({name})"),
-        }
+        id_and_name(&self.run.head, name)
     }
 
     /// What is the matter with it.

@@ -1,9 +1,8 @@
 //! What is told of a patching: the record, how it failed, the subject and the
 //! first line.
 
-use crate::message::subject::{MOST, ascii, shortened_subject, status_verb};
+use crate::message::subject::{id_and_name, status_verb, subject_of};
 use crate::patching::{Operation, PatchState, Patching, Reboot, Sent};
-use crate::prose::one_line;
 use crate::words::{ControlId, Status};
 
 /// What is told of a patching.
@@ -147,11 +146,7 @@ impl Story<'_> {
 impl Story<'_> {
     /// The subject: the name of the instance goes before anything else does.
     pub(super) fn subject(&self) -> String {
-        [60, 24, 12, 7, 0]
-            .into_iter()
-            .map(|name| ascii(&format!("[Backstop] {}", self.headline(name))))
-            .find(|subject| subject.len() <= MOST)
-            .unwrap_or_else(|| shortened_subject(&self.headline(0)))
+        subject_of(|name| self.headline(name))
     }
 
     pub(super) fn headline(&self, name: usize) -> String {
@@ -171,11 +166,7 @@ impl Story<'_> {
 
     /// The instance: its id, and its name where it has one.
     pub(super) fn unit(&self, name: usize) -> String {
-        let id = one_line(self.run.resource_id(), 100);
-        match one_line(&self.run.head.resource_name, name) {
-            name if name.chars().count() < 2 || name == id => id,
-            name => format!("{id} ({name})"),
-        }
+        id_and_name(&self.run.head, name)
     }
 
     /// What is the matter with it, or what became of that.
