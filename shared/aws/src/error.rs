@@ -99,6 +99,32 @@ impl AwsError {
         }
     }
 
+    /// For an answer that lacks what it is for.
+    #[must_use]
+    pub fn incomplete(operation: &'static str, field: &str) -> Self {
+        Self {
+            operation,
+            code: "BadResponse".to_owned(),
+            message: format!("the answer has no `{field}`"),
+            retryable: true,
+        }
+    }
+
+    /// For an answer with a value that this release does not know: nothing may be
+    /// decided by it.
+    #[must_use]
+    pub fn unknown_value(operation: &'static str, field: &str, value: &str) -> Self {
+        let value: String = value.chars().take(100).collect();
+        Self {
+            operation,
+            code: "UnknownValue".to_owned(),
+            message: format!(
+                "the answer's `{field}` is `{value}`, which this release of Backstop does not know: update it"
+            ),
+            retryable: false,
+        }
+    }
+
     /// For a call that AWS keeps answering in part.
     #[must_use]
     pub fn throttled(operation: &'static str, message: &str) -> Self {
@@ -134,6 +160,9 @@ impl AwsError {
                 | "InvalidSnapshot.NotFound"
                 | "InvalidInstanceID.NotFound"
                 | "InvalidInstanceID.Malformed"
+                | "InvalidAMIID.NotFound"
+                | "InvalidAMIID.Unavailable"
+                | "InvalidAMIID.Malformed"
         )
     }
 

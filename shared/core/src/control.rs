@@ -117,12 +117,21 @@ pub trait Control: Send + Sync + 'static {
     fn items(facts: &Self::Facts) -> BTreeMap<ItemId, Self::State>;
 
     /// Which items are wrong, and what they should become. Spared items are judged
-    /// and reported, but not changed.
+    /// and reported, but not changed. `former` is what the control keeps
+    /// ([`keeps`](Self::keeps)).
     fn judge(
         facts: &Self::Facts,
         settings: &Self::Settings,
+        former: Option<&Self::State>,
         spared: &IsSpared<'_>,
     ) -> Verdict<Self::State>;
+
+    /// The state to keep in the ledger, where an item is restored to what it was
+    /// before it was weakened: no event says what that was. `former` is what is
+    /// kept now; `None`: that stays.
+    fn keeps(_facts: &Self::Facts, _former: Option<&Self::State>) -> Option<Self::State> {
+        None
+    }
 
     /// An item's state in one line for people: `tcp 22 from 0.0.0.0/0`.
     fn line(item: &str, state: &Self::State) -> String;

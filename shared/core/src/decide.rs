@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use serde::Deserialize as _;
 
 use crate::control::Control;
 use crate::entry::{AtOnce, Entry};
@@ -103,7 +104,9 @@ pub fn decide<C: Control>(
         };
     };
     let exemptions = exempt::<C>(facts, rules, at);
-    let mut verdict = C::judge(facts, &rules.control.settings, &|item| {
+    let former = at.guards.former.as_ref();
+    let former = former.and_then(|former| C::State::deserialize(former).ok());
+    let mut verdict = C::judge(facts, &rules.control.settings, former.as_ref(), &|item| {
         exemptions.holds(item)
     });
     let plan = match &mut verdict {
@@ -216,6 +219,7 @@ fn plan<C: Control>(
     let because = guards::held_back(&Case {
         other_owner: (owner != at.account).then_some(owner),
         spared,
+        left: finding.left.as_ref(),
         mode: mode::<C>(rules, at.mode),
         kill_switch: rules.kill_switch,
         guards: at.guards,

@@ -377,8 +377,11 @@ mod tests {
             let expected = match control {
                 ControlId::OpenIngress => "RevokeIngressFunction",
                 ControlId::UnencryptedVolume => "EncryptVolumeFunction",
-                ControlId::EncryptionByDefault => "RestoreAccountDefaultsFunction",
-                ControlId::PublicSnapshot => "UnshareStorageFunction",
+                ControlId::EncryptionByDefault
+                | ControlId::SnapshotSharingBlock
+                | ControlId::MetadataDefaults
+                | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
+                ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches
                 | ControlId::UnmanagedInstance => "PatchInstanceFunction",

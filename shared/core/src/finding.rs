@@ -3,6 +3,7 @@
 //! Deliberately not here: what is done about it (`decide`).
 
 use crate::plan::{Change, Exposure};
+use crate::reason::Reason;
 use crate::words::Severity;
 
 /// What a control says about a resource.
@@ -28,4 +29,6 @@ pub struct Finding<S> {
     pub changes: Vec<Change<S>>,
     /// What could not be judged, one clause each.
     pub notes: Vec<String>,
+    /// Why the control changes nothing about it, in any mode; none: it does.
+    pub left: Option<Reason>,
 }

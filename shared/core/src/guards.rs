@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::reason::Reason;
@@ -35,6 +36,9 @@ pub struct Guards {
     /// Fingerprints of what was there when the control was switched to
     /// `enforce`.
     pub baseline: BTreeSet<String>,
+    /// The last good state of a setting that is restored to what it was
+    /// ([`Control::keeps`](crate::control::Control::keeps)).
+    pub former: Option<Value>,
 }
 
 /// What spares everything that was found.
@@ -70,6 +74,8 @@ pub struct Case<'a> {
     pub other_owner: Option<&'a str>,
     /// What spares everything that was found.
     pub spared: Option<Spared>,
+    /// Why the control leaves it in any mode.
+    pub left: Option<&'a Reason>,
     /// The control's mode.
     pub mode: Mode,
     /// Whether the kill switch is on.
@@ -82,7 +88,8 @@ pub struct Case<'a> {
 }
 
 /// Why a finding is not remediated; `None`: it is. The first of these counts: not
-/// ours, opt-out, baseline, mode, kill switch, tripped (control, resource), fights.
+/// ours, opt-out, baseline, left by the control, mode, kill switch, tripped
+/// (control, resource), fights.
 #[must_use]
 pub fn held_back(case: &Case<'_>) -> Option<Reason> {
     let Case { guards, .. } = case;
@@ -96,6 +103,9 @@ pub fn held_back(case: &Case<'_>) -> Option<Reason> {
         Some(Spared::ByPolicy) => return Some(Reason::ExemptInPolicy),
         Some(Spared::Existing) => return Some(Reason::Existing),
         None => {}
+    }
+    if let Some(left) = case.left {
+        return Some(left.clone());
     }
     if case.mode != Mode::Enforce {
         return Some(Reason::NotifyMode);
@@ -372,6 +382,7 @@ mod tests {
             let mut case = Case {
                 other_owner: Some("444455556666"),
                 spared: Some(spared),
+                left: Some(&Reason::NeverSet),
                 mode: Mode::Notify,
                 kill_switch: true,
                 guards: &both,
@@ -382,6 +393,8 @@ mod tests {
             case.other_owner = None;
             assert_eq!(held_back(&case), Some(reason));
             case.spared = None;
+            assert_eq!(held_back(&case), Some(Reason::NeverSet));
+            case.left = None;
             assert_eq!(held_back(&case), Some(Reason::NotifyMode));
             case.mode = Mode::Enforce;
             assert_eq!(held_back(&case), Some(Reason::KillSwitch));

@@ -35,6 +35,7 @@ pub mod record;
 pub mod rules;
 pub mod run;
 pub mod security_group;
+pub mod sharing;
 mod shell;
 mod stored;
 pub mod storms;

@@ -41,7 +41,8 @@ impl<S> State for S where
 pub enum Disposition {
     /// The plan is carried out.
     Enforce,
-    /// Mode `notify`: the plan is told, nothing is changed.
+    /// It is told, nothing is changed: in the mode `notify`, or because the control
+    /// leaves it ([`Finding::left`](crate::finding::Finding::left)).
     NotifyOnly,
     /// Everything found is opted out: nothing is changed.
     Exempt,
@@ -68,7 +69,7 @@ impl Disposition {
             Reason::OptOutUnreadable => Self::Held,
             Reason::OptedOut | Reason::ExemptInPolicy => Self::Exempt,
             Reason::Existing => Self::Existing,
-            Reason::NotifyMode => Self::NotifyOnly,
+            Reason::DeclarativePolicy | Reason::NeverSet | Reason::NotifyMode => Self::NotifyOnly,
             Reason::KillSwitch => Self::Stopped,
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }

@@ -27,6 +27,12 @@ pub enum Reason {
     /// Everything was there before the control was switched to `enforce`, and
     /// the policy's `existing` is `notify`.
     Existing,
+    /// A declarative policy of the organisation manages the account's setting:
+    /// the account cannot change it.
+    DeclarativePolicy,
+    /// The account's setting was never seen any better, and the policy does not
+    /// say what it should be.
+    NeverSet,
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -57,10 +63,28 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::NotifyMode => Status::Notified,
+            Self::DeclarativePolicy | Self::NeverSet | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
+            }
+        }
+    }
+
+    /// Why a finding is open, in a few words, for digests and tables.
+    #[must_use]
+    pub fn brief(&self) -> &'static str {
+        match self {
+            Self::NotOwned { .. } => "another account owns it",
+            Self::OptOutUnreadable => "its opt-out tag cannot be read",
+            Self::OptedOut | Self::ExemptInPolicy => "opted out",
+            Self::Existing => "it was there before `enforce`",
+            Self::DeclarativePolicy => "a declarative policy sets it",
+            Self::NeverSet => "it was never set",
+            Self::NotifyMode => "the mode is `notify`",
+            Self::KillSwitch => "the kill switch is on",
+            Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
+                "the control has tripped"
             }
         }
     }
@@ -84,6 +108,12 @@ impl fmt::Display for Reason {
             Self::ExemptInPolicy => f.write_str("the policy exempts the account"),
             Self::Existing => f.write_str(
                 "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`",
+            ),
+            Self::DeclarativePolicy => f.write_str(
+                "a declarative policy of the organisation sets it, and only there it can be changed",
+            ),
+            Self::NeverSet => f.write_str(
+                "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
             ),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::decide::Decision;
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
-use crate::plan::Disposition;
 use crate::reason::Reason;
 use crate::words::{ControlId, Status, digest};
 
@@ -39,16 +38,8 @@ const QUIET_HOURS: i64 = 24;
 #[must_use]
 pub fn reason<S>(decision: &Decision<S>) -> Option<&'static str> {
     decision.finding()?;
-    Some(match decision.plan.as_ref()?.disposition {
-        Disposition::Enforce => "being put right",
-        Disposition::NotifyOnly => "the mode is `notify`",
-        Disposition::Exempt => "opted out",
-        Disposition::Held => "its opt-out tag cannot be read",
-        Disposition::NotOwned => "another account owns it",
-        Disposition::Existing => "it was there before `enforce`",
-        Disposition::Tripped => "the control has tripped",
-        Disposition::Stopped => "the kill switch is on",
-    })
+    let because = decision.plan.as_ref()?.because.as_ref();
+    Some(because.map_or("being put right", Reason::brief))
 }
 
 /// What of a finding belongs to the baseline: the fingerprints of what is to be

@@ -33,6 +33,7 @@ use backstop_core::trigger::{BrokenEvent, CheckRequested, Parsed, Trigger};
 use backstop_core::words::{Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -370,6 +371,9 @@ impl<R: Remediation> Pipeline<'_, R> {
         // What an earlier attempt left open is finished and told in any mode.
         if mode == Mode::Off && open.is_none() {
             return Ok(Outlook::Done("off"));
+        }
+        if let Some(facts) = &facts {
+            keep_former::<R>(self.ledger(), facts, &guards).await?;
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
@@ -799,6 +803,23 @@ impl<R: Remediation> Pipeline<'_, R> {
             ?mode,
             "decided"
         );
+    }
+}
+
+/// Keeps the state of a setting that is good, to restore it by.
+pub(crate) async fn keep_former<R: Remediation>(
+    ledger: &Ledger,
+    facts: &R::Facts,
+    guards: &Guards,
+) -> Result<(), LedgerError> {
+    let former = guards.former.as_ref();
+    let former = former.and_then(|former| R::State::deserialize(former).ok());
+    match R::keeps(facts, former.as_ref()) {
+        Some(state) => {
+            let resource = R::subject(facts).id;
+            ledger.keep_former(R::INFO.id, resource, &state).await
+        }
+        None => Ok(()),
     }
 }
 

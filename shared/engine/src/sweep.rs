@@ -21,6 +21,8 @@ use backstop_core::trigger::CheckRequested;
 use backstop_core::words::{Actor, ControlId, Mode};
 use jiff::Timestamp;
 
+use crate::pipeline;
+
 /// What a walk works with, and where.
 pub struct Walk<'a> {
     /// The clients.
@@ -185,7 +187,9 @@ impl Walk<'_> {
         let open: Vec<R::Facts> = page
             .into_iter()
             .filter(|facts| {
-                baseline.spares(R::subject(facts).id)
+                // Whether a setting is worse than it was, the ledger says.
+                R::INFO.prefix.is_none()
+                    || baseline.spares(R::subject(facts).id)
                     || self.decide::<R>(facts, &unguarded).finding().is_some()
             })
             .collect();
@@ -206,6 +210,7 @@ impl Walk<'_> {
             if baseline.spares(id) {
                 self.prune::<R>(facts, &mut guards).await?;
             }
+            pipeline::keep_former::<R>(self.ledger, facts, &guards).await?;
             let mut decision = self.decide::<R>(facts, &guards);
             // What a run is about to close is not part of the baseline.
             let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(self.now));

@@ -9,7 +9,8 @@
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
 //! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
-//! | GetSnapshotBlockPublicAccessState (a 500) | `unblocked` |
+//! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
+//! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
@@ -34,6 +35,68 @@ pub(super) struct Gaps {
     made: HashMap<String, Message>,
     /// When instances were last started.
     pub(super) launched: HashMap<String, String>,
+    settings: Settings,
+}
+
+/// The account's settings that moto does not know, as EC2 spells them.
+struct Settings {
+    block: String,
+    console: bool,
+    tokens: String,
+    hops: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            block: "block-new-sharing".to_owned(),
+            console: false,
+            tokens: "required".to_owned(),
+            hops: "2".to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    /// Answers a call about one of them; none: it is about something else.
+    fn answer(&mut self, call: &Call) -> Option<String> {
+        let field = |name: &str| call.request[name].as_str().map(str::to_owned);
+        let action = call.action.as_str();
+        match action {
+            "EnableSnapshotBlockPublicAccess" => self.block = field("State").unwrap_or_default(),
+            "DisableSnapshotBlockPublicAccess" => self.block = "unblocked".to_owned(),
+            "EnableSerialConsoleAccess" => self.console = true,
+            "DisableSerialConsoleAccess" => self.console = false,
+            "ModifyInstanceMetadataDefaults" => {
+                // What is not named stays.
+                self.tokens = field("HttpTokens").unwrap_or_else(|| self.tokens.clone());
+                let hops = field("HttpPutResponseHopLimit");
+                self.hops = hops.unwrap_or_else(|| self.hops.clone());
+            }
+            "GetSnapshotBlockPublicAccessState"
+            | "GetSerialConsoleAccessStatus"
+            | "GetInstanceMetadataDefaults" => {}
+            _ => return None,
+        }
+        let content = match action {
+            "GetInstanceMetadataDefaults" => {
+                let known = |name: &str, value: &str| match value {
+                    "no-preference" | "-1" => String::new(),
+                    value => format!("<{name}>{value}</{name}>"),
+                };
+                let tokens = known("httpTokens", &self.tokens);
+                let hops = known("httpPutResponseHopLimit", &self.hops);
+                format!("<accountLevel>{tokens}{hops}</accountLevel>")
+            }
+            "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
+            _ if action.contains("SerialConsole") => format!(
+                "<serialConsoleAccessEnabled>{}</serialConsoleAccessEnabled>",
+                self.console
+            ),
+            _ => format!("<state>{}</state>", self.block),
+        };
+        Some(format!("<{action}Response>{content}</{action}Response>"))
+    }
 }
 
 impl Gaps {
@@ -80,6 +143,9 @@ pub(super) fn forward(
     }
     let field = |name: &str| call.request[name].as_str().unwrap_or_default();
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
+    if let Some(answer) = gaps.lock().unwrap().settings.answer(call) {
+        return Ok(xml(&answer));
+    }
     match call.action.as_str() {
         "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {
             Ok(xml(&groups_by_list(upstreams, field("Filter.1.Value.1"))))
@@ -94,9 +160,9 @@ pub(super) fn forward(
         "DescribeSnapshots" if field("RestorableBy.1") == "all" => {
             Ok(xml(&public_snapshots(upstreams)))
         }
-        "GetSnapshotBlockPublicAccessState" => Ok(xml(
-            "<GetSnapshotBlockPublicAccessStateResponse><state>unblocked</state></GetSnapshotBlockPublicAccessStateResponse>",
-        )),
+        "DescribeImages" if field("Filter.1.Name") == "is-public" => {
+            Ok(xml(&public_images(upstreams)))
+        }
         "DescribeVolumes" => {
             let mut answer = request.send(to)?;
             if answer.status() == 200 {
@@ -192,6 +258,29 @@ fn public_snapshots(upstreams: &Upstreams) -> String {
     }
     let names: Vec<String> = (1..=ids.len()).map(|n| format!("SnapshotId.{n}")).collect();
     let mut ask = vec![("Action", "DescribeSnapshots")];
+    ask.extend(names.iter().map(String::as_str).zip(ids));
+    upstreams.ec2(&ask)
+}
+
+/// This account's images that everyone can launch.
+fn public_images(upstreams: &Upstreams) -> String {
+    let owned = upstreams.ec2(&[("Action", "DescribeImages"), ("Owner.1", "self")]);
+    let is_public = |id: &&str| {
+        let grants = upstreams.ec2(&[
+            ("Action", "DescribeImageAttribute"),
+            ("Attribute", "launchPermission"),
+            ("ImageId", id),
+        ]);
+        grants.contains("<group>all</group>")
+    };
+    let ids = owned.split("<imageId>").skip(1);
+    let ids = ids.filter_map(|part| part.split('<').next());
+    let ids: Vec<&str> = ids.filter(is_public).collect();
+    if ids.is_empty() {
+        return "<DescribeImagesResponse><imagesSet/></DescribeImagesResponse>".to_owned();
+    }
+    let names: Vec<String> = (1..=ids.len()).map(|n| format!("ImageId.{n}")).collect();
+    let mut ask = vec![("Action", "DescribeImages")];
     ask.extend(names.iter().map(String::as_str).zip(ids));
     upstreams.ec2(&ask)
 }

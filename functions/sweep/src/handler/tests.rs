@@ -58,6 +58,19 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
+        "DescribeImages" => xml("DescribeImages", "<imagesSet/>"),
+        "GetSnapshotBlockPublicAccessState" => xml(
+            "GetSnapshotBlockPublicAccessState",
+            "<state>block-new-sharing</state>",
+        ),
+        "GetInstanceMetadataDefaults" => xml(
+            "GetInstanceMetadataDefaults",
+            "<accountLevel><httpTokens>required</httpTokens></accountLevel>",
+        ),
+        "GetSerialConsoleAccessStatus" => xml(
+            "GetSerialConsoleAccessStatus",
+            "<serialConsoleAccessEnabled>false</serialConsoleAccessEnabled>",
+        ),
         "DescribeInstances" => xml("DescribeInstances", "<reservationSet/>"),
         "GetEbsEncryptionByDefault" => xml("GetEbsEncryptionByDefault", "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>"),
         other => panic!("{other}"),

@@ -7,13 +7,15 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
+use backstop_core::controls;
 use backstop_core::guards::{Fights, Guards, Trip};
 use backstop_core::notice::Notice;
 use backstop_core::words::ControlId;
 
 use super::items::{
-    Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
-    notice_item, resource_trip_key, s, text, transact_delete, transact_put, transact_update,
+    Item, Key, baseline_key, budget_key, control_trip_key, fights_key, former_key, key, known_key,
+    lock_key, n, notice_item, resource_trip_key, s, text, transact_delete, transact_put,
+    transact_update,
 };
 use super::{BUDGET_SECONDS, Known, Ledger, LedgerError, Lock, Standing, Transacted};
 use crate::error::AwsError;
@@ -55,7 +57,13 @@ impl Ledger {
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
         let lock_name = control.lock_name();
+        // A setting of the account: there is one for each control.
+        let of_account = controls::of(control).is_some_and(|c| c.info().prefix.is_none());
         let control = control.name();
+        let formers_of = |resources: &[String]| -> Vec<Key> {
+            let resources = resources.iter().filter(|_| of_account);
+            resources.map(|id| former_key(control, id)).collect()
+        };
         let control_trip = control_trip_key(control);
         let mut standings = Vec::new();
         for resources in resources.chunks(RESOURCES_A_READ) {
@@ -71,14 +79,17 @@ impl Ledger {
                     ]
                 })
                 .collect();
-            let all: Vec<&Key> = keys.iter().flatten().chain([&control_trip]).collect();
+            let formers = formers_of(resources);
+            let all = keys.iter().flatten().chain([&control_trip]);
+            let all: Vec<&Key> = all.chain(&formers).collect();
             let items = self.get_all(&all).await?;
             let items: BTreeMap<String, Item> = items
                 .into_iter()
                 .filter_map(|item| Some((text(&item, "pk")?, item)))
                 .collect();
             let find = |(pk, _): &Key| items.get(pk);
-            for [lock, known, resource_trip, fights, baseline] in &keys {
+            for (index, [lock, known, resource_trip, fights, baseline]) in keys.iter().enumerate() {
+                let former = formers.get(index).and_then(find);
                 standings.push(Standing {
                     lock: find(lock).and_then(Lock::from_item),
                     known: find(known).and_then(Known::from_item),
@@ -87,11 +98,26 @@ impl Ledger {
                         resource_tripped: document(find(resource_trip))?,
                         fights: document(find(fights))?.unwrap_or_default(),
                         baseline: find(baseline).map(fingerprints).unwrap_or_default(),
+                        former: document(former)?,
                     },
                 });
             }
         }
         Ok(standings)
+    }
+
+    /// Keeps the last good state of a setting, to restore it by.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn keep_former(
+        &self,
+        control: ControlId,
+        resource: &str,
+        state: &impl serde::Serialize,
+    ) -> Result<(), LedgerError> {
+        let item = document_item(&former_key(control.name(), resource), state)?;
+        self.put(item, None).await.map(|_| ())
     }
 
     /// Reads items by their keys (at most 100), consistently.

@@ -394,6 +394,11 @@ pub(super) fn baseline_key(control: &str, resource: &str) -> Key {
     state_key(format!("baseline#{control}#{resource}"))
 }
 
+/// The last good state of a setting that is restored to what it was.
+pub(super) fn former_key(control: &str, resource: &str) -> Key {
+    state_key(format!("former#{control}#{resource}"))
+}
+
 pub(super) fn known_key(control: &str, resource_id: &str) -> Key {
     (format!("known#{control}#{resource_id}"), "known")
 }

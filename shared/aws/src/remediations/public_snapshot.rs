@@ -6,8 +6,9 @@
 use aws_sdk_ec2::types::{
     OperationType, PermissionGroup, SnapshotAttributeName, SnapshotBlockPublicAccessState,
 };
-use backstop_core::controls::public_snapshot::{EVERYONE, Holder, PublicSnapshot, Snapshot};
+use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::plan::{Change, Outcome};
+use backstop_core::sharing::{EVERYONE, Holder, Storage};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
@@ -19,7 +20,7 @@ use crate::security_groups::{partition, tags};
 const PAGE: i32 = 1000;
 
 impl Remediation for PublicSnapshot {
-    async fn gather(aws: &Clients, at: Place<'_>, id: &str) -> Result<Option<Snapshot>, AwsError> {
+    async fn gather(aws: &Clients, at: Place<'_>, id: &str) -> Result<Option<Storage>, AwsError> {
         let (ec2, deadline) = (&aws.ec2, at.deadline);
         let describe = ec2.describe_snapshots().snapshot_ids(id).send();
         let grants = ec2
@@ -61,7 +62,7 @@ impl Remediation for PublicSnapshot {
                 false
             }
         };
-        Ok(Some(Snapshot {
+        Ok(Some(Storage {
             hidden,
             shared_with: shared_with.collect(),
             ..facts(snapshot, at.region)
@@ -93,7 +94,7 @@ impl Remediation for PublicSnapshot {
     async fn walk(
         aws: &Clients,
         at: Place<'_>,
-        each: impl AsyncFnMut(Vec<Snapshot>),
+        each: impl AsyncFnMut(Vec<Storage>),
     ) -> Result<Walked, Stopped> {
         let read = async |token: Option<String>| {
             let request = aws
@@ -109,7 +110,7 @@ impl Remediation for PublicSnapshot {
                 .await?;
             let snapshots = page.snapshots().iter();
             // By the request's filter; whether it is hidden, the look reads.
-            let public = snapshots.map(|snapshot| Snapshot {
+            let public = snapshots.map(|snapshot| Storage {
                 shared_with: [Holder::Everyone].into(),
                 ..facts(snapshot, at.region)
             });
@@ -129,10 +130,10 @@ impl Remediation for PublicSnapshot {
 }
 
 /// What DescribeSnapshots shows of a snapshot.
-fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Snapshot {
+fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Storage {
     let id = snapshot.snapshot_id().unwrap_or_default().to_owned();
     let tags = tags(snapshot.tags());
-    Snapshot {
+    Storage {
         // A snapshot's ARN names no account.
         arn: format!("arn:{}:ec2:{region}::snapshot/{id}", partition(region)),
         owner: snapshot.owner_id().unwrap_or_default().to_owned(),
@@ -141,5 +142,6 @@ fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Snapshot {
         tags,
         hidden: false,
         shared_with: [].into(),
+        last_used: None,
     }
 }

@@ -316,17 +316,7 @@ pub async fn encryption_by_default(
     let answer = deadline.call(OPERATION, request).await?;
     answer
         .ebs_encryption_by_default()
-        .ok_or_else(|| incomplete(OPERATION, "ebsEncryptionByDefault"))
-}
-
-/// For an answer that lacks what it is for.
-fn incomplete(operation: &'static str, field: &str) -> AwsError {
-    AwsError {
-        operation,
-        code: "BadResponse".to_owned(),
-        message: format!("the answer has no `{field}`"),
-        retryable: true,
-    }
+        .ok_or_else(|| AwsError::incomplete(OPERATION, "ebsEncryptionByDefault"))
 }
 
 /// Whether a text is an id of this kind: no wildcards, nothing made up.

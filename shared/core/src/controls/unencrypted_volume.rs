@@ -153,6 +153,7 @@ pub fn decide(
     decision.because = guards::held_back(&Case {
         other_owner: None,
         spared,
+        left: None,
         mode: control.mode.unwrap_or(circumstances.mode),
         kill_switch: rules.kill_switch,
         guards: circumstances.guards,

@@ -355,6 +355,7 @@ fn plan(
     let held = guards::held_back(&Case {
         other_owner: None,
         spared,
+        left: None,
         mode: at.mode_of(found.control, rules),
         kill_switch: rules.kill_switch,
         guards: at.guards.get(&found.control).unwrap_or(&unguarded),

@@ -1,17 +1,18 @@
 //! `public-snapshot`: what is decided about a snapshot, by whom it is shared with.
 
-use backstop_core::controls::public_snapshot::{Holder, PublicSnapshot, Snapshot};
+use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::decide::{self, Circumstances};
 use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::guards::Guards;
 use backstop_core::plan::{Change, Disposition};
 use backstop_core::policy::{Governed as _, Policy};
+use backstop_core::sharing::{Holder, Storage};
 use backstop_core::words::{Mode, Severity};
 
 const OURS: &str = "111122223333";
 
-fn snapshot(shared_with: &[Holder]) -> Snapshot {
-    Snapshot {
+fn snapshot(shared_with: &[Holder]) -> Storage {
+    Storage {
         id: "snap-0a3f5c7e91b2d4f60".to_owned(),
         arn: "arn:aws:ec2:eu-central-1::snapshot/snap-0a3f5c7e91b2d4f60".to_owned(),
         owner: OURS.to_owned(),
@@ -19,17 +20,18 @@ fn snapshot(shared_with: &[Holder]) -> Snapshot {
         tags: [].into(),
         hidden: false,
         shared_with: shared_with.iter().cloned().collect(),
+        last_used: None,
     }
 }
 
-fn tagged(value: &str) -> Snapshot {
-    Snapshot {
+fn tagged(value: &str) -> Storage {
+    Storage {
         tags: [(OPT_OUT_TAG.to_owned(), value.to_owned())].into(),
         ..snapshot(&[Holder::Everyone])
     }
 }
 
-fn decide(snapshot: &Snapshot) -> decide::Decision<Holder> {
+fn decide(snapshot: &Storage) -> decide::Decision<Holder> {
     let policy = Policy::default();
     let at = Circumstances {
         mode: Mode::Enforce,
@@ -43,11 +45,11 @@ fn decide(snapshot: &Snapshot) -> decide::Decision<Holder> {
 #[test]
 fn the_grant_to_everyone_goes_and_named_accounts_keep_theirs() {
     let named = Holder::Account("444455556666".to_owned());
-    let hidden = Snapshot {
+    let hidden = Storage {
         hidden: true,
         ..snapshot(&[Holder::Everyone])
     };
-    let theirs = Snapshot {
+    let theirs = Storage {
         owner: "444455556666".to_owned(),
         ..snapshot(&[Holder::Everyone])
     };

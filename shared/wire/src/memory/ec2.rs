@@ -151,7 +151,17 @@ impl Ec2 {
             "DescribeSnapshots" => self.describe_snapshots(call, now),
             "DescribeSnapshotAttribute" => self.describe_grants(call),
             "ModifySnapshotAttribute" => self.modify_grants(call),
-            "GetSnapshotBlockPublicAccessState" => Ok("<state>unblocked</state>".to_owned()),
+            // Settings that are as they should be.
+            "GetSnapshotBlockPublicAccessState" => {
+                Ok("<state>block-new-sharing</state>".to_owned())
+            }
+            "GetInstanceMetadataDefaults" => {
+                Ok("<accountLevel><httpTokens>required</httpTokens></accountLevel>".to_owned())
+            }
+            "GetSerialConsoleAccessStatus" => {
+                Ok("<serialConsoleAccessEnabled>false</serialConsoleAccessEnabled>".to_owned())
+            }
+            "DescribeImages" => Ok("<imagesSet/>".to_owned()),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),

@@ -397,7 +397,7 @@ fn problems(aws: &LocalAws) -> Vec<Value> {
 }
 
 /// The messages about a unit that are no digest.
-async fn told(aws: &LocalAws, unit: &str, count: usize) -> Vec<Published> {
+pub(crate) async fn told(aws: &LocalAws, unit: &str, count: usize) -> Vec<Published> {
     let of_unit = || -> Vec<Published> {
         let mut all = published_about(aws, unit);
         all.retain(|m| !m.bodies["sqs"].contains("\"outcome\":\"digest\""));

@@ -20,10 +20,12 @@ use backstop_tests::local_aws::{LocalAws, PATIENCE, Published, scenario, wait_fo
 use backstop_tests::{cloudtrail, template};
 use serde_json::{Value, json};
 
+mod account_settings;
 mod cli;
 mod encryption;
 mod failing_calls;
 mod guards;
+mod images;
 mod ledger;
 mod opt_outs;
 mod patching;
@@ -1286,6 +1288,8 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         sweep::exercise(aws).await;
         encryption::exercise(aws).await;
         snapshots::exercise(aws).await;
+        images::exercise(aws).await;
+        account_settings::exercise(aws).await;
         patching::exercise(aws).await;
 
         let mut differences = BTreeMap::new();

@@ -74,7 +74,7 @@ async fn opt_out(aws: &LocalAws, id: &str) -> Option<String> {
 }
 
 /// Waits until this many messages about it are out, and no more.
-async fn told(aws: &LocalAws, id: &str, count: usize) -> Vec<Published> {
+pub(crate) async fn told(aws: &LocalAws, id: &str, count: usize) -> Vec<Published> {
     wait_for(&format!("{count} messages about {id}"), async || {
         (published_about(aws, id).len() >= count).then_some(())
     })

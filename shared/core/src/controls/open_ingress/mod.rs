@@ -649,6 +649,7 @@ impl Control for OpenIngress {
     fn judge(
         group: &SecurityGroup,
         settings: &Settings,
+        _former: Option<&IngressRule>,
         spared: &IsSpared<'_>,
     ) -> Verdict<IngressRule> {
         let mut cuts = cuts(group, settings, |rule| !spared(&rule.id));
@@ -707,6 +708,7 @@ impl Control for OpenIngress {
             exposures,
             changes: changes(group, &open, &kept),
             notes: unread.collect(),
+            left: None,
         })
     }
 

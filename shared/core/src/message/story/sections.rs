@@ -115,6 +115,12 @@ impl<'a> Story<'a> {
     }
 
     fn notified(&self, nothing: &str) -> Vec<String> {
+        if !matches!(
+            self.entry.detail.plan.because,
+            None | Some(Reason::NotifyMode)
+        ) {
+            return self.reasons();
+        }
         let mut lines = vec![format!(
             "{nothing}: the mode is `notify`. In the mode `enforce`, this would be done:"
         )];
