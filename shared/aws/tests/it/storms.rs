@@ -42,10 +42,19 @@ fn storm_item(until: i64, more: u64) -> Value {
 /// Answers reads with this item and everything else with success.
 fn holding(item: Value) -> Wire {
     Wire::new(move |call| match call.operation.as_str() {
-        "BatchGetItem" => Reply::ok(json!({ "Responses": { "ledger": [item] } }).to_string()),
+        "BatchGetItem" if call.json.to_string().contains(STORM) => {
+            Reply::ok(json!({ "Responses": { "ledger": [item] } }).to_string())
+        }
         "PutEvents" => Reply::ok(r#"{"FailedEntryCount":0,"Entries":[{"EventId":"1"}]}"#),
         _ => Reply::ok("{}"),
     })
+}
+
+/// The operations in order; reads in parts count as one.
+fn operations(wire: &Wire) -> Vec<String> {
+    let mut operations = wire.operations();
+    operations.dedup();
+    operations
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +72,7 @@ async fn what_a_storm_counted_is_recorded_in_the_write_that_ends_it_then_told() 
     .unwrap();
     assert_eq!(told, 1);
     assert_eq!(
-        wire.operations(),
+        operations(&wire),
         [
             "BatchGetItem",
             "TransactWriteItems",
@@ -71,8 +80,9 @@ async fn what_a_storm_counted_is_recorded_in_the_write_that_ends_it_then_told() 
             "TransactWriteItems"
         ]
     );
-    let calls = wire.calls();
-    let items = &calls[1].json["TransactItems"];
+    let mut calls = wire.calls();
+    calls.retain(|call| call.operation != "BatchGetItem");
+    let items = &calls[0].json["TransactItems"];
     let delete = &items[0]["Delete"];
     assert_eq!(delete["Key"]["pk"]["S"], STORM);
     assert_eq!(
@@ -91,7 +101,7 @@ async fn what_a_storm_counted_is_recorded_in_the_write_that_ends_it_then_told() 
     assert_eq!(about["teams"], json!(["team-web"]));
     let entry = document["id"].as_str().unwrap();
     assert!(
-        calls[2].json["Entries"][0]["Detail"]
+        calls[1].json["Entries"][0]["Detail"]
             .as_str()
             .unwrap()
             .contains(entry)
@@ -105,7 +115,7 @@ async fn a_storm_that_is_on_or_counted_nothing_ends_nobody_is_told_of() {
         let clients = Clients::new(&wire.config(1));
         let told = storms::tell_ended(&ledger(&wire), &clients.eventbridge, "1", "r", now()).await;
         assert_eq!(told.unwrap(), 0);
-        assert_eq!(wire.operations(), ["BatchGetItem"]);
+        assert_eq!(operations(&wire), ["BatchGetItem"]);
     }
 }
 
@@ -113,7 +123,10 @@ async fn a_storm_that_is_on_or_counted_nothing_ends_nobody_is_told_of() {
 async fn a_storm_that_somebody_else_ended_is_not_told_twice() {
     let item = storm_item(0, 40);
     let wire = Wire::new(move |call| match call.operation.as_str() {
-        "BatchGetItem" => Reply::ok(json!({ "Responses": { "ledger": [item] } }).to_string()),
+        "BatchGetItem" if call.json.to_string().contains(STORM) => {
+            Reply::ok(json!({ "Responses": { "ledger": [item] } }).to_string())
+        }
+        "BatchGetItem" => Reply::ok("{}"),
         "TransactWriteItems" => Reply::Answer(
             400,
             json!({
