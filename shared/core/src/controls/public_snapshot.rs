@@ -147,6 +147,7 @@ impl Control for PublicSnapshot {
                 true => Severity::High,
                 false => Severity::Critical,
             },
+            severities: BTreeMap::new(),
             exposures: vec![Exposure::of(EVERYONE, Holder::Everyone)],
             changes: match spared(EVERYONE) {
                 true => Vec::new(),
