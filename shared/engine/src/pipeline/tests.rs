@@ -547,7 +547,7 @@ async fn what_exceeds_the_budget_by_itself_trips_alone_once_its_critical_exposur
         assert_eq!(entry["plan"]["because"], "resource-tripped");
         let left: BTreeSet<&str> = left.iter().copied().collect();
         let named = entry["exposures"].as_array().unwrap().iter();
-        let named: BTreeSet<&str> = named.map(|e| e["rule"].as_str().unwrap()).collect();
+        let named: BTreeSet<&str> = named.map(|e| e["rule"]["id"].as_str().unwrap()).collect();
         assert!(left.is_subset(&named), "what is left is named: {entry}");
         assert!(!holds(&table, &format!("lock#open-ingress#{GROUP}")));
 
