@@ -810,6 +810,14 @@ impl LocalAws {
         self.drain(self.output("FailedEventsQueueUrl")).await
     }
 
+    /// Puts an event among the failed ones, as a rule does that cannot deliver it.
+    pub async fn give_up(&self, event: &Value) -> Result<()> {
+        let send = self.sqs.send_message();
+        let send = send.queue_url(self.output("FailedEventsQueueUrl"));
+        send.message_body(event.to_string()).send().await?;
+        Ok(())
+    }
+
     async fn drain(&self, url: &str) -> Result<Vec<Value>> {
         let mut bodies = Vec::new();
         loop {

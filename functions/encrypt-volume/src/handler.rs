@@ -379,7 +379,7 @@ impl Handler {
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
             Begun::Moved => return Ok(Looked::Again),
             Begun::OverBudget => {
-                self.trip_control(&run, budget).await?;
+                self.over_budget(&run, budget).await?;
                 return Ok(Looked::Again);
             }
         }
@@ -387,15 +387,17 @@ impl Handler {
         Ok(Looked::Done("begun"))
     }
 
-    /// The control trips: it changes nothing more until a person re-arms it.
-    pub(crate) async fn trip_control(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
+    /// The budget refused the run: the control trips, for the instance alone if its
+    /// volumes are more than the budget, and changes nothing more until a person
+    /// re-arms it. An instance is never encrypted in part for the budget's sake.
+    pub(crate) async fn over_budget(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
         let place = trips::Place {
             account: &run.head.account,
             region: &run.head.region,
             resource: &run.head.resource,
         };
         let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-        trips::over_budget(ledger, bus, run, place, run.changes(), budget).await?;
+        trips::refused(ledger, bus, run, place, run.changes(), budget).await?;
         Ok(())
     }
 
@@ -469,7 +471,7 @@ impl Handler {
         known: Option<&Known>,
         guards: &Guards,
     ) -> Result<Option<&'static str>, Failure> {
-        let quiet = run.head.status == Status::Tripped && guards.control_tripped.is_some();
+        let quiet = guards.told_with_the_trip(&run.head);
         let bus = &self.clients.eventbridge;
         Ok(findings::record(&self.ledger, bus, run, known, quiet).await?)
     }

@@ -485,8 +485,8 @@ impl Handler {
         while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);
         if run.head.status != Status::InProgress {
-            let tripped = guards.get(&control).map(|of| of.control_tripped.is_some());
-            let quiet = run.head.status == Status::Tripped && tripped == Some(true);
+            let guards = guards.get(&control);
+            let quiet = guards.is_some_and(|guards| guards.told_with_the_trip(&run.head));
             let bus = &self.clients.eventbridge;
             let told = findings::record(&self.ledger, bus, &run, known, quiet).await?;
             return Ok(told.map_or(Looked::Again, Looked::Done));
@@ -622,7 +622,7 @@ impl Handler {
                         resource: &run.head.resource,
                     };
                     let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                    trips::over_budget(ledger, bus, &run, place, 1, budget).await?;
+                    trips::refused(ledger, bus, &run, place, 1, budget).await?;
                     Looked::Again
                 }
             },

@@ -13,6 +13,7 @@ use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::doctor::{self, Deployment};
 use backstop_aws::error::AwsError;
+use backstop_aws::failed_events;
 use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Stored, Untold};
 use backstop_aws::metrics;
@@ -21,6 +22,7 @@ use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
 use backstop_core::encryption::Way;
+use backstop_core::failed_event;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::record::Record;
 use backstop_core::run::VERSION;
@@ -33,6 +35,9 @@ use jiff::tz::Offset;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
+
+/// Most failed events that a sweep reads. Of more, health tells the number.
+const MOST_FAILED_EVENTS: usize = 200;
 
 /// Everything that makes a sweep an error in the end.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +137,9 @@ impl Handler {
             Err(problem) => digest.unseen.push(problem.to_string()),
         }
         self.take_up(place, &mut digest).await;
+        if let Err(problem) = self.tell_failed_events(place).await {
+            digest.unseen.push(format!("the failed events: {problem}"));
+        }
         let (bus, account, region) = (&self.clients.eventbridge, &place.account, &place.region);
         if let Err(problem) =
             storms::tell_ended(&self.ledger, bus, account, region, place.now).await
@@ -139,6 +147,13 @@ impl Handler {
             digest
                 .unseen
                 .push(format!("storms of messages that have ended: {problem}"));
+        }
+        match self.ledger.tripped_controls().await {
+            Ok(tripped) => metrics::tripped(tripped.len() as u64),
+            Err(problem) => {
+                let problem = format!("which controls have tripped: {problem}");
+                digest.unseen.push(problem);
+            }
         }
         metrics::swept(
             unhealthy,
@@ -362,7 +377,12 @@ impl Handler {
         {
             return Ok(());
         }
-        let id = match self.ledger.record_notice(&notice).await? {
+        self.tell_notice(&notice).await
+    }
+
+    /// Records and tells a notice, once while it says the same of its subject.
+    async fn tell_notice(&self, notice: &Notice) -> Result<(), Failure> {
+        let id = match self.ledger.record_notice(notice).await? {
             Recorded::New => notice.id.clone(),
             Recorded::Untold(id) => id,
             Recorded::Told | Recorded::Moved => return Ok(()),
@@ -371,6 +391,28 @@ impl Handler {
         self.ledger
             .known_told(notice.about.name(), &notice.subject(), &id)
             .await?;
+        Ok(())
+    }
+
+    /// Tells each event that was given up, once: the alarm about their queue is
+    /// raised by the first one that lies there and by no other. `notify` tells many
+    /// as one.
+    async fn tell_failed_events(&self, place: &Place) -> Result<(), Failure> {
+        let (operations, queue) = (&self.operations, &self.settings.queue_url);
+        let deadline = &place.deadline;
+        let messages =
+            failed_events::take_until(operations, queue, MOST_FAILED_EVENTS, deadline).await?;
+        // At once, so that they do not seem gone: to people, and to the alarm.
+        for message in &messages {
+            if let Err(error) = failed_events::show(operations, queue, message, deadline).await {
+                warn!(%error, id = %message.id, "it is shown again by itself");
+            }
+        }
+        for message in &messages {
+            let failed = failed_event::notice(&message.id, &message.event);
+            let notice = self.new_notice(place, About::EventFailed(failed));
+            self.tell_notice(&notice).await?;
+        }
         Ok(())
     }
 

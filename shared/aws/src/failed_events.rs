@@ -43,6 +43,19 @@ pub async fn take(
     queue: &str,
     deadline: &Deadline,
 ) -> Result<Vec<Message>, AwsError> {
+    take_until(operations, queue, usize::MAX, deadline).await
+}
+
+/// As [`take`], until there are about this many (a call returns up to ten).
+///
+/// # Errors
+/// A call failed. What was taken before is shown again by itself.
+pub async fn take_until(
+    operations: &OperationsClients,
+    queue: &str,
+    most: usize,
+    deadline: &Deadline,
+) -> Result<Vec<Message>, AwsError> {
     let mut messages: BTreeMap<String, Message> = BTreeMap::new();
     loop {
         let request = operations
@@ -66,7 +79,7 @@ pub async fn take(
                 },
             );
         }
-        if messages.len() == known {
+        if messages.len() == known || messages.len() >= most {
             return Ok(messages.into_values().collect());
         }
     }

@@ -168,6 +168,7 @@ impl<S: Graded> AccountSetting<S> {
                 Some(Reason::NeverSet) => Severity::Low,
                 _ => Severity::Medium,
             },
+            severities: BTreeMap::new(),
             exposures: vec![Exposure::of(item, self.state.clone())],
             changes: changes.into_iter().collect(),
             notes: Vec::new(),

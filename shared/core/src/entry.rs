@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::guards::Fight;
-use crate::plan::{Change, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification};
+use crate::plan::{
+    Change, Disposition, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification,
+};
+use crate::reason::Reason;
 use crate::run::Run;
 use crate::words::{Status, digest};
 
@@ -160,6 +163,56 @@ impl<S: Clone + PartialEq> Entry<S> {
             .flat_map(Verification::problems)
             .map(str::to_owned);
         failed.chain(unverified).collect()
+    }
+
+    /// Keeps of the plan what the control's budget of the hour counted before
+    /// (`counted`), and as many further changes of `critical` items as it has room
+    /// for. The others stay undone, and are not in `before`.
+    pub fn keep_within(
+        &mut self,
+        counted: &BTreeSet<ItemId>,
+        critical: &BTreeSet<ItemId>,
+        mut room: usize,
+    ) {
+        let plan = &mut self.detail.plan;
+        plan.changes.retain(|change| {
+            if counted.contains(&change.item) {
+                return true;
+            }
+            let fits = room > 0 && critical.contains(&change.item);
+            room -= usize::from(fits);
+            fits
+        });
+        let kept: BTreeSet<&ItemId> = plan.changes.iter().map(|change| &change.item).collect();
+        self.detail
+            .before
+            .retain(|item, _| counted.contains(item) || kept.contains(item));
+    }
+
+    /// The same finding left as it is, and why.
+    #[must_use]
+    pub fn held_back(mut self, because: Reason) -> Self {
+        self.head.status = because.status();
+        let plan = &mut self.detail.plan;
+        plan.disposition = Disposition::of(&because);
+        plan.reasons.push(because.to_string());
+        plan.because = Some(because);
+        self.detail.before.clear();
+        self
+    }
+
+    /// The run ends with a part undone: `left` is the plan for that part, and why it
+    /// is not carried out.
+    pub fn leave(&mut self, left: &Plan<S>) {
+        let Some(because) = &left.because else { return };
+        self.head.status = because.status();
+        let plan = &mut self.detail.plan;
+        plan.reasons.clone_from(&left.reasons);
+        plan.because.clone_from(&left.because);
+        let planned: BTreeSet<ItemId> = plan.changes.iter().map(|c| c.item.clone()).collect();
+        let left = left.changes.iter();
+        let left = left.filter(|change| !planned.contains(&change.item));
+        plan.changes.extend(left.cloned());
     }
 
     /// The entry for a finding that the ledger cannot hold: nothing is

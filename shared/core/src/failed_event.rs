@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::controls;
 use crate::info::ControlInfo;
+use crate::notice::EventFailed;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
@@ -22,6 +23,9 @@ use crate::words::ControlId;
 
 const ENCRYPT_VOLUME: &str = "encrypt-volume";
 const PATCH_INSTANCE: &str = "patch-instance";
+
+/// Most characters of an error that a notice keeps.
+const MOST_ERROR: usize = 1_000;
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,41 @@ pub enum Function {
     Arn(String),
     /// By its logical id in the template: the one that the event is for.
     Logical(String),
+}
+
+impl Function {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Arn(arn) => arn.rsplit(':').next().unwrap_or(arn),
+            Self::Logical(id) => id,
+        }
+    }
+}
+
+/// The notice about a message of the queue: what it holds, or why that cannot be
+/// read.
+#[must_use]
+pub fn notice(message: &str, read: &Result<FailedEvent, String>) -> EventFailed {
+    // An error may quote anything, and the ledger keeps it for long.
+    let short = |text: &String| text.chars().take(MOST_ERROR).collect();
+    match read {
+        Ok(failed) => EventFailed {
+            message: message.to_owned(),
+            function: Some(failed.function.name().to_owned()),
+            event: short(&failed.title()),
+            error: failed.error.as_ref().map(short),
+            failed_at: failed.at.clone(),
+        },
+        Err(problem) => EventFailed {
+            message: message.to_owned(),
+            function: None,
+            event: "a message that cannot be read".to_owned(),
+            error: Some(short(problem)),
+            failed_at: None,
+        },
+    }
 }
 
 impl FailedEvent {

@@ -3,8 +3,8 @@
 //! | guard | set by | ended by |
 //! | --- | --- | --- |
 //! | kill switch | the policy's `kill_switch` | the policy |
-//! | trip of a control | more changes in an hour than its budget | a person, who re-arms it |
-//! | trip of a resource | a fight: the same finding again and again | a person, who re-arms it |
+//! | trip of a control | more changes in an hour than its budget, by many resources | a person, who re-arms it |
+//! | trip of a resource | more changes in an hour than the budget by itself; or a fight: the same finding again and again | a person, who re-arms it |
 //! | baseline | the first sweep after a switch to `enforce` | the policy's `existing` |
 //!
 //! They are asked in one order for every control ([`held_back`]).
@@ -21,8 +21,9 @@ use serde_json::Value;
 use crate::exemption::Exemption;
 use crate::reason::Reason;
 use crate::rules::FightRules;
+use crate::run::Head;
 use crate::security_group::Tags;
-use crate::words::{Actor, Mode};
+use crate::words::{Actor, Mode, Status};
 
 /// What the ledger says about a control and one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,17 @@ pub struct Guards {
     /// The last good state of a setting that is restored to what it was
     /// ([`Control::keeps`](crate::control::Control::keeps)).
     pub former: Option<Value>,
+}
+
+impl Guards {
+    /// Whether a finding was told together with the control's trip: all are but the
+    /// critical ones, each of which is told by itself.
+    #[must_use]
+    pub fn told_with_the_trip(&self, head: &Head) -> bool {
+        self.control_tripped.is_some()
+            && head.status == Status::Tripped
+            && !head.is_left_and_critical()
+    }
 }
 
 /// What spares everything that was found.
@@ -136,6 +148,60 @@ pub struct Trip {
     pub at: Timestamp,
     /// Why, as a clause for messages.
     pub why: String,
+}
+
+/// How much of a control's budget is spent in this clock hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Changes of all resources.
+    pub all: u64,
+    /// Those of the resource in question.
+    pub by_resource: u64,
+    /// Those of resources for which the control has tripped because they exceeded
+    /// the budget by themselves.
+    pub by_tripped: u64,
+}
+
+/// What follows from changes that the ledger refused because of the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverBudget {
+    /// They fit by now: the clock hour is another one.
+    Fits,
+    /// The resource exceeds the budget by itself: the control trips for it alone.
+    Resource {
+        /// Changes that there is room for.
+        room: usize,
+        /// Changes that it would come to in this clock hour.
+        needs: u64,
+    },
+    /// There is no room only because of resources that have tripped by themselves.
+    /// The control does not trip for their sake: the changes wait for the next hour.
+    Spent,
+    /// Many resources do together: the control trips.
+    Control,
+}
+
+impl Spent {
+    /// What follows if a resource needs so many more changes. A resource that would
+    /// exceed the budget if it were the only one must not stop the control for all
+    /// others, however many calls it took.
+    #[must_use]
+    pub fn over(self, changes: usize, budget: u32) -> OverBudget {
+        let (changes, budget) = (changes as u64, u64::from(budget));
+        if self.all.saturating_add(changes) <= budget {
+            OverBudget::Fits
+        } else if self.by_resource.saturating_add(changes) > budget {
+            let room = budget.saturating_sub(self.all);
+            OverBudget::Resource {
+                room: usize::try_from(room).unwrap_or(usize::MAX),
+                needs: self.by_resource.saturating_add(changes),
+            }
+        } else if self.all.saturating_sub(self.by_tripped) + changes <= budget {
+            OverBudget::Spent
+        } else {
+            OverBudget::Control
+        }
+    }
 }
 
 /// How often each finding on a resource has been put right, by fingerprint.
@@ -280,6 +346,38 @@ mod tests {
 
     fn note(fights: &mut Fights, entry: &str, hours: i64) -> Option<Fight> {
         fights.note(entry, ["a"], at(hours), &FightRules::default(), None)
+    }
+
+    #[test]
+    fn who_exceeds_the_budget_by_itself_trips_by_itself() {
+        let spent = |all, by_resource, by_tripped| Spent {
+            all,
+            by_resource,
+            by_tripped,
+        };
+        let over = |all, by_resource, changes| spent(all, by_resource, 0).over(changes, 50);
+        let resource = |room, needs| OverBudget::Resource { room, needs };
+        assert_eq!(over(0, 0, 50), OverBudget::Fits);
+        assert_eq!(over(0, 0, 51), resource(50, 51));
+        assert_eq!(
+            over(30, 0, 51),
+            resource(20, 51),
+            "others have spent some of it"
+        );
+        assert_eq!(over(50, 0, 51), resource(0, 51));
+        // In several calls.
+        assert_eq!(over(50, 50, 1), resource(0, 51));
+        assert_eq!(over(45, 30, 21), resource(5, 51));
+        // Many resources together.
+        assert_eq!(over(50, 0, 1), OverBudget::Control);
+        assert_eq!(over(50, 49, 1), OverBudget::Control);
+        // One that tripped by itself disarms nothing but itself.
+        assert_eq!(spent(50, 0, 50).over(1, 50), OverBudget::Spent);
+        assert_eq!(spent(50, 0, 30).over(30, 50), OverBudget::Spent);
+        assert_eq!(spent(50, 0, 30).over(31, 50), OverBudget::Control);
+        assert_eq!(spent(40, 0, 30).over(5, 50), OverBudget::Fits);
+        // The budget was lowered meanwhile.
+        assert_eq!(over(80, 80, 1), resource(0, 81));
     }
 
     #[test]

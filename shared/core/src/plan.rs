@@ -58,6 +58,8 @@ pub enum Disposition {
     Tripped,
     /// The kill switch is on: nothing is changed.
     Stopped,
+    /// The budget of this clock hour is used up: nothing is changed before the next.
+    Pending,
 }
 
 impl Disposition {
@@ -71,6 +73,7 @@ impl Disposition {
             Reason::Existing => Self::Existing,
             Reason::DeclarativePolicy | Reason::NeverSet | Reason::NotifyMode => Self::NotifyOnly,
             Reason::KillSwitch => Self::Stopped,
+            Reason::BudgetSpent => Self::Pending,
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }
             | Reason::Fight { .. } => Self::Tripped,

@@ -47,6 +47,9 @@ pub enum Reason {
         /// Why it tripped, as a clause.
         why: String,
     },
+    /// Resources that have tripped by themselves have used up the control's budget
+    /// of this clock hour.
+    BudgetSpent,
     /// The finding came back too often: the control trips for this resource.
     Fight {
         /// How often it was remediated within 24 hours.
@@ -65,6 +68,7 @@ impl Reason {
             Self::Existing => Status::Existing,
             Self::DeclarativePolicy | Self::NeverSet | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
+            Self::BudgetSpent => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
             }
@@ -83,6 +87,7 @@ impl Reason {
             Self::NeverSet => "it was never set",
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
+            Self::BudgetSpent => "the budget of the hour is used up",
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 "the control has tripped"
             }
@@ -121,6 +126,9 @@ impl fmt::Display for Reason {
             Self::ResourceTripped { why } => {
                 write!(f, "the control has tripped for this resource: {why}")
             }
+            Self::BudgetSpent => f.write_str(
+                "resources for which the control has tripped have used up its budget of this hour",
+            ),
             Self::Fight { times } => write!(
                 f,
                 "the same finding was remediated {times} times in 24 hours and came back each time, so the control has tripped for this resource"

@@ -116,6 +116,7 @@ impl Storage {
                 true => Severity::High,
                 false => Severity::Critical,
             },
+            severities: BTreeMap::new(),
             exposures: vec![exposure],
             changes: match spared(EVERYONE) {
                 true => Vec::new(),

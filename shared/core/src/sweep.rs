@@ -5,6 +5,8 @@
 //! Deliberately not here: the walk (`backstop_aws::group_pages`), the closer
 //! look (the remediation function's), and the texts (`message::notice`).
 
+use std::collections::BTreeSet;
+
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
@@ -34,12 +36,17 @@ pub const UNTOLD_SECONDS: i64 = 300;
 /// After how many hours what was done is told although nothing else is news.
 const QUIET_HOURS: i64 = 24;
 
+/// What is open while a run is at work on it, or is about to be.
+const BEING_REMEDIATED: &str = "being put right";
+/// What is open until the check that the sweep requested has come to its verdict.
+const BEING_LOOKED_AT: &str = "being looked at";
+
 /// Why a finding is open, in a few words; `None`: nothing is found.
 #[must_use]
 pub fn reason<S>(decision: &Decision<S>) -> Option<&'static str> {
     decision.finding()?;
     let because = decision.plan.as_ref()?.because.as_ref();
-    Some(because.map_or("being put right", Reason::brief))
+    Some(because.map_or(BEING_REMEDIATED, Reason::brief))
 }
 
 /// What of a finding belongs to the baseline: the fingerprints of what is to be
@@ -77,12 +84,13 @@ fn page_key<S>(decision: &Decision<S>) -> Option<String> {
     ))
 }
 
-/// Adds a resource to a count, by name while there is room.
+/// Adds a resource to a count, by name while there is room: those are named whose
+/// ids come first, in whichever order a walk meets them.
 pub fn count(open: &mut Open, id: &str) {
     open.count += 1;
-    if open.examples.len() < EXAMPLES {
-        open.examples.push(id.to_owned());
-    }
+    let at = open.examples.partition_point(|known| known.as_str() <= id);
+    open.examples.insert(at, id.to_owned());
+    open.examples.truncate(EXAMPLES);
 }
 
 /// What an opt-out tag amounts to today, over all controls: `malformed`,
@@ -161,19 +169,27 @@ pub struct LastDigest {
 }
 
 /// What a digest says about how things are: what is open and why, opt-outs,
-/// and what could not be seen. Not how much was looked at or done.
+/// and what could not be seen. Not how much was looked at or done, nor what is open
+/// only until a run or a check has ended: how that ends is told by itself.
 #[must_use]
 pub fn says(of: &Digest) -> String {
-    // "… ended after 4000 of them" is the same trouble as after 5000.
-    let unseen: String = of
+    let stays = |reason: &str| ![BEING_REMEDIATED, BEING_LOOKED_AT].contains(&reason);
+    let open: Vec<_> = of
+        .open
+        .iter()
+        .flat_map(|(control, reasons)| reasons.iter().map(move |(why, open)| (control, why, open)))
+        .filter(|(_, why, _)| stays(why))
+        .collect();
+    // "… ended after 4000 of them" is the same trouble as after 5000. In whichever
+    // order the parts of a walk met it.
+    let unseen: BTreeSet<String> = of
         .unseen
-        .concat()
-        .chars()
-        .filter(|c| !c.is_ascii_digit())
+        .iter()
+        .map(|problem| problem.chars().filter(|c| !c.is_ascii_digit()).collect())
         .collect();
     let how_things_are = format!(
-        "{:?} {:?} {} {:?} {unseen}",
-        of.open, of.opt_outs, of.more_opt_outs, of.kept
+        "{open:?} {:?} {} {:?} {unseen:?}",
+        of.opt_outs, of.more_opt_outs, of.kept
     );
     digest([how_things_are.as_str()])
 }
@@ -205,7 +221,7 @@ fn kept_back(status: Option<&str>) -> &'static str {
         _ if is(Status::Existing) => "it was there before `enforce`",
         _ if is(Status::Tripped) => "the control has tripped",
         _ if is(Status::Stopped) => "the kill switch is on",
-        _ => "being looked at",
+        _ => BEING_LOOKED_AT,
     }
 }
 
@@ -301,5 +317,59 @@ mod tests {
             !is_news(&Digest::default(), None, at(0)),
             "all is well, and was"
         );
+    }
+
+    fn open_for(reasons: &[(&str, &[&str])]) -> Digest {
+        let mut digest = Digest::default();
+        let by_reason = digest.open.entry(ControlId::OpenIngress).or_default();
+        for (reason, ids) in reasons {
+            for id in *ids {
+                count(by_reason.entry((*reason).to_owned()).or_default(), id);
+            }
+        }
+        digest
+    }
+
+    #[test]
+    fn the_order_of_a_walk_is_no_news() {
+        let ids: Vec<String> = (0..3 * EXAMPLES).map(|n| format!("sg-{n:03}")).collect();
+        let forwards: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let backwards: Vec<&str> = forwards.iter().rev().copied().collect();
+        let mut one = open_for(&[("opted out", &forwards)]);
+        let mut other = open_for(&[("opted out", &backwards)]);
+        assert_eq!(one.open, other.open);
+        for digest in [&mut one, &mut other] {
+            count(digest.kept.entry("originals".into()).or_default(), "vol-1");
+        }
+        one.unseen = vec!["volumes: throttled".into(), "snapshots: denied".into()];
+        other.unseen = vec!["snapshots: denied".into(), "volumes: throttled".into()];
+        assert_eq!(says(&one), says(&other));
+        let last = LastDigest {
+            at: at(0),
+            said: says(&one),
+        };
+        assert!(!is_news(&other, Some(&last), at(100)));
+        other.unseen.pop();
+        assert!(is_news(&other, Some(&last), at(1)), "a problem is gone");
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_no_news_and_what_comes_back_is() {
+        let well = LastDigest {
+            at: at(0),
+            said: says(&Digest::default()),
+        };
+        let passing = open_for(&[(BEING_LOOKED_AT, &["vol-1"]), (BEING_REMEDIATED, &["sg-1"])]);
+        assert!(!is_news(&passing, Some(&well), at(1)));
+        assert!(!is_news(&passing, None, at(1)));
+
+        let open = open_for(&[("the kill switch is on", &["sg-1"])]);
+        let said = |digest: &Digest| LastDigest {
+            at: at(0),
+            said: says(digest),
+        };
+        assert!(is_news(&open, Some(&well), at(1)));
+        assert!(is_news(&Digest::default(), Some(&said(&open)), at(2)));
+        assert!(is_news(&open, Some(&said(&Digest::default())), at(3)));
     }
 }

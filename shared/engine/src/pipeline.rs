@@ -4,7 +4,7 @@
 //! A run handles exactly one resource. Deliberately not here: what is decided
 //! (core) and how a call is made (aws).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use backstop_aws::settings::RemediationSettings;
 use backstop_aws::trips;
 use backstop_core::decide::{self, About, Circumstances};
 use backstop_core::entry::Entry;
-use backstop_core::finding::Verdict;
-use backstop_core::guards::{Guards, Trip};
+use backstop_core::finding::{Finding, Verdict};
+use backstop_core::guards::{Guards, OverBudget, Trip};
 use backstop_core::plan::{Change, Disposition, Ending, ItemId, Outcome, Verification};
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
@@ -100,7 +100,20 @@ impl From<Failure> for Diagnostic {
 /// How a look at a resource ended.
 enum Outlook {
     Done(&'static str),
+    /// What was found stays, and is recorded as that.
+    Left(&'static str),
     Again,
+}
+
+/// Whether a run may make its changes.
+enum Taken {
+    Started,
+    Busy,
+    Moved,
+    /// The budget refused them, and what follows from that is done.
+    Refused,
+    /// The budget of this hour has no room for them, and nothing follows.
+    Spent,
 }
 
 /// What a run reads before it decides.
@@ -116,8 +129,14 @@ struct Found<R: Remediation> {
     facts: Option<R::Facts>,
     policy: Versioned,
     guards: Guards,
-    /// Changes of a resumed entry that its beginning did not count.
-    uncounted: usize,
+    known: Option<Known>,
+    /// Items whose changes the budget has counted: those of a resumed entry.
+    counted: BTreeSet<ItemId>,
+    /// Items whose changes close something critical.
+    critical: BTreeSet<ItemId>,
+    /// The resource exceeds the budget by itself: the control trips for it once the
+    /// changes are made that there was room for.
+    trips: Option<Trip>,
 }
 
 impl<R: Remediation> Found<R> {
@@ -321,7 +340,7 @@ impl<R: Remediation> Pipeline<'_, R> {
     async fn rounds(&self) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
             match self.look().await? {
-                Outlook::Done(verdict) => return Ok(verdict),
+                Outlook::Done(verdict) | Outlook::Left(verdict) => return Ok(verdict),
                 Outlook::Again => info!(resource = self.resource(), "looking again"),
             }
         }
@@ -359,6 +378,8 @@ impl<R: Remediation> Pipeline<'_, R> {
             counted.findings = 1;
         }
         let found = self.entry(facts.as_ref(), &decision, &policy, now);
+        let critical = decision.finding().map(Finding::critical);
+        let critical = critical.unwrap_or_default();
 
         // a run that was cut off, or is retried, resumes its own entry
         let lapsed = lock
@@ -391,7 +412,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                     facts,
                     policy,
                     guards,
-                    uncounted: 0,
+                    known: known.clone(),
+                    counted: BTreeSet::new(),
+                    critical,
+                    trips: None,
                 };
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
@@ -399,27 +423,24 @@ impl<R: Remediation> Pipeline<'_, R> {
                 entry.head.attempts += 1;
                 decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
                 let mut changes = Vec::new();
-                let mut more = 0;
+                // What was not planned before has not been counted yet.
+                let counted_before = entry.detail.before.keys().cloned().collect();
                 if let Some(found) = found {
-                    // What was not planned before has not been counted yet.
-                    let of_before = |change: &&Change<R::State>| {
-                        !entry.detail.before.contains_key(&change.item)
-                    };
-                    more = found.detail.plan.changes.iter().filter(of_before).count();
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
                     if entry.is_change() {
                         changes = found.detail.plan.changes;
-                    } else {
-                        more = 0;
                     }
                 }
                 let found = Found {
                     facts,
                     policy,
                     guards,
-                    uncounted: more,
+                    known: known.clone(),
+                    counted: counted_before,
+                    critical,
+                    trips: None,
                 };
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
@@ -510,35 +531,89 @@ impl<R: Remediation> Pipeline<'_, R> {
     /// open: what came of it is recorded and told.
     async fn enforce(
         &self,
-        entry: Entry<R::State>,
-        changes: Vec<Change<R::State>>,
+        mut entry: Entry<R::State>,
+        mut changes: Vec<Change<R::State>>,
         lapsed: Option<&Lock>,
-        found: Found<R>,
+        mut found: Found<R>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Outlook, Failure> {
         // begin: the lock, `before` and the budget, in one transaction
-        let budget = found.budget();
-        let (ledger, holder) = (self.ledger(), self.holder());
-        let begun = match entry.head.attempts {
-            1 => ledger.begin(&entry, holder, lapsed, budget).await,
-            _ => {
-                let more = found.uncounted;
-                ledger.go_on(&entry, holder, lapsed, more, budget).await
-            }
-        };
-        match begun? {
-            Begun::Started => {}
-            Begun::Busy => return Ok(Outlook::Done(BUSY)),
-            Begun::Moved => return Ok(Outlook::Again),
-            Begun::OverBudget => {
-                self.trip_control(&entry, changes.len(), budget).await?;
-                return Ok(Outlook::Again);
+        let is_new = entry.head.attempts == 1;
+        let taken = self.take(&mut entry, &mut changes, is_new, lapsed, &mut found);
+        match taken.await? {
+            Taken::Started => {}
+            Taken::Busy => return Ok(Outlook::Done(BUSY)),
+            Taken::Moved | Taken::Refused => return Ok(Outlook::Again),
+            Taken::Spent => {
+                let left = entry.held_back(Reason::BudgetSpent);
+                return self.record(left, found.known.as_ref(), &found.guards).await;
             }
         }
         // apply, verify: again while others change the resource meanwhile
         let (entry, found) = self.remediate(entry, changes, found).await?;
         // finish, tell, close
         self.finish(entry, found, counted).await
+    }
+
+    /// Takes the lock or renews it, stores the entry and counts its changes. Where the
+    /// budget has no room for all of them, and the resource alone is to blame, it is
+    /// the critical ones that it has room for, and those that were counted before.
+    async fn take(
+        &self,
+        entry: &mut Entry<R::State>,
+        changes: &mut Vec<Change<R::State>>,
+        is_new: bool,
+        lapsed: Option<&Lock>,
+        found: &mut Found<R>,
+    ) -> Result<Taken, Failure> {
+        let (ledger, holder, budget) = (self.ledger(), self.holder(), found.budget());
+        let uncounted = |changes: &[Change<R::State>]| {
+            let counted = |change: &&Change<R::State>| found.counted.contains(&change.item);
+            changes.len() - changes.iter().filter(counted).count()
+        };
+        let wanted = uncounted(changes);
+        loop {
+            let begun = match is_new {
+                true => ledger.begin(entry, holder, lapsed, budget).await?,
+                false => {
+                    let more = uncounted(changes);
+                    ledger.go_on(entry, holder, lapsed, more, budget).await?
+                }
+            };
+            match begun {
+                Begun::Started if found.trips.is_some() => {
+                    // At once: others find no room because of it from here on.
+                    let (control, id) = (R::INFO.id, entry.resource_id());
+                    ledger.note_over_budget(control, id).await?;
+                    return Ok(Taken::Started);
+                }
+                Begun::Started => return Ok(Taken::Started),
+                Begun::Busy => return Ok(Taken::Busy),
+                Begun::Moved => return Ok(Taken::Moved),
+                Begun::OverBudget => {}
+            }
+            let room = match trips::follows(ledger, entry, wanted, budget).await? {
+                OverBudget::Fits => return Ok(Taken::Moved),
+                OverBudget::Control => {
+                    self.trip_control(entry, wanted, budget).await?;
+                    return Ok(Taken::Refused);
+                }
+                OverBudget::Spent if is_new => return Ok(Taken::Spent),
+                OverBudget::Spent => 0,
+                OverBudget::Resource { room, needs } => {
+                    found.trips = Some(trips::resource_trip(ledger, needs, budget));
+                    room
+                }
+            };
+            entry.keep_within(&found.counted, &found.critical, room);
+            changes.retain(|change| entry.detail.before.contains_key(&change.item));
+            if changes.is_empty()
+                && let Some(trip) = &found.trips
+            {
+                trips::resource_over_budget(ledger, entry, trip).await?;
+                return Ok(Taken::Refused);
+            }
+        }
     }
 
     /// The control trips: it changes nothing more until a person re-arms it.
@@ -554,7 +629,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             resource: &entry.head.resource,
         };
         let bus = &self.engine.clients.eventbridge;
-        trips::over_budget(self.ledger(), bus, entry, place, changes, budget).await?;
+        trips::control_over_budget(self.ledger(), bus, entry, place, changes, budget).await?;
         Ok(())
     }
 
@@ -587,13 +662,19 @@ impl<R: Remediation> Pipeline<'_, R> {
                 break;
             };
             found.facts = now;
+            let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
-                && !entry.last_outcomes().iter().any(|outcome| outcome.failed())
+                && !failed
             {
-                entry.head.status = Status::Stopped;
-                entry.detail.plan.reasons.clone_from(&plan.reasons);
-                entry.detail.plan.because.clone_from(&plan.because);
+                entry.leave(plan);
+                break;
+            }
+            if found.trips.is_some() {
+                let verification = entry.detail.verification.as_ref();
+                if !failed && verification.is_some_and(|v| v.not_as_planned.is_empty()) {
+                    self.trip(&mut entry, &mut found);
+                }
                 break;
             }
             if round == MOST_ROUNDS || !decide::has_news(&entry, decision.plan.as_ref()) {
@@ -610,27 +691,41 @@ impl<R: Remediation> Pipeline<'_, R> {
                 break;
             };
             changes.clone_from(&more.detail.plan.changes);
-            let (known, budget) = (entry.clone(), found.budget());
+            let before = entry.clone();
             entry.go_on(&more);
-            let more = changes.len();
-            match self
-                .ledger()
-                .go_on(&entry, self.holder(), None, more, budget)
-                .await?
-            {
-                Begun::Started => {}
-                Begun::Busy | Begun::Moved => {
+            found.counted = before.detail.before.keys().cloned().collect();
+            found.critical = decision
+                .finding()
+                .map(Finding::critical)
+                .unwrap_or_default();
+            let taken = self.take(&mut entry, &mut changes, false, None, &mut found);
+            match taken.await? {
+                Taken::Started => {}
+                Taken::Busy | Taken::Moved => {
                     return Err(Failure::Contended(self.resource().to_owned()));
                 }
                 // What was added meanwhile stays open; the verification says so.
-                Begun::OverBudget => {
-                    self.trip_control(&entry, more, budget).await?;
-                    entry = known;
+                Taken::Refused | Taken::Spent => {
+                    entry = before;
+                    if found.trips.is_some() && !failed {
+                        self.trip(&mut entry, &mut found);
+                    }
                     break;
                 }
             }
         }
         Ok((entry, found))
+    }
+
+    /// The run ends here, because the control trips for the resource: what is left
+    /// stays. Nothing may be left by now, and then it does not trip.
+    fn trip(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
+        found.guards.resource_tripped.clone_from(&found.trips);
+        let facts = found.facts.as_ref();
+        let decision = self.decide(facts, &found.policy, &found.guards, self.now());
+        if let Some(plan) = &decision.plan {
+            entry.leave(plan);
+        }
     }
 
     /// Makes the changes, one after the other. Every one yields an outcome; no
@@ -689,10 +784,12 @@ impl<R: Remediation> Pipeline<'_, R> {
             let decision = self.decide(facts.as_ref(), &found.policy, &found.guards, self.now());
             let now = items::<R>(facts.as_ref());
             let verification = decide::verify::<R>(entry, before, &now, &decision);
-            let settled = failed
-                || verification.passed()
-                || decide::has_news(entry, decision.plan.as_ref())
-                || read == MOST_READS;
+            // Of a resource that is to trip some exposures stay: that is no news.
+            let as_expected = match found.trips {
+                None => decide::has_news(entry, decision.plan.as_ref()),
+                Some(_) => verification.not_as_planned.is_empty(),
+            };
+            let settled = failed || verification.passed() || as_expected || read == MOST_READS;
             entry.detail.verification = Some(verification);
             if settled {
                 return Some((facts, decision));
@@ -720,14 +817,21 @@ impl<R: Remediation> Pipeline<'_, R> {
                 &found.policy.policy.fights,
                 entry.head.managed_by.clone(),
             );
-            &*fights
+            fights.clone()
         });
+        let is_left = entry.head.status == Status::Tripped;
+        if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
+            trips::resource_over_budget(self.ledger(), &entry, trip).await?;
+        }
         self.ledger().finish(&entry).await?;
         bus::tell(&self.engine.clients.eventbridge, &entry.head.id).await?;
+        if is_left {
+            self.record_left(&found).await?;
+        }
         let failed = entry.head.status == Status::Failed;
         let closed = self
             .ledger()
-            .close(&entry, self.holder(), failed, fights)
+            .close(&entry, self.holder(), failed, fights.as_ref())
             .await?;
         info!(
             entry = %entry.head.id, resource = self.resource(), control = %R::INFO.id,
@@ -749,13 +853,32 @@ impl<R: Remediation> Pipeline<'_, R> {
                 .and_then(|(from, to)| Duration::try_from(to - from).ok());
         }
         Ok(match closed {
+            Closed::Done if is_left => Outlook::Left(entry.head.status.name()),
             Closed::Done => Outlook::Done(entry.head.status.name()),
             Closed::LookAgain => Outlook::Again,
         })
     }
 
+    /// Records what a run left because the control has tripped, as told: its own
+    /// message said so, and the next look must not say it again.
+    async fn record_left(&self, found: &Found<R>) -> Result<(), Failure> {
+        let now = self.now();
+        let facts = found.facts.as_ref();
+        let decision = self.decide(facts, &found.policy, &found.guards, now);
+        let Some(mut left) = self.entry(facts, &decision, &found.policy, now) else {
+            return Ok(());
+        };
+        left.head.finished_at = Some(now);
+        // Where another run has recorded something else, that is told, too.
+        self.ledger()
+            .record(&left, found.known.as_ref(), true)
+            .await?;
+        Ok(())
+    }
+
     /// Records what was found and not changed, and notifies people once. While the
-    /// control has tripped everywhere, the notice of the trip stands for all.
+    /// control has tripped everywhere, the notice of the trip stands for all that is
+    /// not critical.
     async fn record(
         &self,
         mut entry: Entry<R::State>,
@@ -763,7 +886,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         guards: &Guards,
     ) -> Result<Outlook, Failure> {
         entry.head.finished_at = Some(entry.head.started_at);
-        let quiet = entry.head.status == Status::Tripped && guards.control_tripped.is_some();
+        let quiet = guards.told_with_the_trip(&entry.head);
         if matches!(entry.detail.plan.because, Some(Reason::Fight { .. })) {
             let trip = Trip {
                 at: entry.head.started_at,
@@ -775,7 +898,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
         let bus = &self.engine.clients.eventbridge;
         let told = findings::record(self.ledger(), bus, &entry, known, quiet).await?;
-        Ok(told.map_or(Outlook::Again, Outlook::Done))
+        Ok(told.map_or(Outlook::Again, Outlook::Left))
     }
 
     /// Forgets what was recorded before: it no longer holds.

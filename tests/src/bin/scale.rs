@@ -263,6 +263,7 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
         "GetQueueAttributes" => {
             json!({"Attributes": {"ApproximateNumberOfMessages": "0"}}).to_string()
         }
+        "ReceiveMessage" => "{}".to_owned(),
         "BatchGetItem" | "DeleteItem" | "GetItem" | "PutItem" | "TransactWriteItems"
         | "UpdateItem" => "{}".to_owned(),
         other => panic!("a sweep has no business with {other}"),

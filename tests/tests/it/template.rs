@@ -520,24 +520,35 @@ fn somebody_is_alarmed() {
         json!([{ "Name": "QueueName", "Value": { "Fn::GetAtt": [QUEUE, "QueueName"] } }]),
     );
 
-    // Of our own metrics; it lasts until a sweep finds all in order.
+    // Of our own metrics; each lasts until a sweep says otherwise.
+    for metric in ["TrippedControls", "UnhealthyChecks"] {
+        expected.insert((NAMESPACE.into(), format!("{metric} ")), Value::Null);
+    }
+    // That the sweep does not run at all.
     expected.insert(
-        (NAMESPACE.into(), "UnhealthyChecks ".to_owned()),
-        Value::Null,
+        ("AWS/Lambda".into(), format!("Invocations {SWEEP}")),
+        json!([{ "Name": "FunctionName", "Value": reference(SWEEP) }]),
     );
 
     let mut found = BTreeMap::new();
     for (id, alarm) in resources("AWS::CloudWatch::Alarm") {
         let properties = &alarm["Properties"];
         let ours = properties["Namespace"] == NAMESPACE;
-        let (period, missing) = match ours {
-            true => (3600, "ignore"),
-            false => (60, "notBreaching"),
+        let metric = text(&properties["MetricName"]);
+        const BELOW: &str = "LessThanThreshold";
+        const AT_LEAST: &str = "GreaterThanOrEqualToThreshold";
+        let (period, periods, comparison, missing) = match metric {
+            // No data is what it is about.
+            "Invocations" => (3600, 26, BELOW, "breaching"),
+            "UnhealthyChecks" => (3600, 1, AT_LEAST, "ignore"),
+            "TrippedControls" => (60, 1, AT_LEAST, "ignore"),
+            "ApproximateNumberOfMessagesVisible" => (60, 5, AT_LEAST, "notBreaching"),
+            _ => (60, 1, AT_LEAST, "notBreaching"),
         };
         for (name, value) in [
             ("Threshold", json!(1)),
-            ("ComparisonOperator", json!("GreaterThanOrEqualToThreshold")),
-            ("EvaluationPeriods", json!(1)),
+            ("ComparisonOperator", json!(comparison)),
+            ("EvaluationPeriods", json!(periods)),
             ("Period", json!(period)),
             ("TreatMissingData", json!(missing)),
             ("AlarmActions", json!([reference(TOPIC)])),
@@ -578,6 +589,37 @@ fn somebody_is_alarmed() {
         assert_eq!(properties["Statistic"], statistic, "{id}");
     }
     assert_eq!(found, expected);
+}
+
+/// Of every schedule that sweeps at least once a day, and of a stack whose first
+/// sweep is still to come.
+#[test]
+fn a_sweep_that_does_not_run_raises_an_alarm_and_a_new_stack_does_not() {
+    let alarm = &resource("SweepMissingAlarm")["Properties"];
+    let number = |of: &Value| of.as_i64().unwrap();
+    let hours = number(&alarm["Period"]) * number(&alarm["EvaluationPeriods"]) / 3600;
+    assert!(
+        hours > 25,
+        "a day, and an hour in which EventBridge tries again"
+    );
+    assert!(hours <= 7 * 24, "the most that CloudWatch looks at");
+    let warm_up = &alarm["WarmUpConfiguration"]["WarmUpPeriodDurationInMinutes"];
+    assert!(number(warm_up) >= 60 * hours);
+    assert!(number(warm_up) <= 2880, "CloudWatch's limit");
+    // All of them: one hour without a sweep says nothing.
+    assert_eq!(alarm.get("DatapointsToAlarm"), None);
+}
+
+/// Reading the queue hides its messages for a moment.
+#[test]
+fn the_alarm_about_failed_events_outlasts_that_somebody_reads_them() {
+    let alarm = &resource("FailedEventsAlarm")["Properties"];
+    assert_eq!(alarm["DatapointsToAlarm"], 1);
+    assert!(alarm["EvaluationPeriods"].as_i64() > Some(1));
+    // The sweep reads them, and leaves what becomes of them to a person.
+    let granted = granted_actions(SWEEP);
+    assert!(granted.contains("sqs:ReceiveMessage"));
+    assert!(!granted.contains("sqs:DeleteMessage"));
 }
 
 // ------------------------------------------------------------------- rules

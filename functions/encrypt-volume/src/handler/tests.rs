@@ -10,6 +10,7 @@ use backstop_core::patching::{Patching, Sent};
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Attachment, Instance};
 use backstop_core::words::Actor;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -725,4 +726,42 @@ async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_h
     let wire = wire(World::default(), |_| None);
     let error = run(&wire, advance()).await.unwrap_err();
     assert!(error.contains("has no encryption"), "{error}");
+}
+
+/// A unit is encrypted as a whole or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_exceeds_the_budget_by_itself_trips_alone_and_many_trip_the_control() {
+    for (by_itself, trip) in [
+        (1, format!("trip#unencrypted-volume#{VOLUME}")),
+        (0, "trip#unencrypted-volume".to_owned()),
+    ] {
+        let hour: String = Timestamp::now().to_string().chars().take(13).collect();
+        let budget = format!("budget#unencrypted-volume#{hour}");
+        let table = Arc::new(Mutex::new(Table::default()));
+        for (pk, changes) in [
+            (budget.clone(), 1),
+            (format!("{budget}#{VOLUME}"), by_itself),
+        ] {
+            let item = json!({
+                "pk": { "S": pk }, "sk": { "S": "budget" }, "changes": { "N": changes.to_string() },
+            });
+            table.lock().unwrap().items.insert(pk, item);
+        }
+        let world = World {
+            policy: r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce","budget":{"changes_per_hour":1}}}}"#,
+            ..World::default()
+        };
+        let ledger = table.clone();
+        let wire = wire(world, move |call| ledger.lock().unwrap().answer(call));
+        run(&wire, volume_event()).await.unwrap();
+        assert_eq!(changes(&wire), Vec::<String>::new());
+        let table = table.lock().unwrap();
+        let trips: Vec<&String> = table
+            .items
+            .keys()
+            .filter(|pk| pk.starts_with("trip#"))
+            .collect();
+        assert_eq!(trips, [&trip]);
+        assert_eq!(count(&wire, "PutEvents"), 1, "told once: {trip}");
+    }
 }

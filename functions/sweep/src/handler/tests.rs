@@ -2,12 +2,15 @@
 //! and told, and that a part that fails stops no other.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::decide::{Circumstances, decide};
 use backstop_core::guards::Guards;
 use backstop_core::policy::Governed;
 use backstop_core::security_group::SecurityGroup;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -56,6 +59,7 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeRule" => Reply::ok(r#"{"Name":"r","State":"ENABLED"}"#),
         "GetTopicAttributes" => Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>"),
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
+        "ReceiveMessage" => Reply::ok("{}"),
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
         "DescribeImages" => xml("DescribeImages", "<imagesSet/>"),
@@ -437,6 +441,164 @@ async fn a_part_that_fails_stops_no_other_and_is_said() {
         topics,
         BTreeSet::from(["digest".to_owned(), "health".to_owned()])
     );
+}
+
+/// A ledger that keeps what it is told, but for its indexes, on a wire on which
+/// `fails` may answer first.
+fn remembering(fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Wire {
+    let table = std::sync::Mutex::new(Table::default());
+    wire_in("off", move |call| {
+        fails(call).or_else(|| match call.operation.as_str() {
+            "Query" => None,
+            _ => table.lock().unwrap().answer(call),
+        })
+    })
+}
+
+/// The notices of a topic that `notify` was asked to tell since `from` calls.
+fn told_notices(wire: &Wire, topic: &str, from: usize) -> Vec<Record> {
+    let calls = wire.calls();
+    let asked: Vec<String> = events(wire, "Remediation Recorded")
+        .iter()
+        .map(|detail| detail["entry"].as_str().unwrap().to_owned())
+        .collect();
+    calls[from..]
+        .iter()
+        .filter(|call| call.operation == "TransactWriteItems")
+        .flat_map(|call| call.json["TransactItems"].as_array().unwrap().clone())
+        .filter_map(|item| {
+            let document = item["Put"]["Item"]["document"]["S"].as_str()?;
+            Record::parse(document).ok()
+        })
+        .filter(|record| record.outcome() == topic && asked.contains(&record.id().to_owned()))
+        .collect()
+}
+
+/// Well, ill, well, ill: each change is told, and under a key of its own, since
+/// `notify` sends what has the same key once.
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_comes_back_is_told_again_and_so_is_its_end() {
+    let subscribed = Arc::new(AtomicBool::new(true));
+    let of_topic = subscribed.clone();
+    let wire = remembering(move |call| {
+        let nobody = !of_topic.load(Ordering::SeqCst) && call.operation == "GetTopicAttributes";
+        nobody.then(|| Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes/></GetTopicAttributesResult></GetTopicAttributesResponse>"))
+    });
+    let mut keys = BTreeSet::new();
+    for (well, told) in [
+        (true, 0),
+        (false, 1),
+        (false, 0),
+        (true, 1),
+        (true, 0),
+        (false, 1),
+        (true, 1),
+    ] {
+        subscribed.store(well, Ordering::SeqCst);
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        let health = told_notices(&wire, "health", from);
+        assert_eq!(health.len(), told, "{keys:?}");
+        for record in health {
+            assert!(keys.insert(record.message_key()), "sent before");
+        }
+    }
+    assert_eq!(keys.len(), 4);
+}
+
+/// The alarm about their queue is raised once, however many follow.
+#[tokio::test(start_paused = true)]
+async fn each_failed_event_is_told_once_while_older_ones_lie_in_the_queue() {
+    let bodies = Arc::new(Mutex::new((Vec::<(&str, String)>::new(), false)));
+    let queue = bodies.clone();
+    let wire = remembering(move |call| {
+        if call.operation != "ReceiveMessage" {
+            return (call.operation == "ChangeMessageVisibility").then(|| Reply::ok("{}"));
+        }
+        // All of them, and then none: they are hidden.
+        let (messages, hidden) = &mut *queue.lock().unwrap();
+        *hidden = !*hidden;
+        let shown = messages
+            .iter()
+            .filter(|_| *hidden)
+            .map(|(id, body)| json!({ "MessageId": id, "ReceiptHandle": id, "Body": body }));
+        Some(Reply::ok(
+            json!({ "Messages": shown.collect::<Vec<_>>() }).to_string(),
+        ))
+    });
+    let failed = |group: &str| {
+        json!({
+            "source": "backstop", "detail-type": "Check Requested",
+            "detail": { "control": "open-ingress", "resource": group },
+        })
+        .to_string()
+    };
+    for (id, body, event) in [
+        ("m1", failed("sg-1"), "Check Requested sg-1"),
+        // The same event once more is another message.
+        ("m2", failed("sg-1"), "Check Requested sg-1"),
+        ("m3", "no event".to_owned(), "a message that cannot be read"),
+    ] {
+        bodies.lock().unwrap().0.push((id, body));
+        bodies.lock().unwrap().1 = false;
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        let told = told_notices(&wire, "event-failed", from);
+        let [Record::Notice(notice)] = &told[..] else {
+            panic!("{told:?}")
+        };
+        let About::EventFailed(failed) = &notice.about else {
+            panic!("{notice:?}")
+        };
+        assert_eq!(
+            (failed.message.as_str(), failed.event.as_str()),
+            (id, event)
+        );
+        let calls = wire.calls();
+        let shown = calls[from..].iter().filter(|call| {
+            call.operation == "ChangeMessageVisibility" && call.json["VisibilityTimeout"] == 0
+        });
+        assert_eq!(
+            shown.count(),
+            bodies.lock().unwrap().0.len(),
+            "all are shown"
+        );
+        bodies.lock().unwrap().1 = false;
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        assert!(told_notices(&wire, "event-failed", from).is_empty());
+    }
+    // A queue that cannot be read is said, and stops nothing.
+    let wire = wire_in("notify", |call| {
+        (call.operation == "ReceiveMessage").then(|| Reply::json_error("AccessDenied", "no"))
+    });
+    let error = run(&wire, json!({})).await.unwrap_err();
+    assert!(
+        error.contains("the failed events: ReceiveMessage"),
+        "{error}"
+    );
+    assert!(!notices(&wire).is_empty());
+}
+
+/// The metric that keeps the alarm on, and ends it.
+#[tokio::test(start_paused = true)]
+async fn every_sweep_reads_which_controls_have_tripped() {
+    let wire = wire_in("notify", |_| None);
+    run(&wire, json!({})).await.unwrap();
+    let read = wire.calls().into_iter().rev().find_map(|call| {
+        let keys = call.json["RequestItems"]["ledger"]["Keys"]
+            .as_array()?
+            .clone();
+        let keys = keys.iter().filter_map(|key| key["pk"]["S"].as_str());
+        let keys: BTreeSet<String> = keys.map(str::to_owned).collect();
+        keys.iter()
+            .all(|key| key.starts_with("trip#"))
+            .then_some(keys)
+    });
+    let all = ControlId::ALL
+        .iter()
+        .map(|control| format!("trip#{control}"));
+    assert_eq!(read, Some(all.collect()));
 }
 
 // --- instances

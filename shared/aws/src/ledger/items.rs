@@ -413,6 +413,12 @@ pub(super) fn budget_key(control: &str, at: Timestamp) -> Key {
     (format!("budget#{control}#{hour}"), "budget")
 }
 
+/// What one resource has spent of the budget.
+pub(super) fn spent_key(control: &str, resource: &str, at: Timestamp) -> Key {
+    let (pk, sk) = budget_key(control, at);
+    (format!("{pk}#{resource}"), sk)
+}
+
 pub(super) fn key((pk, sk): &Key) -> Item {
     HashMap::from([("pk".to_owned(), s(pk)), ("sk".to_owned(), s(sk))])
 }

@@ -217,9 +217,9 @@ const REACHED: &[Reached] = &[
             "existing",
             "tripped",
             "stopped",
+            "pending",
         ],
         never: &[
-            (&["pending"], "a rule is closed at once"),
             (&["refused"], "no rule is spared for what closing it breaks"),
             (&["rolled-back"], "what failed half-way is tried again"),
             (&["needs-person"], "a failure says so"),
@@ -380,9 +380,9 @@ const REACHED: &[Reached] = &[
             "existing",
             "tripped",
             "stopped",
+            "pending",
         ],
         never: &[
-            (&["pending"], "a grant goes at once"),
             (
                 &["refused"],
                 "no grant is spared for what removing it breaks",
@@ -407,6 +407,7 @@ const REACHED: &[Reached] = &[
             "control-tripped",
             "digest",
             "health",
+            "event-failed",
             "storm",
         ],
         never: &[],

@@ -105,6 +105,7 @@ impl Control for EncryptionByDefault {
         };
         Verdict::Violates(Finding {
             severity: Severity::Medium,
+            severities: BTreeMap::new(),
             exposures: vec![Exposure::of(SETTING, false)],
             changes,
             notes: Vec::new(),

@@ -92,6 +92,15 @@ pub struct Progress {
     /// What a person has to know at once, while the run goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<String>,
+    /// How often that has become something else: the same may be told again, with
+    /// something else in between.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attention_changed: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// That the instance was seen stopped.
@@ -265,7 +274,13 @@ impl Encryption {
                     launched_at: *launched_at,
                 });
             }
-            Note::Attention { text } => self.detail.progress.attention = Some(text.clone()),
+            Note::Attention { text } => {
+                let progress = &mut self.detail.progress;
+                if progress.attention.as_ref().is_some_and(|told| told != text) {
+                    progress.attention_changed += 1;
+                }
+                progress.attention = Some(text.clone());
+            }
         }
     }
 
@@ -390,10 +405,14 @@ impl Encryption {
             .attention
             .as_deref()
             .unwrap_or_default();
+        let changed = match self.detail.progress.attention_changed {
+            0 => String::new(),
+            times => format!(" {times}"),
+        };
         digest([
             format!("encryption {}", self.head.id).as_str(),
             &format!("status {}", self.head.status.name()),
-            &format!("attention {attention}"),
+            &format!("attention {attention}{changed}"),
         ])
     }
 

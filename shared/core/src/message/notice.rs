@@ -23,7 +23,8 @@ use super::subject::shortened_subject;
 use super::text;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
-    About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
+    About, ControlTripped, Digest, EVENT_FAILED, EventFailed, Health, Notice, Open, OptOutChanged,
+    OptOutSeen, Storm,
 };
 use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
 use crate::storms::MOST_TEAMS;
@@ -116,6 +117,23 @@ pub enum NotifiedAbout {
     Health {
         /// One for each check that failed; none: all is well again.
         failed: Vec<NotifiedCheck>,
+    },
+    /// An event was given up.
+    EventFailed {
+        /// SQS's id of the message in the queue of failed events.
+        message: String,
+        /// The function that failed on it, or that it is for; absent: the message
+        /// cannot be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        function: Option<String>,
+        /// The event, in a few words.
+        event: String,
+        /// What the function said, or why the message cannot be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// When it was given up, as the message states.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed_at: Option<String>,
     },
     /// Many entries of one kind, told as one.
     Storm {
@@ -276,6 +294,13 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
                 remedy: cut(&failed.remedy),
             }),
         },
+        About::EventFailed(failed) => NotifiedAbout::EventFailed {
+            message: name(&failed.message),
+            function: some_text(&failed.function),
+            event: cut(&failed.event),
+            error: some_text(&failed.error),
+            failed_at: some_text(&failed.failed_at),
+        },
         About::Storm(storm) => {
             let teams: Vec<&String> = storm.teams.iter().collect();
             NotifiedAbout::Storm {
@@ -402,6 +427,7 @@ fn told(notice: &Notice) -> Told {
         About::ControlTripped(tripped) => control_tripped(tripped, &mut told),
         About::Digest(digest) => say_digest(digest, &mut told),
         About::Health(health) => say_health(health, &mut told),
+        About::EventFailed(failed) => say_event_failed(failed, &mut told),
         About::Storm(storm) => say_storm(storm, &mut told),
     }
     told
@@ -557,7 +583,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
             heading: "What stays open".into(),
             lines: vec![
                 format!("{resource}, and everything that {control} finds from now on."),
-                "It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.".to_owned(),
+                "Each critical finding is told by itself. The others are only recorded: the digest of the next sweep lists them, `backstop scan` shows them now.".to_owned(),
             ],
         },
         Section {
@@ -565,7 +591,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
             lines: vec![
                 "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
                 format!("Then: backstop re-arm {control}"),
-                "The next sweep puts right what is still open.".to_owned(),
+                "The next sweep puts right what is still open, and ends the alarm.".to_owned(),
             ],
         },
     ];
@@ -779,6 +805,56 @@ fn say_health(health: &Health, told: &mut Told) {
     });
 }
 
+// -------------------------------------------------------------- failed events
+
+fn say_event_failed(failed: &EventFailed, told: &mut Told) {
+    let event = one_line(&failed.event, 100);
+    let error = failed
+        .error
+        .as_deref()
+        .map(|error| clause(error, MOST_TEXT));
+    let at = failed.failed_at.as_deref();
+    let at = at.map_or_else(String::new, |at| format!(" at {}", one_line(at, 50)));
+    told.severity = Severity::Critical;
+    told.resources.push(failed.event.clone());
+    let happened = match &failed.function {
+        Some(function) => {
+            let function = one_line(function, 100);
+            told.headline = format!("EVENT FAILED: {event}, given up by {function}");
+            let error = error.unwrap_or_else(|| "it was never delivered".to_owned());
+            format!("{event} is for the function {function} and was given up{at}: {error}.")
+        }
+        None => {
+            told.headline = format!("EVENT FAILED: {event}");
+            format!(
+                "A message in the queue of failed events cannot be read: {}.",
+                error.unwrap_or_else(|| "nobody knows why".to_owned())
+            )
+        }
+    };
+    let message = one_line(&failed.message, 100);
+    told.sections = vec![
+        Section {
+            heading: "What happened".into(),
+            lines: vec![happened],
+        },
+        Section {
+            heading: "What it means".into(),
+            lines: vec![
+                "What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.".to_owned(),
+            ],
+        },
+        Section {
+            heading: "How to go on".into(),
+            lines: vec![
+                "Look at all of them: backstop failed list".to_owned(),
+                format!("Once the cause is gone: backstop failed redrive {message}"),
+                "The event is kept for 14 days. It is not told again.".to_owned(),
+            ],
+        },
+    ];
+}
+
 // --------------------------------------------------------------------- storm
 
 fn say_storm(storm: &Storm, told: &mut Told) {
@@ -853,7 +929,9 @@ fn say_storm(storm: &Storm, told: &mut Told) {
             false => format!("and {unnamed} more: backstop history shows them"),
         });
     }
-    let step = if failed {
+    let step = if storm.outcome == EVENT_FAILED {
+        "What they were about may be as it was. Look for the cause they share: backstop failed list; once it is gone: backstop failed redrive --all."
+    } else if failed {
         "They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."
     } else {
         "Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."

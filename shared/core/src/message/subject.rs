@@ -94,16 +94,22 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         Status::Held => ", its opt-out tag cannot be read",
         Status::NotOwned => ", it belongs to another account",
         Status::Existing => ", it was there before enforce and was left",
+        Status::Tripped if story.changed_something() => {
+            ", the control has tripped: nothing more was changed"
+        }
         Status::Tripped => ", the control has tripped: nothing was changed",
+        Status::Stopped if story.changed_something() => {
+            ", the kill switch is on: nothing more was changed"
+        }
         Status::Stopped => ", the kill switch is on: nothing was changed",
+        Status::Pending => ", the budget of this hour is used up: nothing was changed",
         Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
-        // The last five are of encryptions and patchings, which have stories of
+        // The last four are of encryptions and patchings, which have stories of
         // their own.
         Status::InProgress
         | Status::Remediated
         | Status::Failed
         | Status::Exempt
-        | Status::Pending
         | Status::Refused
         | Status::RolledBack
         | Status::NeedsPerson

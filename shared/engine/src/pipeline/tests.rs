@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::words::ControlId;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 use lambda_runtime::Context;
 
@@ -27,9 +29,12 @@ fn xml(operation: &str, content: &str) -> Reply {
     ))
 }
 
+/// Of ssh, which is critical; of a port that is not, where the id begins with
+/// `sgr-web`.
 fn rule_xml(id: &str, source: &str) -> String {
+    let port = if id.starts_with("sgr-web") { 8081 } else { 22 };
     format!(
-        "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>{source}</item>"
+        "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{GROUP}</groupId><isEgress>false</isEgress><ipProtocol>tcp</ipProtocol><fromPort>{port}</fromPort><toPort>{port}</toPort>{source}</item>"
     )
 }
 
@@ -410,44 +415,251 @@ async fn the_kill_switch_stops_the_steps_that_have_not_begun_and_the_run_is_clos
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn over_the_budget_the_control_trips_once_and_nothing_is_changed() {
-    let tripped = Arc::new(Mutex::new(false));
-    let wire = wire(&open(&["sgr-1", "sgr-2"]), "enforce", move |call| {
-        let mut tripped = tripped.lock().unwrap();
-        match call.operation.as_str() {
-            "GetParameter" => Some(policy(
-                r#"{"version":1,"controls":{"open-ingress":{"mode":"enforce","budget":{"changes_per_hour":1}}}}"#,
-            )),
-            "BatchGetItem" if *tripped => Some(holding(
-                "trip#open-ingress",
-                json!({ "document": {"S": r#"{"at":"2026-11-24T10:00:00Z","why":"too many"}"#} }),
-            )),
-            "TransactWriteItems" => {
-                let pk = &call.json["TransactItems"][0]["Put"]["Item"]["pk"]["S"];
-                *tripped |= pk == "trip#open-ingress";
-                None
-            }
-            _ => None,
-        }
-    });
-    assert_eq!(
-        run(&wire).await.unwrap(),
-        "known",
-        "part of what was told as a group"
+/// The ledger's table, with what a test puts into it.
+type Ledgered = Arc<Mutex<Table>>;
+
+/// A wire over the world and a table, under a budget, on which `fails` may answer
+/// first.
+fn budgeted_but(
+    world: &Arc<Mutex<World>>,
+    table: &Ledgered,
+    budget: u32,
+    fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
+) -> Wire {
+    let table = table.clone();
+    let of_policy = format!(
+        r#"{{"version":1,"controls":{{"open-ingress":{{"mode":"enforce","budget":{{"changes_per_hour":{budget}}}}}}}}}"#
     );
-    assert_eq!(changes(&wire), 0);
-    let documents = documents(&wire);
-    assert_eq!(documents[0]["kind"], "notice");
-    assert_eq!(documents[0]["about"]["topic"], "control-tripped");
-    assert_eq!(documents[0]["about"]["changes"], 2);
-    assert_eq!(documents[1]["status"], "tripped");
-    let told = wire
-        .operations()
+    wire(world, "enforce", move |call| {
+        fails(call).or_else(|| match call.operation.as_str() {
+            "GetParameter" => Some(policy(&of_policy)),
+            _ => table.lock().unwrap().answer(call),
+        })
+    })
+}
+
+fn budgeted(world: &Arc<Mutex<World>>, table: &Ledgered, budget: u32) -> Wire {
+    budgeted_but(world, table, budget, |_| None)
+}
+
+/// What the budget has counted in this hour: of all, of resources that tripped by
+/// themselves, and of the group.
+fn spend(table: &Ledgered, all: u32, tripped: u32, group: u32) {
+    let hour: String = Timestamp::now().to_string().chars().take(13).collect();
+    let pk = format!("budget#open-ingress#{hour}");
+    let n = |count: u32| json!({ "N": count.to_string() });
+    let mut of_all = json!({ "changes": n(all), "tripped": n(tripped) });
+    let mut of_group = json!({ "changes": n(group) });
+    let items = &mut table.lock().unwrap().items;
+    for (pk, item) in [
+        (pk.clone(), &mut of_all),
+        (format!("{pk}#{GROUP}"), &mut of_group),
+    ] {
+        item["pk"] = json!({ "S": pk });
+        item["sk"] = json!({ "S": "budget" });
+        items.insert(pk, item.clone());
+    }
+}
+
+/// How many changes the budget has counted.
+fn spent(table: &Ledgered) -> u32 {
+    let table = table.lock().unwrap();
+    let counts = table
+        .items
         .iter()
-        .filter(|o| *o == "PutEvents")
-        .count();
-    assert_eq!(told, 1, "the notice, and not the group");
+        .filter(|(pk, _)| pk.starts_with("budget#open-ingress#") && !pk.ends_with(GROUP));
+    counts
+        .map(|(_, item)| {
+            item["changes"]["N"]
+                .as_str()
+                .unwrap()
+                .parse::<u32>()
+                .unwrap()
+        })
+        .sum()
+}
+
+fn holds(table: &Ledgered, pk: &str) -> bool {
+    table.lock().unwrap().items.contains_key(pk)
+}
+
+/// The records that `notify` was asked to tell.
+fn told(wire: &Wire) -> Vec<Value> {
+    let asked: Vec<String> = wire
+        .calls()
+        .iter()
+        .filter(|call| call.operation == "PutEvents")
+        .flat_map(|call| call.json["Entries"].as_array().unwrap().clone())
+        .map(|entry| serde_json::from_str::<Value>(entry["Detail"].as_str().unwrap()).unwrap())
+        .map(|detail| detail["entry"].as_str().unwrap().to_owned())
+        .collect();
+    let documents = documents(wire);
+    let last = |id: &String| {
+        documents
+            .iter()
+            .rev()
+            .find(|document| document["id"] == **id)
+    };
+    asked.iter().map(|id| last(id).unwrap().clone()).collect()
+}
+
+const OF_CONTROL: &str = "trip#open-ingress";
+const OF_GROUP: &str = "trip#open-ingress#sg-0123456789abcdef0";
+
+#[tokio::test(start_paused = true)]
+async fn what_exceeds_the_budget_by_itself_trips_alone_once_its_critical_exposures_are_closed() {
+    // More critical ones than there is room for; fewer, and others; none; and what
+    // other resources have spent.
+    for (rules, others, closed) in [
+        (&["sgr-1", "sgr-2", "sgr-3"][..], 0, 2),
+        (&["sgr-1", "sgr-web1", "sgr-web2"], 0, 1),
+        (&["sgr-web1", "sgr-web2", "sgr-web3"], 0, 0),
+        (&["sgr-1", "sgr-2", "sgr-3"], 1, 1),
+        (&["sgr-1", "sgr-2", "sgr-3"], 2, 0),
+    ] {
+        let (world, table) = (open(rules), Ledgered::default());
+        spend(&table, others, 0, 0);
+        let wire = budgeted(&world, &table, 2);
+        assert_eq!(run(&wire).await.unwrap(), "tripped", "{rules:?}");
+        assert_eq!(changes(&wire), closed, "{rules:?}");
+        let left = world.lock().unwrap().rules.clone();
+        assert_eq!(left.len(), rules.len() - closed);
+        let web = |rules: &mut dyn Iterator<Item = &&str>| {
+            rules.filter(|rule| rule.starts_with("sgr-web")).count()
+        };
+        assert_eq!(
+            web(&mut left.iter()),
+            web(&mut rules.iter()),
+            "critical first"
+        );
+        assert!(spent(&table) <= 2, "never more than the budget");
+        assert_eq!(spent(&table) as usize, others as usize + closed);
+        assert!(
+            holds(&table, OF_GROUP) && !holds(&table, OF_CONTROL),
+            "alone"
+        );
+
+        let told = told(&wire);
+        let [entry] = &told[..] else {
+            panic!("told once: {told:#?}")
+        };
+        assert_eq!(entry["status"], "tripped");
+        assert_eq!(entry["plan"]["because"], "resource-tripped");
+        let left: BTreeSet<&str> = left.iter().copied().collect();
+        let named = entry["exposures"].as_array().unwrap().iter();
+        let named: BTreeSet<&str> = named.map(|e| e["rule"]["id"].as_str().unwrap()).collect();
+        assert!(left.is_subset(&named), "what is left is named: {entry}");
+        assert!(!holds(&table, &format!("lock#open-ingress#{GROUP}")));
+
+        // Others learn of it before the first change, and so trip nothing meanwhile.
+        let calls = wire.calls();
+        let first = |is: &dyn Fn(&Call) -> bool| calls.iter().position(is);
+        let noted = first(&|call| call.json.to_string().contains("ADD tripped"));
+        let changed = first(&|call| call.operation == "RevokeSecurityGroupIngress");
+        assert!(changed.is_none() || noted < changed, "{rules:?}");
+        assert_eq!(noted.is_some(), closed > 0);
+
+        // Nothing more happens, and nobody is told again.
+        let again = budgeted(&world, &table, 2);
+        assert_eq!(run(&again).await.unwrap(), "known", "{rules:?}");
+        assert_eq!((changes(&again), self::told(&again).len()), (0, 0));
+
+        // A person re-arms it: what had been counted towards the trip is forgotten.
+        let ledger = engine(&again).ledger;
+        assert!(
+            ledger
+                .re_arm(ControlId::OpenIngress, Some(GROUP))
+                .await
+                .unwrap()
+        );
+        assert_eq!(spent(&table), others);
+        assert!(!holds(&table, OF_GROUP));
+        let again = budgeted(&world, &table, 100);
+        assert_eq!(run(&again).await.unwrap(), "remediated");
+        assert!(world.lock().unwrap().rules.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_exceeds_the_budget_in_several_calls_trips_alone() {
+    let (world, table) = (open(&["sgr-1", "sgr-2"]), Ledgered::default());
+    let wire = budgeted(&world, &table, 3);
+    assert_eq!(run(&wire).await.unwrap(), "remediated");
+    world.lock().unwrap().rules.extend(["sgr-3", "sgr-4"]);
+    let wire = budgeted(&world, &table, 3);
+    assert_eq!(run(&wire).await.unwrap(), "tripped");
+    assert_eq!((changes(&wire), spent(&table)), (1, 3));
+    assert!(holds(&table, OF_GROUP) && !holds(&table, OF_CONTROL));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_many_resources_use_up_trips_the_control_and_critical_findings_are_told() {
+    for (rule, by_itself) in [("sgr-1", true), ("sgr-web1", false)] {
+        let (world, table) = (open(&[rule]), Ledgered::default());
+        spend(&table, 2, 0, 0);
+        let wire = budgeted(&world, &table, 2);
+        let verdict = if by_itself { "tripped" } else { "known" };
+        assert_eq!(run(&wire).await.unwrap(), verdict);
+        assert_eq!(changes(&wire), 0);
+        assert!(holds(&table, OF_CONTROL) && !holds(&table, OF_GROUP));
+        let told = told(&wire);
+        assert_eq!(told[0]["about"]["topic"], "control-tripped");
+        assert_eq!(told[0]["about"]["changes"], 1);
+        assert_eq!(told.len(), 1 + usize::from(by_itself), "{rule}");
+
+        // So is each new one while the control is tripped, once.
+        world.lock().unwrap().rules = [rule, "sgr-2"].into();
+        for new in [1, 0] {
+            let wire = budgeted(&world, &table, 2);
+            run(&wire).await.unwrap();
+            assert_eq!(
+                (changes(&wire), self::told(&wire).len()),
+                (0, new),
+                "{rule}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_resource_used_up_makes_others_wait_for_the_next_hour_and_trips_nothing() {
+    let (world, table) = (open(&["sgr-1"]), Ledgered::default());
+    spend(&table, 2, 2, 0);
+    let wire = budgeted(&world, &table, 2);
+    assert_eq!(run(&wire).await.unwrap(), "pending");
+    assert_eq!((changes(&wire), spent(&table)), (0, 2));
+    assert!(!holds(&table, OF_CONTROL) && !holds(&table, OF_GROUP));
+    let told = told(&wire);
+    assert_eq!((told.len(), &told[0]["status"]), (1, &json!("pending")));
+    let again = budgeted(&world, &table, 2);
+    assert_eq!(run(&again).await.unwrap(), "known");
+
+    // In the next hour there is room.
+    spend(&table, 0, 0, 0);
+    let wire = budgeted(&world, &table, 2);
+    assert_eq!(run(&wire).await.unwrap(), "remediated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_run_that_was_cut_off_or_failed_closes_what_it_counted_and_trips_then() {
+    // The second revocation is denied at first; its retry closes it.
+    let (world, table) = (open(&["sgr-1", "sgr-2", "sgr-3"]), Ledgered::default());
+    let denied = Arc::new(Mutex::new(true));
+    let of_first = denied.clone();
+    let wire = budgeted_but(&world, &table, 2, move |call| {
+        let second = call.operation == "RevokeSecurityGroupIngress"
+            && call.parameter("SecurityGroupRuleId.1") == Some("sgr-2");
+        (second && *of_first.lock().unwrap())
+            .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+    });
+    let error = run(&wire).await.unwrap_err();
+    assert!(error.contains("UnauthorizedOperation"), "{error}");
+    assert!(!holds(&table, OF_GROUP), "its retry goes on");
+    *denied.lock().unwrap() = false;
+    assert_eq!(run(&wire).await.unwrap(), "tripped");
+    assert_eq!(world.lock().unwrap().rules, BTreeSet::from(["sgr-3"]));
+    assert_eq!(spent(&table), 2, "a retry spends no second budget");
+    assert!(holds(&table, OF_GROUP) && !holds(&table, OF_CONTROL));
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,6 +109,7 @@ impl Cloud {
                 );
             }
             "GetQueueAttributes" => json!({ "Attributes": { "ApproximateNumberOfMessages": "0" } }),
+            "ReceiveMessage" => json!({}),
             other => panic!("AWS in memory has no {other}"),
         };
         Reply::ok(answer.to_string())

@@ -660,7 +660,7 @@ impl Control for OpenIngress {
         if cuts.is_empty() {
             return Verdict::Compliant;
         }
-        let mut severity = Severity::High;
+        let mut severities = BTreeMap::new();
         let mut exposures = Vec::new();
         let mut open = Vec::new();
         let mut kept = BTreeMap::new();
@@ -673,9 +673,11 @@ impl Control for OpenIngress {
             } else {
                 cut.removed.describe()
             };
-            if is_high_risk(&cut.removed) {
-                severity = Severity::Critical;
-            }
+            let severity = match is_high_risk(&cut.removed) {
+                true => Severity::Critical,
+                false => Severity::High,
+            };
+            severities.insert(id.clone(), severity);
             let (public_addresses, private_part) = admitted(group, &rule.source);
             exposures.push(Exposure {
                 item: id.clone(),
@@ -704,7 +706,8 @@ impl Control for OpenIngress {
                 PrefixList::Entries(_) => None,
             });
         Verdict::Violates(Finding {
-            severity,
+            severity: severities.values().copied().max().unwrap_or(Severity::High),
+            severities,
             exposures,
             changes: changes(group, &open, &kept),
             notes: unread.collect(),

@@ -83,15 +83,16 @@ impl<'a> Story<'a> {
             ],
             Status::Failed if self.treated().is_empty() => self.reasons(),
             // Of encryptions and patchings, which have stories of their own.
-            Status::Pending
-            | Status::Refused
+            Status::Refused
             | Status::RolledBack
             | Status::NeedsPerson
             | Status::AwaitingRescan => self.reasons(),
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),
-            Status::Existing | Status::Tripped | Status::Stopped => self.kept_from(nothing),
+            Status::Existing | Status::Tripped | Status::Stopped | Status::Pending => {
+                self.kept_from(nothing)
+            }
             Status::Held => self.held(nothing),
             Status::NotOwned => {
                 // arn:aws:ec2:<Region>:<account>:security-group/<id>
@@ -161,6 +162,9 @@ impl<'a> Story<'a> {
                     "Nothing more is put right until a person re-arms it: backstop re-arm {control}{resource}. Until then, {remedy} by hand."
                 )
             }
+            Status::Pending => format!(
+                "It is put right by the first sweep of the next hour. Until then, {remedy} by hand."
+            ),
             _ => format!(
                 "It is looked at again by the first sweep after the kill switch is off. Until then, {remedy} by hand."
             ),
@@ -169,12 +173,15 @@ impl<'a> Story<'a> {
         if self.entry.head.status == Status::Existing {
             lines.extend(self.items_left());
         } else {
-            lines.push("This would be done:".to_owned());
-            lines.extend(shortened(
-                &self.entry.detail.plan.changes,
-                MOST_LINES,
-                |change| self.would_be_done(change),
-            ));
+            let changes = self.entry.detail.plan.changes.iter();
+            let left: Vec<&Change> = changes.filter(|change| !self.cut(&change.item)).collect();
+            lines.push(match self.changed_something() {
+                true => format!("{} left, and this would be done:", left.len()),
+                false => "This would be done:".to_owned(),
+            });
+            lines.extend(shortened(left, MOST_LINES, |change| {
+                self.would_be_done(change)
+            }));
         }
         lines
     }

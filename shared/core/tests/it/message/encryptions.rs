@@ -1602,3 +1602,23 @@ proptest! {
         check_against(&message(&run), &ENCRYPTION);
     }
 }
+
+/// What a person has to know at once is told again when it comes back.
+#[test]
+fn what_wants_attention_again_with_something_else_in_between_is_sent_again() {
+    let mut run = swap();
+    let mut keys = Vec::new();
+    for text in ["it does not stop", "it does not start", "it does not stop"] {
+        let attention = Note::Attention {
+            text: text.to_owned(),
+        };
+        // Seen once more, it is the same.
+        for _ in 0..2 {
+            run.note(&attention, at("02:15:00"));
+            keys.push(run.message_key());
+        }
+    }
+    keys.dedup();
+    assert_eq!(keys.len(), 3);
+    assert_ne!(keys[0], keys[2]);
+}

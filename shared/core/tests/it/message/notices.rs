@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstop_core::exemption::{Exemption, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
-    About, ControlTripped, Digest, FailedCheck, Health, Notice, Open, OptOutChanged, OptOutSeen,
-    Storm,
+    About, ControlTripped, Digest, EventFailed, FailedCheck, Health, Notice, Open, OptOutChanged,
+    OptOutSeen, Storm,
 };
 use backstop_core::record::Record;
 use backstop_core::words::{Actor, ControlId, Severity};
@@ -121,6 +121,13 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
                 };
                 items
             ],
+        }),
+        About::EventFailed(EventFailed {
+            message: t(),
+            function: (items > 0).then(t),
+            event: t(),
+            error: Some(t()),
+            failed_at: Some(t()),
         }),
         About::Storm(Storm {
             control: t(),
@@ -350,12 +357,66 @@ fn a_control_that_tripped_says_what_stays_open_and_how_to_re_arm_it() {
 
             What stays open
             - arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0, and everything that open-ingress finds from now on.
-            - It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.
+            - Each critical finding is told by itself. The others are only recorded: the digest of the next sweep lists them, `backstop scan` shows them now.
 
             How to go on
             - Find the cause first: `backstop history` shows what was changed and who had opened it.
             - Then: backstop re-arm open-ingress
-            - The next sweep puts right what is still open."#]],
+            - The next sweep puts right what is still open, and ends the alarm."#]],
+    );
+}
+
+#[test]
+fn an_event_that_was_given_up_is_told_with_its_error_and_how_to_run_it_again() {
+    check(
+        About::EventFailed(EventFailed {
+            message: "0a1b2c3d-5e6f-4a1b-9c8d-7e6f5a4b3c2d".to_owned(),
+            function: Some("backstop-RevokeIngressFunction-Ab12".to_owned()),
+            event: format!("AuthorizeSecurityGroupIngress {GROUP}"),
+            error: Some("RevokeSecurityGroupIngress: UnauthorizedOperation: no".to_owned()),
+            failed_at: Some("2026-11-24T10:05:00.000Z".to_owned()),
+        }),
+        expect![[r#"
+            Subject: [Backstop] EVENT FAILED: AuthorizeSecurityGroupIngress sg-0123456789abcdef0, given up by backsto...
+
+            EVENT FAILED: AuthorizeSecurityGroupIngress sg-0123456789abcdef0, given up by backstop-RevokeIngressFunction-Ab12
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What happened
+            - AuthorizeSecurityGroupIngress sg-0123456789abcdef0 is for the function backstop-RevokeIngressFunction-Ab12 and was given up at 2026-11-24T10:05:00.000Z: RevokeSecurityGroupIngress: UnauthorizedOperation: no.
+
+            What it means
+            - What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.
+
+            How to go on
+            - Look at all of them: backstop failed list
+            - Once the cause is gone: backstop failed redrive 0a1b2c3d-5e6f-4a1b-9c8d-7e6f5a4b3c2d
+            - The event is kept for 14 days. It is not told again."#]],
+    );
+    check(
+        About::EventFailed(EventFailed {
+            message: "0a1b2c".to_owned(),
+            function: None,
+            event: "a message that cannot be read".to_owned(),
+            error: Some("it is not JSON".to_owned()),
+            failed_at: None,
+        }),
+        expect![[r#"
+            Subject: [Backstop] EVENT FAILED: a message that cannot be read
+
+            EVENT FAILED: a message that cannot be read
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What happened
+            - A message in the queue of failed events cannot be read: it is not JSON.
+
+            What it means
+            - What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.
+
+            How to go on
+            - Look at all of them: backstop failed list
+            - Once the cause is gone: backstop failed redrive 0a1b2c
+            - The event is kept for 14 days. It is not told again."#]],
     );
 }
 
