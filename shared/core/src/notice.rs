@@ -64,6 +64,9 @@ impl About {
 pub struct OptOutChanged {
     /// Id of the resource that carries the tag, or carried it.
     pub resource: String,
+    /// The tag's key as it is spelt, where that is not `backstop:opt-out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The tag's value as it is now, read live; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,

@@ -124,7 +124,7 @@ impl Control for PublicSnapshot {
             name: &snapshot.name,
             owner: &snapshot.owner,
             tags: &snapshot.tags,
-            inherited: Vec::new(),
+            inherited: None,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
 };
 use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::shell::{ascii_json, aws};
 use crate::storms::MOST_TEAMS;
 use crate::words::{ControlId, Severity, Status};
 
@@ -90,6 +91,9 @@ pub enum NotifiedAbout {
     OptOutChanged {
         /// Id of the resource that carries the tag, or carried it.
         resource: String,
+        /// The tag's key as it is spelt; absent: `backstop:opt-out`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         /// The tag's value now; absent: there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         value: Option<String>,
@@ -258,6 +262,7 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
     match about {
         About::OptOutChanged(changed) => NotifiedAbout::OptOutChanged {
             resource: name(&changed.resource),
+            key: some_text(&changed.key),
             value: some_text(&changed.value),
             means: changed.means.iter().map(|(c, e)| (*c, e.into())).collect(),
             actor: (&changed.actor).into(),
@@ -398,7 +403,7 @@ fn told(notice: &Notice) -> Told {
         sections: Vec::new(),
     };
     match &notice.about {
-        About::OptOutChanged(changed) => opt_out_changed(changed, &mut told),
+        About::OptOutChanged(changed) => opt_out_changed(changed, &notice.region, &mut told),
         About::ControlTripped(tripped) => control_tripped(tripped, &mut told),
         About::Digest(digest) => say_digest(digest, &mut told),
         About::Health(health) => say_health(health, &mut told),
@@ -409,7 +414,7 @@ fn told(notice: &Notice) -> Told {
 
 // ------------------------------------------------------------------ opt-outs
 
-fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
+fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
     let id = or(&one_line(&changed.resource, 60), "unknown");
     let controls = |of: fn(&Exemption) -> bool| {
         let named = changed.means.iter().filter(|(_, e)| of(e));
@@ -447,11 +452,13 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
     told.resources.push(changed.resource.clone());
 
     let value = changed.value.as_deref();
+    let key = changed.key.as_deref().unwrap_or(OPT_OUT_TAG);
     told.sections.push(Section {
         heading: "What changed".into(),
         lines: vec![match value {
             Some(value) => format!(
-                "The tag {OPT_OUT_TAG} of {id} is now `{}`.",
+                "The tag {} of {id} is now `{}`.",
+                one_line(key, MOST_TEXT),
                 one_line(value, MOST_TEXT)
             ),
             None => format!("The tag {OPT_OUT_TAG} of {id} is gone."),
@@ -465,8 +472,15 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
         heading: "Who did it, as the event states".into(),
         lines: who(&changed.actor),
     });
-    let remove =
-        format!("remove the tag: aws ec2 delete-tags --resources {id} --tags Key={OPT_OUT_TAG}");
+    let remove = aws(
+        "ec2 delete-tags",
+        region,
+        &[
+            ("--resources", id.clone()),
+            ("--tags", ascii_json(&json!([{ "Key": key }]))),
+        ],
+    );
+    let remove = format!("remove the tag: {remove}");
     let (heading, lines) = match value {
         None => (
             "How to opt out again",
@@ -477,8 +491,16 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
         Some(_) if !malformed.is_empty() => (
             "How to put it right",
             vec![
-                format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
-                format!("Or {remove}"),
+                match &changed.key {
+                    None => format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
+                    Some(_) => format!(
+                        "Tag {id} with the key {OPT_OUT_TAG} and {SPELLING}. While the other spelling is there, nothing is changed."
+                    ),
+                },
+                match &changed.key {
+                    None => format!("Or {remove}"),
+                    Some(_) => format!("Then, or if it is to be remediated, {remove}"),
+                },
             ],
         ),
         Some(_) => (

@@ -28,7 +28,7 @@ use super::{
     PatchingDetail, Settings, Vulnerability, Wait,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::exemption::{self, Exemption};
 use crate::guards::{self, Case, Guards, Spared};
 use crate::reason::Reason;
 use crate::rules::OptOutRules;
@@ -573,7 +573,7 @@ fn own_exemption(
     now: Timestamp,
 ) -> Exemption {
     exemption::read(
-        tags.get(OPT_OUT_TAG).map(String::as_str),
+        tags,
         control,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,

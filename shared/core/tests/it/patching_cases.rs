@@ -173,9 +173,13 @@ fn unmanaged(f: &mut PatchFacts) {
 }
 
 fn tagged(value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
-    let value = value.to_owned();
+    tagged_as(OPT_OUT_TAG, value)
+}
+
+fn tagged_as(key: &str, value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
+    let (key, value) = (key.to_owned(), value.to_owned());
     move |f| {
-        host(f).tags.insert(OPT_OUT_TAG.into(), value);
+        host(f).tags.insert(key, value);
     }
 }
 
@@ -877,6 +881,24 @@ fn an_opt_out_that_cannot_be_read_holds_the_command_back() {
     ] {
         let facts = and(with_finding(), tagged(tag));
         defaults().check(&facts, &format!("held {BY_FINDING}"), &["cannot be read"]);
+    }
+}
+
+#[test]
+fn an_opt_out_whose_key_is_spelt_as_only_iam_reads_it_holds_the_command_back() {
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "all"),
+        ("BACKSTOP:OPT-OUT", "missing-patches until=2027-01-31"),
+        (" backstop:opt-out", "vulnerable-package"),
+    ] {
+        let facts = and(with_finding(), tagged_as(key, tag));
+        defaults().check(&facts, &format!("held {BY_FINDING}"), &["cannot be read"]);
+    }
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "unencrypted-volume"),
+        ("backstop:opt-outs", "all"),
+    ] {
+        defaults().begins(&and(with_finding(), tagged_as(key, tag)), BY_FINDING);
     }
 }
 
