@@ -16,6 +16,7 @@
 //! (ARCHITECTURE.md).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,7 @@ pub struct OptOut {
 }
 
 /// What the opt-out tag of one resource means for one control today.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Exemption {
     /// No tag, or one for other controls.
@@ -59,10 +60,38 @@ pub enum Exemption {
         value: String,
         /// What is wrong with it, in one clause.
         problem: String,
+        /// The tag's key as it is spelt, where that is not [`OPT_OUT_TAG`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// No tag: it was there before the control was switched to `enforce`, and
     /// the policy leaves such findings as they are.
     Existing,
+}
+
+/// As derived, but for a key that is spelt right: keys in the ledger are made of
+/// this text, and stay as earlier releases wrote them.
+impl fmt::Debug for Exemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Exempt(opt_out) => f.debug_tuple("Exempt").field(opt_out).finish(),
+            Self::Ended(opt_out) => f.debug_tuple("Ended").field(opt_out).finish(),
+            Self::Malformed {
+                value,
+                problem,
+                key,
+            } => {
+                let mut malformed = f.debug_struct("Malformed");
+                malformed.field("value", value).field("problem", problem);
+                if let Some(key) = key {
+                    malformed.field("key", key);
+                }
+                malformed.finish()
+            }
+            Self::Existing => f.write_str("Existing"),
+        }
+    }
 }
 
 impl Exemption {
@@ -91,9 +120,7 @@ pub fn opt_out_tags(tags: &BTreeMap<String, String>) -> impl Iterator<Item = (&s
 }
 
 /// Reads a resource's tags for a control on a day. With `require_end` an opt-out
-/// without `until=` counts as malformed. Of several opt-outs on one resource one
-/// that cannot be read decides: IAM matches one of two keys that differ only in
-/// case, and does not say which.
+/// without `until=` counts as malformed.
 #[must_use]
 pub fn read(
     tags: &BTreeMap<String, String>,
@@ -102,7 +129,13 @@ pub fn read(
     require_end: bool,
 ) -> Exemption {
     let read = |(key, value)| read_tag(key, value, control, today, require_end);
-    let read: Vec<Exemption> = opt_out_tags(tags).map(read).collect();
+    of_one_resource(opt_out_tags(tags).map(read).collect())
+}
+
+/// What several opt-outs on one resource amount to. One that cannot be read
+/// decides: IAM matches one of two keys that differ only in case, and does not say
+/// which.
+pub(crate) fn of_one_resource(read: Vec<Exemption>) -> Exemption {
     let malformed = |exemption: &&Exemption| matches!(exemption, Exemption::Malformed { .. });
     match read.iter().find(malformed) {
         Some(malformed) => malformed.clone(),
@@ -119,16 +152,17 @@ pub(crate) fn read_tag(
     require_end: bool,
 ) -> Exemption {
     let misspelt = || format!("its key is `{key}`; use `{OPT_OUT_TAG}` and remove this one");
-    match read_value(value, control, today, require_end) {
-        Exemption::Exempt(_) if key != OPT_OUT_TAG => Exemption::Malformed {
-            value: value.to_owned(),
-            problem: misspelt(),
-        },
-        Exemption::Malformed { value, problem } if key != OPT_OUT_TAG => Exemption::Malformed {
-            value,
-            problem: format!("{problem}; {}", misspelt()),
-        },
-        read => read,
+    let read = read_value(value, control, today, require_end);
+    let problem = match &read {
+        _ if key == OPT_OUT_TAG => return read,
+        Exemption::Exempt(_) => misspelt(),
+        Exemption::Malformed { problem, .. } => format!("{problem}; {}", misspelt()),
+        _ => return read,
+    };
+    Exemption::Malformed {
+        value: value.to_owned(),
+        problem,
+        key: Some(key.to_owned()),
     }
 }
 
@@ -137,6 +171,7 @@ fn read_value(value: &str, control: ControlId, today: Date, require_end: bool) -
         Err(problem) => Exemption::Malformed {
             value: value.to_owned(),
             problem,
+            key: None,
         },
         Ok((scope, _)) if !scope.covers(control) => Exemption::None,
         Ok((_, opt_out)) if opt_out.until.is_some_and(|day| day < today) => {
@@ -146,6 +181,7 @@ fn read_value(value: &str, control: ControlId, today: Date, require_end: bool) -
             value: value.to_owned(),
             problem: "it has no end, and this account's policy demands `until=YYYY-MM-DD`"
                 .to_owned(),
+            key: None,
         },
         Ok((_, opt_out)) => Exemption::Exempt(opt_out),
     }
@@ -372,10 +408,15 @@ mod tests {
                     &[(key, value), (OPT_OUT_TAG, "all until=2020-01-01")],
                     &[(key, value), (OPT_OUT_TAG, "missing-patches")],
                 ] {
-                    let Exemption::Malformed { value: of, problem } = read(tags) else {
+                    let Exemption::Malformed {
+                        value: of,
+                        problem,
+                        key: spelt,
+                    } = read(tags)
+                    else {
                         panic!("{tags:?}");
                     };
-                    assert_eq!(of, value);
+                    assert_eq!((of.as_str(), spelt.as_deref()), (value, Some(key)));
                     assert!(problem.contains(&format!("`{key}`")), "{problem}");
                     assert!(problem.contains(&format!("`{OPT_OUT_TAG}`")), "{problem}");
                 }
@@ -404,6 +445,23 @@ mod tests {
         }
         let both = read(&[(OPT_OUT_TAG, "all"), ("backstop:opt-outs", "?")]);
         assert!(matches!(both, Exemption::Exempt(_)), "{both:?}");
+    }
+
+    #[test]
+    fn keys_in_the_ledger_stay_as_they_were() {
+        let opt_out = r#"OptOut { until: Some(2026-12-24), owner: None, reason: None }"#;
+        for (value, expected) in [
+            ("all until=2026-12-24", format!("Exempt({opt_out})")),
+            ("missing-patches", "None".to_owned()),
+            (
+                "",
+                r#"Malformed { value: "", problem: "it is empty" }"#.to_owned(),
+            ),
+        ] {
+            let read = read_value(value, ControlId::OpenIngress, TODAY, false);
+            assert_eq!(format!("{read:?}"), expected);
+        }
+        assert_eq!(format!("{:?}", Exemption::Existing), "Existing");
     }
 
     #[test]

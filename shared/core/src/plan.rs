@@ -69,7 +69,8 @@ impl Disposition {
             Reason::OptedOut | Reason::ExemptInPolicy => Self::Exempt,
             Reason::Existing => Self::Existing,
             Reason::NotifyMode => Self::NotifyOnly,
-            Reason::KillSwitch => Self::Stopped,
+            // Nothing that is remediated at once ends by what changed meanwhile.
+            Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }
             | Reason::Fight { .. } => Self::Tripped,

@@ -25,7 +25,7 @@ use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
 };
-use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::prose::{self, clause, joined, one_line, or, or_unknown, shortened, time};
 use crate::shell::{ascii_json, aws};
 use crate::storms::MOST_TEAMS;
 use crate::words::{ControlId, Severity, Status};
@@ -453,9 +453,9 @@ fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
 
     let value = changed.value.as_deref();
     let key = changed.key.as_deref().unwrap_or(OPT_OUT_TAG);
-    told.sections.push(Section {
-        heading: "What changed".into(),
-        lines: vec![match value {
+    told.sections.push(Section::new(
+        "What changed",
+        vec![match value {
             Some(value) => format!(
                 "The tag {} of {id} is now `{}`.",
                 one_line(key, MOST_TEXT),
@@ -463,15 +463,13 @@ fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
             ),
             None => format!("The tag {OPT_OUT_TAG} of {id} is gone."),
         }],
-    });
-    told.sections.push(Section {
-        heading: "What it means".into(),
-        lines: meaning(changed, &id),
-    });
-    told.sections.push(Section {
-        heading: "Who did it, as the event states".into(),
-        lines: who(&changed.actor),
-    });
+    ));
+    told.sections
+        .push(Section::new("What it means", meaning(changed, &id)));
+    told.sections.push(Section::new(
+        "Who did it, as the event states",
+        who(&changed.actor),
+    ));
     let remove = aws(
         "ec2 delete-tags",
         region,
@@ -508,10 +506,7 @@ fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
             vec![format!("If it is not meant to be, {remove}")],
         ),
     };
-    told.sections.push(Section {
-        heading: heading.into(),
-        lines,
-    });
+    told.sections.push(Section::next_step(heading, lines));
 }
 
 fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
@@ -562,9 +557,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
     told.resources.push(tripped.resource.clone());
     let resource = or_unknown(Some(&tripped.resource), MOST_TEXT);
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: vec![
+        Section::new("What happened", vec![
                 format!(
                     "{} to {resource} would have exceeded the budget of {control}: {} changes in a clock hour (UTC).",
                     counted(u64::from(tripped.changes), "change"),
@@ -573,23 +566,16 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
                 format!("It tripped at {}.", time(tripped.at)),
                 "A wrong policy, or somebody who opens many resources at once, looks like this."
                     .to_owned(),
-            ],
-        },
-        Section {
-            heading: "What stays open".into(),
-            lines: vec![
+            ]),
+        Section::new("What stays open", vec![
                 format!("{resource}, and everything that {control} finds from now on."),
                 "It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.".to_owned(),
-            ],
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![
+            ]),
+        Section::next_step("How to go on", vec![
                 "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
                 format!("Then: backstop re-arm {control}"),
                 "The next sweep puts right what is still open.".to_owned(),
-            ],
-        },
+            ]),
     ];
 }
 
@@ -712,14 +698,11 @@ fn say_digest(digest: &Digest, told: &mut Told) {
         ("Unencrypted data that is kept", kept),
         ("Opt-outs that ended, end soon or cannot be read", opt_outs),
         ("What was done", done),
-        ("How to go on", steps),
     ]
     .into_iter()
     .filter(|(_, lines): &(_, Vec<String>)| !lines.is_empty())
-    .map(|(heading, lines)| Section {
-        heading: heading.into(),
-        lines,
-    })
+    .map(|(heading, lines)| Section::new(heading, lines))
+    .chain([Section::next_step("How to go on", steps)])
     .collect();
 }
 
@@ -765,10 +748,10 @@ fn say_opt_out(seen: &OptOutSeen) -> String {
 fn say_health(health: &Health, told: &mut Told) {
     if health.failed.is_empty() {
         told.headline = "HEALTHY: every check of Backstop itself passes again".to_owned();
-        told.sections.push(Section {
-            heading: "What was found".into(),
-            lines: vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
-        });
+        told.sections.push(Section::new(
+            "What was found",
+            vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
+        ));
         return;
     }
     let names: Vec<&String> = health.failed.iter().map(|failed| &failed.check).collect();
@@ -777,16 +760,16 @@ fn say_health(health: &Health, told: &mut Told) {
         joined(&names, 5)
     );
     told.severity = Severity::Critical;
-    told.sections.push(Section {
-        heading: "What is out of order".into(),
-        lines: shortened(&health.failed, MOST_LINES, |failed| {
+    told.sections.push(Section::new(
+        "What is out of order",
+        shortened(&health.failed, MOST_LINES, |failed| {
             format!(
                 "{}: {}.",
                 one_line(&failed.check, 50),
                 clause(&failed.found, MOST_TEXT)
             )
         }),
-    });
+    ));
     let mut steps = shortened(&health.failed, MOST_LINES, |failed| {
         format!(
             "{}: {}.",
@@ -795,10 +778,8 @@ fn say_health(health: &Health, told: &mut Told) {
         )
     });
     steps.push("Then: backstop doctor".to_owned());
-    told.sections.push(Section {
-        heading: "How to put it in order".into(),
-        lines: steps,
-    });
+    told.sections
+        .push(Section::next_step("How to put it in order", steps));
 }
 
 // --------------------------------------------------------------------- storm
@@ -881,25 +862,12 @@ fn say_storm(storm: &Storm, told: &mut Told) {
         "Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."
     };
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: happened,
-        },
-        Section {
-            heading: "Which they are".into(),
-            lines: examples,
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![step.to_owned()],
-        },
+        Section::new("What happened", happened),
+        Section::new("Which they are", examples),
+        Section::next_step("How to go on", vec![step.to_owned()]),
     ];
 }
 
 fn counted(count: u64, what: &str) -> String {
-    match (count, what) {
-        (1, _) => format!("1 {what}"),
-        (_, "entry") => format!("{count} entries"),
-        _ => format!("{count} {what}s"),
-    }
+    prose::counted(usize::try_from(count).unwrap_or(usize::MAX), what)
 }

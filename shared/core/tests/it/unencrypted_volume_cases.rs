@@ -1121,6 +1121,7 @@ fn what_the_tags_say_is_kept_for_the_message() {
             Exemption::Malformed {
                 value: "al".into(),
                 problem: "`al` is neither `all` nor the name of a control".into(),
+                key: None,
             },
         ),
     ] {

@@ -61,6 +61,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         Exemption::Malformed {
             value: t(),
             problem: t(),
+            key: None,
         },
     ]
     .into_iter()
