@@ -356,8 +356,13 @@ fn exempted(exemption: &Exemption) -> String {
         Exemption::None | Exemption::Existing => String::new(),
         Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
         Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
-        Exemption::Malformed { value, problem } => format!(
-            "the tag {OPT_OUT_TAG} is `{}`: {}\n",
+        Exemption::Malformed {
+            value,
+            problem,
+            key,
+        } => format!(
+            "the tag {} is `{}`: {}\n",
+            one_line(key.as_deref().unwrap_or(OPT_OUT_TAG), 100),
             one_line(value, 100),
             one_line(problem, 300)
         ),

@@ -22,6 +22,7 @@ use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
 use backstop_core::encryption::Way;
+use backstop_core::exemption::opt_out_tags;
 use backstop_core::failed_event;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::record::Record;
@@ -327,7 +328,8 @@ impl Handler {
                 let require_end = policy.policy.opt_out.require_end;
                 let seen = tags
                     .iter()
-                    .map(|(id, value)| sweep::opt_out_seen(id, value, today, require_end))
+                    .flat_map(|(id, tags)| opt_out_tags(tags).map(move |tag| (id, tag)))
+                    .map(|(id, tag)| sweep::opt_out_seen(id, tag, today, require_end))
                     .collect();
                 sweep::list_opt_outs(digest, seen);
             }

@@ -144,7 +144,7 @@ pub(crate) async fn each_page<T>(
 fn facts(
     group: &aws_sdk_ec2::types::SecurityGroup,
     region: &str,
-    vpcs: &BTreeMap<String, String>,
+    vpcs: &BTreeMap<String, Tags>,
     lists: &BTreeMap<String, PrefixList>,
 ) -> SecurityGroup {
     let id = group.group_id().unwrap_or_default().to_owned();
@@ -177,7 +177,11 @@ fn facts(
             .security_group_arn()
             .map_or_else(|| arn(region, &owner, &id), str::to_owned),
         tags: tags(group.tags()),
-        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpcs.get(vpc)).cloned(),
+        vpc_opt_outs: vpc
+            .as_ref()
+            .and_then(|vpc| vpcs.get(vpc))
+            .cloned()
+            .unwrap_or_default(),
         id,
         owner,
         vpc,

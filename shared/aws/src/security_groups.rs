@@ -75,7 +75,10 @@ pub async fn gather(
         },
         owner,
         tags: tags(group.tags()),
-        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpc_opt_outs.remove(vpc)),
+        vpc_opt_outs: vpc
+            .as_ref()
+            .and_then(|vpc| vpc_opt_outs.remove(vpc))
+            .unwrap_or_default(),
         vpc,
         rules,
         prefix_lists,

@@ -135,7 +135,7 @@ impl<S> AccountSetting<S> {
             name: &self.name,
             owner: &self.account,
             tags: &NO_TAGS,
-            inherited: Vec::new(),
+            inherited: None,
         }
     }
 }

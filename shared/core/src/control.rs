@@ -36,8 +36,8 @@ pub struct Subject<'a> {
     pub owner: &'a str,
     /// Its tags.
     pub tags: &'a Tags,
-    /// Values of the opt-out tag on what it belongs to: its VPC, its instance.
-    pub inherited: Vec<&'a str>,
+    /// Tags of what it belongs to (its VPC), as far as they opt out.
+    pub inherited: Option<&'a Tags>,
 }
 
 /// Which items are not to be changed, and so do not count against others.

@@ -15,13 +15,14 @@ use serde::Deserialize as _;
 
 use crate::control::Control;
 use crate::entry::{AtOnce, Entry};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
+use crate::exemption::{self, Exemption, OptOut};
 use crate::finding::{Finding, Verdict};
 use crate::guards::{self, Case, Guards, Spared};
 use crate::plan::{Disposition, Ending, Exposure, ItemId, Outcome, Plan, Step, Verification};
 use crate::reason::Reason;
 use crate::rules::{Existing, Rules};
 use crate::run::{self, Head};
+use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::words::{Mode, Status};
 
@@ -140,19 +141,17 @@ pub fn exempt<C: Control>(
     at: &Circumstances<'_>,
 ) -> Exemptions {
     let today = jiff::tz::Offset::UTC.to_datetime(at.now).date();
-    let read =
-        |value: Option<&str>| exemption::read(value, C::INFO.id, today, rules.opt_out.require_end);
-    let tag = |tags: &crate::security_group::Tags| read(tags.get(OPT_OUT_TAG).map(String::as_str));
+    let read = |tags: &Tags| exemption::read(tags, C::INFO.id, today, rules.opt_out.require_end);
     let subject = C::subject(facts);
     let of_policy = in_policy::<C>(&rules.control.settings, today);
-    let of_resource = [tag(subject.tags), of_policy]
+    let of_resource = [read(subject.tags), of_policy]
         .into_iter()
-        .chain(subject.inherited.iter().map(|value| read(Some(value))));
+        .chain(subject.inherited.map(read));
     let baseline = &at.guards.baseline;
     let spares = rules.control.existing == Existing::Notify && !baseline.is_empty();
     let mut items = BTreeMap::new();
     for (item, state) in C::items(facts) {
-        let own = C::item_tags(&state).map_or(Exemption::None, tag);
+        let own = C::item_tags(&state).map_or(Exemption::None, read);
         let existing = || baseline.contains(&C::fingerprint(subject.id, &item, &state));
         if spares && !own.holds() && existing() {
             items.insert(item, Exemption::Existing);

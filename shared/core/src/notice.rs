@@ -70,6 +70,9 @@ impl About {
 pub struct OptOutChanged {
     /// Id of the resource that carries the tag, or carried it.
     pub resource: String,
+    /// The tag's key as it is spelt, where that is not `backstop:opt-out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The tag's value as it is now, read live; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
@@ -327,6 +330,7 @@ mod tests {
     fn opt_out(value: &str, event: Option<&str>) -> About {
         About::OptOutChanged(OptOutChanged {
             resource: "sg-1".to_owned(),
+            key: None,
             value: Some(value.to_owned()),
             means: BTreeMap::new(),
             actor: Actor {

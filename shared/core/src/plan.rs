@@ -72,7 +72,8 @@ impl Disposition {
             Reason::OptedOut | Reason::ExemptInPolicy => Self::Exempt,
             Reason::Existing => Self::Existing,
             Reason::DeclarativePolicy | Reason::NeverSet | Reason::NotifyMode => Self::NotifyOnly,
-            Reason::KillSwitch => Self::Stopped,
+            // Nothing that is remediated at once ends by what changed meanwhile.
+            Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,
             Reason::BudgetSpent => Self::Pending,
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }

@@ -55,6 +55,34 @@ pub enum Reason {
         /// How often it was remediated within 24 hours.
         times: u32,
     },
+    /// What changed after the decision keeps the change from being made.
+    Meanwhile {
+        /// What it is.
+        what: Meanwhile,
+    },
+}
+
+/// What changed between a decision and the change that it led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Meanwhile {
+    /// The mode is not `enforce` any more.
+    EnforceNoMore,
+    /// The instance is gone.
+    InstanceGone,
+    /// The instance does not run any more.
+    NotRunning,
+    /// A tag opts it out.
+    OptedOut,
+    /// An opt-out tag was set and cannot be read.
+    OptOutUnreadable,
+    /// An encryption is under way, which stops the instance.
+    BeingEncrypted {
+        /// The encryption's ledger entry.
+        entry: String,
+    },
+    /// The maintenance window has closed.
+    WindowClosed,
 }
 
 impl Reason {
@@ -72,6 +100,7 @@ impl Reason {
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
             }
+            Self::Meanwhile { .. } => Status::RolledBack,
         }
     }
 
@@ -88,6 +117,7 @@ impl Reason {
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
+            Self::Meanwhile { .. } => "something changed meanwhile",
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 "the control has tripped"
             }
@@ -133,6 +163,26 @@ impl fmt::Display for Reason {
                 f,
                 "the same finding was remediated {times} times in 24 hours and came back each time, so the control has tripped for this resource"
             ),
+            Self::Meanwhile { what } => write!(f, "{what}"),
+        }
+    }
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnforceNoMore => f.write_str("the mode is `enforce` no more"),
+            Self::InstanceGone => f.write_str("the instance is gone"),
+            Self::NotRunning => f.write_str("the instance does not run any more"),
+            Self::OptedOut => f.write_str("it was opted out meanwhile"),
+            Self::OptOutUnreadable => {
+                f.write_str("its opt-out tag was set meanwhile and cannot be read")
+            }
+            Self::BeingEncrypted { entry } => write!(
+                f,
+                "its volumes are being encrypted (entry {entry}), for which it is stopped"
+            ),
+            Self::WindowClosed => f.write_str("the maintenance window has closed"),
         }
     }
 }

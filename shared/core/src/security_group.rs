@@ -80,8 +80,8 @@ pub struct SecurityGroup {
     pub vpc: Option<String>,
     /// The group's tags.
     pub tags: Tags,
-    /// The opt-out tag of its VPC, if there is one.
-    pub vpc_opt_out: Option<String>,
+    /// The opt-out tags of its VPC.
+    pub vpc_opt_outs: Tags,
     /// All ingress rules, by id.
     pub rules: BTreeMap<String, IngressRule>,
     /// The prefix lists that rules name, by id.

@@ -90,7 +90,7 @@ impl Storage {
             name: &self.name,
             owner: &self.owner,
             tags: &self.tags,
-            inherited: Vec::new(),
+            inherited: None,
         }
     }
 

@@ -96,10 +96,15 @@ pub fn count(open: &mut Open, id: &str) {
 /// What an opt-out tag amounts to today, over all controls: `malformed`,
 /// `ended`, `ends soon` (within a week), `endless` or `open`.
 #[must_use]
-pub fn opt_out_seen(resource: &str, value: &str, today: Date, require_end: bool) -> OptOutSeen {
+pub fn opt_out_seen(
+    resource: &str,
+    (key, value): (&str, &str),
+    today: Date,
+    require_end: bool,
+) -> OptOutSeen {
     let said = ControlId::ALL
         .iter()
-        .map(|control| exemption::read(Some(value), *control, today, require_end))
+        .map(|control| exemption::read_tag(key, value, *control, today, require_end))
         .find(|said| *said != Exemption::None);
     let seen = |state: &str| OptOutSeen {
         resource: resource.to_owned(),
@@ -228,6 +233,7 @@ fn kept_back(status: Option<&str>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exemption::OPT_OUT_TAG;
 
     const TODAY: Date = jiff::civil::date(2026, 11, 24);
 
@@ -246,7 +252,7 @@ mod tests {
             ("f", "yes"),
         ]
         .into_iter()
-        .map(|(id, value)| opt_out_seen(id, value, TODAY, false))
+        .map(|(id, value)| opt_out_seen(id, (OPT_OUT_TAG, value), TODAY, false))
         .collect();
         sort_opt_outs(&mut seen);
         let states: Vec<String> = seen
@@ -270,12 +276,18 @@ mod tests {
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, seen);
         assert_eq!(digest.opt_outs.len(), 4);
-        assert_eq!(opt_out_seen("a", "all", TODAY, true).state, "malformed");
+        assert_eq!(
+            opt_out_seen("a", (OPT_OUT_TAG, "all"), TODAY, true).state,
+            "malformed"
+        );
+        let misspelt = opt_out_seen("a", ("Backstop:Opt-Out", "all"), TODAY, false);
+        assert_eq!(misspelt.state, "malformed");
+        assert!(misspelt.why.unwrap().contains("`backstop:opt-out`"));
     }
 
     #[test]
     fn more_opt_outs_than_there_is_room_for_are_counted() {
-        let ended = opt_out_seen("a", "all until=2020-01-01", TODAY, false);
+        let ended = opt_out_seen("a", (OPT_OUT_TAG, "all until=2020-01-01"), TODAY, false);
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, vec![ended; MOST_OPT_OUTS + 3]);
         assert_eq!(

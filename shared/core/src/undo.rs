@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::control::Control;
 use crate::entry::Entry;
-use crate::exemption::{self, OPT_OUT_TAG};
+use crate::exemption::{self, OPT_OUT_TAG, opt_out_tags};
 use crate::info::{OptOutOn, Reversal};
 use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
 use crate::security_group::Tags;
@@ -137,7 +137,7 @@ pub fn opt_out(
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
     let holds = |control: ControlId, day: Date| {
-        let read = exemption::read(Some(own), control, day, false);
+        let read = exemption::read_tag(OPT_OUT_TAG, own, control, day, false);
         matches!(read, exemption::Exemption::Exempt(_))
     };
     if holds(control, until) {
@@ -372,8 +372,7 @@ fn is_opted_out<C: Control>(state: &C::State, today: Date) -> bool {
     let Some(tags) = C::item_tags(state) else {
         return true;
     };
-    let tag = tags.get(OPT_OUT_TAG).map(String::as_str);
-    exemption::read(tag, C::INFO.id, today, false).holds()
+    exemption::read(tags, C::INFO.id, today, false).holds()
 }
 
 /// What is to be said of items that somebody put back without an opt-out.
@@ -383,7 +382,8 @@ fn closed_again<C: Control>(states: &[ItemStates<C::State>]) -> String {
         .filter(|state| state.act == Act::AsBefore)
         .filter_map(|state| {
             let tags = C::item_tags(state.now.as_ref()?)?;
-            (!tags.contains_key(OPT_OUT_TAG)).then_some(state.item.as_str())
+            let opted_out = opt_out_tags(tags).next().is_some();
+            (!opted_out).then_some(state.item.as_str())
         })
         .collect();
     if bare.is_empty() {

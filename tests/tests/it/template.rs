@@ -780,7 +780,7 @@ fn rules_name_the_events_that_the_code_handles() {
                     "eventName": TAG_CALLS,
                     "errorCode": [{ "exists": false }],
                     "requestParameters": { "tagSet": { "items": {
-                        "key": [OPT_OUT_TAG, { "exists": false }],
+                        "key": [{ "equals-ignore-case": OPT_OUT_TAG }, { "exists": false }],
                     } } },
                 },
             }),
@@ -1439,7 +1439,8 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
                     by_iam,
                     "{function}, IAM, `{tag}`"
                 );
-                let exemption = exemption::read(Some(&tag), *control, today, false);
+                let tags = [(OPT_OUT_TAG.to_owned(), tag.clone())].into();
+                let exemption = exemption::read(&tags, *control, today, false);
                 assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
             }
         }
@@ -2241,6 +2242,13 @@ fn the_readme_ships_a_policy_that_reserves_the_opt_out_tag() {
     }
     let key = format!("aws:ResourceTag/{OPT_OUT_TAG}");
     assert_eq!(statements[1]["Condition"]["StringLike"][key], "*");
+    // `StringLike` compares the values of `aws:TagKeys` by case, IAM reads the key
+    // of the Deny in any.
+    assert_eq!(
+        statements[2]["Condition"]["ForAnyValue:StringEqualsIgnoreCase"],
+        json!({ "aws:TagKeys": [OPT_OUT_TAG] })
+    );
+    assert_eq!(statements[2]["Action"], statements[0]["Action"]);
 }
 
 // --------------------------------------------------------- condition keys

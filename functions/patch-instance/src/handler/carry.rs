@@ -218,13 +218,14 @@ impl Handler {
             let mode = self.settings.remediation.mode;
             let encryption = encryptions.get(run.resource_id()).map(String::as_str);
             let stopped = stops(&run, host, encryption, &policy.policy.patching(), mode, now);
-            let Some((status, why)) = stopped else {
+            let Some(why) = stopped else {
                 wanted.push((work, run));
                 continue;
             };
             info!(entry = %run.head.id, resource = %run.head.resource, %why, "not sent after all");
-            run.head.status = status;
-            run.detail.reasons.push(why);
+            run.head.status = why.status();
+            run.detail.reasons.push(why.to_string());
+            run.detail.because = Some(why);
             run.head.finished_at = Some(now);
             // What it is now is for the look that follows to say.
             let ended = self.finish(&mut run).await;

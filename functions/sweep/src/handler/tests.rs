@@ -318,7 +318,7 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
         arn: "arn".into(),
         vpc: Some("vpc-1".into()),
         tags: Default::default(),
-        vpc_opt_out: None,
+        vpc_opt_outs: Default::default(),
         rules: [(
             "sgr-1".to_owned(),
             backstop_core::security_group::IngressRule {

@@ -6,7 +6,7 @@
 //! stands for is back. Every step yields an outcome; none hides another.
 
 use backstop_core::controls::open_ingress::OpenIngress;
-use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, SecurityGroup};
@@ -127,6 +127,7 @@ async fn authorise(
 ) -> Outcome {
     let rule = &state.before;
     let mut tags = rule.tags.clone();
+    tags.retain(|key, _| !is_opt_out_key(key));
     tags.insert(OPT_OUT_TAG.to_owned(), opt_out(rule));
     let answer = authorise_rule(ec2, group, rule, &rule.permission, &tags, deadline).await;
     let (created, ending) = match answer {

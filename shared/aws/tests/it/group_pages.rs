@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::group_pages::walk;
-use backstop_core::security_group::{PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{PrefixList, SecurityGroup, Source, Tags};
 use backstop_wire::{Call, Reply, Wire};
 
 fn response(operation: &str, content: &str) -> Reply {
@@ -97,7 +97,10 @@ async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_aske
     );
 
     let group = &pages[2][1];
-    assert_eq!(group.vpc_opt_out.as_deref(), Some("all"));
+    assert_eq!(
+        group.vpc_opt_outs,
+        Tags::from([("backstop:opt-out".to_owned(), "all".to_owned())])
+    );
     assert_eq!(group.tags["owner"], "team");
     assert_eq!(
         group.arn,

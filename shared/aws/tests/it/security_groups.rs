@@ -12,7 +12,7 @@ use backstop_aws::remediation::Concerned;
 use backstop_aws::security_groups::{apply, gather, groups_naming};
 use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
 use backstop_wire::{Call, Reply, Wire};
 use tokio::time::Instant;
 
@@ -123,8 +123,8 @@ async fn a_group_is_read_whole_in_one_round_and_a_second_for_prefix_lists() {
     );
     assert_eq!(group.rules["sgr-1"].description.as_deref(), Some("ssh"));
     assert_eq!(
-        group.vpc_opt_out.as_deref(),
-        Some("all"),
+        group.vpc_opt_outs,
+        Tags::from([("backstop:opt-out".to_owned(), "all".to_owned())]),
         "the tag of the group's own VPC"
     );
     assert_eq!(group.tags["owner"], "team-web");

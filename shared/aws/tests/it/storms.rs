@@ -8,6 +8,7 @@ use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::ledger::{Claim, Ledger, Surge};
 use backstop_aws::{opt_outs, storms};
+use backstop_core::security_group::Tags;
 use backstop_core::storms::{Kind, More};
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
@@ -219,7 +220,13 @@ fn xml(operation: &str, content: &str) -> Reply {
 async fn tags_are_read_for_these_resources_alone_page_by_page() {
     let wire = Wire::new(|call: &Call| {
         assert_eq!(call.operation, "DescribeTags");
+        assert_eq!(call.parameter("Filter.1.Name"), Some("key"));
         assert_eq!(call.parameter("Filter.1.Value.1"), Some("backstop:opt-out"));
+        // Filters go by case: every other spelling, and what only looks like it.
+        assert_eq!(
+            call.parameter("Filter.1.Value.2"),
+            Some("*????????:???-???*")
+        );
         assert_eq!(call.parameter("Filter.2.Name"), Some("resource-id"));
         match call.parameter("NextToken") {
             None => xml(
@@ -228,21 +235,21 @@ async fn tags_are_read_for_these_resources_alone_page_by_page() {
             ),
             Some(_) => xml(
                 "DescribeTags",
-                "<tagSet><item><resourceId>sg-2</resourceId><key>backstop:opt-out</key><value>yes</value></item></tagSet>",
+                "<tagSet><item><resourceId>sg-2</resourceId><key>backstop:opt-out</key><value>yes</value></item><item><resourceId>sg-1</resourceId><key>Backstop:Opt-Out</key><value>open-ingress</value></item><item><resourceId>sg-3</resourceId><key>backstop:opt-outs</key><value>all</value></item></tagSet>",
             ),
         }
     });
     let ids: Vec<String> = ["sg-1", "sg-2", "sg-3"].map(str::to_owned).into();
+    let tag = |value: &str| Tags::from([("backstop:opt-out".to_owned(), value.to_owned())]);
+    let mut both = tag("all");
+    both.insert("Backstop:Opt-Out".to_owned(), "open-ingress".to_owned());
     let deadline = Deadline::new(Duration::from_secs(20));
     let found = opt_outs::read(&Clients::new(&wire.config(1)).ec2, &ids, &deadline)
         .await
         .unwrap();
     assert_eq!(
         found.into_iter().collect::<Vec<_>>(),
-        [
-            ("sg-1".to_owned(), "all".to_owned()),
-            ("sg-2".to_owned(), "yes".to_owned()),
-        ]
+        [("sg-1".to_owned(), both), ("sg-2".to_owned(), tag("yes")),]
     );
 }
 

@@ -329,7 +329,7 @@ fn plan(
 #[must_use]
 pub fn exempt(tags: &Tags, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     exemption::read(
-        tags.get(OPT_OUT_TAG).map(String::as_str),
+        tags,
         ControlId::UnencryptedVolume,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,

@@ -26,7 +26,8 @@ use crate::notice::{
     About, ControlTripped, Digest, EVENT_FAILED, EventFailed, Health, Notice, Open, OptOutChanged,
     OptOutSeen, Storm,
 };
-use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::prose::{self, clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::shell::{ascii_json, aws};
 use crate::storms::MOST_TEAMS;
 use crate::words::{ControlId, Severity, Status};
 
@@ -91,6 +92,9 @@ pub enum NotifiedAbout {
     OptOutChanged {
         /// Id of the resource that carries the tag, or carried it.
         resource: String,
+        /// The tag's key as it is spelt; absent: `backstop:opt-out`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         /// The tag's value now; absent: there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         value: Option<String>,
@@ -276,6 +280,7 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
     match about {
         About::OptOutChanged(changed) => NotifiedAbout::OptOutChanged {
             resource: name(&changed.resource),
+            key: some_text(&changed.key),
             value: some_text(&changed.value),
             means: changed.means.iter().map(|(c, e)| (*c, e.into())).collect(),
             actor: (&changed.actor).into(),
@@ -423,7 +428,7 @@ fn told(notice: &Notice) -> Told {
         sections: Vec::new(),
     };
     match &notice.about {
-        About::OptOutChanged(changed) => opt_out_changed(changed, &mut told),
+        About::OptOutChanged(changed) => opt_out_changed(changed, &notice.region, &mut told),
         About::ControlTripped(tripped) => control_tripped(tripped, &mut told),
         About::Digest(digest) => say_digest(digest, &mut told),
         About::Health(health) => say_health(health, &mut told),
@@ -435,7 +440,7 @@ fn told(notice: &Notice) -> Told {
 
 // ------------------------------------------------------------------ opt-outs
 
-fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
+fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
     let id = or(&one_line(&changed.resource, 60), "unknown");
     let controls = |of: fn(&Exemption) -> bool| {
         let named = changed.means.iter().filter(|(_, e)| of(e));
@@ -473,26 +478,33 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
     told.resources.push(changed.resource.clone());
 
     let value = changed.value.as_deref();
-    told.sections.push(Section {
-        heading: "What changed".into(),
-        lines: vec![match value {
+    let key = changed.key.as_deref().unwrap_or(OPT_OUT_TAG);
+    told.sections.push(Section::new(
+        "What changed",
+        vec![match value {
             Some(value) => format!(
-                "The tag {OPT_OUT_TAG} of {id} is now `{}`.",
+                "The tag {} of {id} is now `{}`.",
+                one_line(key, MOST_TEXT),
                 one_line(value, MOST_TEXT)
             ),
             None => format!("The tag {OPT_OUT_TAG} of {id} is gone."),
         }],
-    });
-    told.sections.push(Section {
-        heading: "What it means".into(),
-        lines: meaning(changed, &id),
-    });
-    told.sections.push(Section {
-        heading: "Who did it, as the event states".into(),
-        lines: who(&changed.actor),
-    });
-    let remove =
-        format!("remove the tag: aws ec2 delete-tags --resources {id} --tags Key={OPT_OUT_TAG}");
+    ));
+    told.sections
+        .push(Section::new("What it means", meaning(changed, &id)));
+    told.sections.push(Section::new(
+        "Who did it, as the event states",
+        who(&changed.actor),
+    ));
+    let remove = aws(
+        "ec2 delete-tags",
+        region,
+        &[
+            ("--resources", id.clone()),
+            ("--tags", ascii_json(&json!([{ "Key": key }]))),
+        ],
+    );
+    let remove = format!("remove the tag: {remove}");
     let (heading, lines) = match value {
         None => (
             "How to opt out again",
@@ -503,8 +515,16 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
         Some(_) if !malformed.is_empty() => (
             "How to put it right",
             vec![
-                format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
-                format!("Or {remove}"),
+                match &changed.key {
+                    None => format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
+                    Some(_) => format!(
+                        "Tag {id} with the key {OPT_OUT_TAG} and {SPELLING}. While the other spelling is there, nothing is changed."
+                    ),
+                },
+                match &changed.key {
+                    None => format!("Or {remove}"),
+                    Some(_) => format!("Then, or if it is to be remediated, {remove}"),
+                },
             ],
         ),
         Some(_) => (
@@ -512,10 +532,7 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
             vec![format!("If it is not meant to be, {remove}")],
         ),
     };
-    told.sections.push(Section {
-        heading: heading.into(),
-        lines,
-    });
+    told.sections.push(Section::next_step(heading, lines));
 }
 
 fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
@@ -566,9 +583,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
     told.resources.push(tripped.resource.clone());
     let resource = or_unknown(Some(&tripped.resource), MOST_TEXT);
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: vec![
+        Section::new("What happened", vec![
                 format!(
                     "{} to {resource} would have exceeded the budget of {control}: {} changes in a clock hour (UTC).",
                     counted(u64::from(tripped.changes), "change"),
@@ -577,23 +592,16 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
                 format!("It tripped at {}.", time(tripped.at)),
                 "A wrong policy, or somebody who opens many resources at once, looks like this."
                     .to_owned(),
-            ],
-        },
-        Section {
-            heading: "What stays open".into(),
-            lines: vec![
+            ]),
+        Section::new("What stays open", vec![
                 format!("{resource}, and everything that {control} finds from now on."),
                 "Each critical finding is told by itself. The others are only recorded: the digest of the next sweep lists them, `backstop scan` shows them now.".to_owned(),
-            ],
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![
+            ]),
+        Section::next_step("How to go on", vec![
                 "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
                 format!("Then: backstop re-arm {control}"),
                 "The next sweep puts right what is still open, and ends the alarm.".to_owned(),
-            ],
-        },
+            ]),
     ];
 }
 
@@ -716,14 +724,11 @@ fn say_digest(digest: &Digest, told: &mut Told) {
         ("Unencrypted data that is kept", kept),
         ("Opt-outs that ended, end soon or cannot be read", opt_outs),
         ("What was done", done),
-        ("How to go on", steps),
     ]
     .into_iter()
     .filter(|(_, lines): &(_, Vec<String>)| !lines.is_empty())
-    .map(|(heading, lines)| Section {
-        heading: heading.into(),
-        lines,
-    })
+    .map(|(heading, lines)| Section::new(heading, lines))
+    .chain([Section::next_step("How to go on", steps)])
     .collect();
 }
 
@@ -769,10 +774,10 @@ fn say_opt_out(seen: &OptOutSeen) -> String {
 fn say_health(health: &Health, told: &mut Told) {
     if health.failed.is_empty() {
         told.headline = "HEALTHY: every check of Backstop itself passes again".to_owned();
-        told.sections.push(Section {
-            heading: "What was found".into(),
-            lines: vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
-        });
+        told.sections.push(Section::new(
+            "What was found",
+            vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
+        ));
         return;
     }
     let names: Vec<&String> = health.failed.iter().map(|failed| &failed.check).collect();
@@ -781,16 +786,16 @@ fn say_health(health: &Health, told: &mut Told) {
         joined(&names, 5)
     );
     told.severity = Severity::Critical;
-    told.sections.push(Section {
-        heading: "What is out of order".into(),
-        lines: shortened(&health.failed, MOST_LINES, |failed| {
+    told.sections.push(Section::new(
+        "What is out of order",
+        shortened(&health.failed, MOST_LINES, |failed| {
             format!(
                 "{}: {}.",
                 one_line(&failed.check, 50),
                 clause(&failed.found, MOST_TEXT)
             )
         }),
-    });
+    ));
     let mut steps = shortened(&health.failed, MOST_LINES, |failed| {
         format!(
             "{}: {}.",
@@ -799,10 +804,8 @@ fn say_health(health: &Health, told: &mut Told) {
         )
     });
     steps.push("Then: backstop doctor".to_owned());
-    told.sections.push(Section {
-        heading: "How to put it in order".into(),
-        lines: steps,
-    });
+    told.sections
+        .push(Section::next_step("How to put it in order", steps));
 }
 
 // -------------------------------------------------------------- failed events
@@ -834,24 +837,15 @@ fn say_event_failed(failed: &EventFailed, told: &mut Told) {
     };
     let message = one_line(&failed.message, 100);
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: vec![happened],
-        },
-        Section {
-            heading: "What it means".into(),
-            lines: vec![
-                "What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.".to_owned(),
-            ],
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![
-                "Look at all of them: backstop failed list".to_owned(),
-                format!("Once the cause is gone: backstop failed redrive {message}"),
-                "The event is kept for 14 days. It is not told again.".to_owned(),
-            ],
-        },
+        Section::new("What happened", vec![happened]),
+        Section::new("What it means", vec![
+            "What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.".to_owned(),
+        ]),
+        Section::next_step("How to go on", vec![
+            "Look at all of them: backstop failed list".to_owned(),
+            format!("Once the cause is gone: backstop failed redrive {message}"),
+            "The event is kept for 14 days. It is not told again.".to_owned(),
+        ]),
     ];
 }
 
@@ -937,25 +931,12 @@ fn say_storm(storm: &Storm, told: &mut Told) {
         "Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."
     };
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: happened,
-        },
-        Section {
-            heading: "Which they are".into(),
-            lines: examples,
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![step.to_owned()],
-        },
+        Section::new("What happened", happened),
+        Section::new("Which they are", examples),
+        Section::next_step("How to go on", vec![step.to_owned()]),
     ];
 }
 
 fn counted(count: u64, what: &str) -> String {
-    match (count, what) {
-        (1, _) => format!("1 {what}"),
-        (_, "entry") => format!("{count} entries"),
-        _ => format!("{count} {what}s"),
-    }
+    prose::counted(usize::try_from(count).unwrap_or(usize::MAX), what)
 }

@@ -228,6 +228,9 @@ pub enum NotifiedExemption {
         value: String,
         /// What is wrong with it.
         problem: String,
+        /// The tag's key as it is spelt; absent: `backstop:opt-out`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// No tag: it was there before the control was switched to `enforce`.
     Existing,
@@ -545,9 +548,14 @@ impl From<&Exemption> for NotifiedExemption {
             Exemption::Exempt(o) => Self::Exempt(opt_out(o)),
             Exemption::Ended(o) => Self::Ended(opt_out(o)),
             Exemption::Existing => Self::Existing,
-            Exemption::Malformed { value, problem } => Self::Malformed {
+            Exemption::Malformed {
+                value,
+                problem,
+                key,
+            } => Self::Malformed {
                 value: text(value),
                 problem: text(problem),
+                key: some_text(key),
             },
         }
     }

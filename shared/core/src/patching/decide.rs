@@ -28,9 +28,9 @@ use super::{
     PatchingDetail, Settings, Vulnerability, Wait,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::exemption::{self, Exemption};
 use crate::guards::{self, Case, Guards, Spared};
-use crate::reason::Reason;
+use crate::reason::{Meanwhile, Reason};
 use crate::rules::OptOutRules;
 use crate::run::{Head, Run, VERSION};
 use crate::security_group::Tags;
@@ -423,39 +423,48 @@ pub fn stops(
     rules: &Rules<'_>,
     mode: Mode,
     now: Timestamp,
-) -> Option<(Status, String)> {
-    let back = |why: &str| Some((Status::RolledBack, why.to_owned()));
+) -> Option<Reason> {
     if rules.kill_switch {
-        return Some((Status::Stopped, "the kill switch is on".to_owned()));
+        return Some(Reason::KillSwitch);
     }
+    changed_meanwhile(run, host, encryption, rules, mode, now)
+        .map(|what| Reason::Meanwhile { what })
+}
+
+fn changed_meanwhile(
+    run: &Patching,
+    host: Option<&Host>,
+    encryption: Option<&str>,
+    rules: &Rules<'_>,
+    mode: Mode,
+    now: Timestamp,
+) -> Option<Meanwhile> {
     if rules.mode(run.head.control, mode) != Mode::Enforce {
-        return back("the mode is `enforce` no more");
+        return Some(Meanwhile::EnforceNoMore);
     }
     let Some(host) = host.filter(|host| !host.is_ended()) else {
-        return back("the instance is gone");
+        return Some(Meanwhile::InstanceGone);
     };
     if host.state != "running" {
-        return back("the instance does not run any more");
+        return Some(Meanwhile::NotRunning);
     }
     match exempt(&host.tags, run.head.control, rules.opt_out, now) {
-        Exemption::Malformed { .. } => {
-            return back("its opt-out tag was set meanwhile and cannot be read");
-        }
-        tag if tag.holds() => return back("it was opted out meanwhile"),
+        Exemption::Malformed { .. } => return Some(Meanwhile::OptOutUnreadable),
+        tag if tag.holds() => return Some(Meanwhile::OptedOut),
         _ => {}
     }
     if let Some(entry) = encryption {
-        return back(&being_encrypted(entry));
+        return Some(being_encrypted(entry));
     }
-    if run.detail.operation == Operation::Install && !rules.settings.in_window(now) {
-        return back("the maintenance window has closed");
-    }
-    None
+    let closed = run.detail.operation == Operation::Install && !rules.settings.in_window(now);
+    closed.then_some(Meanwhile::WindowClosed)
 }
 
 /// An encryption stops the instance, in the middle of an installation as well.
-fn being_encrypted(entry: &str) -> String {
-    format!("its volumes are being encrypted (entry {entry}), for which it is stopped")
+fn being_encrypted(entry: &str) -> Meanwhile {
+    Meanwhile::BeingEncrypted {
+        entry: entry.to_owned(),
+    }
 }
 
 /// Why what Inspector found is told and not patched.
@@ -493,7 +502,7 @@ fn waits(
         ));
     }
     if let Some(entry) = &facts.encrypting {
-        return Some((Wait::Command, being_encrypted(entry)));
+        return Some((Wait::Command, being_encrypted(entry).to_string()));
     }
     if let Some(command) = facts.commands.iter().find(|command| command.is_under_way()) {
         return Some((
@@ -558,10 +567,12 @@ fn is_young(host: &Host, settings: &Settings, now: Timestamp) -> bool {
 pub fn exempt(tags: &Tags, control: ControlId, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     let read = |control| own_exemption(tags, control, opt_out, now);
     match control {
-        ControlId::VulnerablePackage | ControlId::MissingPatches => exemption::strongest([
-            read(ControlId::VulnerablePackage),
-            read(ControlId::MissingPatches),
-        ]),
+        ControlId::VulnerablePackage | ControlId::MissingPatches => {
+            exemption::of_one_resource(vec![
+                read(ControlId::VulnerablePackage),
+                read(ControlId::MissingPatches),
+            ])
+        }
         own => read(own),
     }
 }
@@ -574,7 +585,7 @@ fn own_exemption(
     now: Timestamp,
 ) -> Exemption {
     exemption::read(
-        tags.get(OPT_OUT_TAG).map(String::as_str),
+        tags,
         control,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::exemption::OPT_OUT_TAG;
+use crate::exemption::opt_out_tags;
 use crate::guards::Guards;
 use crate::patching::decide::exempt;
 use crate::patching::{Agent, PatchFacts};
@@ -52,7 +52,7 @@ pub fn page_key(
     let mut parts = vec![
         format!("{} {:?}", host.state, host.auto_scaling_group()),
         format!("{:?} {}", host.instance_profile, host.public_ipv4),
-        format!("{:?}", host.tags.get(OPT_OUT_TAG)),
+        format!("{:?}", opt_out_tags(&host.tags).collect::<Vec<_>>()),
         format!("{:?}", facts.agent.as_ref().map(Agent::is_online)),
         format!(
             "{:?}",
@@ -116,6 +116,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::exemption::OPT_OUT_TAG;
     use crate::guards::Trip;
     use crate::patching::{Command, Host, OS, Package, Patch, PatchState, Reach, Vulnerability};
     use crate::words::Severity;

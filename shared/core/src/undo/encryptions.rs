@@ -12,7 +12,7 @@ use jiff::civil::Date;
 
 use super::Request;
 use crate::encryption::{Encryption, EncryptionDetail, Progress, Way};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
+use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut, opt_out_tags};
 use crate::run::{Head, Run};
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Volume};
 use crate::words::{Actor, Status};
@@ -145,9 +145,11 @@ pub fn plan(
 }
 
 fn opted_out_for_ever(instance: &Instance, entry: &Encryption, today: Date) -> bool {
-    let tag = instance.tags.get(OPT_OUT_TAG).map(String::as_str);
-    let read = exemption::read(tag, entry.head.control, today, false);
-    matches!(read, Exemption::Exempt(opt_out) if opt_out.until.is_none())
+    // IAM goes by the value, however the key is spelt.
+    opt_out_tags(&instance.tags).any(|(_, value)| {
+        let read = exemption::read_tag(OPT_OUT_TAG, value, entry.head.control, today, false);
+        matches!(read, Exemption::Exempt(opt_out) if opt_out.until.is_none())
+    })
 }
 
 /// What is said of an original that is there no more.

@@ -300,3 +300,24 @@ fn runs_that_replaced_nothing_are_under_way_or_undos_themselves_are_not_taken_ba
         other => panic!("{other:?}"),
     }
 }
+
+/// IAM denies the stop by the value, however the key is spelt.
+#[test]
+fn an_opt_out_without_an_end_is_one_in_any_spelling_of_its_key() {
+    let now = world(&[original(None), copy(Some(INSTANCE))]);
+    let planned = |key: &str, value: &str| {
+        let mut running = instance("running");
+        running.tags.insert(key.into(), value.into());
+        plan(&entry(true), Some(&running), &now, TODAY)
+    };
+    for key in ["backstop:opt-out", "Backstop:Opt-Out"] {
+        let Decision::Refused(why) = planned(key, "all") else {
+            panic!("{key}");
+        };
+        assert!(why.contains("an opt-out without an end"), "{why}");
+        let ends = planned(key, "all until=2199-01-31");
+        assert!(matches!(ends, Decision::SwapBack(_)), "{key}: {ends:?}");
+    }
+    let other = planned("backstop:opt-outs", "all");
+    assert!(matches!(other, Decision::SwapBack(_)), "{other:?}");
+}

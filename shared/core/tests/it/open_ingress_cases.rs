@@ -5,7 +5,8 @@
 //! are `22`, `0-1024`, `type/code` (ICMP, and every pair with -1) or `none`; the
 //! source is a CIDR block, a prefix list (`pl-…`) or a group (`sg-…`). What
 //! follows `tag` is the rule's opt-out tag. Other lines: `pl-1 = blocks`,
-//! `pl-1 unreadable`, `group tag …`, `vpc tag …`, `owner account`.
+//! `pl-1 unreadable`, `group tag …`, `vpc tag …`, `owner account`. A tag is an
+//! opt-out, with another key where it begins with `key=…;`.
 
 use std::collections::BTreeMap;
 
@@ -151,17 +152,15 @@ fn facts(text: &str) -> SecurityGroup {
         arn: format!("arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-1"),
         vpc: Some("vpc-1".into()),
         tags: Tags::new(),
-        vpc_opt_out: None,
+        vpc_opt_outs: Tags::new(),
         rules: BTreeMap::new(),
         prefix_lists: BTreeMap::new(),
     };
     for line in lines(text) {
         if let Some(value) = line.strip_prefix("group tag") {
-            group
-                .tags
-                .insert(OPT_OUT_TAG.to_owned(), value.trim().to_owned());
+            group.tags.extend(opt_out_tag(value));
         } else if let Some(value) = line.strip_prefix("vpc tag") {
-            group.vpc_opt_out = Some(value.trim().to_owned());
+            group.vpc_opt_outs.extend(opt_out_tag(value));
         } else if let Some(account) = line.strip_prefix("owner ") {
             group.owner = account.to_owned();
         } else if let Some((list, blocks)) = line.split_once(" =") {
@@ -180,9 +179,18 @@ fn facts(text: &str) -> SecurityGroup {
     group
 }
 
+/// `all`, or `key=Backstop:Opt-Out;all`.
+fn opt_out_tag(text: &str) -> Option<(String, String)> {
+    let (key, value) = match text.trim_start().strip_prefix("key=") {
+        Some(text) => text.split_once(';')?,
+        None => (OPT_OUT_TAG, text),
+    };
+    Some((key.to_owned(), value.trim().to_owned()))
+}
+
 fn rule(line: &str) -> IngressRule {
     let (line, tag) = match line.split_once(" tag") {
-        Some((line, tag)) => (line, Some(tag.trim().to_owned())),
+        Some((line, tag)) => (line, opt_out_tag(tag)),
         None => (line, None),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -209,10 +217,7 @@ fn rule(line: &str) -> IngressRule {
         },
         source,
         description: Some(format!("why {id} is there")),
-        tags: tag
-            .map(|tag| (OPT_OUT_TAG.to_owned(), tag))
-            .into_iter()
-            .collect(),
+        tags: tag.into_iter().collect(),
     }
 }
 
@@ -856,6 +861,22 @@ fn s7_an_opted_out_group_is_found_and_not_changed() {
     ] {
         check(&format!("{open}{tags}"), expected);
     }
+    // IAM reads an opt-out in these spellings and would deny the change.
+    for (tags, expected) in [
+        ("group tag key=Backstop:Opt-Out;all", held),
+        ("vpc tag key=BACKSTOP:OPT-OUT;open-ingress", held),
+        ("group tag key= backstop:opt-out ;all", held),
+        ("group tag all\n group tag key=Backstop:Opt-Out;all", held),
+        ("group tag key=Backstop:Opt-Out;all\n vpc tag all", exempt),
+        ("group tag key=Backstop:Opt-Out;missing-patches", "revoke a"),
+        ("group tag key=backstop:opt-outs;all", "revoke a"),
+    ] {
+        check(&format!("{open}{tags}"), expected);
+    }
+    check(
+        "a tcp 22 0.0.0.0/0 tag key=Backstop:Opt-Out;all\n b tcp 22 ::/0",
+        "revoke b",
+    );
     check("group tag yes\n a tcp 443 0.0.0.0/0", "compliant");
     // The group's opt-out speaks for its rules: a tag on one of them that
     // cannot be read holds nothing that is not held already.

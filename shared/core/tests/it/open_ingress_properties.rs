@@ -475,7 +475,7 @@ fn facts(world: &World) -> SecurityGroup {
         arn: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-1".into(),
         vpc: None,
         tags: BTreeMap::new(),
-        vpc_opt_out: None,
+        vpc_opt_outs: BTreeMap::new(),
         rules: world
             .rules
             .iter()

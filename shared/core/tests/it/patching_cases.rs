@@ -20,7 +20,7 @@ use backstop_core::patching::{
     PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Vulnerability, Wait,
 };
 use backstop_core::policy::Policy;
-use backstop_core::reason::Reason;
+use backstop_core::reason::{Meanwhile, Reason};
 use backstop_core::run::{Head, Run};
 use backstop_core::trigger::Trigger;
 use backstop_core::words::{Actor, ControlId, Mode, Severity, Status};
@@ -173,9 +173,13 @@ fn unmanaged(f: &mut PatchFacts) {
 }
 
 fn tagged(value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
-    let value = value.to_owned();
+    tagged_as(OPT_OUT_TAG, value)
+}
+
+fn tagged_as(key: &str, value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
+    let (key, value) = (key.to_owned(), value.to_owned());
     move |f| {
-        host(f).tags.insert(OPT_OUT_TAG.into(), value);
+        host(f).tags.insert(key, value);
     }
 }
 
@@ -881,6 +885,26 @@ fn an_opt_out_that_cannot_be_read_holds_the_command_back() {
 }
 
 #[test]
+fn an_opt_out_whose_key_is_spelt_as_only_iam_reads_it_holds_the_command_back() {
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "all"),
+        ("BACKSTOP:OPT-OUT", "missing-patches until=2027-01-31"),
+        (" backstop:opt-out", "vulnerable-package"),
+    ] {
+        let facts = and(with_finding(), tagged_as(key, tag));
+        defaults().check(&facts, &format!("held {BY_FINDING}"), &["cannot be read"]);
+        let both = and(facts, tagged("all"));
+        defaults().check(&both, &format!("held {BY_FINDING}"), &["cannot be read"]);
+    }
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "unencrypted-volume"),
+        ("backstop:opt-outs", "all"),
+    ] {
+        defaults().begins(&and(with_finding(), tagged_as(key, tag)), BY_FINDING);
+    }
+}
+
+#[test]
 fn where_the_policy_demands_an_end_one_without_counts_as_unreadable() {
     let demands = || defaults().top("opt_out", json!({ "require_end": true }));
     for tag in ["all", "missing-patches owner=team-web"] {
@@ -1364,34 +1388,50 @@ fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() 
         )
     };
     assert_eq!(stopped(&defaults(), &run, &with_missing()), None);
-    let back = |facts: PatchFacts| {
-        let (status, why) = stopped(&defaults(), &run, &facts).unwrap();
-        assert_eq!(status, Status::RolledBack);
-        why
-    };
-    for (facts, words) in [
-        (with(|f| f.host = None), "gone"),
-        (with(|f| host(f).state = "terminated".into()), "gone"),
-        (with(|f| host(f).state = "stopped".into()), "does not run"),
+    let meanwhile = |what| Some(Reason::Meanwhile { what });
+    for (facts, expected) in [
+        (with(|f| f.host = None), Meanwhile::InstanceGone),
+        (
+            with(|f| host(f).state = "terminated".into()),
+            Meanwhile::InstanceGone,
+        ),
+        (
+            with(|f| host(f).state = "stopped".into()),
+            Meanwhile::NotRunning,
+        ),
         (
             with(tagged("missing-patches until=2027-01-31")),
-            "opted out",
+            Meanwhile::OptedOut,
         ),
-        (with(tagged("vulnerable-package")), "opted out"),
-        (with(tagged("mising-patches")), "cannot be read"),
+        (with(tagged("vulnerable-package")), Meanwhile::OptedOut),
+        (with(tagged("mising-patches")), Meanwhile::OptOutUnreadable),
+        (
+            with(tagged_as("Backstop:Opt-Out", "all")),
+            Meanwhile::OptOutUnreadable,
+        ),
+        (
+            with(|f| f.encrypting = Some("01ENC".into())),
+            Meanwhile::BeingEncrypted {
+                entry: "01ENC".into(),
+            },
+        ),
     ] {
-        let why = back(facts);
-        assert!(why.contains(words), "{why}");
+        let why = stopped(&defaults(), &run, &facts).unwrap();
+        assert_eq!(why.status(), Status::RolledBack);
+        assert_eq!(why, Reason::Meanwhile { what: expected });
     }
     let off = defaults().mode_of(ControlId::MissingPatches, "notify");
-    assert!(stopped(&off, &run, &with_missing()).is_some());
+    assert_eq!(
+        stopped(&off, &run, &with_missing()),
+        meanwhile(Meanwhile::EnforceNoMore)
+    );
     let killed = defaults().top("kill_switch", json!(true));
-    let (status, _) = stopped(&killed, &run, &with_missing()).unwrap();
-    assert_eq!(status, Status::Stopped);
+    let why = stopped(&killed, &run, &with_missing()).unwrap();
+    assert_eq!((&why, why.status()), (&Reason::KillSwitch, Status::Stopped));
     // A window that has closed holds an installation back, and no scan.
     let closed = patching(closed_window());
-    let (_, why) = stopped(&closed, &run, &with_missing()).unwrap();
-    assert!(why.contains("window"), "{why}");
+    let why = stopped(&closed, &run, &with_missing());
+    assert_eq!(why, meanwhile(Meanwhile::WindowClosed));
     assert_eq!(stopped(&closed, &scan, &never_scanned()), None);
 }
 

@@ -25,8 +25,12 @@ fn snapshot(shared_with: &[Holder]) -> Storage {
 }
 
 fn tagged(value: &str) -> Storage {
+    tagged_as(OPT_OUT_TAG, value)
+}
+
+fn tagged_as(key: &str, value: &str) -> Storage {
     Storage {
-        tags: [(OPT_OUT_TAG.to_owned(), value.to_owned())].into(),
+        tags: [(key.to_owned(), value.to_owned())].into(),
         ..snapshot(&[Holder::Everyone])
     }
 }
@@ -91,6 +95,16 @@ fn the_grant_to_everyone_goes_and_named_accounts_keep_theirs() {
             "an opt-out that cannot be read",
             tagged("public snapshot"),
             critical(Disposition::Held),
+        ),
+        (
+            "an opt-out whose key is spelt as only IAM reads it",
+            tagged_as("Backstop:Opt-Out", "all"),
+            critical(Disposition::Held),
+        ),
+        (
+            "a key that only looks like it",
+            tagged_as("backstop:opt-outs", "all"),
+            critical(Disposition::Enforce),
         ),
         ("another account's", theirs, critical(Disposition::NotOwned)),
     ] {

@@ -987,6 +987,37 @@ fn opt_outs_of_an_instance_hold_for_all_its_volumes() {
 }
 
 #[test]
+fn an_opt_out_whose_key_is_spelt_as_only_iam_reads_it_holds() {
+    let there = "instance running \n volume vol-a \n volume vol-b";
+    for (tag, expected) in [
+        (
+            "i-1 Backstop:Opt-Out = all",
+            format!("held swap: \n {UNREADABLE}"),
+        ),
+        (
+            "i-1 BACKSTOP:OPT-OUT = unencrypted-volume until=2027-01-31",
+            format!("held swap: \n {UNREADABLE}"),
+        ),
+        (
+            "vol-a Backstop:Opt-Out = all",
+            "in-progress swap: vol-b
+             vol-a stays as it is: its tag backstop:opt-out cannot be read"
+                .to_owned(),
+        ),
+        (
+            "i-1 Backstop:Opt-Out = missing-patches",
+            "in-progress swap: vol-a vol-b".to_owned(),
+        ),
+        (
+            "i-1 backstop:opt-outs = all",
+            "in-progress swap: vol-a vol-b".to_owned(),
+        ),
+    ] {
+        swap().check(&format!("{there} \n tag {tag}"), &expected);
+    }
+}
+
+#[test]
 fn opt_outs_of_a_volume_that_is_attached_nowhere() {
     for (tag, expected) in [
         ("all", format!("exempt unattached: \n {OPTED_OUT}")),
@@ -1090,6 +1121,7 @@ fn what_the_tags_say_is_kept_for_the_message() {
             Exemption::Malformed {
                 value: "al".into(),
                 problem: "`al` is neither `all` nor the name of a control".into(),
+                key: None,
             },
         ),
     ] {

@@ -395,7 +395,7 @@ impl Ec2 {
             for (id, tags) in resources {
                 for (key, value) in *tags {
                     let passes = filters.iter().all(|(name, values)| match *name {
-                        "key" => values.contains(&key.as_str()),
+                        "key" => values.iter().any(|pattern| like(pattern, key)),
                         "resource-type" => values.contains(kind),
                         "resource-id" => values.contains(&id.as_str()),
                         other => panic!("DescribeTags: {other}"),
@@ -761,6 +761,19 @@ fn tagged(filter: &str, values: &[&str], tags: &Tags) -> bool {
             .is_some_and(|value| values.contains(&value.as_str())),
         ("tag-key", _) => values.iter().any(|key| tags.contains_key(*key)),
         (other, _) => panic!("the filter {other}"),
+    }
+}
+
+/// Whether a text is what a filter's pattern says: `*` is any number of
+/// characters, `?` exactly one.
+fn like(pattern: &str, text: &str) -> bool {
+    let mut rest = pattern.chars();
+    match (rest.next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), None) => like(rest.as_str(), text),
+        (Some('*'), Some(c)) => like(rest.as_str(), text) || like(pattern, &text[c.len_utf8()..]),
+        (Some(p), Some(c)) => (p == '?' || p == c) && like(rest.as_str(), &text[c.len_utf8()..]),
+        _ => false,
     }
 }
 

@@ -631,7 +631,7 @@ impl Control for OpenIngress {
             name: &group.name,
             owner: &group.owner,
             tags: &group.tags,
-            inherited: group.vpc_opt_out.iter().map(String::as_str).collect(),
+            inherited: Some(&group.vpc_opt_outs),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::message::subject::{id_and_name, status_verb, subject_of};
 use crate::patching::{Operation, PatchState, Patching, Reboot, Sent};
+use crate::prose::counted;
 use crate::words::{ControlId, Status};
 
 /// What is told of a patching.
@@ -178,7 +179,7 @@ impl Story<'_> {
                 " gets {}{}",
                 match self.patches() {
                     0 => "all missing patches".to_owned(),
-                    patches => count(patches, "patch"),
+                    patches => counted(patches, "patch"),
                 },
                 match run.detail.reboot {
                     Reboot::Never => ", no restart",
@@ -220,14 +221,14 @@ impl Story<'_> {
             ControlId::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
             ControlId::VulnerablePackage if self.is_only_told() || self.is_scan() => format!(
                 " has {} that no {} patch mends",
-                count(self.findings(), "known hole"),
+                counted(self.findings(), "known hole"),
                 match self.has_unmended() {
                     true => "approved",
                     false => "OS",
                 }
             ),
             ControlId::VulnerablePackage => {
-                format!(" has {}", count(self.findings(), "known hole"))
+                format!(" has {}", counted(self.findings(), "known hole"))
             }
             _ if self.is_scan() => " was never scanned for patches".to_owned(),
             _ => lacks(run.detail.before.as_ref())
@@ -271,23 +272,14 @@ pub(super) fn lacks(state: Option<&PatchState>) -> Option<String> {
         (0, 0) => None,
         (0, failed) => Some(format!(
             " has {} that failed to install",
-            count(usize::try_from(failed).unwrap_or(usize::MAX), "patch")
+            counted(usize::try_from(failed).unwrap_or(usize::MAX), "patch")
         )),
         (missing, _) => Some(format!(
             " lacks {}",
-            count(
+            counted(
                 usize::try_from(missing).unwrap_or(usize::MAX),
                 "approved patch"
             )
         )),
-    }
-}
-
-/// `1 patch`, `2 patches`, `2 findings`.
-pub(super) fn count(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        many if what.ends_with("ch") => format!("{many} {what}es"),
-        many => format!("{many} {what}s"),
     }
 }

@@ -6,8 +6,8 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
-    MOST_LINES, MOST_TEXT, Section, Story, ended, ordinal, owner, permission, terms, unreadable,
-    who,
+    MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, opt_out_until, ordinal, owner,
+    permission, sample_opt_out, terms, unreadable, way_out, who_touched,
 };
 use crate::any_control::AnyControl;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
@@ -22,7 +22,7 @@ impl<'a> Story<'a> {
     pub(in crate::message) fn sections(&self) -> Vec<Section> {
         let mut sections = vec![self.found(), self.done()];
         sections.extend(self.fight());
-        sections.push(self.who());
+        sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
         sections.push(self.opt_out());
         sections.extend(self.good_to_know());
@@ -35,10 +35,10 @@ impl<'a> Story<'a> {
             Status::Failed => "may still be",
             _ => "is",
         };
-        Section {
-            heading: format!("What {is} {}", self.phrases.found).into(),
-            lines: shortened(self.concerned(), MOST_LINES, |e| self.exposure_line(e)),
-        }
+        Section::new(
+            format!("What {is} {}", self.phrases.found),
+            shortened(self.concerned(), MOST_LINES, |e| self.exposure_line(e)),
+        )
     }
 
     fn done(&self) -> Section {
@@ -52,10 +52,7 @@ impl<'a> Story<'a> {
         }));
         lines.extend(self.lost());
         lines.extend(self.verified());
-        Section {
-            heading: self.done_heading().into(),
-            lines,
-        }
+        Section::new(self.done_heading(), lines)
     }
 
     fn done_heading(&self) -> &'static str {
@@ -140,36 +137,14 @@ impl<'a> Story<'a> {
             || format!("{nothing}."),
             |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
         );
-        let control = self.entry.head.control;
-        let remedy = self.phrases.remedy;
-        let way_out = match self.entry.head.status {
-            Status::Existing => format!(
-                "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy, or {remedy} by hand."
-            ),
-            Status::Tripped => {
-                let for_this = self
-                    .entry
-                    .detail
-                    .plan
-                    .because
-                    .as_ref()
-                    .is_some_and(Reason::is_trip_of_resource);
-                let resource = match for_this {
-                    true => format!(" {}", one_line(self.entry.resource_id(), 100)),
-                    false => String::new(),
-                };
-                format!(
-                    "Nothing more is put right until a person re-arms it: backstop re-arm {control}{resource}. Until then, {remedy} by hand."
-                )
-            }
-            Status::Pending => format!(
-                "It is put right by the first sweep of the next hour. Until then, {remedy} by hand."
-            ),
-            _ => format!(
-                "It is looked at again by the first sweep after the kill switch is off. Until then, {remedy} by hand."
-            ),
+        let head = &self.entry.head;
+        let by_hand = match head.status {
+            Status::Existing => format!("Or {} by hand.", self.phrases.remedy),
+            _ => format!("Until then, {} by hand.", self.phrases.remedy),
         };
-        let mut lines = vec![because, way_out];
+        let mut lines = vec![because];
+        lines.extend(way_out(head, self.entry.detail.plan.because.as_ref()));
+        lines.push(by_hand);
         if self.entry.head.status == Status::Existing {
             lines.extend(self.items_left());
         } else {
@@ -210,10 +185,7 @@ impl<'a> Story<'a> {
             "Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays {} until a person re-arms it.",
             self.phrases.found
         ));
-        Some(Section {
-            heading: "It keeps coming back".into(),
-            lines,
-        })
+        Some(Section::new("It keeps coming back", lines))
     }
 
     /// Everything that is opted out, and by what.
@@ -239,7 +211,7 @@ impl<'a> Story<'a> {
         let mut lines = vec![format!(
             "{nothing}, and nothing will be until the opt-out tag is put right or removed."
         )];
-        if let Exemption::Malformed { value, problem } = &self.entry.head.exemption {
+        if let Exemption::Malformed { value, problem, .. } = &self.entry.head.exemption {
             lines.push(unreadable(self.resource_tag(), value, problem));
         }
         lines.extend(self.items_left());
@@ -268,7 +240,7 @@ impl<'a> Story<'a> {
                 Exemption::Exempt(o) | Exemption::Ended(o) => {
                     format!("{id} was left as it is: its tag opts it out {}.", terms(o))
                 }
-                Exemption::Malformed { value, problem } => {
+                Exemption::Malformed { value, problem, .. } => {
                     format!(
                         "{id} was left as it is. {}",
                         unreadable(&format!("the {}", self.phrases.item), value, problem)
@@ -447,13 +419,6 @@ impl<'a> Story<'a> {
         lines
     }
 
-    fn who(&self) -> Section {
-        Section {
-            heading: "Who touched it last, as the event states".into(),
-            lines: who(&self.entry.head.actor),
-        }
-    }
-
     fn take_back(&self) -> Option<Section> {
         let lines = if self.undoable > 0 {
             self.undo()
@@ -462,10 +427,7 @@ impl<'a> Story<'a> {
         } else {
             return None;
         };
-        Some(Section {
-            heading: "How to take it back".into(),
-            lines,
-        })
+        Some(Section::next_step("How to take it back", lines))
     }
 
     fn undo(&self) -> Vec<String> {
@@ -509,7 +471,7 @@ impl<'a> Story<'a> {
             OptOutOn::Resource => format!("the {}", self.phrases.resource),
             OptOutOn::Policy => return None,
         };
-        Some((on, self.opt_out_until()))
+        Some((on, opt_out_until(&self.entry.head)))
     }
 
     /// Where the opt-out of what is put back stands.
@@ -533,7 +495,10 @@ impl<'a> Story<'a> {
             (false, Some(Tagged { any, .. })) => vec![
                 format!("Tag {any}:"),
                 format!("Key: {OPT_OUT_TAG}"),
-                format!("Value: {}", self.sample_opt_out()),
+                format!(
+                    "Value: {}",
+                    sample_opt_out(&self.entry.head, self.phrases.why_exempt)
+                ),
             ],
             (true, None) => vec![format!(
                 "Remove `exemption` from the settings of {} in the policy.",
@@ -548,21 +513,7 @@ impl<'a> Story<'a> {
             true => "How to end the opt-out",
             false => "How to opt out",
         };
-        Section {
-            heading: heading.into(),
-            lines,
-        }
-    }
-
-    /// An opt-out as a team may write it.
-    fn sample_opt_out(&self) -> String {
-        format!(
-            "{} until={} owner={} reason={}",
-            self.entry.head.control,
-            self.opt_out_until(),
-            owner(self.entry.head.team.as_deref()),
-            self.phrases.why_exempt,
-        )
+        Section::next_step(heading, lines)
     }
 
     /// An exemption as a team may write it into the policy.
@@ -571,7 +522,7 @@ impl<'a> Story<'a> {
         format!(
             r#"{{"controls": {{"{}": {{"settings": {{"exemption": {{"until": "{}", "owner": "{}", "reason": "{}"}}}}}}}}}}"#,
             self.entry.head.control,
-            self.opt_out_until(),
+            opt_out_until(&self.entry.head),
             owner(self.entry.head.team.as_deref()),
             self.phrases.why_exempt,
         )
@@ -594,10 +545,7 @@ impl<'a> Story<'a> {
                 self.phrases.remedy
             ));
         }
-        (!lines.is_empty()).then_some(Section {
-            heading: "Good to know".into(),
-            lines,
-        })
+        (!lines.is_empty()).then_some(Section::new("Good to know", lines))
     }
 
     /// Opt-outs that hold no longer.
@@ -624,7 +572,7 @@ impl<'a> Story<'a> {
                 _ => None,
             });
         shortened(ended, MOST_LINES, |(of, opt_out)| {
-            format!("{of} has ended: it held {}.", terms(opt_out))
+            ended_opt_out(&of, opt_out)
         })
     }
 }

@@ -790,6 +790,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
     run.head.exemption = Exemption::Malformed {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
+        key: None,
     };
     says(
         &run,
@@ -797,6 +798,17 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
             "HELD high",
             "The tag's value is `allways`, and `allways` is not a control.",
             "How it is to be written: `all` or control names",
+        ],
+    );
+
+    run.detail.volumes[1]
+        .tags
+        .insert("Backstop:Opt-Out".to_owned(), "all".to_owned());
+    says(
+        &run,
+        &[
+            r#"delete-tags --region eu-central-1 --resources vol-0bbbbbbbbbbbbbbbb --tags '[{"Key":"Backstop:Opt-Out"}]'"#,
+            "--resources vol-0bbbbbbbbbbbbbbbb --tags 'Key=backstop:opt-out'",
         ],
     );
 }
@@ -1518,6 +1530,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
     run.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
+        key: None,
     };
     run.head.actor = Actor {
         principal: Some(t()),

@@ -54,7 +54,8 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
 
         What was done
         - Nothing was changed: it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`.
-        - To have it put right, set `"existing": "enforce"` for open-ingress in the policy, or close it by hand.
+        - To have it remediated, set `"existing": "enforce"` for open-ingress in the policy.
+        - Or close it by hand.
         - sgr-0aaaaaaaaaaaaaaaa was left as it is: it was there before the control was switched to `enforce`.
 
         Who touched it last, as the event states
@@ -85,7 +86,9 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
 
         What was done
         - Nothing was changed: the control has tripped for this resource: somebody or something kept putting back what was put right.
-        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress sg-0123456789abcdef0. Until then, close it by hand.
+        - Remediation is paused until someone finds the cause and re-arms it:
+        - backstop re-arm open-ingress sg-0123456789abcdef0
+        - Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
 
@@ -115,7 +118,8 @@ fn the_kill_switch_is_told() {
 
         What was done
         - Nothing was changed: the kill switch is on.
-        - It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.
+        - It is checked again by the first sweep after the kill switch is off.
+        - Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
 

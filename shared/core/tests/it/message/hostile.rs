@@ -138,6 +138,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
             _ => Exemption::Malformed {
                 value: t(),
                 problem: t(),
+                key: None,
             },
         };
         entry.detail.exposures.push(exposure);
@@ -187,6 +188,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
     entry.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
+        key: None,
     };
     entry.detail.plan.disposition = Disposition::Enforce;
     entry.detail.plan.reasons = vec![t(); rules];

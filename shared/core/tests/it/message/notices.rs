@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_core::exemption::{Exemption, OptOut, read};
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
     About, ControlTripped, Digest, EventFailed, FailedCheck, Health, Notice, Open, OptOutChanged,
@@ -61,12 +61,14 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         Exemption::Malformed {
             value: t(),
             problem: t(),
+            key: None,
         },
     ]
     .into_iter()
     .map(|means| {
         About::OptOutChanged(OptOutChanged {
             resource: t(),
+            key: (items > 0).then(t),
             value: (items > 0).then(t),
             means: BTreeMap::from([(ControlId::OpenIngress, means)]),
             actor: actor.clone(),
@@ -161,6 +163,12 @@ fn check(about: About, expected: Expect) {
 }
 
 fn opt_out(resource: &str, value: Option<&str>) -> About {
+    opt_out_as(OPT_OUT_TAG, resource, value)
+}
+
+fn opt_out_as(key: &str, resource: &str, value: Option<&str>) -> About {
+    let tags = value.map(|value| (key.to_owned(), value.to_owned()));
+    let tags = tags.into_iter().collect();
     let today = "2026-11-24".parse().unwrap();
     let mut actor = found(Vec::new()).head.actor;
     actor.event_name = Some(
@@ -173,11 +181,12 @@ fn opt_out(resource: &str, value: Option<&str>) -> About {
     );
     About::OptOutChanged(OptOutChanged {
         resource: resource.to_owned(),
+        key: (key != OPT_OUT_TAG).then(|| key.to_owned()),
         value: value.map(str::to_owned),
         means: ControlId::ALL
             .iter()
             .filter(|control| control.reads_tags_of(resource))
-            .map(|control| (*control, read(value, *control, today, false)))
+            .map(|control| (*control, read(&tags, *control, today, false)))
             .filter(|(_, means)| *means != Exemption::None)
             .collect(),
         actor,
@@ -212,7 +221,7 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
         - With: aws-cli/2.31.0
 
         How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out
+        - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'
 
         LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
         aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
@@ -246,7 +255,7 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
         - With: aws-cli/2.31.0
 
         How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources vpc-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+        - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources vpc-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
     );
 }
 
@@ -302,7 +311,35 @@ fn an_unreadable_opt_out_is_told_with_the_spelling() {
 
             How to put it right
             - Write it as `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`. Nothing is changed meanwhile.
-            - Or remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+            - Or remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
+    );
+}
+
+#[test]
+fn a_key_in_another_spelling_is_told_with_the_right_one_and_how_to_remove_it() {
+    check(
+        opt_out_as("Backstop:Opt-Out", GROUP, Some("all")),
+        expect![[r#"
+            Subject: [Backstop] OPT-OUT UNREADABLE: sg-0123456789abcdef0 is held until the tag is put right
+
+            OPT-OUT UNREADABLE: sg-0123456789abcdef0 is held until the tag is put right
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What changed
+            - The tag Backstop:Opt-Out of sg-0123456789abcdef0 is now `all`.
+
+            What it means
+            - open-ingress changes nothing here, because the tag cannot be read: its key is `Backstop:Opt-Out`; use `backstop:opt-out` and remove this one.
+
+            Who did it, as the event states
+            - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+            - Call: CreateTags, 2026-11-24 09:59:56 UTC
+            - From: 198.51.100.7
+            - With: aws-cli/2.31.0
+
+            How to put it right
+            - Tag sg-0123456789abcdef0 with the key backstop:opt-out and `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`. While the other spelling is there, nothing is changed.
+            - Then, or if it is to be remediated, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"Backstop:Opt-Out"}]'"#]],
     );
 }
 
@@ -330,7 +367,7 @@ fn an_opt_out_that_is_over_when_it_is_set_is_told() {
             - With: aws-cli/2.31.0
 
             How to end the opt-out
-            - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+            - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
     );
 }
 

@@ -1504,6 +1504,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
     run.head.exemption = Exemption::Malformed {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
+        key: None,
     };
     says(
         &run,
@@ -1511,6 +1512,18 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
             "HELD critical: i-0123456789abcdef0 (web-1) has 2 known holes, its opt-out tag cannot be read",
             "The tag's value is `allways`, and `allways` is not a control.",
             "How it is to be written: `all` or control names",
+        ],
+    );
+
+    run.head.exemption = Exemption::Malformed {
+        value: "all".to_owned(),
+        problem: "its key is `Backstop:Opt-Out`".to_owned(),
+        key: Some("Backstop:Opt-Out".to_owned()),
+    };
+    says(
+        &run,
+        &[
+            r#"delete-tags --region eu-central-1 --resources i-0123456789abcdef0 --tags '[{"Key":"Backstop:Opt-Out"}]'"#,
         ],
     );
 }
@@ -1836,6 +1849,7 @@ pub(crate) fn made_of(
         0 => Exemption::Malformed {
             value: t(),
             problem: t(),
+            key: None,
         },
         1 => Exemption::Exempt(OptOut {
             until: None,
