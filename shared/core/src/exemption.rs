@@ -10,13 +10,20 @@
 //! Deliberately not here: where tags come from, and what IAM enforces
 //! (ARCHITECTURE.md).
 
+use std::collections::BTreeSet;
+
+use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use crate::shell;
 use crate::words::ControlId;
 
 /// The tag's key.
 pub const OPT_OUT_TAG: &str = "backstop:opt-out";
+
+/// For how many days an opt-out holds for which nobody said how long.
+pub const OPT_OUT_DAYS: u32 = 7;
 
 /// How a tag is to be written, for messages about one that is not.
 pub const SPELLING: &str = "`all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`";
@@ -113,6 +120,70 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
             best
         }
     })
+}
+
+/// The beginning of a tag that opts out of a control until a day, in place of
+/// one with this value: other controls that that one opts out of today stay opted
+/// out.
+pub(crate) fn dated(own: &str, control: ControlId, today: Date, until: Date) -> String {
+    let others = ControlId::ALL
+        .iter()
+        .filter(|other| matches!(read(Some(own), **other, today, false), Exemption::Exempt(_)));
+    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
+    controls.extend(others.map(|other| other.name()));
+    let controls: Vec<&str> = controls.into_iter().collect();
+    format!("{} until={until}", controls.join("+"))
+}
+
+/// The command that opts an EC2 resource out for [`OPT_OUT_DAYS`], so that a
+/// control leaves it alone and IAM bars nothing (it cannot read dates). `own`:
+/// the value of the tag that it carries.
+pub(crate) fn dated_command(
+    own: Option<&str>,
+    resource: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> String {
+    let until = today.saturating_add(i64::from(OPT_OUT_DAYS).days());
+    let value = dated(own.unwrap_or_default(), control, today, until);
+    let tag = format!("Key={OPT_OUT_TAG},Value={value} reason=undo");
+    shell::aws(
+        "ec2 create-tags",
+        region,
+        &[("--resources", resource.to_owned()), ("--tags", tag)],
+    )
+}
+
+/// What a person is asked for whose opt-out keeps an instance from being
+/// stopped that has to be, to get its original volumes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndAsked {
+    /// What is in the way, and what can be done: a clause.
+    pub why: String,
+    /// The command that gives the opt-out an end.
+    pub command: String,
+}
+
+/// What is asked for where an instance carries an opt-out without an end, which
+/// IAM enforces; none: it carries none. `own`: the value of its tag.
+#[must_use]
+pub fn asks_for_an_end(
+    own: Option<&str>,
+    instance: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> Option<EndAsked> {
+    match read(own, control, today, false) {
+        Exemption::Exempt(OptOut { until: None, .. }) => Some(EndAsked {
+            why: format!(
+                "{instance} carries an opt-out without an end, for which IAM keeps Backstop from stopping it: stop it yourself, or give the opt-out an `until=`"
+            ),
+            command: dated_command(own, instance, region, control, today),
+        }),
+        _ => None,
+    }
 }
 
 enum Scope {

@@ -11,6 +11,7 @@
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
 //! | GetSnapshotBlockPublicAccessState (a 500) | `unblocked` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
+//! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
 //! Deliberately not here: what stays missing (ARCHITECTURE.md, "What the
@@ -79,6 +80,7 @@ pub(super) fn forward(
         return request.send(to);
     }
     let field = |name: &str| call.request[name].as_str().unwrap_or_default();
+    let dry_run = field("DryRun") == "true";
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
     match call.action.as_str() {
         "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {
@@ -123,6 +125,8 @@ pub(super) fn forward(
                 .into_bytes();
             Ok(answer)
         }
+        "ModifyInstanceAttribute" if dry_run => Ok(would_be_done()),
+        "CopyVolumes" if dry_run && gaps.lock().unwrap().copies_volumes => Ok(would_be_done()),
         "CreateVolume" | "CopyVolumes" => {
             let token = field("ClientToken").to_owned();
             // Held all the while: of two at once, one is made.
@@ -147,6 +151,12 @@ pub(super) fn forward(
         }
         _ => request.send(to),
     }
+}
+
+/// EC2's answer to a dry run of what it would carry out.
+fn would_be_done() -> Message {
+    let message = "Request would have succeeded, but DryRun flag is set.";
+    error("ec2", 412, "DryRunOperation", message)
 }
 
 /// The groups that name a prefix list.

@@ -989,6 +989,10 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     const INSTANCES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*";
     // A snapshot's ARN names no account when it is made or used.
     const SNAPSHOTS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*";
+    // What an organization shares another account owns.
+    const LICENCES: &str =
+        "arn:${AWS::Partition}:license-manager:${AWS::Region}:*:license-configuration:*";
+    const HOST_GROUPS: &str = "arn:${AWS::Partition}:resource-groups:${AWS::Region}:*:group/*";
     const ANY_KEY: &str = "arn:${AWS::Partition}:kms:${AWS::Region}:*:key/*";
     const HOST_MANAGEMENT: &str = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:servicesetting/ssm/managed-instance/default-ec2-instance-management-role";
     // Of AWS, so that its ARN names no account.
@@ -1116,6 +1120,8 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:ModifyInstanceAttribute", &sub(INSTANCES), &none),
                 ("ec2:ModifyInstanceAttribute", &sub(VOLUMES), &none),
                 ("ec2:StartInstances", &sub(INSTANCES), &none),
+                ("ec2:StartInstances", &sub(LICENCES), &none),
+                ("ec2:StartInstances", &sub(HOST_GROUPS), &none),
                 ("ec2:StartInstances", &sub(VOLUMES), &none),
                 ("ec2:StopInstances", &sub(INSTANCES), &none),
                 ("ec2:StopInstances", &sub(VOLUMES), &none),
