@@ -2236,6 +2236,52 @@ fn knows(action: &str, key: &str) -> bool {
     keys.any(|known| known == listed(key).as_str())
 }
 
+/// Service and kind of an ARN's resource: `("license-manager", "license-configuration")`.
+fn kind_of(arn: &str) -> (String, String) {
+    let plain = arn
+        .replace("${AWS::Partition}", "aws")
+        .replace("${AWS::Region}", "region")
+        .replace("${AWS::AccountId}", "account");
+    let parts: Vec<&str> = plain.splitn(6, ':').collect();
+    let kind = parts[5].split(['/', ':']).next().unwrap();
+    (parts[2].to_owned(), kind.to_owned())
+}
+
+/// IAM asks for every resource that a call names: an instance that uses licences
+/// is not started where only instances are granted.
+#[test]
+fn what_a_swap_calls_is_granted_on_every_kind_of_resource_that_it_may_name() {
+    // Not touched: an instance's security groups.
+    const LEFT_OUT: &[(&str, &str)] = &[("ec2:ModifyInstanceAttribute", "security-group")];
+    let statements = role_statements("EncryptVolumeFunction");
+    for action in [
+        "ec2:AttachVolume",
+        "ec2:DetachVolume",
+        "ec2:ModifyInstanceAttribute",
+        "ec2:StartInstances",
+        "ec2:StopInstances",
+    ] {
+        let granted: BTreeSet<(String, String)> = statements
+            .iter()
+            .filter(|s| s.effect == "Allow" && s.actions.iter().any(|a| a == action))
+            .flat_map(|s| &s.resources)
+            .map(|resource| kind_of(text(&resource["Fn::Sub"])))
+            .collect();
+        for resource in items(&REFERENCE["actions"][action]["resources"]) {
+            let name = text(&resource["type"]);
+            if LEFT_OUT.contains(&(action, name)) {
+                continue;
+            }
+            let arn = text(&REFERENCE["resources"][format!("ec2:{name}")]);
+            let arn = arn.replace("${Partition}", "aws");
+            assert!(
+                granted.contains(&kind_of(&arn)),
+                "{action} on {arn}: {granted:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_condition_key_is_one_that_the_service_knows_and_is_asked_as_its_type_needs() {
     let mut seen = BTreeSet::new();

@@ -6,8 +6,8 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
-    MOST_LINES, MOST_TEXT, Section, Story, ended, ordinal, owner, permission, terms, unreadable,
-    who,
+    MANAGER, MOST_LINES, MOST_TEXT, Section, Story, ended, managed_by, ordinal, owner, permission,
+    terms, unreadable, who,
 };
 use crate::any_control::AnyControl;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
@@ -21,7 +21,7 @@ impl<'a> Story<'a> {
     /// The sections, in the order of reading.
     pub(in crate::message) fn sections(&self) -> Vec<Section> {
         let mut sections = vec![self.found(), self.done()];
-        sections.extend(self.fight());
+        sections.extend(self.fight().or_else(|| self.manager()));
         sections.push(self.who());
         sections.extend(self.take_back());
         sections.push(self.opt_out());
@@ -173,6 +173,15 @@ impl<'a> Story<'a> {
         lines
     }
 
+    /// What will put the finding back, unless it is changed there.
+    fn manager(&self) -> Option<Section> {
+        let manager = self.entry.head.managed_by.as_deref()?;
+        Some(Section {
+            heading: MANAGER.into(),
+            lines: vec![managed_by(manager)],
+        })
+    }
+
     /// What keeps putting the finding back.
     fn fight(&self) -> Option<Section> {
         let fight = self.entry.detail.fight.as_ref()?;
@@ -183,10 +192,7 @@ impl<'a> Story<'a> {
             time(fight.since)
         )];
         lines.push(match &fight.managed_by {
-            Some(manager) => format!(
-                "It is managed by {}: change it there, or it comes back.",
-                one_line(manager, MOST_TEXT)
-            ),
+            Some(manager) => managed_by(manager),
             None => format!(
                 "Who puts it back, as the event states: {}, with {}.",
                 or_unknown(actor.principal.as_deref(), MOST_TEXT),

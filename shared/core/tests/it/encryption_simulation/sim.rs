@@ -518,6 +518,7 @@ impl Sim {
                 to: clock(to),
             }],
             max_downtime_minutes: plan.max_downtime_minutes,
+            replace_stack_volumes: true,
             ..Settings::default()
         };
         let mut sim = Self {
