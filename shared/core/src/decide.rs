@@ -18,6 +18,7 @@ use crate::entry::{AtOnce, Entry};
 use crate::exemption::{self, Exemption, OptOut};
 use crate::finding::{Finding, Verdict};
 use crate::guards::{self, Case, Guards, Spared};
+use crate::managers;
 use crate::plan::{Disposition, Ending, Exposure, ItemId, Outcome, Plan, Step, Verification};
 use crate::reason::Reason;
 use crate::rules::{Existing, Rules};
@@ -289,7 +290,8 @@ pub fn entry<C: Control>(
             attempts: 1,
             started_at: about.now,
             finished_at: None,
-            managed_by: guards::managed_by(subject.tags, &about.trigger.actor),
+            managed_by: managers::managed_by(&[subject.tags], &about.trigger.actor)
+                .map(|manager| manager.to_string()),
         },
         detail: AtOnce {
             exposures: finding.exposures.clone(),

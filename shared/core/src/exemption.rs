@@ -15,16 +15,22 @@
 //! Deliberately not here: where tags come from, and what IAM enforces
 //! (ARCHITECTURE.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::shell::{self, ascii_json};
 use crate::words::ControlId;
 
 /// The tag's key.
 pub const OPT_OUT_TAG: &str = "backstop:opt-out";
+
+/// For how many days an opt-out holds for which nobody said how long.
+pub const OPT_OUT_DAYS: u32 = 7;
 
 /// How a tag is to be written, for messages about one that is not.
 pub const SPELLING: &str = "`all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`";
@@ -205,6 +211,82 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
         } else {
             best
         }
+    })
+}
+
+/// The beginning of a tag that opts out of a control until a day, in place of
+/// one with this value: other controls that that one opts out of today stay opted
+/// out.
+pub(crate) fn dated(own: &str, control: ControlId, today: Date, until: Date) -> String {
+    let others = ControlId::ALL.iter().filter(|other| {
+        let read = read_tag(OPT_OUT_TAG, own, **other, today, false);
+        matches!(read, Exemption::Exempt(_))
+    });
+    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
+    controls.extend(others.map(|other| other.name()));
+    let controls: Vec<&str> = controls.into_iter().collect();
+    format!("{} until={until}", controls.join("+"))
+}
+
+/// The command that opts an EC2 resource out for [`OPT_OUT_DAYS`], so that a
+/// control leaves it alone and IAM bars nothing (it cannot read dates). `own`:
+/// the value of the tag that it carries.
+pub(crate) fn dated_command(
+    own: Option<&str>,
+    resource: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> String {
+    let until = today.saturating_add(i64::from(OPT_OUT_DAYS).days());
+    let value = dated(own.unwrap_or_default(), control, today, until);
+    let tag = format!("Key={OPT_OUT_TAG},Value={value} reason=undo");
+    shell::aws(
+        "ec2 create-tags",
+        region,
+        &[("--resources", resource.to_owned()), ("--tags", tag)],
+    )
+}
+
+/// What a person is asked for whose opt-out keeps an instance from being
+/// stopped that has to be, to get its original volumes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndAsked {
+    /// What is in the way, and what can be done: a clause.
+    pub why: String,
+    /// The command that gives the opt-out an end.
+    pub command: String,
+}
+
+/// What is asked for where an instance carries an opt-out without an end, which
+/// IAM enforces however its key is spelt; none: it carries none. `tags`: its tags.
+#[must_use]
+pub fn asks_for_an_end(
+    tags: &BTreeMap<String, String>,
+    instance: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> Option<EndAsked> {
+    let (key, own) = opt_out_tags(tags).find(|(_, value)| {
+        let read = read_tag(OPT_OUT_TAG, value, control, today, false);
+        matches!(read, Exemption::Exempt(OptOut { until: None, .. }))
+    })?;
+    let dated = dated_command(Some(own), instance, region, control, today);
+    Some(EndAsked {
+        why: format!(
+            "{instance} carries an opt-out without an end, for which IAM keeps Backstop from stopping it: stop it yourself, or give the opt-out an `until=`"
+        ),
+        command: match key == OPT_OUT_TAG {
+            true => dated,
+            // A key cannot be renamed.
+            false => {
+                let tag = ascii_json(&json!([{ "Key": key }]));
+                let options = [("--resources", instance.to_owned()), ("--tags", tag)];
+                let remove = shell::aws("ec2 delete-tags", region, &options);
+                format!("{remove} && {dated}")
+            }
+        },
     })
 }
 

@@ -22,8 +22,7 @@ use crate::exemption::Exemption;
 use crate::reason::Reason;
 use crate::rules::FightRules;
 use crate::run::Head;
-use crate::security_group::Tags;
-use crate::words::{Actor, Mode, Status};
+use crate::words::{Mode, Status};
 
 /// What the ledger says about a control and one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -315,27 +314,6 @@ impl Fights {
     }
 }
 
-/// What manages a resource, as its tags, the caller or the user agent show.
-#[must_use]
-pub fn managed_by(tags: &Tags, actor: &Actor) -> Option<String> {
-    if let Some(stack) = tags.get("aws:cloudformation:stack-name") {
-        return Some(format!("the CloudFormation stack {stack}"));
-    }
-    if actor.invoked_by.as_deref() == Some("cloudformation.amazonaws.com") {
-        return Some("a CloudFormation stack".to_owned());
-    }
-    let agent = actor.user_agent.as_deref().unwrap_or_default();
-    let known = [
-        ("terraform", "Terraform"),
-        ("opentofu", "OpenTofu"),
-        ("pulumi", "Pulumi"),
-    ];
-    known
-        .into_iter()
-        .find(|(word, _)| agent.to_ascii_lowercase().contains(word))
-        .map(|(_, name)| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,31 +403,6 @@ mod tests {
         for (entry, fingerprint) in [("1", "a"), ("2", "b"), ("3", "c")] {
             assert_eq!(fights.note(entry, [fingerprint], at(0), &rules, None), None);
         }
-    }
-
-    #[test]
-    fn what_manages_a_resource_is_read_off_tags_then_the_caller_then_the_agent() {
-        let stack = Tags::from([("aws:cloudformation:stack-name".into(), "web".into())]);
-        let by = |agent: &str| Actor {
-            user_agent: Some(agent.into()),
-            ..Actor::default()
-        };
-        let terraform = by("APN/1.0 HashiCorp/1.0 Terraform/1.9.0 terraform-provider-aws/5.60");
-        for (tags, actor, name) in [
-            (&stack, &terraform, Some("the CloudFormation stack web")),
-            (&Tags::new(), &terraform, Some("Terraform")),
-            (&Tags::new(), &by("aws-cli/2.31"), None),
-        ] {
-            assert_eq!(managed_by(tags, actor).as_deref(), name);
-        }
-        let stack = Actor {
-            invoked_by: Some("cloudformation.amazonaws.com".into()),
-            ..Actor::default()
-        };
-        assert_eq!(
-            managed_by(&Tags::new(), &stack).as_deref(),
-            Some("a CloudFormation stack")
-        );
     }
 
     /// Everything holds a finding back at first; row by row, the reason that

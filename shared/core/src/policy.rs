@@ -933,6 +933,7 @@ mod tests {
                         "max_downtime_minutes": 45,
                         "health_minutes": 5,
                         "release_public_ipv4": true,
+                        "replace_stack_volumes": true,
                         "kms_key": "alias/volumes",
                         "originals": { "delete_after_days": 30 }
                     }

@@ -26,9 +26,6 @@ use crate::words::{ControlId, digest, id_of};
 pub mod encryptions;
 pub mod patchings;
 
-/// For how many days what is put back is opted out, unless the request says.
-pub const OPT_OUT_DAYS: u32 = 7;
-
 /// Most characters of a tag's value (EC2's limit).
 const MOST_TAG: usize = 256;
 
@@ -112,7 +109,7 @@ impl Request {
     /// made them fewer than was asked for.
     #[must_use]
     pub fn days(&self, most: u32) -> (u32, bool) {
-        let asked = self.opt_out_days.unwrap_or(OPT_OUT_DAYS);
+        let asked = self.opt_out_days.unwrap_or(exemption::OPT_OUT_DAYS);
         (asked.min(most), asked > most)
     }
 }
@@ -136,18 +133,12 @@ pub fn opt_out(
     tags: &Tags,
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    let holds = |control: ControlId, day: Date| {
-        let read = exemption::read_tag(OPT_OUT_TAG, own, control, day, false);
-        matches!(read, exemption::Exemption::Exempt(_))
-    };
-    if holds(control, until) {
+    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, false);
+    if matches!(then, exemption::Exemption::Exempt(_)) {
         return own.to_owned();
     }
-    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
-    let others = ControlId::ALL.iter().filter(|other| holds(**other, today));
-    controls.extend(others.map(|other| other.name()));
-    let controls: Vec<&str> = controls.into_iter().collect();
-    let mut value = format!("{} until={until}", controls.join("+"));
+    let dated = exemption::dated(own, control, today, until);
+    let mut value = dated.clone();
     // Only what a tag may hold, and nothing that reads as another field.
     let plain = |by: &&str| {
         by.chars()
@@ -158,7 +149,7 @@ pub fn opt_out(
     }
     value += " reason=undo";
     if value.len() > MOST_TAG {
-        value = format!("{} until={until} reason=undo", controls.join("+"));
+        value = format!("{dated} reason=undo");
     }
     value
 }

@@ -12,6 +12,7 @@
 //! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
 //! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
+//! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
 //! Deliberately not here: what stays missing (ARCHITECTURE.md, "What the
@@ -142,6 +143,7 @@ pub(super) fn forward(
         return request.send(to);
     }
     let field = |name: &str| call.request[name].as_str().unwrap_or_default();
+    let dry_run = field("DryRun") == "true";
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
     if let Some(answer) = gaps.lock().unwrap().settings.answer(call) {
         return Ok(xml(&answer));
@@ -189,6 +191,8 @@ pub(super) fn forward(
                 .into_bytes();
             Ok(answer)
         }
+        "ModifyInstanceAttribute" if dry_run => Ok(would_be_done()),
+        "CopyVolumes" if dry_run && gaps.lock().unwrap().copies_volumes => Ok(would_be_done()),
         "CreateVolume" | "CopyVolumes" => {
             let token = field("ClientToken").to_owned();
             // Held all the while: of two at once, one is made.
@@ -213,6 +217,12 @@ pub(super) fn forward(
         }
         _ => request.send(to),
     }
+}
+
+/// EC2's answer to a dry run of what it would carry out.
+fn would_be_done() -> Message {
+    let message = "Request would have succeeded, but DryRun flag is set.";
+    error("ec2", 412, "DryRunOperation", message)
 }
 
 /// The groups that name a prefix list.

@@ -38,6 +38,17 @@ pub struct Call {
     pub function: Option<String>,
 }
 
+impl Call {
+    /// Whether a fault for this operation is meant for it. Dry runs go by a name
+    /// of their own: `dry run StartInstances`.
+    fn is_named(&self, name: &str) -> bool {
+        match self.request["DryRun"].as_str() {
+            Some("true") => name.strip_prefix("dry run ") == Some(&self.action),
+            _ => name == self.action,
+        }
+    }
+}
+
 /// What happens to a call instead of, or before, its normal course.
 pub enum Fault {
     /// The service answers with this error, in its own protocol.
@@ -294,7 +305,7 @@ impl Proxy {
             state.under_way += 1;
             state.injections.iter().any(|i| {
                 let of_process = i.function.is_some() || matches!(i.fault, Fault::Kill);
-                of_process && i.action == call.action
+                of_process && call.is_named(&i.action)
             })
         };
         let caller = attribute.then(|| caller(stream)).flatten();
@@ -380,7 +391,7 @@ impl Proxy {
     fn take(&self, call: &Call) -> Option<Injection> {
         let mut state = self.state.lock().unwrap();
         let at = state.injections.iter().position(|i| {
-            i.action == call.action && (i.function.is_none() || i.function == call.function)
+            call.is_named(&i.action) && (i.function.is_none() || i.function == call.function)
         })?;
         if let Some(left) = state.injections[at].skip.checked_sub(1) {
             state.injections[at].skip = left;

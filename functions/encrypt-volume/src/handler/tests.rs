@@ -325,7 +325,33 @@ fn about_to_stop() -> Encryption {
     };
     run.trying(&snapshot, Timestamp::now());
     run.tried(&snapshot, Answer::Accepted, Some(SNAPSHOT.into()));
+    let volume = || VOLUME.to_owned();
+    asked_ahead(
+        &mut run,
+        [
+            Change::Start { back: false },
+            Change::Detach { volume: volume() },
+            attach(),
+            Change::Copy { volume: volume() },
+        ],
+    );
     run
+}
+
+fn attach() -> Change {
+    Change::Attach {
+        volume: VOLUME.into(),
+        device: "/dev/sdf".into(),
+    }
+}
+
+/// Dry runs of these were answered well, a moment ago.
+fn asked_ahead<const N: usize>(run: &mut Encryption, changes: [Change; N]) {
+    for change in changes {
+        let dry_run = Change::DryRun(Box::new(change));
+        run.trying(&dry_run, Timestamp::now());
+        run.tried(&dry_run, Answer::Accepted, None);
+    }
 }
 
 /// An undo that is to stop the instance, which runs on the copy.
@@ -339,6 +365,10 @@ fn about_to_stop_to_go_back() -> Encryption {
         trip: false,
     };
     run.note(&back, Timestamp::now());
+    let detach = Change::Detach {
+        volume: COPY.into(),
+    };
+    asked_ahead(&mut run, [Change::Start { back: true }, detach, attach()]);
     run
 }
 
@@ -681,6 +711,59 @@ async fn no_instance_is_stopped_while_patches_are_installed_on_it() {
             assert_eq!(tries["count"], 1, "{what}");
         }
     }
+}
+
+/// Before the stop EC2 is asked, one dry run a step; the first that it refuses
+/// does not keep the others from being asked.
+#[tokio::test(start_paused = true)]
+async fn what_ec2_would_refuse_ends_the_run_with_the_instance_running() {
+    let mut record = about_to_stop();
+    let tries = &mut record.detail.progress.tries;
+    tries.retain(|key, _| !key.starts_with("dry run "));
+    let mut asked = Vec::new();
+    let mut ended = None;
+    for _ in 0..8 {
+        let world = World {
+            place: Place::Attached,
+            policy: SWAP,
+            record: Some(record.clone()),
+            ..World::default()
+        };
+        let wire = wire(world, |call| {
+            let dry_run = call.parameter("DryRun") == Some("true");
+            let code = match call.operation.as_str() {
+                "DetachVolume" => "UnauthorizedOperation",
+                _ => "DryRunOperation",
+            };
+            dry_run.then(|| Reply::ec2_error(412, code, "m"))
+        });
+        let answer = run(&wire, advance()).await.unwrap();
+        asked.extend(changes(&wire));
+        let writes = wire.calls().into_iter().rev();
+        let document = writes
+            .filter(|call| call.operation == "TransactWriteItems")
+            .find_map(|call| {
+                let put = &call.json["TransactItems"][0]["Put"]["Item"]["document"]["S"];
+                put.as_str().map(str::to_owned)
+            });
+        record = serde_json::from_str(&document.unwrap()).unwrap();
+        if answer["next"] == "done" {
+            ended = Some(answer);
+            break;
+        }
+    }
+    assert_eq!(
+        asked,
+        [
+            "StartInstances",
+            "DetachVolume",
+            "AttachVolume",
+            "CopyVolumes"
+        ]
+    );
+    assert_eq!(ended.unwrap()["status"], "refused");
+    let why = record.detail.reasons.join("; ");
+    assert!(why.contains("DetachVolume: UnauthorizedOperation"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, End, Note};
+use super::change::{Change, DRY_RUN, End, Note};
 use crate::reason::Reason;
 use crate::run::Run;
 use crate::security_group::Tags;
@@ -161,7 +161,7 @@ pub struct Tries {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Answer {
-    /// It was accepted.
+    /// It was accepted; of a dry run: it would be.
     Accepted,
     /// It was refused, or failed.
     Refused {
@@ -172,7 +172,8 @@ pub enum Answer {
         /// AWS's message.
         message: String,
         /// Whether AWS may have acted all the same (no answer came), so that
-        /// nothing may be concluded from it.
+        /// nothing may be concluded from it. Of a dry run also a throttled one,
+        /// which says nothing of what would come of the call.
         unknown: bool,
     },
 }
@@ -262,6 +263,15 @@ impl Encryption {
                     trip: false,
                 });
             }
+            Note::DryRunsRefused { why } => {
+                self.detail.progress.back.get_or_insert(Back {
+                    at: now,
+                    why: why.join("; "),
+                    refusals: why.clone(),
+                    status: Status::Refused,
+                    trip: true,
+                });
+            }
             Note::FromSnapshot { volume, why } => {
                 self.detail
                     .progress
@@ -332,6 +342,11 @@ impl Encryption {
                 answer: None,
                 made: None,
             });
+        // A dry run is asked for anew once its answer is old.
+        if matches!(change, Change::DryRun(_)) && tries.answer == Some(Answer::Accepted) {
+            tries.count = 0;
+            tries.first_at = now;
+        }
         tries.count += 1;
         tries.last_at = now;
         tries.answer = None;
@@ -353,6 +368,17 @@ impl Encryption {
         self.detail.reasons.extend(end.why.iter().cloned());
         self.detail.instance_gone = end.instance_gone;
         self.head.finished_at = Some(now);
+    }
+
+    /// The codes with which AWS refused dry runs: what it would refuse to this
+    /// run.
+    #[must_use]
+    pub fn refused_dry_runs(&self) -> BTreeSet<&str> {
+        let tries = self.detail.progress.tries.iter();
+        tries
+            .filter(|(key, tries)| key.starts_with(DRY_RUN) && !tries.may_have_happened())
+            .filter_map(|(_, tries)| tries.refused_with())
+            .collect()
     }
 
     /// Ids of what a kind of change made.

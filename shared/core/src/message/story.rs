@@ -475,6 +475,17 @@ pub(super) fn unreadable_tag(exemption: &Exemption) -> Vec<String> {
     ]
 }
 
+/// Over what manages a resource.
+pub(super) const MANAGER: &str = "Who manages it";
+
+/// That something manages a resource, and what follows from that.
+pub(super) fn managed_by(manager: &str) -> String {
+    format!(
+        "It is managed by {}: change it there, or it comes back.",
+        one_line(manager, MOST_TEXT)
+    )
+}
+
 /// When a run of many invocations was at work on what.
 pub(super) fn the_run(
     resource: &str,

@@ -30,6 +30,7 @@ use super::{
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
 use crate::exemption::{self, Exemption};
 use crate::guards::{self, Case, Guards, Spared};
+use crate::managers;
 use crate::reason::{Meanwhile, Reason};
 use crate::rules::OptOutRules;
 use crate::run::{Head, Run, VERSION};
@@ -677,7 +678,8 @@ pub fn record(
             attempts: 1,
             started_at: about.now,
             finished_at: (!begins).then_some(about.now),
-            managed_by: guards::managed_by(&host.tags, &about.trigger.actor),
+            managed_by: managers::managed_by(&[&host.tags], &about.trigger.actor)
+                .map(|manager| manager.to_string()),
         },
         detail: PatchingDetail {
             operation: decision.operation,

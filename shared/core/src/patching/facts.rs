@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::managers;
 use crate::security_group::Tags;
 use crate::words::Severity;
 
@@ -80,8 +81,7 @@ impl Host {
     /// The Auto Scaling group that it is a member of.
     #[must_use]
     pub fn auto_scaling_group(&self) -> Option<&str> {
-        let group = self.tags.get("aws:autoscaling:groupName");
-        group.map(String::as_str)
+        managers::auto_scaling_group(&self.tags)
     }
 }
 

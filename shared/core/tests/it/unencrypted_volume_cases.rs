@@ -728,6 +728,14 @@ const REFUSALS: &[(&str, &str)] = &[
         "vol-b belongs to Kubernetes (tag CSIVolumeName), which knows it by its id",
     ),
     (
+        "volume vol-b \n tag vol-b aws:cloudformation:stack-name = web",
+        "vol-b is managed by the CloudFormation stack web, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
+    ),
+    (
+        "volume vol-b \n tag vol-b aws:cloudformation:logical-id = Data",
+        "vol-b is managed by a CloudFormation stack, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
+    ),
+    (
         "volume vol-b tags=49",
         "vol-b has so many tags that its copy would have no room for Backstop's 2 (at most 50)",
     ),
@@ -773,6 +781,11 @@ const REFUSALS_OF_INSTANCES: &[(&str, &str, &str)] = &[
         "",
         "tag i-1 kubernetes.io/cluster/blue = owned",
         "i-1 is a node of Kubernetes (tag kubernetes.io/cluster/blue)",
+    ),
+    (
+        "",
+        "tag i-1 aws:cloudformation:stack-name = web",
+        "i-1 is managed by the CloudFormation stack web, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
     ),
     (
         "marketplace",
@@ -872,6 +885,32 @@ fn what_a_stop_costs_counts_only_where_we_would_stop_it() {
             "{traits}"
         );
     }
+}
+
+#[test]
+fn what_a_stack_made_may_be_replaced_where_the_policy_says_so() {
+    let mut under = swap();
+    under.policy["controls"]["unencrypted-volume"]["settings"]["replace_stack_volumes"] =
+        json!(true);
+    for tagged in ["i-1", "vol-a"] {
+        let there = format!(
+            "instance running \n volume vol-a \n tag {tagged} aws:cloudformation:stack-name = web"
+        );
+        under.check(&there, "in-progress swap: vol-a");
+        assert_eq!(swap().status(&there), Status::Refused, "{tagged}");
+        // The first message names it.
+        let record = under.record(&there).unwrap();
+        assert_eq!(
+            record.head.managed_by.as_deref(),
+            Some("the CloudFormation stack web"),
+            "{tagged}"
+        );
+    }
+    // What Terraform made carries no tag that only it can set: it is told.
+    swap().check(
+        "instance running \n volume vol-a \n tag vol-a managed-by = terraform",
+        "in-progress swap: vol-a",
+    );
 }
 
 #[test]

@@ -138,6 +138,9 @@ impl Ec2 {
 
     /// Answers a call to EC2; none: it is another service's.
     pub fn answer(&mut self, call: &Call, now: Timestamp) -> Option<Reply> {
+        if call.parameter("DryRun") == Some("true") {
+            return Some(self.dry_run(call));
+        }
         let answer = match call.operation.as_str() {
             "DescribeSecurityGroups" => self.describe_groups(call),
             "DescribeSecurityGroupRules" => self.describe_rules(call),
@@ -195,6 +198,39 @@ impl Ec2 {
             )),
             Err((code, message)) => Reply::ec2_error(400, code, &message),
         })
+    }
+
+    /// A dry run changes nothing, and its answer is always an error. EC2 looks at
+    /// rights and at what is named, not at the state that it is in.
+    fn dry_run(&self, call: &Call) -> Reply {
+        const MODELLED: [&str; 6] = [
+            "AttachVolume",
+            "CopyVolumes",
+            "CreateVolume",
+            "DetachVolume",
+            "ModifyInstanceAttribute",
+            "StartInstances",
+        ];
+        let operation = call.operation.as_str();
+        assert!(MODELLED.contains(&operation), "a dry run of {operation}");
+        let names = [
+            "InstanceId",
+            "InstanceId.1",
+            "VolumeId",
+            "SourceVolumeId",
+            "SnapshotId",
+        ];
+        for id in names.into_iter().filter_map(|name| call.parameter(name)) {
+            let code = match id.split_once('-') {
+                Some(("i", _)) if !self.instances.contains_key(id) => "InvalidInstanceID.NotFound",
+                Some(("vol", _)) if !self.volumes.contains_key(id) => "InvalidVolume.NotFound",
+                Some(("snap", _)) if !self.snapshots.contains_key(id) => "InvalidSnapshot.NotFound",
+                _ => continue,
+            };
+            return Reply::ec2_error(400, code, id);
+        }
+        let message = "Request would have succeeded, but DryRun flag is set.";
+        Reply::ec2_error(412, "DryRunOperation", message)
     }
 
     // --- security groups

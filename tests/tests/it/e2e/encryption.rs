@@ -751,6 +751,31 @@ fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
 }
 
 #[test]
+fn what_ec2_would_refuse_is_refused_with_nothing_stopped_or_snapshotted() {
+    scenario(async |aws| {
+        aws.set_policy(&swap_always()).await.unwrap();
+        aws.proxy.copy_volumes(true);
+        let machine = Machine::new(aws).await;
+        let before = machine.devices(aws).await;
+        aws.proxy
+            .fail_next("dry run AttachVolume", 1, Fault::denied());
+        let event = cloudtrail::instance_state(&machine.id, "running");
+        aws.deliver(&event).await.unwrap();
+        let entry = ended(aws, &machine.id, 1).await.remove(0);
+        assert_eq!(entry["status"], "refused", "{entry:#}");
+        assert_eq!(made(aws), Vec::<String>::new());
+        assert_eq!(machine.state(aws).await, "running");
+        machine.is_as_before(aws, &before).await;
+        let messages = told(aws, &machine.id, 2).await;
+        contains(
+            &messages[1],
+            &["AttachVolume", "UnauthorizedOperation", "re-arm"],
+        );
+        assert_eq!(look(aws, &event), "tripped");
+    });
+}
+
+#[test]
 fn an_opt_out_before_the_stop_ends_the_run_and_nothing_is_stopped() {
     scenario(async |aws| {
         aws.set_policy(&swap_always()).await.unwrap();

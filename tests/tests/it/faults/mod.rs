@@ -262,7 +262,7 @@ fn encrypt_volume_begins_a_run_once_whichever_call_fails_in_whichever_way() {
 
 #[test]
 fn encrypt_volume_carries_a_run_to_its_end_whichever_call_fails_in_whichever_way() {
-    these_calls_fail_in_every_way::<stories::Encrypt>("its steps", 49, |mut calls| {
+    these_calls_fail_in_every_way::<stories::Encrypt>("its steps", 64, |mut calls| {
         let mut steps = calls.split_off(begins(&calls));
         // Of the reads each kind where it comes first: at the beginning, while the
         // instance is down, between volumes, and once it is up again.

@@ -468,14 +468,24 @@ impl Machine {
     }
 }
 
-/// The changes of an encryption that leave no other way to the same end.
-const LEADS_BACK: &[(&str, usize)] = &[
-    ("CreateSnapshot", 0),
-    ("StopInstances", 0),
+/// The dry runs of an encryption without which it is not begun. (Without direct
+/// copies the other way is asked for.)
+const ASKED_AHEAD: &[(&str, usize)] = &[
+    ("StartInstances", 0),
     ("DetachVolume", 0),
     ("AttachVolume", 0),
     ("ModifyInstanceAttribute", 0),
-    ("StartInstances", 0),
+];
+
+/// The changes of an encryption that leave no other way to the same end; those
+/// that were asked for ahead are the second of their kind.
+const LEADS_BACK: &[(&str, usize)] = &[
+    ("CreateSnapshot", 0),
+    ("StopInstances", 0),
+    ("DetachVolume", 1),
+    ("AttachVolume", 1),
+    ("ModifyInstanceAttribute", 1),
+    ("StartInstances", 1),
 ];
 
 impl Story for Encrypt {
@@ -499,17 +509,21 @@ impl Story for Encrypt {
         records.retain(|record| matches!(record, Record::Encryption(_)));
         let mut wrong = told(account, &records, end);
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        // If AWS refuses a change for good, the run rolls back to the original and the
+        // If AWS refuses a dry run, nothing is begun. If it refuses a change for good,
+        // the run rolls back to the original. Both times the
         // control trips for the instance until a person re-arms it. If the original
         // cannot be tagged, the copy stays in use and a person is notified. A run whose
         // execution is gone is resumed an hour later; by then a stopped instance has
         // been down too long, so the run rolls back.
         let late = end.is_of(Way::KilledForGood) && outcomes.last() == Some(&"rolled-back");
+        let refused = end.refused(ASKED_AHEAD);
         let leads_back = end.refused(LEADS_BACK) || late;
         let unmarked = end.refused(&[("CreateTags", 0)]);
         // Whether it has been looked at again since depends on what took it up.
         let looked_at = end.again || (late && outcomes.len() > 1);
         let expected: &[&str] = match (leads_back, unmarked, looked_at) {
+            _ if refused && end.again => &["tripped", "refused"],
+            _ if refused => &["refused"],
             (true, _, false) => &["rolled-back"],
             (true, _, true) => &["tripped", "rolled-back"],
             (_, true, _) => &["needs-person"],
@@ -518,7 +532,10 @@ impl Story for Encrypt {
         if outcomes != expected {
             wrong.push(format!("the records are {outcomes:?}"));
         }
-        let replaced = !leads_back;
+        if refused && !account.cloud().ec2.snapshots.is_empty() {
+            wrong.push("there are snapshots of what was refused".to_owned());
+        }
+        let replaced = !leads_back && !refused;
         wrong.extend(machine.wrong(account, replaced));
         wrong
     }

@@ -10,11 +10,13 @@ use super::made::{Copy, Part, down, moved};
 use super::story::{Story, asks_for_a_person};
 use crate::encryption::{Settings, Way};
 use crate::exemption::{Exemption, OPT_OUT_TAG, opt_out_tags};
+use crate::managers::{self, Kind};
 use crate::message::story::{
-    Flag, Section, command, end_opt_out, opt_out_command, opt_out_notes, opt_out_until, owner,
-    re_arm, sentence, terms, the_run, way_out, who, who_touched,
+    Flag, MANAGER, Section, command, end_opt_out, managed_by, opt_out_command, opt_out_notes,
+    opt_out_until, owner, re_arm, sentence, terms, the_run, way_out, who, who_touched,
 };
 use crate::prose::{clause, counted, joined, one_line, or_unknown, shortened, time};
+use crate::security_group::Tags;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, REPLACED_BY_TAG, Volume};
 use crate::words::Status;
 
@@ -58,6 +60,10 @@ impl<'a> Story<'a> {
                 _ => vec![self.found(), self.unchanged(), self.opt_out()],
             }
         };
+        // Ahead of what can be done, but for what has to be done at once.
+        let urgent = asks_for_a_person(run) || run.head.status == Status::NeedsPerson;
+        let at = if urgent { sections.len() } else { 1 };
+        sections.splice(at..at, self.manager());
         sections.push(self.who());
         sections.extend(self.good_to_know());
         sections.push(the_run(
@@ -504,11 +510,15 @@ impl<'a> Story<'a> {
             .as_ref()
             .is_some_and(|back| back.trip)
         {
-            true => vec![
-                "Backstop leaves it alone until a person re-arms it. Remove the cause first."
-                    .to_owned(),
-                re_arm(&run.head, true),
-            ],
+            true => {
+                let mut lines = vec![
+                    "Backstop leaves it alone until a person re-arms it. Remove the cause first."
+                        .to_owned(),
+                ];
+                lines.extend(self.denied_ahead());
+                lines.push(re_arm(&run.head, true));
+                lines
+            }
             false => vec![
                 match run.head.status {
                     Status::Pending => "Nothing has to be done: it is taken up again by itself.",
@@ -544,6 +554,15 @@ impl<'a> Story<'a> {
         sections.extend((!is_gone).then_some(Section::next_step("How to go on", go_on)));
         sections.push(self.delete_it());
         sections
+    }
+
+    /// What may deny a call that a dry run asked for, where that is why.
+    fn denied_ahead(&self) -> Option<String> {
+        let refused = self.run.refused_dry_runs();
+        let denied = refused.contains("UnauthorizedOperation");
+        (self.run.head.status == Status::Refused && denied).then(|| {
+            "What may deny it: the policy of the role of encrypt-volume (compare it with the stack's template), a permissions boundary, a service control policy. AWS's message may hold more, for: aws sts decode-authorization-message --encoded-message <the text after `Encoded authorization failure message`>".to_owned()
+        })
     }
 
     fn state_after_the_way_back(&self) -> Option<String> {
@@ -829,23 +848,21 @@ impl<'a> Story<'a> {
     /// What can be done about what was refused, as far as the facts show it.
     fn way_out(&self) -> Vec<String> {
         let run = self.run;
-        let tagged = |tags: &crate::security_group::Tags, starts: &[&str]| {
-            let hits = |key: &String| starts.iter().any(|start| key.starts_with(start));
-            tags.keys().any(hits)
+        let is_of_fleet = |tags: &Tags| {
+            let starts = ["aws:ec2:fleet-id", "aws:ec2spot:"];
+            tags.keys()
+                .any(|key| starts.iter().any(|start| key.starts_with(start)))
         };
-        let any_tagged = |starts: &[&str]| {
-            let of_instance = run
-                .detail
-                .instance
-                .as_ref()
-                .is_some_and(|i| tagged(&i.tags, starts));
-            of_instance || run.detail.volumes.iter().any(|v| tagged(&v.tags, starts))
+        let any = |is: &dyn Fn(&Tags) -> bool| {
+            let instance = run.detail.instance.iter().map(|i| &i.tags);
+            let mut tags = instance.chain(run.detail.volumes.iter().map(|v| &v.tags));
+            tags.any(is)
         };
         let mut lines = Vec::new();
-        if any_tagged(&["aws:autoscaling:", "aws:ec2:fleet-id", "aws:ec2spot:"]) {
+        if any(&|tags| managers::auto_scaling_group(tags).is_some() || is_of_fleet(tags)) {
             lines.push("What groups and fleets start: set `Encrypted` in the block devices of the launch template, and replace the instances.".to_owned());
         }
-        if any_tagged(&["ebs.csi.aws.com/", "kubernetes.io/", "CSIVolumeName"]) {
+        if any(&|tags| managers::tagged(tags, Kind::orchestrates).is_some()) {
             lines.push("Kubernetes: set `encrypted: \"true\"` in the StorageClass (for nodes in the launch template), and move the data or the nodes there.".to_owned());
         }
         if run.detail.volumes.iter().any(|v| v.multi_attach) {
@@ -957,6 +974,15 @@ impl<'a> Story<'a> {
 
     // ---------------------------------------------------------------- for everybody
 
+    fn manager(&self) -> Option<Section> {
+        let manager = self.run.head.managed_by.as_deref()?;
+        let line = match self.is_setting() {
+            true => managed_by(manager),
+            false => managed_volumes(manager),
+        };
+        Some(Section::new(MANAGER, vec![line]))
+    }
+
     fn who(&self) -> Section {
         if self.run.detail.undoes.is_some() {
             return Section::new(
@@ -977,12 +1003,6 @@ impl<'a> Story<'a> {
     fn good_to_know(&self) -> Option<Section> {
         let run = self.run;
         let mut lines = Vec::new();
-        if let Some(manager) = &run.head.managed_by {
-            lines.push(format!(
-                "It is managed by {}. Say `encrypted: true` there as well, or what it makes next is unencrypted again. Let it take over the copies before it is applied: applied as it is, it may replace a volume or the whole instance by a new, empty one.",
-                one_line(manager, MOST_TEXT)
-            ));
-        }
         lines.extend(opt_out_notes(&run.head, "a part of it"));
         match &run.head.exemption {
             Exemption::Exempt(opt_out) if run.head.status != Status::Exempt => {
@@ -1069,6 +1089,15 @@ fn named(volume: &Volume) -> String {
         name if name == id || name.is_empty() => id,
         name => format!("{id} ({name})"),
     }
+}
+
+/// What becomes of replaced volumes that something manages.
+#[must_use]
+pub fn managed_volumes(manager: &str) -> String {
+    format!(
+        "{} Say `encrypted: true` there, or what it makes next is unencrypted again, and let it take over the copies before it is applied: applied as it is, it may replace a volume, an attachment or the whole instance by a new, empty one.",
+        managed_by(manager)
+    )
 }
 
 /// What is done (or would be) to a unit, in order.

@@ -6,8 +6,9 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
-    MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, opt_out_until, ordinal, owner,
-    permission, sample_opt_out, terms, unreadable, way_out, who_touched,
+    MANAGER, MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, managed_by,
+    opt_out_until, ordinal, owner, permission, sample_opt_out, terms, unreadable, way_out,
+    who_touched,
 };
 use crate::any_control::AnyControl;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
@@ -21,7 +22,7 @@ impl<'a> Story<'a> {
     /// The sections, in the order of reading.
     pub(in crate::message) fn sections(&self) -> Vec<Section> {
         let mut sections = vec![self.found(), self.done()];
-        sections.extend(self.fight());
+        sections.extend(self.fight().or_else(|| self.manager()));
         sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
         sections.push(self.opt_out());
@@ -161,6 +162,12 @@ impl<'a> Story<'a> {
         lines
     }
 
+    /// What will put the finding back, unless it is changed there.
+    fn manager(&self) -> Option<Section> {
+        let manager = self.entry.head.managed_by.as_deref()?;
+        Some(Section::new(MANAGER, vec![managed_by(manager)]))
+    }
+
     /// What keeps putting the finding back.
     fn fight(&self) -> Option<Section> {
         let fight = self.entry.detail.fight.as_ref()?;
@@ -171,10 +178,7 @@ impl<'a> Story<'a> {
             time(fight.since)
         )];
         lines.push(match &fight.managed_by {
-            Some(manager) => format!(
-                "It is managed by {}: change it there, or it comes back.",
-                one_line(manager, MOST_TEXT)
-            ),
+            Some(manager) => managed_by(manager),
             None => format!(
                 "Who puts it back, as the event states: {}, with {}.",
                 or_unknown(actor.principal.as_deref(), MOST_TEXT),

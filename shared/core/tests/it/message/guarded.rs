@@ -187,6 +187,25 @@ fn a_fight_names_the_caller_where_nothing_shows_what_manages_the_resource() {
 }
 
 #[test]
+fn what_manages_a_resource_is_named_in_the_first_message() {
+    let mut entry = revoked();
+    for manager in [
+        "the AWS Load Balancer Controller, for the ingress default/web of the cluster prod",
+        "the CloudFormation stack web",
+    ] {
+        entry.head.managed_by = Some(manager.to_owned());
+        let mail = mail(&entry);
+        let line = format!(
+            "Who manages it\n- It is managed by {manager}: change it there, or it comes back.\n\nWho touched it last"
+        );
+        assert!(mail.contains(&line), "{mail}");
+        assert!(!mail.contains("It keeps coming back"), "{mail}");
+    }
+    entry.head.managed_by = None;
+    assert!(!mail(&entry).contains("Who manages it"));
+}
+
+#[test]
 fn programs_get_the_fight_too() {
     let data: Value =
         serde_json::from_str(&body(&compose(&fight(Some("Terraform"))), "sqs")).unwrap();
