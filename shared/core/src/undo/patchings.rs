@@ -107,7 +107,7 @@ fn by_hand(run: &Patching) -> String {
     }
     let ids = run.detail.snapshots.join(" ");
     format!(
-        "What the volumes held before is in the snapshots {}. By hand: see which volume each is of (aws ec2 describe-snapshots --region {region} --snapshot-ids {ids}), make a volume of each in the instance's availability zone (aws ec2 create-volume --region {region} --snapshot-id <snap-…> --availability-zone <zone> --volume-type <type>, with the old one's type and IOPS), stop {instance}, and attach the new volumes in the place of the old ones. They are crash-consistent, and what was written since is only on the old volumes: keep those.",
+        "What the volumes held before is in the snapshots {}. By hand: see which volume each is of (aws ec2 describe-snapshots --region {region} --snapshot-ids {ids}), make a volume of each in the instance's availability zone (aws ec2 create-volume --region {region} --snapshot-id <snap-…> --availability-zone <zone> --volume-type <type>, with the old one's type and IOPS), stop {instance}, and attach the new volumes in the place of the old ones. They are crash-consistent, and what was written since is only on the old volumes: keep those. The sweep deletes the snapshots of a run that ended well, as the policy says (`patching.snapshots.delete_after_days`).",
         run.detail.snapshots.join(", "),
         region = run.head.region,
         instance = run.resource_id()
