@@ -701,7 +701,11 @@ mod tests {
             ),
             (
                 r#"{"version":1,"patching":{"snapshots":{"delete_after_days":366}}}"#,
-                &["`patching.snapshots.delete_after_days`", "366", "0 (never) to 365"],
+                &[
+                    "`patching.snapshots.delete_after_days`",
+                    "366",
+                    "0 (never) to 365",
+                ],
             ),
             (
                 r#"{"version":1,"patching":{"max_concurrency":"0"}}"#,
@@ -940,7 +944,10 @@ mod tests {
         assert_eq!(read("{}"), (true, 30));
         assert_eq!(read(r#"{"take":false}"#), (false, 30));
         assert_eq!(read(r#"{"delete_after_days":0}"#), (true, 0));
-        assert_eq!(read(r#"{"take":true,"delete_after_days":365}"#), (true, 365));
+        assert_eq!(
+            read(r#"{"take":true,"delete_after_days":365}"#),
+            (true, 365)
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 
 use super::{Answer, Answered};
 use crate::exemption::OPT_OUT_TAG;
-use crate::patching::{Operation, Patching};
+use crate::patching::{Operation, Patching, never_began};
 use crate::words::Status;
 
 /// What a request to take a patching back is answered; the opt-out that it
@@ -67,6 +67,9 @@ fn under_way(run: &Patching) -> String {
 /// Why nothing can have been installed; `None`: something may have been.
 fn not_installed(run: &Patching) -> Option<String> {
     let Some(sent) = &run.detail.command else {
+        if let Some(sent) = run.detail.not_begun.last() {
+            return Some(never_began(sent));
+        }
         return Some(match run.head.status {
             Status::Pending => {
                 let why = run.detail.reasons.last().cloned().unwrap_or_default();

@@ -1953,20 +1953,28 @@ fn a_snapshot_is_deleted_only_where_its_own_run_ended_well_and_nobody_wants_it_k
         may_be_deleted(snapshot, run, &defaults().parsed(), Mode::Enforce, at)
     };
     assert!(deletes(&snapshot, &run, in_days(30)));
-    assert!(!deletes(&snapshot, &run, in_days(30) - SignedDuration::from_secs(1)));
+    assert!(!deletes(
+        &snapshot,
+        &run,
+        in_days(30) - SignedDuration::from_secs(1)
+    ));
     type Change = fn(&mut Snapshot, &mut Patching);
     let changes: [Change; 10] = [
         |snapshot, _| snapshot.id = "snap-2".into(),
         |snapshot, _| drop(snapshot.tags.remove("backstop:entry")),
         |snapshot, _| drop(snapshot.tags.remove("backstop:purpose")),
         |snapshot, _| {
-            snapshot.tags.insert("backstop:purpose".into(), "transfer".into());
+            snapshot
+                .tags
+                .insert("backstop:purpose".into(), "transfer".into());
         },
         |snapshot, _| {
             snapshot.tags.insert(OPT_OUT_TAG.into(), "keep it".into());
         },
         |snapshot, _| {
-            snapshot.tags.insert("Backstop:Opt-Out".into(), "all".into());
+            snapshot
+                .tags
+                .insert("Backstop:Opt-Out".into(), "all".into());
         },
         |snapshot, _| snapshot.started_at = None,
         |_, run| run.detail.instance_gone = true,
