@@ -2,8 +2,9 @@
 //! what was not told, look at opt-outs, examine Backstop itself, sum up.
 //!
 //! What is open is asked to be checked, so that all fixing happens in one place.
-//! The one change that it makes itself is to delete originals of volumes that
-//! the policy has kept for long enough (`volumes`). A part that fails stops no other; what
+//! The one change that it makes itself is to delete what the policy has kept for
+//! long enough: originals of volumes (`volumes`), and snapshots that were taken
+//! before patches (`snapshots`). A part that fails stops no other; what
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
@@ -133,6 +134,7 @@ impl Handler {
                 self.walk(place, &policy, &mut digest).await;
                 self.walk_volumes(place, &policy, &mut digest).await;
                 self.walk_instances(place, &policy, &mut digest).await;
+                self.walk_snapshots(place, &policy, &mut digest).await;
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
@@ -458,6 +460,7 @@ fn asked_by(control: ControlId, resource: &str, cause: &Actor) -> CheckRequested
 }
 
 mod instances;
+mod snapshots;
 mod volumes;
 
 #[cfg(test)]

@@ -9,12 +9,17 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_sqs::types::MessageSystemAttributeName;
 use backstop_core::failed_event::{FailedEvent, Function};
 
 use crate::clients::OperationsClients;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::stack::{Stack, start};
+
+/// What SQS says of a message that another queue gave up: that queue's ARN.
+const GIVEN_UP_BY: MessageSystemAttributeName =
+    MessageSystemAttributeName::DeadLetterQueueSourceArn;
 
 /// For how long messages are hidden from others while they are looked at, in
 /// seconds. Each is shown again as soon as it has been.
@@ -63,6 +68,7 @@ pub async fn take_until(
             .receive_message()
             .queue_url(queue)
             .max_number_of_messages(BATCH)
+            .message_system_attribute_names(GIVEN_UP_BY)
             // Long polling asks all of SQS's servers; short polling a sample.
             .wait_time_seconds(1)
             .visibility_timeout(HIDDEN);
@@ -75,7 +81,8 @@ pub async fn take_until(
                 Message {
                     id,
                     receipt: message.receipt_handle().unwrap_or_default().to_owned(),
-                    event: FailedEvent::read(message.body().unwrap_or_default()),
+                    event: FailedEvent::read(message.body().unwrap_or_default())
+                        .map(|event| event.given_up_by(given_up_by(message))),
                 },
             );
         }
@@ -83,6 +90,14 @@ pub async fn take_until(
             return Ok(messages.into_values().collect());
         }
     }
+}
+
+/// The queue that a message came from, by its ARN; empty: from none.
+fn given_up_by(message: &aws_sdk_sqs::types::Message) -> &str {
+    let attributes = message.attributes();
+    attributes
+        .and_then(|all| all.get(&GIVEN_UP_BY))
+        .map_or("", String::as_str)
 }
 
 /// Shows a message to others again.

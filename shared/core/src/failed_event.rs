@@ -3,7 +3,7 @@
 //!
 //! | shape | from | body |
 //! | --- | --- | --- |
-//! | bare | a rule that could not deliver, a batch that `notify` or `patch-instance` failed on | the event |
+//! | bare | a rule that could not deliver, a batch from a queue that a function failed on | the event |
 //! | record | a function that failed on it | Lambda's record around the event |
 //!
 //! Deliberately not here: the queue and the functions
@@ -120,8 +120,8 @@ impl FailedEvent {
                 ControlId::from_name(&control).map_or("revoke-ingress", function)
             }
             ("aws.events", _, _) => "sweep",
-            // Of a start the two functions that hear of it have a copy each; what
-            // encrypt-volume failed on comes with Lambda's record around it.
+            // Of a start the two functions that hear of it have a copy each: which
+            // one this is, the queue says that gave it up ([`Self::given_up_by`]).
             (_, INSTANCE_NOTIFICATION, _) if at("/detail/state").as_deref() == Some("running") => {
                 PATCH_INSTANCE
             }
@@ -137,6 +137,17 @@ impl FailedEvent {
             event: body,
             error: None,
         })
+    }
+
+    /// As it is known by the queue that gave it up, an ARN: the queue's name holds
+    /// its logical id in the template. What comes from no queue stays as it is.
+    #[must_use]
+    pub fn given_up_by(mut self, queue: &str) -> Self {
+        let by_logical_id = matches!(self.function, Function::Logical(_));
+        if by_logical_id && queue.contains("-EncryptVolumeQueue-") {
+            self.function = Function::Logical(logical_id(ENCRYPT_VOLUME));
+        }
+        self
     }
 
     /// What the event is, in a few words.
@@ -298,6 +309,26 @@ mod tests {
             let failed = FailedEvent::read(&event.to_string()).unwrap();
             assert_eq!(failed.function, Function::Logical(function.into()));
             assert_eq!(failed.event, event);
+        }
+    }
+
+    #[test]
+    fn of_two_functions_that_hear_of_a_start_the_queue_says_which_gave_it_up() {
+        let detail = json!({ "instance-id": "i-1", "state": "running" });
+        let start = event("aws.ec2", INSTANCE_NOTIFICATION, detail).to_string();
+        let queue =
+            |name: &str| format!("arn:aws:sqs:eu-central-1:111122223333:backstop-{name}-1A2B");
+        for (queue, function) in [
+            (queue("EncryptVolumeQueue"), "EncryptVolumeFunction"),
+            (queue("PatchInstanceQueue"), "PatchInstanceFunction"),
+            (String::new(), "PatchInstanceFunction"),
+        ] {
+            let failed = FailedEvent::read(&start).unwrap().given_up_by(&queue);
+            assert_eq!(
+                failed.function,
+                Function::Logical(function.into()),
+                "{queue}"
+            );
         }
     }
 

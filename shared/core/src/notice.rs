@@ -120,6 +120,10 @@ pub struct Digest {
     /// Originals that the policy had kept for long enough, and that were
     /// deleted.
     pub deleted: Open,
+    /// Snapshots taken before patches were installed that the policy had kept for
+    /// long enough, and that were deleted.
+    #[serde(skip_serializing_if = "Open::is_none")]
+    pub snapshots_deleted: Open,
     /// Opt-outs that ended, end within a week, or cannot be read.
     pub opt_outs: Vec<OptOutSeen>,
     /// Opt-outs beyond those listed.
@@ -140,6 +144,13 @@ pub struct Open {
     pub count: u64,
     /// The first few.
     pub examples: Vec<String>,
+}
+
+impl Open {
+    /// Whether there are none.
+    fn is_none(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// An opt-out tag that wants somebody's attention.

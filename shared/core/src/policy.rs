@@ -724,7 +724,27 @@ mod tests {
             ),
             (
                 r#"{"version":1,"patching":{"snapshots":"no"}}"#,
-                &["`patching.snapshots`", "boolean"],
+                &["`patching.snapshots`", "boolean", "`delete_after_days`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":[true]}}"#,
+                &["`patching.snapshots`", "sequence"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"keep":30}}}"#,
+                &["`patching.snapshots", "`keep`", "`delete_after_days`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"delete_after_days":-1}}}"#,
+                &["`patching.snapshots.delete_after_days`", "-1"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"delete_after_days":366}}}"#,
+                &[
+                    "`patching.snapshots.delete_after_days`",
+                    "366",
+                    "0 (never) to 365",
+                ],
             ),
             (
                 r#"{"version":1,"patching":{"max_concurrency":"0"}}"#,
@@ -950,6 +970,27 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_before_patches_are_a_switch_or_what_becomes_of_them() {
+        let read = |written: &str| {
+            let document = format!(r#"{{"version":1,"patching":{{"snapshots":{written}}}}}"#);
+            let policy = Policy::parse(&document).unwrap();
+            let again = serde_json::to_string(&policy).unwrap();
+            assert_eq!(Policy::parse(&again).unwrap(), policy, "{written}");
+            let snapshots = policy.patching.snapshots;
+            (snapshots.take, snapshots.delete_after_days)
+        };
+        assert_eq!(read("true"), (true, 30));
+        assert_eq!(read("false"), (false, 30));
+        assert_eq!(read("{}"), (true, 30));
+        assert_eq!(read(r#"{"take":false}"#), (false, 30));
+        assert_eq!(read(r#"{"delete_after_days":0}"#), (true, 0));
+        assert_eq!(
+            read(r#"{"take":true,"delete_after_days":365}"#),
+            (true, 365)
+        );
+    }
+
+    #[test]
     fn the_defaults_of_patching_are_the_careful_ones() {
         let policy = Policy::parse(r#"{"version":1}"#).unwrap();
         let patching = &policy.patching;
@@ -958,7 +999,8 @@ mod tests {
         assert_eq!(patching.min_age_minutes, 60);
         assert_eq!(patching.cool_down_hours, 24);
         assert_eq!(patching.auto_scaling, patching::AutoScaling::Replace);
-        assert!(patching.snapshots);
+        assert!(patching.snapshots.take);
+        assert_eq!(patching.snapshots.delete_after_days, 30);
         assert_eq!(patching.max_concurrency, "10%");
         assert_eq!(patching.max_errors, "10%");
         let severity = policy.controls.vulnerable_package.settings.severity;

@@ -204,7 +204,11 @@ pub fn says(of: &Digest) -> String {
 /// passed. A first sweep that finds nothing has nothing to tell.
 #[must_use]
 pub fn is_news(of: &Digest, last: Option<&LastDigest>, now: Timestamp) -> bool {
-    let met = of.met_first.count > 0 || of.resumed > 0 || of.told > 0 || of.deleted.count > 0;
+    let met = of.met_first.count > 0
+        || of.resumed > 0
+        || of.told > 0
+        || of.deleted.count > 0
+        || of.snapshots_deleted.count > 0;
     let done = !of.outcomes.is_empty();
     match last {
         _ if met => true,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use backstop_core::controls;
+use backstop_core::encryption::Purpose;
 use backstop_core::exemption::{self, OPT_OUT_TAG};
 use backstop_core::info::{ControlInfo, OptOutOn};
 use backstop_core::patching::DOCUMENT;
@@ -130,6 +131,7 @@ const QUEUE: &str = "FailedEventsQueue";
 const RECORDED: &str = "RecordedQueue";
 /// Where what is said of instances is gathered.
 const REPORTED: &str = "PatchInstanceQueue";
+const CHANGED: &str = "EncryptVolumeQueue";
 /// Where the agents of instances write what patch commands print.
 const COMMAND_LOGS: &str = "PatchCommandLogGroup";
 const TABLE: &str = "LedgerTable";
@@ -406,10 +408,28 @@ fn the_queue_takes_dead_letters_of_exactly_these_rules() {
 /// while it is still being worked on.
 #[test]
 fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
-    let expected: [(&str, &str, u64, u64, &[&str]); 2] = [
+    // Function, queue, messages of a batch, window, visibility time-out, rules.
+    type Gathered = (
+        &'static str,
+        &'static str,
+        u64,
+        u64,
+        u64,
+        &'static [&'static str],
+    );
+    let expected: [Gathered; 3] = [
+        (
+            "EncryptVolumeFunction",
+            CHANGED,
+            100,
+            10,
+            370,
+            &["EncryptVolumeInstanceRule"],
+        ),
         (
             "NotifyFunction",
             RECORDED,
+            500,
             10,
             190,
             &["RemediationRecordedRule"],
@@ -417,6 +437,7 @@ fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
         (
             PATCH_INSTANCE,
             REPORTED,
+            500,
             60,
             1860,
             &[
@@ -430,7 +451,7 @@ fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
     ];
     let mappings = queue_mappings();
     assert_eq!(mappings.len(), expected.len(), "{mappings:?}");
-    for (function, id, window, hidden, senders) in expected {
+    for (function, id, messages, window, hidden, senders) in expected {
         let queue = &resource(id)["Properties"];
         assert_eq!(queue["MessageRetentionPeriod"], 14 * 24 * 3600, "{id}");
         assert_eq!(queue["SqsManagedSseEnabled"], true, "{id}");
@@ -447,7 +468,7 @@ fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
             *mapping,
             json!({
                 "Queue": arn_of(id),
-                "BatchSize": 500,
+                "BatchSize": messages,
                 "MaximumBatchingWindowInSeconds": window,
                 // Without it one that fails has all of them delivered again, or,
                 // answered as a success, loses it.
@@ -460,7 +481,7 @@ fn what_is_gathered_waits_in_a_queue_that_loses_nothing() {
             .as_u64()
             .unwrap();
         assert_eq!(queue["VisibilityTimeout"], hidden, "{id}");
-        assert!(hidden >= 6 * timeout, "{id}: {hidden} s");
+        assert!(hidden >= 6 * timeout + window, "{id}: {hidden} s");
 
         let policy = &resource(&format!("{id}Policy"))["Properties"];
         assert_eq!(policy["Queues"], json!([reference(id)]));
@@ -676,7 +697,7 @@ fn rules_name_the_events_that_the_code_handles() {
             }),
         ),
         (
-            "EncryptVolumeFunctionInstanceChanged",
+            "EncryptVolumeInstanceRule",
             json!({
                 "account": [account],
                 "region": [reference("AWS::Region")],
@@ -1086,6 +1107,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     let watch_opt_outs_logs = arn_of("WatchOptOutsLogGroup").to_string();
     let recorded = arn_of(RECORDED).to_string();
     let reported = arn_of(REPORTED).to_string();
+    let changed = arn_of(CHANGED).to_string();
     let parameter = sub(
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${PolicyParameter}",
     );
@@ -1176,6 +1198,9 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("kms:ReEncryptTo", &sub(ANY_KEY), &through_ec2),
                 ("logs:CreateLogStream", &encrypt_volume_logs, &none),
                 ("logs:PutLogEvents", &encrypt_volume_logs, &none),
+                ("sqs:DeleteMessage", &changed, &none),
+                ("sqs:GetQueueAttributes", &changed, &none),
+                ("sqs:ReceiveMessage", &changed, &none),
                 ("sqs:SendMessage", &queue, &none),
                 ("ssm:GetParameter", &parameter, &none),
                 ("states:StartExecution", &sub(MACHINE_ARN), &none),
@@ -1602,11 +1627,39 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
         delete.condition,
         json!({ "Null": { (format!("aws:ResourceTag/{REPLACED_BY_TAG}")): "false" } })
     );
+    // Snapshots with both marks of one that a run took, and no opt-out at all.
+    let old_snapshots = role_statements(SWEEP)
+        .into_iter()
+        .filter(|statement| statement.actions.iter().any(|a| a == "ec2:DeleteSnapshot"));
+    let old_snapshots: Vec<Statement> = old_snapshots.collect();
+    let [delete] = &old_snapshots[..] else {
+        panic!("{old_snapshots:?}")
+    };
+    assert_eq!(delete.effect, "Allow");
+    assert_eq!(delete.actions, ["ec2:DeleteSnapshot"]);
+    assert_eq!(
+        delete.resources,
+        [json!({ "Fn::Sub": "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*" })]
+    );
+    assert_eq!(
+        delete.condition,
+        json!({
+            "StringEquals": { (format!("aws:ResourceTag/{PURPOSE_TAG}")): Purpose::Safety.name() },
+            "Null": {
+                (format!("aws:ResourceTag/{ENTRY_TAG}")): "false",
+                (format!("aws:ResourceTag/{OPT_OUT_TAG}")): "true",
+            },
+        })
+    );
     let by_sweep: Vec<String> = granted_actions(SWEEP)
         .into_iter()
         .filter(|action| changes(action))
         .collect();
-    assert_eq!(by_sweep, ["ec2:DeleteVolume"], "it changes nothing else");
+    assert_eq!(
+        by_sweep,
+        ["ec2:DeleteSnapshot", "ec2:DeleteVolume"],
+        "it changes nothing else"
+    );
     for id in functions().into_keys() {
         assert_eq!(
             granted_actions(&id).iter().any(|action| changes(action)),

@@ -2,6 +2,7 @@
 //! called in which order, and what happens when one call fails. What becomes of
 //! a run is tested in the core (simulation) and end to end.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, record};
@@ -847,4 +848,130 @@ async fn a_unit_that_exceeds_the_budget_by_itself_trips_alone_and_many_trip_the_
         assert_eq!(trips, [&trip]);
         assert_eq!(count(&wire, "PutEvents"), 1, "told once: {trip}");
     }
+}
+
+// --- batches
+
+fn instance_id(number: usize) -> String {
+    format!("i-{number:017x}")
+}
+
+fn changed(number: usize, state: &str) -> Value {
+    event(
+        "EC2 Instance State-change Notification",
+        "arn",
+        json!({ "instance-id": instance_id(number), "state": state }),
+    )
+}
+
+fn messages(events: impl IntoIterator<Item = Value>) -> Value {
+    let records = events.into_iter().enumerate();
+    let records = records
+        .map(|(n, event)| json!({ "messageId": format!("m{n}"), "body": event.to_string() }));
+    json!({ "Records": records.collect::<Vec<_>>() })
+}
+
+/// Instances that each have one volume, of which those named are not encrypted.
+fn fleet(unencrypted: &'static [usize]) -> Wire {
+    wire(World::default(), move |call| {
+        let asked = |filter: &str| {
+            let named = call.parameter("Filter.1.Name") == Some(filter);
+            let ids = call.parameters.iter();
+            let ids = ids.filter(|(key, _)| key.starts_with("Filter.1.Value."));
+            let ids: Vec<String> = ids.map(|(_, id)| id.clone()).collect();
+            named.then_some(ids)
+        };
+        match call.operation.as_str() {
+            "DescribeInstances" => {
+                let items: String = asked("instance-id")?
+                    .iter()
+                    .map(|id| format!("<item><instanceId>{id}</instanceId><instanceState><code>16</code><name>running</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{SINCE}</launchTime><rootDeviceType>ebs</rootDeviceType></item>"))
+                    .collect();
+                Some(xml(
+                    "DescribeInstances",
+                    &format!(
+                        "<reservationSet><item><instancesSet>{items}</instancesSet></item></reservationSet>"
+                    ),
+                ))
+            }
+            "DescribeVolumes" => {
+                let items: String = asked("attachment.instance-id")?
+                    .iter()
+                    .map(|id| {
+                        let volume = id.replace("i-", "vol-");
+                        let open = unencrypted.iter().any(|n| instance_id(*n) == *id);
+                        format!("<item><volumeId>{volume}</volumeId><size>8</size><status>in-use</status><createTime>{SINCE}</createTime><volumeType>gp3</volumeType><encrypted>{}</encrypted><attachmentSet><item><volumeId>{volume}</volumeId><instanceId>{id}</instanceId><device>/dev/sdf</device><status>attached</status><attachTime>{SINCE}</attachTime></item></attachmentSet></item>", !open)
+                    })
+                    .collect();
+                Some(xml(
+                    "DescribeVolumes",
+                    &format!("<volumeSet>{items}</volumeSet>"),
+                ))
+            }
+            _ => None,
+        }
+    })
+}
+
+fn calls_of(wire: &Wire, operation: &str) -> usize {
+    let operations = wire.operations();
+    operations.iter().filter(|of| *of == operation).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_instances_is_one_read_of_instances_and_one_of_volumes() {
+    // A hundred that start at once, each heard of twice.
+    let wire = fleet(&[]);
+    let events = (0..100).flat_map(|n| [changed(n, "running"), changed(n, "stopped")]);
+    let answer = run(&wire, messages(events)).await.unwrap();
+    assert_eq!(answer, json!({ "batchItemFailures": [] }));
+    assert_eq!(calls_of(&wire, "DescribeInstances"), 1);
+    assert_eq!(calls_of(&wire, "DescribeVolumes"), 1);
+    assert_eq!(calls_of(&wire, "GetItem"), 0);
+    let rest: BTreeSet<String> = wire.operations().into_iter().collect();
+    assert_eq!(
+        rest,
+        ["BatchGetItem", "DescribeInstances", "DescribeVolumes"]
+            .map(str::to_owned)
+            .into()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_only_instances_with_unencrypted_volumes_are_looked_at() {
+    let wire = fleet(&[3]);
+    let answer = run(&wire, messages((0..10).map(|n| changed(n, "running")))).await;
+    assert_eq!(answer.unwrap(), json!({ "batchItemFailures": [] }));
+    // The instance is not read again; its volume's copies are asked for.
+    assert_eq!(calls_of(&wire, "DescribeInstances"), 1);
+    let by_instance = wire.calls();
+    let by_instance = by_instance
+        .iter()
+        .filter(|call| call.parameter("Filter.1.Name") == Some("attachment.instance-id"));
+    assert_eq!(by_instance.count(), 1);
+    let told = wire.calls().iter().any(|call| {
+        call.operation == "TransactWriteItems" && call.json.to_string().contains(&instance_id(3))
+    });
+    assert!(told, "what is attached is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_only_what_failed_is_delivered_again() {
+    let wire = fleet(&[3]);
+    let broken = json!({ "source": "aws.ec2" });
+    let batch = messages([changed(0, "running"), broken, changed(4, "stopped")]);
+    let answer = run(&wire, batch).await.unwrap();
+    assert_eq!(
+        answer,
+        json!({ "batchItemFailures": [{ "itemIdentifier": "m1" }] })
+    );
+    // Where nothing could be done, all of it is, and that is an error.
+    let failing = fleet(&[]);
+    let down = Wire::new(move |call: &Call| match call.operation.as_str() {
+        "DescribeVolumes" => Reply::ec2_error(400, "UnauthorizedOperation", "no"),
+        _ => failing.answer(call),
+    });
+    run(&down, messages([changed(0, "running")]))
+        .await
+        .unwrap_err();
 }

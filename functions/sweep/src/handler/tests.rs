@@ -628,7 +628,14 @@ fn page(policy: &str, missing: Option<u32>, items: impl IntoIterator<Item = Valu
 const SCANNED: i64 = 1_790_000_000;
 
 fn wire_of(page: Page) -> Wire {
+    wire_with(page, |_| None)
+}
+
+fn wire_with(page: Page, first: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Wire {
     wire_in("off", move |call| {
+        if let Some(reply) = first(call) {
+            return Some(reply);
+        }
         let of = |key: &Value| page.items.get(key["pk"]["S"].as_str().unwrap());
         Some(match call.operation.as_str() {
             "GetParameter" => Reply::ok(
@@ -990,4 +997,130 @@ async fn a_patching_that_is_open_or_awaits_its_rescan_is_asked_for_and_not_told(
             .any(|event| event["entry"] == run_of.head.id.as_str());
         assert_eq!(told, !asks, "{status:?}");
     }
+}
+
+// --- snapshots from before patches
+
+const SNAPSHOT: &str = "snap-0a1b2c3d4e5f60718";
+
+/// A run that took the snapshot, and ended this many days ago.
+fn took_snapshot(status: Status, days: i64) -> backstop_core::patching::Patching {
+    let mut run = patching(status);
+    let ended = Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+    run.head.started_at = ended;
+    run.head.finished_at = Some(ended);
+    run.detail.snapshots = vec![SNAPSHOT.to_owned()];
+    run
+}
+
+fn snapshot_xml(started: Timestamp, entry: &str) -> Reply {
+    xml(
+        "DescribeSnapshots",
+        &format!(
+            "<snapshotSet><item><snapshotId>{SNAPSHOT}</snapshotId><volumeId>vol-1</volumeId><status>completed</status><startTime>{started}</startTime><tagSet><item><key>backstop:entry</key><value>{entry}</value></item><item><key>backstop:purpose</key><value>safety</value></item></tagSet></item></snapshotSet>"
+        ),
+    )
+}
+
+/// What the sweep asked to be deleted, and what its digest says of it.
+async fn swept_snapshot(
+    policy: &str,
+    run_of: &backstop_core::patching::Patching,
+    deletion: fn() -> Reply,
+) -> (Vec<String>, Vec<Value>) {
+    let mut record = untold(run_of);
+    record["told"] = json!({ "BOOL": true });
+    record.as_object_mut().unwrap().remove("untold");
+    let (started, entry) = (run_of.head.started_at, run_of.head.id.clone());
+    let wire = wire_with(
+        page(policy, Some(0), [walked("missing-patches"), record]),
+        move |call| match call.operation.as_str() {
+            "DescribeSnapshots"
+                if call.parameter("Filter.1.Name") == Some("tag:backstop:purpose") =>
+            {
+                assert_eq!(call.parameter("Filter.1.Value.1"), Some("safety"));
+                assert_eq!(call.parameter("Owner.1"), Some("self"));
+                Some(snapshot_xml(started, &entry))
+            }
+            "DeleteSnapshot" => Some(deletion()),
+            _ => None,
+        },
+    );
+    let _ = run(&wire, json!({})).await;
+    let calls = wire.calls();
+    let first = |is: &dyn Fn(&Call) -> bool| calls.iter().position(is);
+    let noted = first(&|call| call.json.to_string().contains("ADD snapshots_deleted"));
+    let asked = first(&|call| call.operation == "DeleteSnapshot");
+    assert_eq!(noted.is_some(), asked.is_some());
+    assert!(noted <= asked, "written ahead");
+    let deleted = calls
+        .iter()
+        .filter(|call| call.operation == "DeleteSnapshot");
+    let deleted = deleted.filter_map(|call| call.parameter("SnapshotId"));
+    (deleted.map(str::to_owned).collect(), notices(&wire))
+}
+
+fn gone() -> Reply {
+    xml("DeleteSnapshot", "<return>true</return>")
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_from_before_patches_are_deleted_when_the_run_ended_well_and_the_days_have_passed()
+ {
+    let never = ENFORCED.replace(
+        r#""version":1"#,
+        r#""version":1,"patching":{"snapshots":{"delete_after_days":0}}"#,
+    );
+    let sooner = ENFORCED.replace(
+        r#""version":1"#,
+        r#""version":1,"patching":{"snapshots":{"delete_after_days":2}}"#,
+    );
+    let killed = ENFORCED.replace(r#""version":1"#, r#""version":1,"kill_switch":true"#);
+    let told = ENFORCED.replace("enforce", "notify");
+    for (policy, status, days, deletes) in [
+        (ENFORCED, Status::Remediated, 31, true),
+        (ENFORCED, Status::Remediated, 29, false),
+        (ENFORCED, Status::Failed, 400, false),
+        (ENFORCED, Status::InProgress, 400, false),
+        (ENFORCED, Status::AwaitingRescan, 400, false),
+        (ENFORCED, Status::NeedsPerson, 400, false),
+        (sooner.as_str(), Status::Remediated, 3, true),
+        (never.as_str(), Status::Remediated, 400, false),
+        (killed.as_str(), Status::Remediated, 400, false),
+        (told.as_str(), Status::Remediated, 400, false),
+    ] {
+        let (deleted, notices) = swept_snapshot(policy, &took_snapshot(status, days), gone).await;
+        let expected: &[&str] = if deletes { &[SNAPSHOT] } else { &[] };
+        assert_eq!(deleted, expected, "{policy} {status:?} {days}");
+        let counted = notices
+            .iter()
+            .any(|notice| notice["snapshots_deleted"]["examples"] == json!([SNAPSHOT]));
+        assert_eq!(counted, deletes, "{notices:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_an_image_uses_is_left_and_counted() {
+    let in_use = || {
+        Reply::ec2_error(
+            400,
+            "InvalidSnapshot.InUse",
+            "The snapshot is currently in use by ami-1",
+        )
+    };
+    let run_of = took_snapshot(Status::Remediated, 31);
+    let (deleted, notices) = swept_snapshot(ENFORCED, &run_of, in_use).await;
+    assert_eq!(deleted, [SNAPSHOT]);
+    let digest = notices
+        .iter()
+        .find(|notice| notice["topic"] == "digest")
+        .unwrap();
+    assert_eq!(digest["snapshots_deleted"], Value::Null);
+    let kept = digest["kept"].as_object().unwrap();
+    assert!(
+        kept.iter()
+            .any(|(kind, of)| kind.contains("an image uses") && of["count"] == 1),
+        "{kept:?}"
+    );
+    assert_eq!(digest["unseen"], json!([]));
 }

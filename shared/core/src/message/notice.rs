@@ -180,6 +180,10 @@ pub struct NotifiedDigest {
     /// deleted.
     #[serde(default)]
     pub deleted: NotifiedOpen,
+    /// Snapshots taken before patches were installed that the policy had kept for
+    /// long enough, and that were deleted.
+    #[serde(default)]
+    pub snapshots_deleted: NotifiedOpen,
     /// Opt-outs that want somebody's attention.
     pub opt_outs: Vec<NotifiedOptOutSeen>,
     /// Entries taken up again because their lease had lapsed.
@@ -342,6 +346,7 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
     let met_first = some(&digest.met_first);
     let kept = digest.kept.iter();
     let kept = kept.map(|(kind, of)| (name(kind), some(of))).collect();
+    let snapshots_deleted = some(&digest.snapshots_deleted);
     let deleted = some(&digest.deleted);
     let outcomes = digest.outcomes.iter().map(|(control, outcomes)| {
         let outcomes = outcomes.iter().take(most);
@@ -356,6 +361,7 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
         met_first,
         kept,
         deleted,
+        snapshots_deleted,
         opt_outs: first(&digest.opt_outs, most, omitted, |seen| NotifiedOptOutSeen {
             resource: name(&seen.resource),
             value: cut(&seen.value),
@@ -691,6 +697,13 @@ fn say_digest(digest: &Digest, told: &mut Told) {
             "{} deleted, as the policy says (`originals.delete_after_days`): {}; what was in them is in their copies and snapshots",
             counted(digest.deleted.count, "replaced original"),
             some(&digest.deleted)
+        ));
+    }
+    if digest.snapshots_deleted.count > 0 {
+        done.push(format!(
+            "{} from before patches deleted, as the policy says (`patching.snapshots.delete_after_days`): {}",
+            counted(digest.snapshots_deleted.count, "snapshot"),
+            some(&digest.snapshots_deleted)
         ));
     }
     let mut opt_outs = shortened(&digest.opt_outs, MOST_LINES, say_opt_out);

@@ -24,8 +24,8 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Need, Operation, PatchFacts, Patching,
-    PatchingDetail, Settings, Vulnerability, Wait,
+    AutoScaling, Command, Host, MOST_LISTED, MOST_RECORDED, Need, Operation, PatchFacts, Patching,
+    PatchingDetail, Settings, Vulnerability, Wait, cannot_be_patched,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
 use crate::exemption::{self, Exemption};
@@ -41,6 +41,10 @@ use crate::words::{ControlId, Mode, Severity, Status};
 /// After how long an instance is scanned again for what every approved patch did
 /// not mend: AWS's own baselines approve a patch seven days after its release.
 const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// How many commands that never began on an instance are followed by another one
+/// within the cool-down.
+const MOST_NOT_BEGUN: usize = 5;
 
 /// The rules by which it is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +273,13 @@ fn judge(
     let by_findings = |existing| {
         let severity = worst.unwrap_or(Severity::High);
         let control = ControlId::VulnerablePackage;
-        found(control, severity, Operation::Install, true, existing)
+        // Whether its operating system can be patched at all, a scan says: without
+        // snapshots and changing nothing.
+        let operation = match facts.state {
+            Some(_) => Operation::Install,
+            None => Operation::Scan,
+        };
+        found(control, severity, operation, true, existing)
     };
     let by_state = || {
         if !running || !is_on(ControlId::MissingPatches) {
@@ -393,6 +403,9 @@ fn plan(
         decision.status = status;
         decision.reasons.push(why);
     };
+    if let Some(why) = facts.cannot_be_patched() {
+        return ends(Status::Refused, cannot_be_patched(why));
+    }
     let settings = rules.settings;
     if let Some(group) = host.auto_scaling_group()
         && settings.auto_scaling == AutoScaling::Replace
@@ -473,12 +486,20 @@ fn only_told(findings: &[Vulnerability]) -> Vec<String> {
     let unmended = findings.iter().any(|finding| finding.unmended).then_some(
         "every approved patch was installed and did not mend it: does the patch baseline approve the fixed version?",
     );
-    let other = findings
-        .iter()
-        .any(|finding| !finding.unmended)
+    let others = || findings.iter().filter(|finding| !finding.unmended);
+    let subscriptions: BTreeSet<&str> = others()
+        .filter_map(Vulnerability::needs_subscription)
+        .collect();
+    let other = others()
+        .any(|finding| finding.needs_subscription().is_none())
         .then_some("no patch of the operating system mends it");
-    let why = unmended.into_iter().chain(other);
-    why.map(str::to_owned).collect()
+    let why = unmended.into_iter().chain(other).map(str::to_owned);
+    why.chain(subscriptions.into_iter().map(|subscription| {
+        format!(
+            "the version that fixes it comes with a subscription ({subscription}): the sources that the instance comes with do not deliver it"
+        )
+    }))
+    .collect()
 }
 
 /// What an instance has to wait for.
@@ -516,10 +537,22 @@ fn waits(
     }
     // A scan that left nothing is not sent again at once either.
     let counts = |name: &str| operation == Operation::Scan || name == Operation::Install.name();
-    let sent = facts
+    let cools = |at: Timestamp| {
+        at.checked_add(settings.cool_down())
+            .is_ok_and(|end| end > now)
+    };
+    let (idle, ran): (Vec<&Command>, Vec<&Command>) = facts
         .commands
         .iter()
         .filter(|command| command.operation.as_deref().is_some_and(counts))
+        .filter(|command| command.requested_at.is_some_and(cools))
+        .partition(|command| command.never_began);
+    // What never began on it has done nothing that needs a pause, until it has
+    // happened too often.
+    let too_often = idle.len() >= MOST_NOT_BEGUN;
+    let sent = ran
+        .iter()
+        .chain(idle.iter().filter(|_| too_often))
         .filter_map(|command| command.requested_at);
     let ended = facts
         .state
@@ -690,10 +723,12 @@ pub fn record(
             before: facts.state.clone(),
             after: None,
             agent: facts.agent.clone(),
-            snapshots_wanted: settings.snapshots && decision.operation == Operation::Install,
+            snapshots_wanted: settings.snapshots.take && decision.operation == Operation::Install,
             snapshots: Vec::new(),
             batch: None,
             command: None,
+            not_begun: Vec::new(),
+            unpatchable: facts.cannot_be_patched().cloned(),
             waits: decision.waits,
             reasons: decision.reasons.clone(),
             because: decision.because.clone(),

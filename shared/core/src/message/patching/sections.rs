@@ -4,6 +4,8 @@
 //!
 //! What a person has to type at once is no next step: chat cuts those short.
 
+use std::collections::BTreeSet;
+
 use super::story::{Failure, Story};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
 use crate::message::story::{
@@ -262,7 +264,14 @@ impl Story<'_> {
         if told().any(|finding| finding.unmended) {
             lines.push("What is still active: approve the version that mends it in the patch baseline, or install it by hand. What is not in effect before a restart (a kernel) is still found until then.".to_owned());
         }
-        if told().any(|finding| !finding.unmended) {
+        let subscriptions: BTreeSet<&str> = told()
+            .filter(|finding| !finding.unmended)
+            .filter_map(Vulnerability::needs_subscription)
+            .collect();
+        lines.extend(subscriptions.into_iter().map(|subscription| {
+            format!("The fixed version comes with {subscription} alone: attach the instance to it, or upgrade to a release that is still maintained. Once its sources deliver the version, the next scan lists it, and it is installed with the other patches.")
+        }));
+        if told().any(|finding| !finding.unmended && finding.needs_subscription().is_none()) {
             lines.push("Its owner has to mend it where the application or the image is built: bring in the version that is named, and roll it out.".to_owned());
         }
         lines.push("Inspector closes a finding by itself when it sees that.".to_owned());
@@ -317,7 +326,7 @@ impl Story<'_> {
             lines.push("They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.".to_owned());
             lines.push(format!("See them: {}", self.list_snapshots()));
             lines.push(
-                "AWS charges for what is in them until somebody deletes them. Backstop does not."
+                "AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete."
                     .to_owned(),
             );
         } else if self.is_scan() {
@@ -495,7 +504,7 @@ impl Story<'_> {
             Failure::NotSent => {
                 lines.push("No command was sent. The instance is as it was.".to_owned());
             }
-            Failure::NotRun => {
+            Failure::NotRun | Failure::Unpatchable => {
                 lines.push("Nothing was installed, and the instance was not restarted.".to_owned());
             }
             Failure::EndUnknown | Failure::NotDone => {
@@ -539,6 +548,7 @@ impl Story<'_> {
                 lines.push("Remove the cause that is named above.".to_owned());
                 lines.push(online);
             }
+            Failure::Unpatchable => lines.push("Bring the instance to an operating system that Patch Manager supports (docs.aws.amazon.com/systems-manager/latest/userguide/patch-manager-prerequisites.html), update its SSM agent, or patch it by its own package manager and opt it out here.".to_owned()),
             Failure::EndUnknown | Failure::NotRun => lines.push(online),
             Failure::NotDone if self.is_scan() => lines.push(online),
             Failure::NotDone | Failure::StillMissing => lines.push(format!(
@@ -575,6 +585,11 @@ impl Story<'_> {
                 "Backstop looks at it again with the next sweep (at once: backstop sweep). If it then says that the control has tripped for this resource: {}",
                 re_arm(&run.head, true)
             ),
+            false if run.needs_a_change() => format!(
+                "Backstop sends it no further command until a person has removed the cause and re-arms it: {}",
+                re_arm(&run.head, true)
+            ),
+            false if failure == Failure::Unpatchable => "Backstop takes no snapshots of it and sends it no further command until its SSM agent or its operating system is another version.".to_owned(),
             false if failure == Failure::StillFound => "Backstop does not install again for these findings while nothing else is missing: the same command would not mend them. It scans once a week whether the patch baseline approves more by now.".to_owned(),
             false if self.is_scan() => "Backstop scans again once the policy's `patching.cool_down_hours` have passed.".to_owned(),
             false => "Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.".to_owned(),
@@ -1016,7 +1031,13 @@ fn package(package: &Package) -> String {
         text += &format!(" ({})", one_line(&package.manager, 20));
     }
     match &package.fixed_in {
-        Some(version) => text + &format!(", mended in {}", one_line(version, 50)),
+        Some(version) => {
+            text += &format!(", mended in {}", one_line(version, 50));
+            match package.subscription() {
+                Some(subscription) => text + &format!(" (needs {subscription})"),
+                None => text,
+            }
+        }
         None => text + ", no version mends it yet",
     }
 }
