@@ -21,6 +21,7 @@ mod patchings_ledger;
 mod policy_and_bus;
 mod public_snapshot;
 mod security_groups;
+mod stack;
 mod stored;
 mod storms;
 mod volume_pages;
