@@ -369,6 +369,13 @@ impl Account {
         lock(&self.shared.asked).clone()
     }
 
+    /// What IAM did not allow: function, request and answer.
+    pub(super) fn refused(&self) -> Vec<(&'static str, Request, Verdict)> {
+        let asked = lock(&self.shared.asked);
+        let refused = asked.iter().filter(|(.., of)| *of != Verdict::Allowed);
+        refused.cloned().collect()
+    }
+
     /// Has a call fail.
     pub(super) fn fail(&self, fault: Fault) {
         *lock(&self.shared.fault) = Some(fault);

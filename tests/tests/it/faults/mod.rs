@@ -19,7 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backstop_tests::iam::Verdict;
 use backstop_wire::memory::Cloud;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -172,11 +171,10 @@ impl<S: Story> Scene<S> {
 
     async fn wrong(&self, account: &Account, end: &End) -> Vec<String> {
         let mut wrong = S::wrong(account, &self.before, end).await;
-        for (function, request, verdict) in account.asked() {
-            if verdict != Verdict::Allowed {
-                wrong.push(format!("{function}: {verdict:?}: {request:?}"));
-            }
-        }
+        let refused = account.refused().into_iter();
+        wrong.extend(refused.map(|(function, request, verdict)| {
+            format!("{function}: IAM answers {verdict:?} to {request:?}")
+        }));
         let given_up = account.given_up.iter();
         wrong.extend(given_up.map(|(function, why)| format!("{function} has given up: {why}")));
         wrong
