@@ -285,7 +285,7 @@ impl LocalAws {
         let mut aws = Self::connect(proxy, vec![moto, ministack], watch, site);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
         aws.resources = aws.pairs(
-            "DescribeStackResources",
+            "ListStackResources",
             "LogicalResourceId",
             "PhysicalResourceId",
         )?;
@@ -998,17 +998,9 @@ impl LocalAws {
         Ok(Message::request(method, target, &all, body).send(self.proxy.upstreams.ministack)?)
     }
 
-    /// Reads pairs out of an answer of CloudFormation about the stack.
+    /// Reads pairs out of all pages of an answer of CloudFormation about the stack.
     fn pairs(&self, action: &str, key: &str, value: &str) -> Result<BTreeMap<String, String>> {
-        let form = http::write_form(&[
-            ("Action", action),
-            ("StackName", STACK),
-            ("Version", "2010-05-15"),
-        ]);
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let answer = self
-            .ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?
-            .text();
         let element = |text: &str, name: &str| {
             let (_, after) = text.split_once(&format!("<{name}>"))?;
             Some(
@@ -1019,10 +1011,25 @@ impl LocalAws {
                     .replace("&gt;", ">"),
             )
         };
-        let members = answer.split("</member>");
-        Ok(members
-            .filter_map(|m| Some((element(m, key)?, element(m, value)?)))
-            .collect())
+        let (mut pairs, mut next) = (BTreeMap::new(), None::<String>);
+        loop {
+            let mut form = vec![
+                ("Action", action),
+                ("StackName", STACK),
+                ("Version", "2010-05-15"),
+            ];
+            form.extend(next.as_deref().map(|token| ("NextToken", token)));
+            let form = http::write_form(&form);
+            let answer = self
+                .ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?
+                .text();
+            let members = answer.split("</member>");
+            pairs.extend(members.filter_map(|m| Some((element(m, key)?, element(m, value)?))));
+            next = element(&answer, "NextToken");
+            if next.is_none() {
+                return Ok(pairs);
+            }
+        }
     }
 
     async fn read_rules(&self) -> Result<Vec<Rule>> {

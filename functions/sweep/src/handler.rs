@@ -347,7 +347,7 @@ impl Handler {
             topic_arn: self.settings.topic_arn.clone(),
             queue_url: self.settings.queue_url.clone(),
             policy_parameter: self.settings.policy_parameter.clone(),
-            rule_names: self.settings.rule_names.clone(),
+            stack: self.settings.stack_id.clone(),
         };
         let checks = doctor::examine(
             &self.clients,

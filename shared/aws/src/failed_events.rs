@@ -138,11 +138,31 @@ pub async fn redrive(
         Ok(failed) => failed,
         Err(problem) => return Err(AwsError::not_sent("Invoke", problem.clone())),
     };
+    let refused = |why: String| AwsError::not_sent("Invoke", why);
     let function = match &failed.function {
-        Function::Arn(arn) => arn.clone(),
-        Function::Logical(id) => stack.resources.get(id).cloned().ok_or_else(|| {
-            AwsError::not_sent("Invoke", format!("the stack has no function `{id}`"))
-        })?,
+        // Any rule of the account may write to the queue: what a message names is
+        // not trusted to be a function of ours.
+        Function::Arn(arn) => {
+            let name = arn.rsplit(':').next().unwrap_or_default();
+            if stack
+                .resources
+                .get("UndoFunction")
+                .is_some_and(|of| of == name)
+            {
+                return Err(refused(
+                    "an undo is asked for by a person: run `backstop undo` again".to_owned(),
+                ));
+            }
+            if !stack.resources.values().any(|of| of == name) {
+                return Err(refused(format!("the stack has no function `{arn}`")));
+            }
+            arn.clone()
+        }
+        Function::Logical(id) => stack
+            .resources
+            .get(id)
+            .cloned()
+            .ok_or_else(|| refused(format!("the stack has no function `{id}`")))?,
     };
     start(operations, &function, &failed.event, deadline).await?;
     let request = operations

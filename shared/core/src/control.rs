@@ -96,10 +96,12 @@ pub trait Control: Send + Sync + 'static {
     /// Another kind of resource whose change concerns resources of the control.
     const EXPANDS: Option<Expands> = None;
 
-    /// Whether a call that CloudTrail records can lead to a finding.
-    fn listens_to(call: &str) -> bool {
+    /// The calls that CloudTrail records and that can lead to a finding: on the
+    /// control's resources, and on those that concern them.
+    fn calls() -> Vec<&'static str> {
         let others = Self::EXPANDS.map_or(&[][..], |other| other.calls);
-        Self::INFO.calls.iter().any(|of| of.name == call) || others.contains(&call)
+        let own = Self::INFO.calls.iter().map(|of| of.name);
+        own.chain(others.iter().copied()).collect()
     }
 
     /// Reads an event: which resource to look at, or why there is nothing to do.

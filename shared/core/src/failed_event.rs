@@ -4,7 +4,7 @@
 //! | shape | from | body |
 //! | --- | --- | --- |
 //! | bare | a rule that could not deliver, a batch from a queue that a function failed on | the event |
-//! | record | a function that failed on it | Lambda's record around the event |
+//! | record | a function that failed on it, the state machine whose look failed | Lambda's record around the event |
 //!
 //! Deliberately not here: the queue and the functions
 //! (`backstop_aws::failed_events`).

@@ -131,7 +131,7 @@ impl<R: Remediation> Served for R {
     }
 
     fn listens_to(&self, call: &str) -> bool {
-        R::listens_to(call)
+        R::calls().contains(&call)
     }
 
     fn preview<'a>(

@@ -11,5 +11,6 @@
 mod corpus;
 mod e2e;
 mod faults;
+mod iam;
 mod structure;
 mod template;

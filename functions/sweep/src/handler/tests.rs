@@ -56,6 +56,7 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeTrails" => Reply::ok(r#"{"trailList":[{"Name":"t","TrailARN":"arn:t","IsMultiRegionTrail":true}]}"#),
         "GetTrailStatus" => Reply::ok(r#"{"IsLogging":true}"#),
         "GetEventSelectors" => Reply::ok(r#"{"EventSelectors":[{"ReadWriteType":"All","IncludeManagementEvents":true}]}"#),
+        "ListStackResources" => Reply::ok("<ListStackResourcesResponse><ListStackResourcesResult><StackResourceSummaries><member><LogicalResourceId>R</LogicalResourceId><PhysicalResourceId>r</PhysicalResourceId><ResourceType>AWS::Events::Rule</ResourceType><LastUpdatedTimestamp>2026-11-24T10:00:00Z</LastUpdatedTimestamp><ResourceStatus>CREATE_COMPLETE</ResourceStatus></member></StackResourceSummaries></ListStackResourcesResult></ListStackResourcesResponse>"),
         "DescribeRule" => Reply::ok(r#"{"Name":"r","State":"ENABLED"}"#),
         "GetTopicAttributes" => Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>"),
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
@@ -96,7 +97,7 @@ async fn run(wire: &Wire, payload: Value) -> Result<String, String> {
         mode: Mode::Notify,
         topic_arn: "arn:aws:sns:eu-central-1:111122223333:t".into(),
         queue_url: "https://sqs.eu-central-1.amazonaws.com/111122223333/q".into(),
-        rule_names: vec!["r".into()],
+        stack_id: "arn:aws:cloudformation:eu-central-1:111122223333:stack/backstop/1".into(),
     };
     let mut context = Context::default();
     context.request_id = "request-1".into();

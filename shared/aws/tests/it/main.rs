@@ -24,6 +24,7 @@ mod policy_and_bus;
 mod public_image;
 mod public_snapshot;
 mod security_groups;
+mod stack;
 mod stored;
 mod storms;
 mod volume_pages;

@@ -28,7 +28,7 @@ use backstop_wire::memory::table::{Index, Table};
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
-use crate::faults::{Fault, Scene, Story, Watch, Way, indexes, stories};
+use crate::faults::{Fault, Scene, Story, Watch, Way, indexes, ledger_table, stories};
 
 /// A table of the emulator's, beside one in memory.
 struct Beside {
@@ -53,7 +53,7 @@ impl Beside {
             differences: Mutex::default(),
         };
         for item in cloud.table.items.values() {
-            let put = json!({ "TableName": "ledger", "Item": item });
+            let put = json!({ "TableName": ledger_table(), "Item": item });
             let (status, answer) = beside.call("PutItem", &put);
             assert_eq!(status, 200, "{answer}");
         }
@@ -62,9 +62,7 @@ impl Beside {
 
     /// Makes a call of the emulator.
     fn call(&self, operation: &str, request: &Value) -> (u16, Value) {
-        let request = request
-            .to_string()
-            .replace("\"ledger\"", &json!(self.table).to_string());
+        let request = request.to_string().replace(&ledger_table(), &self.table);
         let target = format!("DynamoDB_20120810.{operation}");
         let headers = [
             ("host", "localhost"),
@@ -77,9 +75,7 @@ impl Beside {
         ];
         let request = Message::request("POST", "/", &headers, request.as_bytes());
         let answer = request.send(self.at).unwrap();
-        let body = answer
-            .text()
-            .replace(&json!(self.table).to_string(), "\"ledger\"");
+        let body = answer.text().replace(&self.table, &ledger_table());
         (answer.status(), serde_json::from_str(&body).unwrap())
     }
 
@@ -105,7 +101,7 @@ impl Beside {
     /// How many calls were compared; panics where answers differed, or what both
     /// tables hold in the end does.
     fn done(&self) -> usize {
-        let (_, theirs) = self.call("Scan", &json!({ "TableName": "ledger" }));
+        let (_, theirs) = self.call("Scan", &json!({ "TableName": ledger_table() }));
         let ours = self
             .memory
             .lock()
@@ -262,7 +258,7 @@ fn runs_that_compete_are_refused_in_memory_as_they_are_by_the_emulator() {
                 reply
             }
         });
-        let ledger = Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned());
+        let ledger = Ledger::new(&Clients::new(&wire.config(1)), ledger_table());
         compete(&ledger).await;
         let compared = table.done();
         println!("{compared} calls were answered alike");

@@ -14,14 +14,15 @@ use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients, with_
 use backstop_aws::clock::Clock;
 use backstop_aws::ledger::Ledger;
 use backstop_aws::settings::{
-    EncryptSettings, NotifySettings, PatchSettings, RemediationSettings, SweepSettings,
-    UndoSettings, WatchSettings,
+    DEFAULT_MODE, EncryptSettings, NotifySettings, PatchSettings, RemediationSettings,
+    SweepSettings, UndoSettings, WatchSettings,
 };
-use backstop_core::words::Mode;
 use backstop_engine::Engine;
+use backstop_tests::iam::{Request, Verdict, judge};
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::native_events::command_status;
-use backstop_tests::template::{self, matches, text};
+use backstop_tests::stack::Stack;
+use backstop_tests::template::{self, Statement, matches, role_of, text};
 use backstop_wire::memory::Cloud;
 use backstop_wire::memory::table::Index;
 use backstop_wire::{Call, Reply, Wire};
@@ -29,6 +30,8 @@ use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::requests::requests;
 
 /// More deliveries than any run of a few functions needs: one that makes so many
 /// never ends.
@@ -56,74 +59,44 @@ impl Function {
         };
         // Made only for those who take them: a story starts functions by the hundred.
         let encryption = || EncryptionClients::new(&config);
-        let of = |name: &str| format!("arn:aws:{name}:{REGION}:{ACCOUNT}:backstop");
-        let (ledger_table, policy_parameter) = ("ledger".to_owned(), "/backstop/policy".to_owned());
-        let (topic_arn, state_machine_arn) = (of("sns"), of("states"));
-        let remediation = RemediationSettings {
-            ledger_table: ledger_table.clone(),
-            policy_parameter: policy_parameter.clone(),
-            mode: Mode::Enforce,
-            owner_tag_key: "owner".to_owned(),
+        let environment = &DEPLOYED.environments[id];
+        let get = |name: &str| match name {
+            // The template's default is `notify`.
+            DEFAULT_MODE => Some("enforce".to_owned()),
+            name => environment.get(name).cloned(),
         };
-        let at_once =
-            |controls| Self::AtOnce(Engine::new(clients.clone(), remediation.clone(), controls));
+        let at_once = |controls| {
+            let settings = RemediationSettings::read(&get).unwrap();
+            Self::AtOnce(Engine::new(clients.clone(), settings, controls))
+        };
         match id {
             "RevokeIngressFunction" => at_once(revoke_ingress::CONTROLS),
             "RestoreAccountDefaultsFunction" => at_once(restore_account_defaults::CONTROLS),
             "UnshareStorageFunction" => at_once(unshare_storage::CONTROLS),
             "EncryptVolumeFunction" => {
-                let settings = EncryptSettings {
-                    remediation,
-                    state_machine_arn,
-                };
-                Self::EncryptVolume(encrypt_volume::Handler::new(
-                    clients,
-                    encryption(),
-                    settings,
-                ))
+                let settings = EncryptSettings::read(&get).unwrap();
+                let encryption = encryption();
+                Self::EncryptVolume(encrypt_volume::Handler::new(clients, encryption, settings))
             }
             "PatchInstanceFunction" => {
-                let settings = PatchSettings {
-                    remediation,
-                    command_log_group: "/backstop/patch-commands".to_owned(),
-                };
+                let settings = PatchSettings::read(&get).unwrap();
                 Self::PatchInstance(patch_instance::Handler::new(clients, settings))
             }
             "NotifyFunction" => {
-                let settings = NotifySettings {
-                    ledger_table,
-                    topic_arn,
-                };
+                let settings = NotifySettings::read(&get).unwrap();
                 Self::Notify(notify::Handler::new(clients, settings))
             }
             "SweepFunction" => {
-                let settings = SweepSettings {
-                    ledger_table,
-                    policy_parameter,
-                    mode: Mode::Enforce,
-                    topic_arn,
-                    queue_url: format!("https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/failed"),
-                    rule_names: template::rules()
-                        .into_iter()
-                        .map(|r| r.logical_id)
-                        .collect(),
-                };
+                let settings = SweepSettings::read(&get).unwrap();
                 let operations = OperationsClients::new(&config);
                 Self::Sweep(sweep::Handler::new(clients, operations, settings))
             }
             "UndoFunction" => {
-                let settings = UndoSettings {
-                    ledger_table,
-                    policy_parameter,
-                    state_machine_arn,
-                };
+                let settings = UndoSettings::read(&get).unwrap();
                 Self::Undo(undo::Handler::new(clients, encryption(), settings))
             }
             "WatchOptOutsFunction" => {
-                let settings = WatchSettings {
-                    ledger_table,
-                    policy_parameter,
-                };
+                let settings = WatchSettings::read(&get).unwrap();
                 Self::WatchOptOuts(watch_opt_outs::Handler::new(clients, settings))
             }
             other => panic!("the fault run does not know the function {other}"),
@@ -223,6 +196,8 @@ struct Shared {
     cloud: Mutex<Cloud>,
     watch: Option<Arc<Watch>>,
     calls: Mutex<Vec<(&'static str, Nth)>>,
+    /// What was asked of IAM: function, request and answer.
+    asked: Mutex<Vec<(&'static str, Request, Verdict)>>,
     fault: Mutex<Option<Fault>>,
     killed: Notify,
     /// Whether the event of the run that was killed is lost with it.
@@ -246,6 +221,9 @@ impl Shared {
         if let Some(reply) = instead {
             return reply;
         }
+        if let Some(refusal) = self.ask_iam(function, call) {
+            return refusal;
+        }
         let reply = lock(&self.cloud).answer(call, now);
         if let Some(watch) = &self.watch
             && call.service == "dynamodb"
@@ -261,6 +239,22 @@ impl Shared {
         *lock(&self.lost) = way == Way::KilledForGood;
         self.killed.notify_one();
         Reply::Silence
+    }
+
+    /// Asks IAM by the function's role; what AWS answers unless it may.
+    fn ask_iam(&self, function: &'static str, call: &Call) -> Option<Reply> {
+        let requests = requests(call, &lock(&self.cloud));
+        let mut may = true;
+        for request in requests {
+            let verdict = judge(&DEPLOYED.statements[function], &request);
+            may &= verdict == Verdict::Allowed;
+            lock(&self.asked).push((function, request, verdict));
+        }
+        if may {
+            None
+        } else {
+            Way::Denied.instead(&call.service)
+        }
     }
 }
 
@@ -325,6 +319,7 @@ impl Account {
                 cloud: Mutex::new(cloud),
                 watch,
                 calls: Mutex::default(),
+                asked: Mutex::default(),
                 fault: Mutex::default(),
                 killed: Notify::new(),
                 lost: Mutex::default(),
@@ -339,7 +334,11 @@ impl Account {
 
     /// An empty account with the template's table.
     pub(super) fn empty(policy: &Value, clock: Clock) -> Self {
-        let cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
+        let mut cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
+        cloud.rules = template::rules()
+            .iter()
+            .map(|rule| DEPLOYED.stack.name(&rule.logical_id))
+            .collect();
         Self::new(cloud, clock, None)
     }
 
@@ -355,7 +354,7 @@ impl Account {
     pub(super) fn ledger(&self) -> Ledger {
         let shared = self.shared.clone();
         let wire = Wire::new(move |call| lock(&shared.cloud).answer(call, shared.clock.now()));
-        Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
+        Ledger::new(&Clients::new(&wire.config(1)), ledger_table())
     }
 
     /// The calls that a function has made, in order.
@@ -363,6 +362,18 @@ impl Account {
         let calls = lock(&self.shared.calls);
         let of = calls.iter().filter(|(of, _)| *of == function);
         of.map(|(_, nth)| nth.clone()).collect()
+    }
+
+    /// What was asked of IAM, in order: function, request and answer.
+    pub(super) fn asked(&self) -> Vec<(&'static str, Request, Verdict)> {
+        lock(&self.shared.asked).clone()
+    }
+
+    /// What IAM did not allow: function, request and answer.
+    pub(super) fn refused(&self) -> Vec<(&'static str, Request, Verdict)> {
+        let asked = lock(&self.shared.asked);
+        let refused = asked.iter().filter(|(.., of)| *of != Verdict::Allowed);
+        refused.cloned().collect()
     }
 
     /// Has a call fail.
@@ -649,6 +660,11 @@ fn id_of(function: &str) -> &'static str {
 
 /// What the template says of the functions, read once.
 struct Deployed {
+    stack: Stack,
+    /// The environment of each function.
+    environments: BTreeMap<String, BTreeMap<String, String>>,
+    /// The statements of each function's role.
+    statements: BTreeMap<String, Vec<Statement>>,
     /// Seconds that each function's invocations may take.
     timeouts: BTreeMap<String, u64>,
     /// How often Lambda tries a failed event again.
@@ -664,7 +680,18 @@ static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
     let machine = template::read("functions/encrypt-volume/state-machine.asl.json");
     let mut rules = template::rules();
     rules.retain(|rule| !rule.pattern.is_null());
+    let stack = Stack::new("backstop");
+    let ids: Vec<String> = template::functions().into_keys().collect();
     Deployed {
+        environments: ids
+            .iter()
+            .map(|id| (id.clone(), stack.environment(id)))
+            .collect(),
+        statements: ids
+            .iter()
+            .map(|id| (id.clone(), stack.statements(&role_of(id))))
+            .collect(),
+        stack,
         timeouts: template::functions()
             .iter()
             .map(|(id, of)| (id.clone(), timeout(of)))
@@ -682,6 +709,11 @@ static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
 /// How a function takes from a queue; none: it does not.
 fn queue_of(function: &str) -> Option<&'static Value> {
     DEPLOYED.queues.get(function)
+}
+
+/// The name of the ledger's table.
+pub(crate) fn ledger_table() -> String {
+    DEPLOYED.stack.name("LedgerTable")
 }
 
 /// The indexes of the ledger's table, as the template has them.

@@ -11,6 +11,8 @@
 //! `e2e/failing_calls.rs`.
 
 mod account;
+pub(crate) mod opt_outs;
+mod requests;
 pub(crate) mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::account::{Account, Nth};
-pub(crate) use self::account::{Fault, Watch, Way, indexes};
+pub(crate) use self::account::{Fault, Watch, Way, indexes, ledger_table};
 use backstop_aws::clock::Clock;
 
 /// A function at its work on one resource.
@@ -169,6 +171,10 @@ impl<S: Story> Scene<S> {
 
     async fn wrong(&self, account: &Account, end: &End) -> Vec<String> {
         let mut wrong = S::wrong(account, &self.before, end).await;
+        let refused = account.refused().into_iter();
+        wrong.extend(refused.map(|(function, request, verdict)| {
+            format!("{function}: IAM answers {verdict:?} to {request:?}")
+        }));
         let given_up = account.given_up.iter();
         wrong.extend(given_up.map(|(function, why)| format!("{function} has given up: {why}")));
         wrong

@@ -615,7 +615,7 @@ impl Control for OpenIngress {
     });
 
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::ingress(payload)
+        trigger::ingress(&Self::calls(), payload)
     }
 
     const IN_PLACE: (Step, Step) = (Step::Narrow, Step::Widen);
