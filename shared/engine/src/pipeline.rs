@@ -585,7 +585,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             found.facts = now;
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
-                && !entry.last_outcomes().iter().any(|outcome| outcome.failed())
+                && !entry.has_failures()
             {
                 entry.head.status = Status::Stopped;
                 entry.detail.plan.reasons.clone_from(&plan.reasons);
@@ -669,7 +669,6 @@ impl<R: Remediation> Pipeline<'_, R> {
         before: &BTreeMap<ItemId, R::State>,
         found: &Found<R>,
     ) -> Option<(Option<R::Facts>, Decision<R>)> {
-        let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
         for read in 1..=MOST_READS {
             let facts = match self.facts().await {
                 Ok(facts) => facts,
@@ -684,8 +683,13 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             let decision = self.decide(facts.as_ref(), &found.policy, &found.guards, self.now());
             let now = items::<R>(facts.as_ref());
+            if entry.has_failures() {
+                // An answer was lost, or somebody else made the change: what is told
+                // is what the resource shows.
+                decide::settle::<R>(entry, &now, &decision);
+            }
             let verification = decide::verify::<R>(entry, before, &now, &decision);
-            let settled = failed
+            let settled = entry.has_failures()
                 || verification.passed()
                 || decide::has_news(entry, decision.plan.as_ref())
                 || read == MOST_READS;
