@@ -3,7 +3,7 @@
 //!
 //! The grant to everyone goes; accounts that are named keep theirs, for backup
 //! services share by name. Deliberately not here: the account's setting that
-//! blocks public sharing, of which only the severity depends.
+//! blocks public sharing, of which only the severity depends, and an undo.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,8 @@ pub struct Snapshot {
     /// Whether the account's block of public sharing hides it from everyone. The
     /// grant stays, and is in force again once the block is lifted.
     pub hidden: bool,
+    /// Whether that block keeps it from being shared with everyone anew.
+    pub blocked: bool,
     /// Who may use it beside its owner.
     pub shared_with: BTreeSet<Holder>,
 }
@@ -172,6 +174,12 @@ impl Control for PublicSnapshot {
 
     fn name(_grant: &str) -> String {
         "the grant to everyone".to_owned()
+    }
+
+    fn bars_undo(snapshot: &Snapshot) -> Option<String> {
+        snapshot.blocked.then(|| {
+            "the account blocks public sharing of snapshots in this Region, so EC2 would refuse to share it with everyone. Lift the block (`aws ec2 disable-snapshot-block-public-access`; snapshots that it hides are public from then on) and ask again, or share it with accounts by name".to_owned()
+        })
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {

@@ -18,6 +18,7 @@ fn snapshot(shared_with: &[Holder]) -> Snapshot {
         name: "nightly".to_owned(),
         tags: [].into(),
         hidden: false,
+        blocked: false,
         shared_with: shared_with.iter().cloned().collect(),
     }
 }
@@ -45,6 +46,7 @@ fn the_grant_to_everyone_goes_and_named_accounts_keep_theirs() {
     let named = Holder::Account("444455556666".to_owned());
     let hidden = Snapshot {
         hidden: true,
+        blocked: true,
         ..snapshot(&[Holder::Everyone])
     };
     let theirs = Snapshot {

@@ -117,6 +117,8 @@ pub struct Ec2 {
     pub instances: BTreeMap<String, Instance>,
     /// Whether new volumes are encrypted by themselves.
     pub encryption_by_default: bool,
+    /// Whether snapshots can no longer be shared with everyone.
+    pub blocks_public_snapshots: bool,
     /// Copies by client token, with what was asked for.
     tokens: BTreeMap<String, (Vec<(String, String)>, String)>,
     ids: u64,
@@ -151,7 +153,10 @@ impl Ec2 {
             "DescribeSnapshots" => self.describe_snapshots(call, now),
             "DescribeSnapshotAttribute" => self.describe_grants(call),
             "ModifySnapshotAttribute" => self.modify_grants(call),
-            "GetSnapshotBlockPublicAccessState" => Ok("<state>unblocked</state>".to_owned()),
+            "GetSnapshotBlockPublicAccessState" => Ok(match self.blocks_public_snapshots {
+                true => "<state>block-new-sharing</state>".to_owned(),
+                false => "<state>unblocked</state>".to_owned(),
+            }),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
@@ -171,6 +176,10 @@ impl Ec2 {
             "GetEbsEncryptionByDefault" => Ok(self.by_default()),
             "EnableEbsEncryptionByDefault" => {
                 self.encryption_by_default = true;
+                Ok(self.by_default())
+            }
+            "DisableEbsEncryptionByDefault" => {
+                self.encryption_by_default = false;
                 Ok(self.by_default())
             }
             "GetEbsDefaultKmsKeyId" => Ok("<kmsKeyId>alias/aws/ebs</kmsKeyId>".to_owned()),
@@ -335,7 +344,8 @@ impl Ec2 {
 
     // --- tags
 
-    fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
+    /// The tags of a resource; `None`: there is no such resource.
+    pub fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
         Some(match id.split_once('-')?.0 {
             "sg" => self.groups.get_mut(id)?,
             "sgr" => &mut self.rules.get_mut(id)?.tags,
@@ -481,17 +491,25 @@ impl Ec2 {
 
     fn modify_grants(&mut self, call: &Call) -> Answer {
         let id = call.parameter("SnapshotId").unwrap();
+        let blocked = self.blocks_public_snapshots;
         let Some(snapshot) = self.snapshots.get_mut(id) else {
             return Err(("InvalidSnapshot.NotFound", id.to_owned()));
         };
+        let adds = call.parameter("OperationType") == Some("add");
+        if blocked && adds && call.list("UserGroup").contains(&"all") {
+            return Err((
+                "OperationNotPermitted",
+                "public sharing is blocked".to_owned(),
+            ));
+        }
         for holder in call
             .list("UserGroup")
             .into_iter()
             .chain(call.list("UserId"))
         {
-            match call.parameter("OperationType") {
-                Some("add") => snapshot.shared_with.insert(holder.to_owned()),
-                _ => snapshot.shared_with.remove(holder),
+            match adds {
+                true => snapshot.shared_with.insert(holder.to_owned()),
+                false => snapshot.shared_with.remove(holder),
             };
         }
         Ok("<return>true</return>".to_owned())
