@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+mod contract;
 mod corpus;
 mod e2e;
 mod faults;
