@@ -185,6 +185,12 @@ pub trait Control: Send + Sync + 'static {
         None
     }
 
+    /// Why AWS would refuse to put back what a remediation changed, as long as the
+    /// resource is so, and the way out, as a sentence.
+    fn bars_undo(_facts: &Self::Facts) -> Option<String> {
+        None
+    }
+
     /// Digest of control, resource and what is wrong, without ids that change
     /// when it is put back. An item that stays once it is remediated needs its
     /// state in it: the baseline spares what has a fingerprint that it noted. It is

@@ -384,16 +384,21 @@ fn was_removed<S: Clone + PartialEq>(entry: &Entry<S>, item: &str) -> bool {
         .any(|outcome| outcome.item == item && outcome.step == Step::Revoke)
 }
 
-/// Brings an entry of an earlier attempt up to date with the resource as it is
-/// now: a planned change that is no longer needed, because the item is gone or
-/// changed already, counts as already done, and so does a step on it that had
-/// failed. Where nothing exceeds the policy any more, what was not done is
-/// dropped.
+/// Brings an entry up to date with the resource as it is now: a planned change
+/// that is no longer needed, because the item is gone or changed and exposes nothing
+/// any more, counts as already done, and so does a step on it that had failed. One
+/// that was to take back what we had added counts as done only once that is gone.
+/// Where nothing exceeds the policy any more, what was not done is dropped.
 pub fn settle<C: Control>(
     entry: &mut Entry<C::State>,
     now: &BTreeMap<ItemId, C::State>,
     decision: &Decision<C::State>,
 ) {
+    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    let exposed = |item: &str| {
+        let mut of_item = exposures.iter().filter(|e| e.item == item);
+        of_item.any(|exposure| !exposure.exemption.holds())
+    };
     let harmless = decision.finding().is_none();
     let last = entry.last_outcomes();
     let mut settled = Vec::new();
@@ -405,6 +410,7 @@ pub fn settle<C: Control>(
             (true, true) => Ending::Skipped {
                 why: "nothing exceeds the policy any more".to_owned(),
             },
+            (false, _) if exposed(&change.item) => continue,
             (false, _) => Ending::AlreadyDone,
         };
         let of_item: Vec<&Outcome> = last
@@ -431,7 +437,10 @@ pub fn settle<C: Control>(
                     .into_iter()
                     .filter(|outcome| outcome.failed())
                     .map(|outcome| Outcome {
-                        ending: ending.clone(),
+                        ending: match is_left_over(outcome, now) {
+                            true => outcome.ending.clone(),
+                            false => ending.clone(),
+                        },
                         ..outcome.clone()
                     }),
             );
@@ -445,6 +454,12 @@ pub fn settle<C: Control>(
             .changes
             .retain(|change| now.get(&change.item) != change.before.as_ref());
     }
+}
+
+/// Whether a step was to take back an item that we had added, and did not.
+fn is_left_over<S>(outcome: &Outcome, now: &BTreeMap<ItemId, S>) -> bool {
+    let created = outcome.created.as_ref();
+    outcome.step == Step::TakeBack && created.is_some_and(|id| now.contains_key(id))
 }
 
 /// Whether a plan made after our changes holds something that is not the

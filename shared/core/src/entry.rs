@@ -273,6 +273,12 @@ impl<S: Clone + PartialEq> Entry<S> {
         outcomes
     }
 
+    /// Whether a step failed, of the outcomes that count.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        self.last_outcomes().iter().any(|outcome| outcome.failed())
+    }
+
     /// What this entry's message is known by; the same key is sent once. It is
     /// the entry's id and the digest of what came of it: a failure is told when
     /// its set of items and AWS codes is new, and again once it is fixed.

@@ -74,6 +74,8 @@ pub struct Storage {
     /// Whether the account's block of public sharing hides it from everyone. The
     /// grant stays, and is in force again once the block is lifted.
     pub hidden: bool,
+    /// Whether that block keeps it from being shared with everyone anew.
+    pub blocked: bool,
     /// Who may use it beside its owner.
     pub shared_with: BTreeSet<Holder>,
     /// When it was used last, as far as AWS says, for people.

@@ -662,7 +662,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 break;
             };
             found.facts = now;
-            let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
+            let failed = entry.has_failures();
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
                 && !failed
@@ -768,7 +768,6 @@ impl<R: Remediation> Pipeline<'_, R> {
         before: &BTreeMap<ItemId, R::State>,
         found: &Found<R>,
     ) -> Option<(Option<R::Facts>, Decision<R>)> {
-        let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
         for read in 1..=MOST_READS {
             let facts = match self.facts().await {
                 Ok(facts) => facts,
@@ -783,13 +782,19 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             let decision = self.decide(facts.as_ref(), &found.policy, &found.guards, self.now());
             let now = items::<R>(facts.as_ref());
+            if entry.has_failures() {
+                // An answer was lost, or somebody else made the change: what is told
+                // is what the resource shows.
+                decide::settle::<R>(entry, &now, &decision);
+            }
             let verification = decide::verify::<R>(entry, before, &now, &decision);
             // Of a resource that is to trip some exposures stay: that is no news.
             let as_expected = match found.trips {
                 None => decide::has_news(entry, decision.plan.as_ref()),
                 Some(_) => verification.not_as_planned.is_empty(),
             };
-            let settled = failed || verification.passed() || as_expected || read == MOST_READS;
+            let settled =
+                entry.has_failures() || verification.passed() || as_expected || read == MOST_READS;
             entry.detail.verification = Some(verification);
             if settled {
                 return Some((facts, decision));

@@ -169,6 +169,10 @@ impl Undoing<'_> {
             Decision::Refused(states) => return Ok(Some(Answer::refused::<R>(&states))),
             Decision::Restore(states) => states,
         };
+        if let Some(why) = facts.as_ref().and_then(R::bars_undo) {
+            let refusal = format!("nothing was changed: {why}");
+            return Ok(Some(Answer::new(Answered::Refused, refusal)));
+        }
         if R::INFO.opt_out_on == OptOutOn::Policy
             && let Some(refusal) = self
                 .needs_exemption::<R>(facts.as_ref(), entry, now)

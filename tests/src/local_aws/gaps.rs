@@ -23,6 +23,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use backstop_wire::memory::ec2::Settings;
+
 use super::ACCOUNT;
 use super::http::Message;
 use super::proxy::{Call, Upstreams, error};
@@ -37,67 +39,6 @@ pub(super) struct Gaps {
     /// When instances were last started.
     pub(super) launched: HashMap<String, String>,
     settings: Settings,
-}
-
-/// The account's settings that moto does not know, as EC2 spells them.
-struct Settings {
-    block: String,
-    console: bool,
-    tokens: String,
-    hops: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            block: "block-new-sharing".to_owned(),
-            console: false,
-            tokens: "required".to_owned(),
-            hops: "2".to_owned(),
-        }
-    }
-}
-
-impl Settings {
-    /// Answers a call about one of them; none: it is about something else.
-    fn answer(&mut self, call: &Call) -> Option<String> {
-        let field = |name: &str| call.request[name].as_str().map(str::to_owned);
-        let action = call.action.as_str();
-        match action {
-            "EnableSnapshotBlockPublicAccess" => self.block = field("State").unwrap_or_default(),
-            "DisableSnapshotBlockPublicAccess" => self.block = "unblocked".to_owned(),
-            "EnableSerialConsoleAccess" => self.console = true,
-            "DisableSerialConsoleAccess" => self.console = false,
-            "ModifyInstanceMetadataDefaults" => {
-                // What is not named stays.
-                self.tokens = field("HttpTokens").unwrap_or_else(|| self.tokens.clone());
-                let hops = field("HttpPutResponseHopLimit");
-                self.hops = hops.unwrap_or_else(|| self.hops.clone());
-            }
-            "GetSnapshotBlockPublicAccessState"
-            | "GetSerialConsoleAccessStatus"
-            | "GetInstanceMetadataDefaults" => {}
-            _ => return None,
-        }
-        let content = match action {
-            "GetInstanceMetadataDefaults" => {
-                let known = |name: &str, value: &str| match value {
-                    "no-preference" | "-1" => String::new(),
-                    value => format!("<{name}>{value}</{name}>"),
-                };
-                let tokens = known("httpTokens", &self.tokens);
-                let hops = known("httpPutResponseHopLimit", &self.hops);
-                format!("<accountLevel>{tokens}{hops}</accountLevel>")
-            }
-            "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
-            _ if action.contains("SerialConsole") => format!(
-                "<serialConsoleAccessEnabled>{}</serialConsoleAccessEnabled>",
-                self.console
-            ),
-            _ => format!("<state>{}</state>", self.block),
-        };
-        Some(format!("<{action}Response>{content}</{action}Response>"))
-    }
 }
 
 impl Gaps {
@@ -145,8 +86,12 @@ pub(super) fn forward(
     let field = |name: &str| call.request[name].as_str().unwrap_or_default();
     let dry_run = field("DryRun") == "true";
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
-    if let Some(answer) = gaps.lock().unwrap().settings.answer(call) {
-        return Ok(xml(&answer));
+    let parameter = |name: &str| call.request[name].as_str().map(str::to_owned);
+    let action = call.action.as_str();
+    if let Some(content) = gaps.lock().unwrap().settings.answer(action, parameter) {
+        return Ok(xml(&format!(
+            "<{action}Response>{content}</{action}Response>"
+        )));
     }
     match call.action.as_str() {
         "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {

@@ -15,6 +15,7 @@ use backstop_tests::stack::Stack;
 use backstop_tests::template::{Statement, functions, resource, role_of, statements, text};
 use serde_json::json;
 
+use crate::contract::FIXTURES;
 use crate::faults::{opt_outs, stories};
 
 const STACK: &str = "backstop";
@@ -143,6 +144,12 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
     let replaced = [("aws:ResourceTag/backstop:replaced-by", "vol-2")];
     may(SWEEP, "ec2:DeleteVolume", &volume, &replaced);
     may(SWEEP, "dynamodb:DeleteItem", &stack.arn("LedgerTable"), &[]);
+    // A snapshot from before patches, likewise.
+    let safety = [
+        ("aws:ResourceTag/backstop:purpose", "safety"),
+        ("aws:ResourceTag/backstop:entry", "01M7"),
+    ];
+    may(SWEEP, "ec2:DeleteSnapshot", &snapshot, &safety);
 
     // An encryption, a setting and a rule are put back.
     for action in [
@@ -152,9 +159,8 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
         "ec2:DescribeSnapshots",
         "ec2:DescribeTags",
         "ec2:DescribeVolumes",
-        "ec2:DisableEbsEncryptionByDefault",
-        "ec2:GetEbsEncryptionByDefault",
-        "ec2:GetSnapshotBlockPublicAccessState",
+        // From a stronger block to a weaker one.
+        "ec2:EnableSnapshotBlockPublicAccess",
     ] {
         may(UNDO, action, "*", &[]);
     }
@@ -249,14 +255,15 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
 
 /// Every request that is answered with yes: of the stories, and of `allowed`.
 static YES: LazyLock<BTreeSet<(&'static str, Request)>> = LazyLock::new(|| {
-    let mut asked = opt_outs::asked::<stories::Revoke>();
-    asked.extend(opt_outs::asked::<stories::Sweep>());
-    asked.extend(opt_outs::asked::<stories::Undo>());
-    asked.extend(opt_outs::asked::<stories::Unshare>());
-    asked.extend(opt_outs::asked::<stories::UndoUnshare>());
-    asked.extend(opt_outs::asked::<stories::Restore>());
-    asked.extend(opt_outs::asked::<stories::Encrypt>());
-    asked.extend(opt_outs::asked::<stories::Patch>());
+    let mut asked = opt_outs::asked(stories::Revoke);
+    asked.extend(opt_outs::asked(stories::Sweep));
+    asked.extend(opt_outs::asked(stories::Undo));
+    for of in FIXTURES {
+        asked.extend(opt_outs::asked(stories::Remediation(*of)));
+        asked.extend(opt_outs::asked(stories::UndoOf(*of)));
+    }
+    asked.extend(opt_outs::asked(stories::Encrypt));
+    asked.extend(opt_outs::asked(stories::Patch));
     for (function, action, resource, facts) in allowed() {
         let request = Request::new(action, &resource, &facts);
         let verdict = judge(&ROLES[function], &request);
@@ -313,6 +320,8 @@ const OF_ANYBODY: &[(&str, &str)] = &[
     (ENCRYPT, "*:key/*"),
     // Licences that other accounts share.
     (ENCRYPT, "*:license-configuration:*"),
+    // Hosts of resource groups that other accounts share.
+    (ENCRYPT, "*:resource-groups:*"),
     // A trail of the organisation.
     (SWEEP, "*:trail/*"),
 ];

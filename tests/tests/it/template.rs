@@ -57,7 +57,7 @@ fn at_once() -> BTreeMap<&'static str, Vec<&'static ControlInfo>> {
 }
 
 /// A function's logical id.
-fn function_of(name: &str) -> String {
+pub(crate) fn function_of(name: &str) -> String {
     format!("{}Function", pascal_case(name))
 }
 

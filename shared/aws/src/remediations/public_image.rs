@@ -17,6 +17,9 @@ use crate::group_pages::each_page;
 use crate::remediation::{Place, Remediation, Stopped, Walked, outcome};
 use crate::security_groups::{partition, tags};
 
+/// The state of an account that blocks public sharing of images, as EC2 names it.
+const BLOCKED: &str = "block-new-sharing";
+
 /// Most images of a page.
 const PAGE: i32 = 1000;
 
@@ -29,9 +32,11 @@ impl Remediation for PublicImage {
             .image_id(id)
             .attribute(ImageAttributeName::LaunchPermission)
             .send();
-        let (described, grants) = tokio::join!(
+        let block = ec2.get_image_block_public_access_state().send();
+        let (described, grants, block) = tokio::join!(
             deadline.call("DescribeImages", describe),
             deadline.call("DescribeImageAttribute", grants),
+            deadline.call("GetImageBlockPublicAccessState", block),
         );
         let described = match described {
             Err(error) if error.is_gone() => return Ok(None),
@@ -46,7 +51,16 @@ impl Remediation for PublicImage {
             Err(error) if error.code == "AuthFailure" => Vec::new(),
             grants => grants?.launch_permissions.unwrap_or_default(),
         };
+        // Only an undo depends on it: without an answer there is none.
+        let blocked = match &block {
+            Ok(block) => block.image_block_public_access_state() == Some(BLOCKED),
+            Err(error) => {
+                tracing::warn!(%error, "whether public sharing is blocked is not known");
+                false
+            }
+        };
         Ok(Some(Storage {
+            blocked,
             shared_with: shared_with.into_iter().filter_map(holder).collect(),
             ..facts(image, at.region)
         }))
@@ -142,6 +156,7 @@ fn facts(image: &Image, region: &str) -> Storage {
         id,
         tags,
         hidden: false,
+        blocked: false,
         shared_with: [].into(),
         last_used: Some(launched.unwrap_or_else(|| "AWS knows of no launch from it".to_owned())),
     }

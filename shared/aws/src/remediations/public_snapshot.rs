@@ -53,17 +53,18 @@ impl Remediation for PublicSnapshot {
                 false => grant.user_id.map(Holder::Account),
             }
         });
-        // Only the severity depends on it: without an answer it counts as not hidden.
-        let hides = SnapshotBlockPublicAccessState::BlockAllSharing;
-        let hidden = match block {
-            Ok(block) => block.state() == Some(&hides),
+        // Only the severity and an undo depend on it: without an answer there is none.
+        use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+        let block = match block {
+            Ok(block) => block.state,
             Err(error) => {
                 tracing::warn!(%error, "whether public sharing is blocked is not known");
-                false
+                None
             }
         };
         Ok(Some(Storage {
-            hidden,
+            hidden: block == Some(BlockAllSharing),
+            blocked: matches!(block, Some(BlockAllSharing | BlockNewSharing)),
             shared_with: shared_with.collect(),
             ..facts(snapshot, at.region)
         }))
@@ -141,6 +142,7 @@ fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Storage {
         id,
         tags,
         hidden: false,
+        blocked: false,
         shared_with: [].into(),
         last_used: None,
     }

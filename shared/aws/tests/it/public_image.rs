@@ -34,6 +34,10 @@ fn answer(call: &Call) -> Reply {
                 "<launchPermission><item><userId>444455556666</userId></item><item><organizationalUnitArn>{OU}</organizationalUnitArn></item><item><group>all</group></item></launchPermission>"
             ),
         ),
+        "GetImageBlockPublicAccessState" => xml(
+            operation,
+            "<imageBlockPublicAccessState>block-new-sharing</imageBlockPublicAccessState>",
+        ),
         "ModifyImageAttribute" => xml(operation, "<return>true</return>"),
         other => panic!("{other}"),
     }
@@ -54,6 +58,7 @@ async fn an_image_is_read_in_one_round_trip_with_all_its_grants() {
             name: "golden-2026-11".to_owned(),
             tags: [].into(),
             hidden: false,
+            blocked: true,
             shared_with: [
                 Holder::Everyone,
                 Holder::Account("444455556666".to_owned()),

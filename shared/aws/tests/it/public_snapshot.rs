@@ -70,6 +70,7 @@ async fn a_snapshot_is_read_in_one_round_trip_with_all_its_grants() {
             name: "nightly".to_owned(),
             tags: [("Name".to_owned(), "nightly".to_owned())].into(),
             hidden: true,
+            blocked: true,
             shared_with: [Holder::Everyone, Holder::Account("444455556666".to_owned())].into(),
             last_used: None,
         }
@@ -184,5 +185,6 @@ async fn one_that_is_deleted_meanwhile_is_no_failure_and_neither_is_an_unknown_b
     let wire = failing(READS[2], "UnauthorizedOperation", answer);
     let snapshot = gather(&wire).await.unwrap().unwrap();
     assert!(!snapshot.hidden, "the severer of the two");
+    assert!(!snapshot.blocked, "an undo is tried");
     assert!(snapshot.shared_with.contains(&Holder::Everyone));
 }

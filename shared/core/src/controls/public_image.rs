@@ -57,7 +57,11 @@ impl Control for PublicImage {
         ],
         // Security Hub has no control for it.
         hub: &[],
-        reads: &["ec2:DescribeImageAttribute", "ec2:DescribeImages"],
+        reads: &[
+            "ec2:DescribeImageAttribute",
+            "ec2:DescribeImages",
+            "ec2:GetImageBlockPublicAccessState",
+        ],
         begins: &["ec2:ModifyImageAttribute"],
         undoes: &["ec2:CreateTags"],
         reversal: Reversal::Yes,
@@ -118,6 +122,12 @@ impl Control for PublicImage {
 
     fn name(_grant: &str) -> String {
         sharing::name()
+    }
+
+    fn bars_undo(image: &Storage) -> Option<String> {
+        image.blocked.then(|| {
+            "the account blocks public sharing of images in this Region, so EC2 would refuse to share it with everyone. Lift the block (`aws ec2 disable-image-block-public-access`, which may take ten minutes) and ask again, or share it with accounts by name".to_owned()
+        })
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {

@@ -3,7 +3,7 @@
 //!
 //! The grant to everyone goes; accounts that are named keep theirs, for backup
 //! services share by name. Deliberately not here: the account's setting that
-//! blocks public sharing, of which only the severity depends.
+//! blocks public sharing, of which only the severity depends, and an undo.
 
 use std::collections::BTreeMap;
 
@@ -108,6 +108,12 @@ impl Control for PublicSnapshot {
 
     fn name(_grant: &str) -> String {
         sharing::name()
+    }
+
+    fn bars_undo(snapshot: &Storage) -> Option<String> {
+        snapshot.blocked.then(|| {
+            "the account blocks public sharing of snapshots in this Region, so EC2 would refuse to share it with everyone. Lift the block (`aws ec2 disable-snapshot-block-public-access`; snapshots that it hides are public from then on) and ask again, or share it with accounts by name".to_owned()
+        })
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {

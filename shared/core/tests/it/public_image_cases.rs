@@ -20,6 +20,7 @@ fn image(shared_with: &[Holder]) -> Storage {
         name: "golden".to_owned(),
         tags: [].into(),
         hidden: false,
+        blocked: false,
         shared_with: shared_with.iter().cloned().collect(),
         last_used: Some("launched last on 2026-11-20".to_owned()),
     }

@@ -19,6 +19,7 @@ fn snapshot(shared_with: &[Holder]) -> Storage {
         name: "nightly".to_owned(),
         tags: [].into(),
         hidden: false,
+        blocked: false,
         shared_with: shared_with.iter().cloned().collect(),
         last_used: None,
     }
@@ -51,6 +52,7 @@ fn the_grant_to_everyone_goes_and_named_accounts_keep_theirs() {
     let named = Holder::Account("444455556666".to_owned());
     let hidden = Storage {
         hidden: true,
+        blocked: true,
         ..snapshot(&[Holder::Everyone])
     };
     let theirs = Storage {

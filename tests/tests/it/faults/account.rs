@@ -190,6 +190,10 @@ pub(crate) struct Fault {
 /// Is shown every call to the ledger's table that takes effect, and its answer.
 pub(crate) type Watch = dyn Fn(&Call, &Reply) + Send + Sync;
 
+/// Is asked about every call of a function before AWS is, which it may change
+/// meanwhile; what it does not answer, AWS does.
+type Meddler = Box<dyn FnMut(&Call, &mut Cloud) -> Option<Reply> + Send>;
+
 /// What the wires of all functions share.
 struct Shared {
     clock: Clock,
@@ -199,6 +203,7 @@ struct Shared {
     /// What was asked of IAM: function, request and answer.
     asked: Mutex<Vec<(&'static str, Request, Verdict)>>,
     fault: Mutex<Option<Fault>>,
+    meddler: Mutex<Option<(&'static str, Meddler)>>,
     killed: Notify,
     /// Whether the event of the run that was killed is lost with it.
     lost: Mutex<bool>,
@@ -224,7 +229,12 @@ impl Shared {
         if let Some(refusal) = self.ask_iam(function, call) {
             return refusal;
         }
-        let reply = lock(&self.cloud).answer(call, now);
+        let mut cloud = lock(&self.cloud);
+        let meddled = match &mut *lock(&self.meddler) {
+            Some((of, meddle)) if *of == function => meddle(call, &mut cloud),
+            _ => None,
+        };
+        let reply = meddled.unwrap_or_else(|| cloud.answer(call, now));
         if let Some(watch) = &self.watch
             && call.service == "dynamodb"
         {
@@ -259,7 +269,7 @@ impl Shared {
 }
 
 /// How an invocation ended.
-enum Ended {
+pub(crate) enum Ended {
     Answered(Value),
     Failed(String),
     /// Nobody will try it again.
@@ -297,15 +307,16 @@ struct Delivery {
 /// An account in which the stack is deployed.
 pub(crate) struct Account {
     shared: Arc<Shared>,
-    warm: BTreeMap<&'static str, Function>,
+    /// The functions that are warm, and what they call AWS over.
+    warm: BTreeMap<&'static str, (Function, Wire)>,
     on_their_way: Vec<Delivery>,
     started: BTreeSet<String>,
     ended_commands: BTreeSet<String>,
     requests: usize,
     /// The invocations that failed: function and error.
-    pub(super) failed: Vec<(String, String)>,
+    pub(crate) failed: Vec<(String, String)>,
     /// What was given up: function and error.
-    pub(super) given_up: Vec<(String, String)>,
+    pub(crate) given_up: Vec<(String, String)>,
 }
 
 impl Account {
@@ -321,6 +332,7 @@ impl Account {
                 calls: Mutex::default(),
                 asked: Mutex::default(),
                 fault: Mutex::default(),
+                meddler: Mutex::default(),
                 killed: Notify::new(),
                 lost: Mutex::default(),
             }),
@@ -333,7 +345,7 @@ impl Account {
     }
 
     /// An empty account with the template's table.
-    pub(super) fn empty(policy: &Value, clock: Clock) -> Self {
+    pub(crate) fn empty(policy: &Value, clock: Clock) -> Self {
         let mut cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
         cloud.rules = template::rules()
             .iter()
@@ -342,23 +354,23 @@ impl Account {
         Self::new(cloud, clock, None)
     }
 
-    pub(super) fn cloud(&self) -> MutexGuard<'_, Cloud> {
+    pub(crate) fn cloud(&self) -> MutexGuard<'_, Cloud> {
         lock(&self.shared.cloud)
     }
 
-    pub(super) fn now(&self) -> jiff::Timestamp {
+    pub(crate) fn now(&self) -> jiff::Timestamp {
         self.shared.clock.now()
     }
 
     /// The ledger, read past the functions and their faults.
-    pub(super) fn ledger(&self) -> Ledger {
+    pub(crate) fn ledger(&self) -> Ledger {
         let shared = self.shared.clone();
         let wire = Wire::new(move |call| lock(&shared.cloud).answer(call, shared.clock.now()));
         Ledger::new(&Clients::new(&wire.config(1)), ledger_table())
     }
 
     /// The calls that a function has made, in order.
-    pub(super) fn calls_of(&self, function: &str) -> Vec<Nth> {
+    pub(crate) fn calls_of(&self, function: &str) -> Vec<Nth> {
         let calls = lock(&self.shared.calls);
         let of = calls.iter().filter(|(of, _)| *of == function);
         of.map(|(_, nth)| nth.clone()).collect()
@@ -377,7 +389,7 @@ impl Account {
     }
 
     /// Has a call fail.
-    pub(super) fn fail(&self, fault: Fault) {
+    pub(crate) fn fail(&self, fault: Fault) {
         *lock(&self.shared.fault) = Some(fault);
     }
 
@@ -386,8 +398,27 @@ impl Account {
         lock(&self.shared.fault).is_none()
     }
 
+    /// Has somebody meddle with a function's calls from now on.
+    pub(crate) fn meddle(
+        &self,
+        function: &'static str,
+        meddler: impl FnMut(&Call, &mut Cloud) -> Option<Reply> + Send + 'static,
+    ) {
+        *lock(&self.shared.meddler) = Some((function, Box::new(meddler)));
+    }
+
+    /// Ends that.
+    pub(crate) fn leave_alone(&self) {
+        *lock(&self.shared.meddler) = None;
+    }
+
+    /// What a warm function calls AWS over.
+    pub(crate) fn wire(&self, function: &str) -> Option<&Wire> {
+        self.warm.get(function).map(|(_, wire)| wire)
+    }
+
     /// Has a function take an event as a rule or a person hands it over.
-    pub(super) fn start(&mut self, function: &'static str, event: &Value) {
+    pub(crate) fn start(&mut self, function: &'static str, event: &Value) {
         let via = match queue_of(function) {
             Some(_) => Via::Queue,
             None => Via::Event,
@@ -408,7 +439,7 @@ impl Account {
     }
 
     /// Lets everything happen that follows from what is on its way.
-    pub(super) async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         for _ in 0..MOST_DELIVERIES {
             self.collect();
             let next = self.on_their_way.iter().enumerate();
@@ -483,7 +514,12 @@ impl Account {
     }
 
     /// One invocation.
-    async fn invoke(&mut self, function: &'static str, payload: Value, request: &str) -> Ended {
+    pub(crate) async fn invoke(
+        &mut self,
+        function: &'static str,
+        payload: Value,
+        request: &str,
+    ) -> Ended {
         let shared = self.shared.clone();
         let limit = Duration::from_secs(DEPLOYED.timeouts[function]);
         let mut context = Context::default();
@@ -495,9 +531,9 @@ impl Account {
             let shared = shared.clone();
             let clock = shared.clock;
             let wire = Wire::new(move |call| shared.answer(function, call));
-            Function::start(function, &wire, clock)
+            (Function::start(function, &wire, clock), wire)
         });
-        let run = warm.handle(LambdaEvent::new(payload, context));
+        let run = warm.0.handle(LambdaEvent::new(payload, context));
         let ended = tokio::select! {
             biased;
             () = shared.killed.notified() => Err("Runtime.ExitError"),
@@ -651,7 +687,7 @@ fn names(cloud: &Cloud) -> BTreeSet<String> {
 }
 
 /// A function's logical id, for as long as the tests run.
-fn id_of(function: &str) -> &'static str {
+pub(crate) fn id_of(function: &str) -> &'static str {
     let known = DEPLOYED.timeouts.get_key_value(function);
     known
         .unwrap_or_else(|| panic!("the template has no function {function}"))

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use backstop_aws::clock::Clock;
 use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::words::ControlId;
 use backstop_tests::iam::{Request, Verdict, judge, kind_of, knows_of};
 use backstop_tests::stack::Stack;
 use backstop_tests::template::role_of;
@@ -12,20 +13,22 @@ use backstop_wire::memory::Cloud;
 
 use super::account::Account;
 use super::{Scene, Story, run, stories};
+use crate::contract::fixture;
 
-/// The keys under which the code reads the tag. IAM reads it in any case.
-const KEYS: &[&str] = &[OPT_OUT_TAG];
+/// Keys under which the code reads the tag, and holds what it would exempt. IAM
+/// reads it in any case.
+const KEYS: &[&str] = &[OPT_OUT_TAG, "Backstop:Opt-Out"];
 
 /// What is asked of IAM while a story is played without a fault.
-pub(crate) fn asked<S: Story>() -> Vec<(&'static str, Request, Verdict)> {
-    let scene = Scene::<S>::set();
+pub(crate) fn asked<S: Story>(story: S) -> Vec<(&'static str, Request, Verdict)> {
+    let scene = Scene::set(story);
     play(&scene, scene.cloud.clone())
 }
 
 fn play<S: Story>(scene: &Scene<S>, cloud: Cloud) -> Vec<(&'static str, Request, Verdict)> {
     run(async {
         let mut account = Account::new(cloud, Clock::of_timers(scene.at), None);
-        account.start(S::FUNCTION, &scene.event);
+        account.start(scene.story.function(), &scene.event);
         account.settle().await;
         account.asked()
     })
@@ -38,6 +41,7 @@ fn tag(cloud: &mut Cloud, kind: &str, key: &str, value: &str) {
         "security-group" => ec2.groups.values_mut().collect(),
         "security-group-rule" => ec2.rules.values_mut().map(|of| &mut of.tags).collect(),
         "snapshot" => ec2.snapshots.values_mut().map(|of| &mut of.tags).collect(),
+        "image" => ec2.images.values_mut().map(|of| &mut of.tags).collect(),
         "volume" => ec2.volumes.values_mut().map(|of| &mut of.tags).collect(),
         "instance" => ec2.instances.values_mut().map(|of| &mut of.tags).collect(),
         other => panic!("`{other}` carries no opt-out"),
@@ -49,10 +53,11 @@ fn tag(cloud: &mut Cloud, kind: &str, key: &str, value: &str) {
 }
 
 /// The changes that a story's function asked for, with what IAM answered.
-fn changes<S: Story>(
+fn changes(
+    function: &'static str,
     asked: Vec<(&'static str, Request, Verdict)>,
 ) -> impl Iterator<Item = (Request, Verdict)> {
-    let of_function = asked.into_iter().filter(|(of, ..)| *of == S::FUNCTION);
+    let of_function = asked.into_iter().filter(|(of, ..)| *of == function);
     of_function
         .map(|(_, request, verdict)| (request, verdict))
         .filter(|(request, _)| is_change(&request.action))
@@ -88,26 +93,28 @@ const TAGS: &[(&str, bool, bool)] = &[
 /// Plays a story with each tag on all resources of a kind. `begins`: the actions
 /// that begin a change and are judged by the tags of such a resource; all others
 /// lead back, and no tag is in their way.
-fn code_and_iam_agree<S: Story>(kind: &str, control: &str, begins: &[&str]) {
+fn code_and_iam_agree<S: Story>(story: S, kind: &str, control: &str, begins: &[&str]) {
     let other = match control {
         "open-ingress" => "unencrypted-volume",
         _ => "open-ingress",
     };
-    let scene = Scene::<S>::set();
-    let statements = Stack::new("backstop").statements(&role_of(S::FUNCTION));
-    let clean: Vec<(Request, Verdict)> = changes::<S>(play(&scene, scene.cloud.clone())).collect();
+    let scene = Scene::set(story);
+    let function = scene.story.function();
+    let statements = Stack::new("backstop").statements(&role_of(function));
+    let clean: Vec<(Request, Verdict)> =
+        changes(function, play(&scene, scene.cloud.clone())).collect();
     for (value, code_leaves_it, iam_denies) in TAGS {
         let value = value.replace("CONTROL", control).replace("OTHER", other);
         for key in KEYS {
             let mut cloud = scene.cloud.clone();
             tag(&mut cloud, kind, key, &value);
-            let changes: Vec<_> = changes::<S>(play(&scene, cloud)).collect();
-            let of = format!("{}, {kind} with {key} = `{value}`", S::FUNCTION);
+            let changes: Vec<_> = changes(function, play(&scene, cloud)).collect();
+            let of = format!("{}, {kind} with {key} = `{value}`", function);
             assert_eq!(changes.is_empty(), *code_leaves_it, "{of}: {changes:#?}");
             let refused = changes.iter().find(|(_, of)| *of != Verdict::Allowed);
             assert_eq!(refused, None, "{of}");
         }
-        for key in [OPT_OUT_TAG, "Backstop:Opt-Out", "BACKSTOP:OPT-OUT"] {
+        for key in KEYS {
             let tag = format!("aws:ResourceTag/{key}");
             let mut denied = BTreeSet::new();
             for (request, _) in &clean {
@@ -124,7 +131,7 @@ fn code_and_iam_agree<S: Story>(kind: &str, control: &str, begins: &[&str]) {
             }
             let expected = if *iam_denies { begins } else { &[] };
             let expected: BTreeSet<String> = expected.iter().map(|of| (*of).to_owned()).collect();
-            let of = format!("{}, {kind} with {key} = `{value}`", S::FUNCTION);
+            let of = format!("{}, {kind} with {key} = `{value}`", function);
             assert_eq!(denied, expected, "{of}");
         }
     }
@@ -137,33 +144,46 @@ fn a_group_that_is_opted_out_is_left_alone_and_all_that_begins_a_change_is_denie
         "ec2:ModifySecurityGroupRules",
         "ec2:RevokeSecurityGroupIngress",
     ];
-    code_and_iam_agree::<stories::Revoke>("security-group", "open-ingress", &begins);
+    code_and_iam_agree(stories::Revoke, "security-group", "open-ingress", &begins);
 }
 
 /// Of the three calls IAM judges one by the rule's tags.
 #[test]
 fn a_rule_that_is_opted_out_is_left_alone_and_its_change_in_place_is_denied() {
     let begins = ["ec2:ModifySecurityGroupRules"];
-    code_and_iam_agree::<stories::Revoke>("security-group-rule", "open-ingress", &begins);
+    code_and_iam_agree(
+        stories::Revoke,
+        "security-group-rule",
+        "open-ingress",
+        &begins,
+    );
 }
 
 #[test]
 fn a_snapshot_that_is_opted_out_is_left_alone_and_the_end_of_its_sharing_is_denied() {
     let begins = ["ec2:ModifySnapshotAttribute"];
-    code_and_iam_agree::<stories::Unshare>("snapshot", "public-snapshot", &begins);
+    let story = stories::Remediation(fixture(ControlId::PublicSnapshot));
+    code_and_iam_agree(story, "snapshot", "public-snapshot", &begins);
+}
+
+#[test]
+fn an_image_that_is_opted_out_is_left_alone_and_the_end_of_its_sharing_is_denied() {
+    let begins = ["ec2:ModifyImageAttribute"];
+    let story = stories::Remediation(fixture(ControlId::PublicImage));
+    code_and_iam_agree(story, "image", "public-image", &begins);
 }
 
 /// IAM does not judge CopyVolumes by the source's tags: the code alone does.
 #[test]
 fn a_volume_that_is_opted_out_is_left_alone_and_its_snapshot_is_denied() {
     let begins = ["ec2:CreateSnapshot"];
-    code_and_iam_agree::<stories::Encrypt>("volume", "unencrypted-volume", &begins);
+    code_and_iam_agree(stories::Encrypt, "volume", "unencrypted-volume", &begins);
 }
 
 #[test]
 fn an_instance_that_is_opted_out_of_encryption_is_left_alone_and_its_stop_is_denied() {
     let begins = ["ec2:StopInstances"];
-    code_and_iam_agree::<stories::Encrypt>("instance", "unencrypted-volume", &begins);
+    code_and_iam_agree(stories::Encrypt, "instance", "unencrypted-volume", &begins);
 }
 
 /// Whoever is opted out of one patching control is opted out of the installation.
@@ -171,6 +191,6 @@ fn an_instance_that_is_opted_out_of_encryption_is_left_alone_and_its_stop_is_den
 fn an_instance_that_is_opted_out_of_patches_is_left_alone_and_command_and_snapshots_are_denied() {
     let begins = ["ec2:CreateSnapshots", "ssm:SendCommand"];
     for control in ["missing-patches", "vulnerable-package"] {
-        code_and_iam_agree::<stories::Patch>("instance", control, &begins);
+        code_and_iam_agree(stories::Patch, "instance", control, &begins);
     }
 }

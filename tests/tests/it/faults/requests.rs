@@ -86,11 +86,15 @@ fn resource(cloud: &Cloud, id: &str) -> (String, Context) {
         "sgr" => ("security-group-rule", ec2.rules.get(id).map(|of| &of.tags)),
         "vol" => ("volume", ec2.volumes.get(id).map(|of| &of.tags)),
         "snap" => ("snapshot", ec2.snapshots.get(id).map(|of| &of.tags)),
+        "ami" => ("image", ec2.images.get(id).map(|of| &of.tags)),
         "i" => ("instance", ec2.instances.get(id).map(|of| &of.tags)),
         "pl" => ("prefix-list", None),
         other => panic!("a resource of the kind `{other}` is not modelled here"),
     };
-    let account = if kind == "snapshot" { "" } else { ACCOUNT };
+    let account = match kind {
+        "snapshot" | "image" => "",
+        _ => ACCOUNT,
+    };
     let arn = format!("arn:aws:ec2:{REGION}:{account}:{kind}/{id}");
     (arn, tags.map(tagged).unwrap_or_default())
 }
@@ -131,7 +135,8 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
             call.list("ResourceId").into_iter().map(with).collect()
         }
         "DescribeVolumeAttribute" | "DeleteVolume" => vec![of(id("VolumeId"))],
-        "DescribeSnapshotAttribute" => vec![of(id("SnapshotId"))],
+        "DescribeSnapshotAttribute" | "DeleteSnapshot" => vec![of(id("SnapshotId"))],
+        "DescribeImageAttribute" | "ModifyImageAttribute" => vec![of(id("ImageId"))],
         "ModifySnapshotAttribute" => {
             let (arn, mut facts) = resource(cloud, id("SnapshotId"));
             let how = match id("OperationType") {
