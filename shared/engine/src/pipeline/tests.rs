@@ -258,7 +258,7 @@ fn budgeted_but(
     let of_policy = format!(
         r#"{{"version":1,"controls":{{"open-ingress":{{"mode":"enforce","budget":{{"changes_per_hour":{budget}}}}}}}}}"#
     );
-    wire(world, "enforce", move |call| {
+    wire(world, move |call| {
         fails(call).or_else(|| match call.operation.as_str() {
             "GetParameter" => Some(policy(&of_policy)),
             _ => table.lock().unwrap().answer(call),
@@ -488,43 +488,4 @@ async fn a_limited_run_that_was_cut_off_or_failed_closes_what_it_counted_and_tri
     assert_eq!(world.lock().unwrap().rules, BTreeSet::from(["sgr-3"]));
     assert_eq!(spent(&table), 2, "a retry spends no second budget");
     assert!(holds(&table, OF_GROUP) && !holds(&table, OF_CONTROL));
-}
-
-/// A ledger in which a run of this group was cut off: its lock has lapsed, its
-/// entry holds `sgr-1` in `before`.
-fn cut_off(call: &Call, entry: &Value, before: &str) -> Option<Reply> {
-    match call.operation.as_str() {
-        "BatchGetItem" => {
-            let lock = json!({
-                "pk": {"S": format!("lock#open-ingress#{GROUP}")}, "sk": {"S": "lock"},
-                "entry": {"S": entry["id"]}, "holder": {"S": "request-0"}, "lease_until": {"N": "0"},
-            });
-            Some(Reply::ok(
-                json!({ "Responses": { "ledger": [lock] } }).to_string(),
-            ))
-        }
-        "GetItem" => Some(Reply::ok(
-            json!({ "Item": {
-                "document": {"S": entry.to_string()}, "before": {"B": before}, "told": {"BOOL": false},
-            } })
-            .to_string(),
-        )),
-        _ => None,
-    }
-}
-
-/// The entry that a run stores before its first change, and its `before`.
-async fn begun(rules: &[&'static str]) -> (Value, String) {
-    let wire = wire(&open(rules), "enforce", |_| None);
-    run(&wire).await.unwrap();
-    let begin = wire
-        .calls()
-        .into_iter()
-        .find(|call| call.operation == "TransactWriteItems")
-        .unwrap();
-    let item = &begin.json["TransactItems"][1]["Put"]["Item"];
-    (
-        serde_json::from_str(item["document"]["S"].as_str().unwrap()).unwrap(),
-        item["before"]["B"].as_str().unwrap().to_owned(),
-    )
 }

@@ -57,7 +57,7 @@ fn changes(
     function: &'static str,
     asked: Vec<(&'static str, Request, Verdict)>,
 ) -> impl Iterator<Item = (Request, Verdict)> {
-    let of_function = asked.into_iter().filter(|(of, ..)| *of == function);
+    let of_function = asked.into_iter().filter(move |(of, ..)| *of == function);
     of_function
         .map(|(_, request, verdict)| (request, verdict))
         .filter(|(request, _)| is_change(&request.action))
