@@ -27,6 +27,9 @@ pub enum Reason {
     /// Everything was there before the control was switched to `enforce`, and
     /// the policy's `existing` is `notify`.
     Existing,
+    /// Nothing of what was found could be judged, and the policy does not say to
+    /// close it.
+    NotJudged,
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -57,7 +60,7 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::NotifyMode => Status::Notified,
+            Self::NotifyMode | Self::NotJudged => Status::Notified,
             Self::KillSwitch => Status::Stopped,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
@@ -85,6 +88,7 @@ impl fmt::Display for Reason {
             Self::Existing => f.write_str(
                 "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`",
             ),
+            Self::NotJudged => f.write_str("it cannot be judged"),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),

@@ -74,6 +74,10 @@ pub enum Failure {
     /// A resource that concerns others is still being modified.
     #[error("{0} is still being modified ({1}): look again later")]
     BeingModified(String, String),
+    /// Something about the resource could not be read, which a retry may mend. What
+    /// else was wrong is remediated.
+    #[error("{0}: {1}; the rest was looked at, this is looked at again later")]
+    Unread(String, String),
     /// Other runs kept taking the lock.
     #[error("{0}: the lock changed hands again and again: look again later")]
     Contended(String),
@@ -317,6 +321,10 @@ impl<R: Remediation> Pipeline<'_, R> {
         R::gather(&self.engine.clients, self.run.place(), self.resource()).await
     }
 
+    fn not_all_read(&self, unread: &[String]) -> Failure {
+        Failure::Unread(self.resource().to_owned(), unread.join("; "))
+    }
+
     async fn rounds(&self) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
             match self.look().await? {
@@ -344,7 +352,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             standing:
                 Standing {
                     lock,
-                    known,
+                    mut known,
                     guards,
                 },
         } = self.gather().await?;
@@ -358,6 +366,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             counted.findings = 1;
         }
         let found = self.entry(facts.as_ref(), &decision, &policy, now);
+        let unread = unread::<R>(facts.as_ref());
 
         // a run that was cut off, or is retried, resumes its own entry
         let lapsed = lock
@@ -373,30 +382,38 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
-                return self.record(entry, known.as_ref(), &guards).await;
+                let looked = self.record(entry, known.as_ref(), &guards).await?;
+                known = None;
+                looked
             }
             (None, None) => Outlook::Done("nothing to do"),
             (None, Some(entry)) => {
                 if let Some(bytes) = ledger::oversize(&entry)? {
-                    return self
-                        .record(entry.too_large(bytes), known.as_ref(), &guards)
-                        .await;
+                    let entry = entry.too_large(bytes);
+                    let looked = self.record(entry, known.as_ref(), &guards).await?;
+                    known = None;
+                    looked
+                } else {
+                    let changes = entry.detail.plan.changes.clone();
+                    let found = Found {
+                        facts,
+                        policy,
+                        guards,
+                        uncounted: 0,
+                    };
+                    self.enforce(entry, changes, lapsed, found, counted).await?
                 }
-                let changes = entry.detail.plan.changes.clone();
-                let found = Found {
-                    facts,
-                    policy,
-                    guards,
-                    uncounted: 0,
-                };
-                self.enforce(entry, changes, lapsed, found, counted).await?
             }
             (Some(mut entry), found) => {
                 entry.head.attempts += 1;
                 decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
                 let mut changes = Vec::new();
                 let mut more = 0;
-                if let Some(found) = found {
+                // What cannot be judged is a finding of its own, for the next look: it
+                // takes nothing from what this entry has done.
+                let of_its_own =
+                    |found: &Entry<R::State>| found.detail.plan.because == Some(Reason::NotJudged);
+                if let Some(found) = found.filter(|found| !of_its_own(found)) {
                     // What was not planned before has not been counted yet.
                     let of_before = |change: &&Change<R::State>| {
                         !entry.detail.before.contains_key(&change.item)
@@ -420,11 +437,15 @@ impl<R: Remediation> Pipeline<'_, R> {
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
         };
-        // A run that did nothing leaves it to the one that does.
-        if let Some(known) = known
-            && matches!(looked, Outlook::Done(verdict) if verdict != BUSY)
-        {
-            self.forget(&known).await?;
+        // A run that did nothing leaves it to the one that does. What was recorded
+        // before, and is not now, holds no longer, unless it was not read.
+        if matches!(looked, Outlook::Done(verdict) if verdict != BUSY) {
+            if !unread.is_empty() {
+                return Err(self.not_all_read(&unread));
+            }
+            if let Some(known) = known {
+                self.forget(&known).await?;
+            }
         }
         Ok(looked)
     }
@@ -642,6 +663,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                     step: change.step(R::IN_PLACE.0),
                     permission: None,
                     created: None,
+                    without: None,
                     ending: Ending::Skipped {
                         why: Reason::KillSwitch.to_string(),
                     },
@@ -744,10 +766,13 @@ impl<R: Remediation> Pipeline<'_, R> {
                 .zip(entry.head.finished_at)
                 .and_then(|(from, to)| Duration::try_from(to - from).ok());
         }
-        Ok(match closed {
-            Closed::Done => Outlook::Done(entry.head.status.name()),
-            Closed::LookAgain => Outlook::Again,
-        })
+        // After the changes it was read again.
+        let unread = unread::<R>(found.facts.as_ref());
+        match closed {
+            Closed::Done if !unread.is_empty() => Err(self.not_all_read(&unread)),
+            Closed::Done => Ok(Outlook::Done(entry.head.status.name())),
+            Closed::LookAgain => Ok(Outlook::Again),
+        }
     }
 
     /// Records what was found and not changed, and notifies people once. While the
@@ -805,6 +830,11 @@ impl<R: Remediation> Pipeline<'_, R> {
 /// The items of a resource; none of one that is gone.
 fn items<R: Remediation>(facts: Option<&R::Facts>) -> BTreeMap<ItemId, R::State> {
     facts.map(R::items).unwrap_or_default()
+}
+
+/// What a read of a resource left out.
+fn unread<R: Remediation>(facts: Option<&R::Facts>) -> Vec<String> {
+    facts.map(R::unread).unwrap_or_default()
 }
 
 #[cfg(test)]
