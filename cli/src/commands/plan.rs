@@ -274,6 +274,9 @@ async fn preview(
         let preview = served.preview(previewing, &id).await?;
         print!("{}", said(&preview, served.info()));
         found |= preview.finding().is_some();
+        if !preview.unread.is_empty() {
+            return Err(Problem(preview.unread.join("; ")));
+        }
     }
     Ok(found)
 }

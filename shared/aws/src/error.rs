@@ -1,6 +1,7 @@
 //! One error type for every AWS call: operation, code, message. Never just
 //! "service error".
 
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -21,9 +22,18 @@ pub struct AwsError {
     pub retryable: bool,
 }
 
-/// Codes that mean "slower": trying again later helps.
+/// Codes that mean "slower": trying again later helps. `RequestLimitExceeded` is
+/// EC2's (its API reference, "Error codes", common client errors), the next six are
+/// those that the AWS SDKs throttle on (SDKs and Tools reference, "Retry behavior"),
+/// the others each service's own.
 const THROTTLES: &[&str] = &[
     "RequestLimitExceeded",
+    "EC2ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "BandwidthLimitExceeded",
+    "PriorRequestNotComplete",
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
@@ -33,8 +43,14 @@ const THROTTLES: &[&str] = &[
     "SnapshotCreationPerVolumeRateExceeded",
 ];
 
-/// Codes of KMS that mean a fault on AWS's side.
+/// Codes that mean a fault on AWS's side, or a request that came too late, beside
+/// every answer with a status of 500 or above. The first are of any service (EC2's
+/// API reference, "Error codes": server errors, and `RequestExpired`; the SDKs and
+/// Tools reference, "Retry behavior": `RequestTimeout…`), the last of KMS.
 const SERVER_SIDE: &[&str] = &[
+    "RequestExpired",
+    "RequestTimeout",
+    "RequestTimeoutException",
     "DependencyTimeoutException",
     "KMSInternalException",
     "KeyUnavailableException",
@@ -42,16 +58,16 @@ const SERVER_SIDE: &[&str] = &[
 
 impl AwsError {
     /// From what an SDK client returned for `operation`.
-    pub fn new<E, R>(operation: &'static str, error: &SdkError<E, R>) -> Self
+    pub fn new<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
         let (code, message, retryable) = match error {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().unwrap_or("Unknown").to_owned();
                 let message = service.err().message().unwrap_or("no message").to_owned();
-                let server_side = code.starts_with("Internal")
+                let server_side = service.raw().status().is_server_error()
+                    || code.starts_with("Internal")
                     || code.starts_with("Unavailable")
                     || code.starts_with("ServiceUnavailable")
                     || SERVER_SIDE.contains(&code.as_str())
@@ -199,6 +215,14 @@ impl AwsError {
             && (self.code.starts_with("Invalid") || self.code == "OperationNotPermitted")
     }
 
+    /// Whether AWS refused a rule for what the request holds (what it asks for, or the
+    /// right to ask for all of it), so that it may take less: no retry helps, and it
+    /// is neither that the rule is there already, nor that the group is full or gone.
+    #[must_use]
+    pub fn is_about_the_request(&self) -> bool {
+        !self.retryable && !self.is_duplicate() && !self.is_rule_limit() && !self.is_not_found()
+    }
+
     /// As the ending of a step.
     #[must_use]
     pub fn ending(&self) -> Ending {
@@ -211,10 +235,9 @@ impl AwsError {
     }
 }
 
-fn full<E, R>(error: &SdkError<E, R>) -> String
+fn full<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: std::error::Error + 'static,
-    R: std::fmt::Debug,
 {
     DisplayErrorContext(error).to_string()
 }

@@ -135,6 +135,18 @@ pub trait Control: Send + Sync + 'static {
         None
     }
 
+    /// What a read left out and a retry may find, one clause each. What else is wrong
+    /// is remediated first; then the run fails, so that it is retried.
+    fn unread(_facts: &Self::Facts) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What the resource depends on and another account than this one owns: the
+    /// owner by id. A change of it raises no event here.
+    fn of_others(_facts: &Self::Facts, _account: &str) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     /// An item's state in one line for people: `tcp 22 from 0.0.0.0/0`.
     fn line(item: &str, state: &Self::State) -> String;
 

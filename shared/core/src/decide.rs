@@ -19,7 +19,7 @@ use crate::exemption::{self, Exemption, OptOut};
 use crate::finding::{Finding, Verdict};
 use crate::guards::{self, Case, Guards, Spared};
 use crate::managers;
-use crate::plan::{Disposition, Ending, Exposure, ItemId, Outcome, Plan, Step, Verification};
+use crate::plan::{Disposition, Ending, ItemId, Outcome, Plan, Step, Verification};
 use crate::reason::Reason;
 use crate::rules::{Existing, Rules};
 use crate::run::{self, Head};
@@ -184,14 +184,16 @@ fn in_policy<C: Control>(settings: &C::Settings, today: Date) -> Exemption {
 }
 
 /// What of a finding is spared, if all of it is.
-fn spared<S>(exemptions: &Exemptions, exposures: &[Exposure<S>]) -> Option<Spared> {
-    let any = |is: fn(&Exemption) -> bool| exposures.iter().any(|e| is(&e.exemption));
-    let all = exposures.iter().all(|e| e.exemption.holds());
+fn spared<S>(exemptions: &Exemptions, finding: &Finding<S>) -> Option<Spared> {
+    let exposures = || finding.exposures.iter();
+    let any = |is: fn(&Exemption) -> bool| exposures().any(|e| is(&e.exemption));
+    let all = exposures().all(|e| e.exemption.holds() || e.is_left_unjudged(&finding.changes));
     let unreadable = |exemption: &Exemption| matches!(exemption, Exemption::Malformed { .. });
     match &exemptions.resource {
         Exemption::Malformed { .. } => Some(Spared::Unreadable),
         resource if resource.holds() => Some(Spared::OptedOut),
         _ if !all => None,
+        _ if any(|exemption| !exemption.holds()) => Some(Spared::Unjudged),
         _ if any(unreadable) => Some(Spared::Unreadable),
         _ if any(|exemption| *exemption == Exemption::Existing) => Some(Spared::Existing),
         _ => Some(Spared::OptedOut),
@@ -206,12 +208,15 @@ fn plan<C: Control>(
     rules: &Rules<'_, C::Settings>,
     at: &Circumstances<'_>,
 ) -> Plan<C::State> {
-    let open = || finding.exposures.iter().filter(|e| !e.exemption.holds());
+    let open = || {
+        let open = finding.exposures.iter().filter(|e| !e.exemption.holds());
+        open.filter(|e| !e.is_left_unjudged(&finding.changes))
+    };
     let before = open()
         .map(|exposure| at.guards.fights.times(&exposure.fingerprint, at.now))
         .max();
     let in_policy = C::exemption(&rules.control.settings).is_some();
-    let spared = spared(exemptions, &finding.exposures).map(|spared| match spared {
+    let spared = spared(exemptions, finding).map(|spared| match spared {
         Spared::OptedOut if in_policy => Spared::ByPolicy,
         spared => spared,
     });
@@ -320,9 +325,10 @@ pub fn verify<C: Control>(
 ) -> Verification {
     let mut verification = Verification::default();
     let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    let changes = decision.plan.as_ref().map_or(&[][..], |plan| &plan.changes);
     for exposure in exposures
         .iter()
-        .filter(|e| !decision.exemptions.holds(&e.item))
+        .filter(|e| !decision.exemptions.holds(&e.item) && !e.is_left_unjudged(changes))
     {
         verification.remaining.push(C::remaining(exposure));
     }
@@ -428,6 +434,7 @@ pub fn settle<C: Control>(
                 },
                 permission: narrowed.and_then(C::permission),
                 created: None,
+                without: None,
                 ending,
                 round: 0,
             });

@@ -331,6 +331,9 @@ impl<S: Clone + PartialEq> Entry<S> {
                 "rule {} {} {:?}",
                 exposure.item, exposure.fingerprint, exposure.exemption
             ));
+            if exposure.unjudged.is_some() {
+                parts.insert(format!("unjudged {}", exposure.item));
+            }
         }
         digest(parts.iter().map(String::as_str))
     }
@@ -346,12 +349,15 @@ impl<S: Clone + PartialEq> Entry<S> {
         )
     }
 
-    /// The fingerprints of what was to be closed: not of what is spared.
+    /// The fingerprints of what was to be closed: not of what is spared, or could
+    /// not be judged and was left.
     pub fn closed_fingerprints(&self) -> impl Iterator<Item = &str> {
+        let changes = &self.detail.plan.changes;
         self.detail
             .exposures
             .iter()
             .filter(|exposure| !exposure.exemption.holds())
+            .filter(|exposure| !exposure.is_left_unjudged(changes))
             .map(|exposure| exposure.fingerprint.as_str())
     }
 
@@ -443,10 +449,16 @@ impl<S> Entry<S> {
 #[must_use]
 pub fn page_key<S>(status: Status, exemption: &Exemption, exposures: &[Exposure<S>]) -> String {
     let fingerprints: BTreeSet<&str> = exposures.iter().map(|e| e.fingerprint.as_str()).collect();
+    let unjudged: BTreeSet<String> = exposures
+        .iter()
+        .filter(|e| e.unjudged.is_some())
+        .map(|e| format!("unjudged {}", e.fingerprint))
+        .collect();
     let exemption = format!("{exemption:?}");
     digest(
         [status.name(), exemption.as_str()]
             .into_iter()
-            .chain(fingerprints),
+            .chain(fingerprints)
+            .chain(unjudged.iter().map(String::as_str)),
     )
 }

@@ -63,6 +63,8 @@ pub enum Spared {
     ByPolicy,
     /// The baseline.
     Existing,
+    /// It cannot be judged, and the policy does not say to close it.
+    Unjudged,
 }
 
 impl Spared {
@@ -99,8 +101,8 @@ pub struct Case<'a> {
 }
 
 /// Why a finding is not remediated; `None`: it is. The first of these counts: not
-/// ours, opt-out, baseline, left by the control, mode, kill switch, tripped
-/// (control, resource), fights.
+/// ours, opt-out, baseline, not judged, left by the control, mode, kill switch,
+/// tripped (control, resource), fights.
 #[must_use]
 pub fn held_back(case: &Case<'_>) -> Option<Reason> {
     let Case { guards, .. } = case;
@@ -113,6 +115,7 @@ pub fn held_back(case: &Case<'_>) -> Option<Reason> {
         Some(Spared::OptedOut) => return Some(Reason::OptedOut),
         Some(Spared::ByPolicy) => return Some(Reason::ExemptInPolicy),
         Some(Spared::Existing) => return Some(Reason::Existing),
+        Some(Spared::Unjudged) => return Some(Reason::NotJudged),
         None => {}
     }
     if let Some(left) = case.left {
@@ -429,6 +432,7 @@ mod tests {
             (Spared::OptedOut, Reason::OptedOut),
             (Spared::ByPolicy, Reason::ExemptInPolicy),
             (Spared::Existing, Reason::Existing),
+            (Spared::Unjudged, Reason::NotJudged),
         ] {
             let mut case = Case {
                 other_owner: Some("444455556666"),

@@ -128,12 +128,25 @@ pub struct Digest {
     pub opt_outs: Vec<OptOutSeen>,
     /// Opt-outs beyond those listed.
     pub more_opt_outs: u64,
+    /// What resources depend on and other accounts own, by id: a change of it raises
+    /// no event here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub of_others: BTreeMap<String, OfOther>,
     /// Entries taken up again because their lease had lapsed.
     pub resumed: u64,
     /// Entries told because nobody had been.
     pub told: u64,
     /// What could not be seen, in sentences.
     pub unseen: Vec<String>,
+}
+
+/// Something that another account owns, and what depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfOther {
+    /// The account.
+    pub owner: String,
+    /// The resources that depend on it.
+    pub needed_by: Open,
 }
 
 /// A number of resources, and the first few of them by id.

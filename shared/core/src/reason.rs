@@ -27,6 +27,9 @@ pub enum Reason {
     /// Everything was there before the control was switched to `enforce`, and
     /// the policy's `existing` is `notify`.
     Existing,
+    /// Nothing of what was found could be judged, and the policy does not say to
+    /// close it.
+    NotJudged,
     /// A declarative policy of the organisation manages the account's setting:
     /// the account cannot change it.
     DeclarativePolicy,
@@ -94,7 +97,9 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::DeclarativePolicy | Self::NeverSet | Self::NotifyMode => Status::Notified,
+            Self::DeclarativePolicy | Self::NeverSet | Self::NotJudged | Self::NotifyMode => {
+                Status::Notified
+            }
             Self::KillSwitch => Status::Stopped,
             Self::BudgetSpent => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
@@ -114,6 +119,7 @@ impl Reason {
             Self::Existing => "it was there before `enforce`",
             Self::DeclarativePolicy => "a declarative policy sets it",
             Self::NeverSet => "it was never set",
+            Self::NotJudged => "it cannot be judged",
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
@@ -150,6 +156,7 @@ impl fmt::Display for Reason {
             Self::NeverSet => f.write_str(
                 "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
             ),
+            Self::NotJudged => f.write_str("it cannot be judged"),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),

@@ -51,16 +51,22 @@ pub fn reason<S>(decision: &Decision<S>) -> Option<&'static str> {
 
 /// What of a finding belongs to the baseline: the fingerprints of what is to be
 /// closed, and of what the baseline spares already. What a tag opts out does
-/// not.
+/// not, nor what cannot be judged and is left: whether it was open is not known.
 #[must_use]
 pub fn baseline<S>(decision: &Decision<S>) -> Vec<String> {
     if decision.exemptions.resource.holds() {
         return Vec::new();
     }
-    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
-    exposures
+    let Some(finding) = decision.finding() else {
+        return Vec::new();
+    };
+    finding
+        .exposures
         .iter()
-        .filter(|e| !e.exemption.holds() || e.exemption == Exemption::Existing)
+        .filter(|e| match e.exemption {
+            Exemption::Existing => true,
+            _ => !e.exemption.holds() && !e.is_left_unjudged(&finding.changes),
+        })
         .map(|e| e.fingerprint.clone())
         .collect()
 }
@@ -192,10 +198,13 @@ pub fn says(of: &Digest) -> String {
         .iter()
         .map(|problem| problem.chars().filter(|c| !c.is_ascii_digit()).collect())
         .collect();
-    let how_things_are = format!(
+    let mut how_things_are = format!(
         "{open:?} {:?} {} {:?} {unseen:?}",
         of.opt_outs, of.more_opt_outs, of.kept
     );
+    if !of.of_others.is_empty() {
+        how_things_are += &format!(" {:?}", of.of_others);
+    }
     digest([how_things_are.as_str()])
 }
 

@@ -680,14 +680,21 @@ impl Undo {
         );
     }
 
-    /// Ends the undo: what failed in this attempt, and what the second look at
-    /// the group saw.
+    /// Ends the undo: what failed in this attempt, what was put back without a part,
+    /// and what the second look at the group saw.
     pub fn conclude(&mut self, problems: Vec<String>, now: Timestamp) {
         self.problems = self
             .outcomes
             .iter()
-            .filter(|outcome| outcome.round == self.attempts && outcome.failed())
-            .map(|outcome| format!("{}: {}", outcome.item, outcome.ending))
+            .filter(|outcome| outcome.round == self.attempts)
+            .filter_map(|outcome| match (&outcome.without, &outcome.created) {
+                _ if outcome.failed() => Some(format!("{}: {}", outcome.item, outcome.ending)),
+                (Some(without), Some(id)) => {
+                    Some(format!("{} is back as {id} {without}", outcome.item))
+                }
+                (Some(without), None) => Some(format!("{} is back {without}", outcome.item)),
+                (None, _) => None,
+            })
             .chain(problems)
             .collect();
         self.status = if self.problems.is_empty() {

@@ -192,7 +192,7 @@ pub enum Status {
     Remediated,
     /// Something failed: the hole may still be open.
     Failed,
-    /// Told and not changed: mode `notify`.
+    /// Told and not changed: mode `notify`, or it cannot be judged.
     Notified,
     /// Not changed: opted out.
     Exempt,

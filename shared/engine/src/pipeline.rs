@@ -75,6 +75,10 @@ pub enum Failure {
     /// A resource that concerns others is still being modified.
     #[error("{0} is still being modified ({1}): look again later")]
     BeingModified(String, String),
+    /// Something about the resource could not be read, which a retry may mend. What
+    /// else was wrong is remediated.
+    #[error("{0}: {1}; the rest was looked at, this is looked at again later")]
+    Unread(String, String),
     /// Other runs kept taking the lock.
     #[error("{0}: the lock changed hands again and again: look again later")]
     Contended(String),
@@ -337,6 +341,10 @@ impl<R: Remediation> Pipeline<'_, R> {
         R::gather(&self.engine.clients, self.run.place(), self.resource()).await
     }
 
+    fn not_all_read(&self, unread: &[String]) -> Failure {
+        Failure::Unread(self.resource().to_owned(), unread.join("; "))
+    }
+
     async fn rounds(&self) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
             match self.look().await? {
@@ -364,7 +372,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             standing:
                 Standing {
                     lock,
-                    known,
+                    mut known,
                     guards,
                 },
         } = self.gather().await?;
@@ -380,6 +388,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         let found = self.entry(facts.as_ref(), &decision, &policy, now);
         let critical = decision.finding().map(Finding::critical);
         let critical = critical.unwrap_or_default();
+        let unread = unread::<R>(facts.as_ref());
 
         // a run that was cut off, or is retried, resumes its own entry
         let lapsed = lock
@@ -398,26 +407,30 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
-                return self.record(entry, known.as_ref(), &guards).await;
+                let looked = self.record(entry, known.as_ref(), &guards).await?;
+                known = None;
+                looked
             }
             (None, None) => Outlook::Done("nothing to do"),
             (None, Some(entry)) => {
                 if let Some(bytes) = ledger::oversize(&entry)? {
-                    return self
-                        .record(entry.too_large(bytes), known.as_ref(), &guards)
-                        .await;
+                    let entry = entry.too_large(bytes);
+                    let looked = self.record(entry, known.as_ref(), &guards).await?;
+                    known = None;
+                    looked
+                } else {
+                    let changes = entry.detail.plan.changes.clone();
+                    let found = Found {
+                        facts,
+                        policy,
+                        guards,
+                        known: known.clone(),
+                        counted: BTreeSet::new(),
+                        critical,
+                        trips: None,
+                    };
+                    self.enforce(entry, changes, lapsed, found, counted).await?
                 }
-                let changes = entry.detail.plan.changes.clone();
-                let found = Found {
-                    facts,
-                    policy,
-                    guards,
-                    known: known.clone(),
-                    counted: BTreeSet::new(),
-                    critical,
-                    trips: None,
-                };
-                self.enforce(entry, changes, lapsed, found, counted).await?
             }
             (Some(mut entry), found) => {
                 entry.head.attempts += 1;
@@ -425,7 +438,11 @@ impl<R: Remediation> Pipeline<'_, R> {
                 let mut changes = Vec::new();
                 // What was not planned before has not been counted yet.
                 let counted_before = entry.detail.before.keys().cloned().collect();
-                if let Some(found) = found {
+                // What cannot be judged is a finding of its own, for the next look: it
+                // takes nothing from what this entry has done.
+                let of_its_own =
+                    |found: &Entry<R::State>| found.detail.plan.because == Some(Reason::NotJudged);
+                if let Some(found) = found.filter(|found| !of_its_own(found)) {
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
@@ -445,11 +462,15 @@ impl<R: Remediation> Pipeline<'_, R> {
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
         };
-        // A run that did nothing leaves it to the one that does.
-        if let Some(known) = known
-            && matches!(looked, Outlook::Done(verdict) if verdict != BUSY)
-        {
-            self.forget(&known).await?;
+        // A run that did nothing leaves it to the one that does. What was recorded
+        // before, and is not now, holds no longer, unless it was not read.
+        if matches!(looked, Outlook::Done(verdict) if verdict != BUSY) {
+            if !unread.is_empty() {
+                return Err(self.not_all_read(&unread));
+            }
+            if let Some(known) = known {
+                self.forget(&known).await?;
+            }
         }
         Ok(looked)
     }
@@ -741,6 +762,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                     step: change.step(R::IN_PLACE.0),
                     permission: None,
                     created: None,
+                    without: None,
                     ending: Ending::Skipped {
                         why: Reason::KillSwitch.to_string(),
                     },
@@ -857,11 +879,14 @@ impl<R: Remediation> Pipeline<'_, R> {
                 .zip(entry.head.finished_at)
                 .and_then(|(from, to)| Duration::try_from(to - from).ok());
         }
-        Ok(match closed {
-            Closed::Done if is_left => Outlook::Left(entry.head.status.name()),
-            Closed::Done => Outlook::Done(entry.head.status.name()),
-            Closed::LookAgain => Outlook::Again,
-        })
+        // After the changes it was read again.
+        let unread = unread::<R>(found.facts.as_ref());
+        match closed {
+            Closed::Done if !unread.is_empty() => Err(self.not_all_read(&unread)),
+            Closed::Done if is_left => Ok(Outlook::Left(entry.head.status.name())),
+            Closed::Done => Ok(Outlook::Done(entry.head.status.name())),
+            Closed::LookAgain => Ok(Outlook::Again),
+        }
     }
 
     /// Records what a run left because the control has tripped, as told: its own
@@ -954,6 +979,11 @@ pub(crate) async fn keep_former<R: Remediation>(
 /// The items of a resource; none of one that is gone.
 fn items<R: Remediation>(facts: Option<&R::Facts>) -> BTreeMap<ItemId, R::State> {
     facts.map(R::items).unwrap_or_default()
+}
+
+/// What a read of a resource left out.
+fn unread<R: Remediation>(facts: Option<&R::Facts>) -> Vec<String> {
+    facts.map(R::unread).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use backstop_aws::ledger::{Ledger, LedgerError, Standing};
 use backstop_aws::remediation::{Place, Remediation};
 use backstop_core::decide::{self, Circumstances, Decision};
 use backstop_core::guards::Guards;
-use backstop_core::notice::Digest;
+use backstop_core::notice::{Digest, OfOther, Open};
 use backstop_core::policy::Policy;
 use backstop_core::sweep;
 use backstop_core::trigger::CheckRequested;
@@ -139,6 +139,7 @@ impl Walk<'_> {
         let mut shown: BTreeSet<String> = BTreeSet::new();
         let walked = R::walk(self.clients, place, async |page| {
             shown.extend(page.iter().map(|facts| R::subject(facts).id.to_owned()));
+            self.note_of_others::<R>(&page, digest);
             *digest.looked_at.entry(control).or_default() += page.len() as u64;
             let looked = self.look_at::<R>(page, &baseline, digest).await;
             problems.extend(looked.err().map(|failure| failure.to_string()));
@@ -163,6 +164,19 @@ impl Walk<'_> {
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }
         digest.unseen.extend(problems);
+    }
+
+    /// Notes what of other accounts the resources of a page depend on.
+    fn note_of_others<R: Remediation>(&self, page: &[R::Facts], digest: &mut Digest) {
+        for facts in page {
+            for (id, owner) in R::of_others(facts, self.account) {
+                let of = digest.of_others.entry(id).or_insert_with(|| OfOther {
+                    owner,
+                    needed_by: Open::default(),
+                });
+                sweep::count(&mut of.needed_by, R::subject(facts).id);
+            }
+        }
     }
 
     fn decide<R: Remediation>(&self, facts: &R::Facts, guards: &Guards) -> Decision<R::State> {

@@ -367,6 +367,7 @@ impl Undoing<'_> {
             step: Step::Tag,
             permission: None,
             created: None,
+            without: None,
             ending,
         };
         let resource = entry.resource_id();

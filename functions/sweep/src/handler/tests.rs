@@ -188,6 +188,67 @@ async fn every_open_group_is_asked_about_whatever_page_it_is_on_and_one_digest_i
     );
 }
 
+/// A change of another account's list raises no event here, and a list that is no
+/// longer shared cannot be judged: the sweep is all that sees either.
+#[tokio::test(start_paused = true)]
+async fn lists_of_other_accounts_are_named_and_what_cannot_be_judged_is_asked_about() {
+    let group = |id: &str, list: &str| {
+        format!(
+            "<item><ownerId>111122223333</ownerId><groupId>{id}</groupId><groupName>{id}</groupName><vpcId>vpc-1</vpcId><ipPermissions><item><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort><prefixListIds><item><prefixListId>{list}</prefixListId></item></prefixListIds></item></ipPermissions></item>"
+        )
+    };
+    let wire = wire_in("enforce", move |call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => {
+            let lists = ["pl-shared", "pl-own", "pl-aws", "pl-unshared"];
+            let groups = lists.map(|list| group(&list.replace("pl-", "sg-"), list));
+            let groups = groups.concat();
+            Some(xml(
+                "DescribeSecurityGroups",
+                &format!("<securityGroupInfo>{groups}</securityGroupInfo>"),
+            ))
+        }
+        "GetManagedPrefixListEntries" if call.parameter("PrefixListId") == Some("pl-unshared") => {
+            Some(Reply::ec2_error(400, "InvalidPrefixListID.NotFound", "no"))
+        }
+        "GetManagedPrefixListEntries" => Some(xml(
+            "GetManagedPrefixListEntries",
+            "<entrySet><item><cidr>10.0.0.0/8</cidr></item></entrySet>",
+        )),
+        "DescribeManagedPrefixLists" => {
+            let list = |id: &str, owner: &str| {
+                format!("<item><prefixListId>{id}</prefixListId><ownerId>{owner}</ownerId></item>")
+            };
+            let lists = [
+                list("pl-shared", "444455556666"),
+                list("pl-own", "111122223333"),
+                list("pl-aws", "AWS"),
+            ];
+            Some(xml(
+                "DescribeManagedPrefixLists",
+                &format!("<prefixListSet>{}</prefixListSet>", lists.concat()),
+            ))
+        }
+        _ => None,
+    });
+    assert_eq!(run(&wire, json!({})).await.unwrap(), "told");
+    assert_eq!(asked(&wire), BTreeSet::from(["sg-unshared".to_owned()]));
+    let [digest] = &notices(&wire)[..] else {
+        panic!("one notice")
+    };
+    assert_eq!(
+        digest["of_others"],
+        json!({ "pl-shared": {
+            "owner": "444455556666",
+            "needed_by": { "count": 1, "examples": ["sg-shared"] },
+        } })
+    );
+    assert_eq!(
+        digest["open"]["open-ingress"],
+        json!({ "it cannot be judged": { "count": 1, "examples": ["sg-unshared"] } })
+    );
+    assert_eq!(digest["unseen"], json!([]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_payload_of_the_corpus_sweeps() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events/sweep");

@@ -186,6 +186,10 @@ pub struct NotifiedDigest {
     pub snapshots_deleted: NotifiedOpen,
     /// Opt-outs that want somebody's attention.
     pub opt_outs: Vec<NotifiedOptOutSeen>,
+    /// What resources depend on and other accounts own, by id (prefix lists): a
+    /// change of it raises no event here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub of_others: BTreeMap<String, NotifiedOfOther>,
     /// Entries taken up again because their lease had lapsed.
     pub resumed: u64,
     /// Entries told because nobody had been.
@@ -201,6 +205,15 @@ pub struct NotifiedOpen {
     pub count: u64,
     /// The first few, by id.
     pub examples: Vec<String>,
+}
+
+/// Something that another account owns, and what depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOfOther {
+    /// The account.
+    pub owner: String,
+    /// The resources that depend on it.
+    pub needed_by: NotifiedOpen,
 }
 
 /// An opt-out tag that wants somebody's attention.
@@ -348,6 +361,15 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
     let kept = kept.map(|(kind, of)| (name(kind), some(of))).collect();
     let snapshots_deleted = some(&digest.snapshots_deleted);
     let deleted = some(&digest.deleted);
+    let of_others = digest.of_others.iter().take(most);
+    let of_others = of_others
+        .map(|(id, of)| {
+            let owner = name(&of.owner);
+            let needed_by = some(&of.needed_by);
+            (name(id), NotifiedOfOther { owner, needed_by })
+        })
+        .collect();
+    *omitted += digest.of_others.len().saturating_sub(most) as u64;
     let outcomes = digest.outcomes.iter().map(|(control, outcomes)| {
         let outcomes = outcomes.iter().take(most);
         (*control, outcomes.map(|(o, n)| (name(o), *n)).collect())
@@ -370,6 +392,7 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
             owner: some_text(&seen.owner),
             why: some_text(&seen.why),
         }),
+        of_others,
         resumed: digest.resumed,
         told: digest.told,
         unseen: first(&digest.unseen, most, omitted, |line| cut(line)),
@@ -716,6 +739,14 @@ fn say_digest(digest: &Digest, told: &mut Told) {
     let unseen = shortened(&digest.unseen, MOST_LINES, |line| {
         one_line(line, 2 * MOST_TEXT)
     });
+    let of_others = shortened(&digest.of_others, MOST_LINES, |(id, of)| {
+        format!(
+            "{}, of the account {}: {}",
+            one_line(id, 100),
+            one_line(&of.owner, 100),
+            some(&of.needed_by)
+        )
+    });
     let mut steps = Vec::new();
     if !open.is_empty() {
         steps.push("backstop history RESOURCE says why something is left open.");
@@ -734,6 +765,10 @@ fn say_digest(digest: &Digest, told: &mut Told) {
         ("What is open, and why", open),
         ("What could not be seen", unseen),
         ("Met by the sweep before any event", met_first),
+        (
+            "Prefix lists of other accounts: a change of one raises no event here, only the sweep sees it",
+            of_others,
+        ),
         ("Unencrypted data that is kept", kept),
         ("Opt-outs that ended, end soon or cannot be read", opt_outs),
         ("What was done", done),

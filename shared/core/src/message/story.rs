@@ -248,7 +248,10 @@ impl<'a> Story<'a> {
         let all = || self.entry.detail.exposures.iter();
         let concerned: Vec<&Exposure> = match self.entry.head.status {
             Status::Failed => all().filter(|e| self.failed(&e.item)).collect(),
-            Status::Remediated => all().filter(|e| !e.exemption.holds()).collect(),
+            Status::Remediated => all()
+                .filter(|e| !e.exemption.holds())
+                .filter(|e| !e.is_left_unjudged(&self.entry.detail.plan.changes))
+                .collect(),
             _ => all().filter(|e| !self.cut(&e.item)).collect(),
         };
         if concerned.is_empty() {
@@ -579,7 +582,10 @@ pub(super) fn ended(outcome: &Outcome) -> String {
         .map(|id| format!(" ({})", one_line(id, 100)))
         .unwrap_or_default();
     let ending = match &outcome.ending {
-        Ending::Done => "done".to_owned(),
+        Ending::Done => match &outcome.without {
+            Some(without) => format!("done, {without}"),
+            None => "done".to_owned(),
+        },
         Ending::AlreadyDone => "it was so already".to_owned(),
         Ending::Skipped { why } => format!("not done: {}", one_line(why, MOST_TEXT)),
         Ending::Failed {

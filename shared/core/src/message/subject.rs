@@ -3,7 +3,7 @@
 
 use super::story::Story;
 use crate::entry::Entry;
-use crate::prose::one_line;
+use crate::prose::{joined, one_line};
 use crate::run::Head;
 use crate::words::Status;
 
@@ -87,7 +87,8 @@ pub(super) fn shortened_subject(headline: &str) -> String {
     format!("{}...", kept.trim_end())
 }
 
-/// The first line of a body: the subject uncut, and why nothing was changed.
+/// The first line of a body: the subject uncut, why nothing was changed, and what
+/// was allowed and is lost.
 pub(super) fn first_line(story: &Story<'_>) -> String {
     let why = match story.entry.head.status {
         Status::Notified => ", nothing was changed",
@@ -115,7 +116,12 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
         | Status::NeedsPerson
         | Status::AwaitingRescan => "",
     };
-    headline(story, &story.headlines(&[5]).concat(), 100) + why
+    let mut line = headline(story, &story.headlines(&[5]).concat(), 100) + why;
+    let lost: Vec<String> = story.lost().into_iter().map(|(_, what, _)| what).collect();
+    if !lost.is_empty() {
+        line += &format!(", LOST with it: {}", joined(&lost, 5));
+    }
+    line
 }
 
 fn headline(story: &Story<'_>, found: &str, name: usize) -> String {

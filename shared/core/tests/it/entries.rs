@@ -86,6 +86,7 @@ fn outcome(rule: &str, step: Step, ending: Ending) -> Outcome {
         step,
         permission: None,
         created: None,
+        without: None,
         ending,
     }
 }

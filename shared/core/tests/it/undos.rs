@@ -96,6 +96,7 @@ fn remediated(group: &SecurityGroup) -> Option<(Entry, SecurityGroup)> {
             step,
             permission: permission.cloned(),
             created,
+            without: None,
             ending: Ending::Done,
         };
         for (n, part) in change.add.iter().enumerate() {

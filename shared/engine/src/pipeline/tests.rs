@@ -167,6 +167,109 @@ async fn each_rule_is_a_round_trip_and_prefix_lists_are_another_round_of_reads()
     );
 }
 
+/// A wire over the world under a policy with this mode, on which `fails` may answer
+/// first.
+fn in_mode(
+    world: &Arc<Mutex<World>>,
+    mode: &str,
+    fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
+) -> Wire {
+    let document = format!(r#"{{"version":1,"controls":{{"open-ingress":{{"mode":"{mode}"}}}}}}"#);
+    wire(world, move |call| {
+        let of_policy = || (call.operation == "GetParameter").then(|| policy(&document));
+        fails(call).or_else(of_policy)
+    })
+}
+
+fn with_list(rules: &[&'static str]) -> Arc<Mutex<World>> {
+    let world = open(rules);
+    world.lock().unwrap().prefix_list = true;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_cannot_be_read_now_is_retried_once_everything_else_is_closed() {
+    let throttled = |call: &Call| {
+        (call.operation == "GetManagedPrefixListEntries")
+            .then(|| Reply::ec2_error(503, "RequestLimitExceeded", "slow down"))
+    };
+    let world = with_list(&["sgr-1"]);
+    let failing = wire(&world, throttled);
+    let error = run(&failing).await.unwrap_err();
+    assert!(
+        error.contains("pl-1 could not be read") && error.contains("RequestLimitExceeded"),
+        "{error}"
+    );
+    assert!(world.lock().unwrap().rules.is_empty(), "the hole is closed");
+    let operations = failing.operations();
+    let told = operations.iter().position(|o| o == "PutEvents").unwrap();
+    assert_eq!(operations[told - 1], "PutItem", "it is recorded and told");
+
+    // The retry reads the list, and finds nothing to do.
+    assert_eq!(run(&wire(&world, |_| None)).await.unwrap(), "nothing to do");
+
+    // What is only told is told as well, and nothing where nothing else is found.
+    for (rules, told) in [(&["sgr-1"][..], true), (&[], false)] {
+        let failing = in_mode(&with_list(rules), "notify", throttled);
+        let error = run(&failing).await.unwrap_err();
+        assert!(error.contains("pl-1 could not be read"), "{error}");
+        let operations = failing.operations();
+        assert_eq!(
+            operations.contains(&"PutEvents".to_owned()),
+            told,
+            "{operations:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_not_read_again_after_the_changes_is_retried_too() {
+    let reads = std::sync::atomic::AtomicU32::new(0);
+    let world = with_list(&["sgr-1"]);
+    let wire = wire(&world, move |call| {
+        (call.operation == "GetManagedPrefixListEntries"
+            && reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0)
+            .then(|| Reply::ec2_error(503, "RequestLimitExceeded", "slow down"))
+    });
+    let error = run(&wire).await.unwrap_err();
+    assert!(error.contains("pl-1 could not be read"), "{error}");
+    assert!(world.lock().unwrap().rules.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_no_longer_shared_is_told_as_not_judged_with_its_owner() {
+    let unshared = |call: &Call| match call.operation.as_str() {
+        "GetManagedPrefixListEntries" => {
+            Some(Reply::ec2_error(400, "InvalidPrefixListID.NotFound", "no"))
+        }
+        "DescribeManagedPrefixLists" => Some(xml(
+            "DescribeManagedPrefixLists",
+            "<prefixListSet><item><prefixListId>pl-1</prefixListId><ownerId>444455556666</ownerId></item></prefixListSet>",
+        )),
+        _ => None,
+    };
+    for mode in ["notify", "enforce"] {
+        let wire = in_mode(&with_list(&[]), mode, unshared);
+        assert_eq!(run(&wire).await.unwrap(), "notified", "{mode}");
+        assert_eq!(changes(&wire), 0);
+        let put = wire.calls();
+        let put = put
+            .iter()
+            .filter_map(|call| call.json["TransactItems"].as_array())
+            .flatten()
+            .find_map(|item| item["Put"]["Item"]["document"]["S"].as_str());
+        let document: Value = serde_json::from_str(put.unwrap()).unwrap();
+        assert_eq!(document["plan"]["because"], "not-judged");
+        let unjudged = &document["exposures"][0]["unjudged"];
+        assert_eq!(unjudged["owner"], "444455556666");
+    }
+    // Beside a hole it keeps nothing open, and the run has succeeded.
+    let world = with_list(&["sgr-1"]);
+    let wire = wire(&world, unshared);
+    assert_eq!(run(&wire).await.unwrap(), "remediated");
+    assert!(world.lock().unwrap().rules.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_partial_failure_is_a_failure_that_names_the_rule_and_is_told() {
     let wire = wire(&open(&["sgr-1", "sgr-2"]), |call| {

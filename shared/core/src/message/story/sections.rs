@@ -13,7 +13,7 @@ use super::{
 use crate::any_control::AnyControl;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::info::{OptOutOn, Phrases, Reversal, Tagged};
-use crate::plan::{Change, Ending, Exposure, Step};
+use crate::plan::{Change, Ending, Exposure, Step, Unjudged};
 use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::reason::Reason;
 use crate::words::Status;
@@ -21,7 +21,9 @@ use crate::words::Status;
 impl<'a> Story<'a> {
     /// The sections, in the order of reading.
     pub(in crate::message) fn sections(&self) -> Vec<Section> {
-        let mut sections = vec![self.found(), self.done()];
+        let mut sections = Vec::from_iter(self.lost_first());
+        sections.extend([self.found(), self.done()]);
+        sections.extend(self.unjudged());
         sections.extend(self.fight().or_else(|| self.manager()));
         sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
@@ -51,7 +53,7 @@ impl<'a> Story<'a> {
         lines.extend(shortened(failed_first, MOST_LINES, |rule| {
             self.treatment(rule)
         }));
-        lines.extend(self.lost());
+        lines.extend(self.incomplete());
         lines.extend(self.verified());
         Section::new(self.done_heading(), lines)
     }
@@ -114,10 +116,13 @@ impl<'a> Story<'a> {
     }
 
     fn notified(&self, nothing: &str) -> Vec<String> {
-        if !matches!(
-            self.entry.detail.plan.because,
-            None | Some(Reason::NotifyMode)
-        ) {
+        let because = self.entry.detail.plan.because.as_ref();
+        if because == Some(&Reason::NotJudged) {
+            let mut lines = vec![format!("{nothing}: what is found here cannot be judged.")];
+            lines.extend(self.items_left());
+            return lines;
+        }
+        if !matches!(because, None | Some(Reason::NotifyMode)) {
             return self.reasons();
         }
         let mut lines = vec![format!(
@@ -166,6 +171,32 @@ impl<'a> Story<'a> {
     fn manager(&self) -> Option<Section> {
         let manager = self.entry.head.managed_by.as_deref()?;
         Some(Section::new(MANAGER, vec![managed_by(manager)]))
+    }
+
+    /// What could not be judged, why, and what to do about it.
+    fn unjudged(&self) -> Option<Section> {
+        let changes = &self.entry.detail.plan.changes;
+        let exposures = self.entry.detail.exposures.iter();
+        let unjudged: Vec<(&Exposure, &Unjudged)> = exposures
+            .filter(|e| !e.exemption.holds())
+            .filter_map(|e| Some((e, e.unjudged.as_ref()?)))
+            .collect();
+        let mut lines = shortened(&unjudged, MOST_LINES, |(e, why)| {
+            format!(
+                "{}: {}.",
+                self.leading_name(&e.item),
+                clause(&why.to_string(), 2 * MOST_TEXT)
+            )
+        });
+        if unjudged.iter().any(|(e, _)| e.is_left_unjudged(changes)) {
+            let remedies: BTreeSet<&str> = unjudged.iter().map(|(_, why)| why.remedy()).collect();
+            lines.extend(remedies.into_iter().map(str::to_owned));
+            lines.push(format!(
+                "To have it closed, set `\"unreadable_lists\": \"close\"` in the settings of {} in the policy.",
+                self.entry.head.control
+            ));
+        }
+        (!lines.is_empty()).then(|| Section::new("What could not be judged", lines))
     }
 
     /// What keeps putting the finding back.
@@ -365,8 +396,34 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Allowed parts that went with the exposure, and why.
-    fn lost(&self) -> Vec<String> {
+    /// Allowed parts that went with the exposure, and why: ahead of all else, for
+    /// somebody may be looking for what no longer works.
+    fn lost_first(&self) -> Option<Section> {
+        let lost = self.lost();
+        (!lost.is_empty()).then(|| {
+            let lines = shortened(lost, MOST_LINES, |(rule, what, why)| {
+                format!(
+                    "LOST: {what}, which {} allowed: {}.",
+                    one_line(rule, 100),
+                    clause(why, MOST_TEXT)
+                )
+            });
+            Section::new("What was allowed and is closed now", lines)
+        })
+    }
+
+    /// Items of ours that AWS accepted only without a part.
+    fn incomplete(&self) -> Vec<String> {
+        let outcomes = self.last.values().flatten();
+        let incomplete = outcomes.filter_map(|o| Some((o, o.without.as_ref()?)));
+        shortened(incomplete, MOST_LINES, |(o, without)| {
+            let id = or_unknown(o.created.as_deref(), 100);
+            format!("{id} ({}) was made {without}.", permission(o))
+        })
+    }
+
+    /// Allowed parts that went with the exposure: of which item, what, and why.
+    pub(in crate::message) fn lost(&self) -> Vec<(&str, String, &str)> {
         let by_plan = self
             .entry
             .detail
@@ -376,28 +433,19 @@ impl<'a> Story<'a> {
             .filter(|change| !change.lost.is_empty() && self.cut(&change.item))
             .map(|change| {
                 let what = joined(&change.lost, 5);
-                (
-                    &change.item,
-                    what,
-                    "too many rules would be needed to write it",
-                )
+                let why = "too many rules would be needed to write it";
+                (change.item.as_str(), what, why)
             });
-        let by_limit = self
+        let by_refusal = self
             .last
             .values()
             .flatten()
             .filter(|o| matches!(o.step, Step::Authorise | Step::Narrow) && self.cut(&o.item))
             .filter_map(|o| match &o.ending {
-                Ending::Skipped { why } => Some((&o.item, permission(o), why.as_str())),
+                Ending::Skipped { why } => Some((o.item.as_str(), permission(o), why.as_str())),
                 _ => None,
             });
-        shortened(by_plan.chain(by_limit), MOST_LINES, |(rule, what, why)| {
-            format!(
-                "LOST: {what} was allowed by {} and is closed now: {}.",
-                one_line(rule, 100),
-                clause(why, MOST_TEXT)
-            )
-        })
+        by_plan.chain(by_refusal).collect()
     }
 
     /// What the second look at the resource said.

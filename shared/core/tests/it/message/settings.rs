@@ -86,6 +86,7 @@ fn ended(ending: Ending, is_on: bool) -> Entry<bool> {
         step: Step::Set,
         permission: None,
         created: None,
+        without: None,
         ending,
     }]);
     let decision = decided(
