@@ -354,6 +354,8 @@ impl LocalAws {
         let reset = Message::request("POST", "/moto-api/reset", &[("host", "localhost")], b"");
         reset.send(self.proxy.upstreams.moto)?;
         self.proxy.reset();
+        self.proxy
+            .settings(|settings| *settings = backstop_wire::memory::ec2::Settings::default());
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
         if let Some(policy) = deployed {
@@ -1342,8 +1344,9 @@ fn arn(resource: &str) -> String {
         Some("sg") => "security-group",
         Some("vol") => "volume",
         Some("i") => "instance",
-        // A snapshot's ARN names no account.
+        // The ARN of a snapshot, or of an image, names no account.
         Some("snap") => return format!("arn:aws:ec2:{REGION}::snapshot/{resource}"),
+        Some("ami") => return format!("arn:aws:ec2:{REGION}::image/{resource}"),
         _ => return resource.to_owned(),
     };
     format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{resource}")

@@ -511,7 +511,7 @@ mod tests {
             let targets = of_id(what).unwrap_or_else(|problem| panic!("{problem}"));
             assert!(targets.contains(&expected), "{what}: {targets:?}");
         }
-        let problem = of_id("ami-1").unwrap_err().0;
+        let problem = of_id("rtb-1").unwrap_err().0;
         for part in [
             "(`sg-…`)",
             "(`pl-…`)",

@@ -43,6 +43,11 @@ const THROTTLES: &[&str] = &[
     "SnapshotCreationPerVolumeRateExceeded",
 ];
 
+/// What EC2's codes for want of capacity begin with. They come with a status of 500
+/// (its API reference, "Error codes": server errors), are no fault, and say that
+/// nothing has happened.
+const NO_CAPACITY: &str = "Insufficient";
+
 /// Codes that mean a fault on AWS's side, or a request that came too late, beside
 /// every answer with a status of 500 or above. The first are of any service (EC2's
 /// API reference, "Error codes": server errors, and `RequestExpired`; the SDKs and
@@ -66,7 +71,8 @@ impl AwsError {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().unwrap_or("Unknown").to_owned();
                 let message = service.err().message().unwrap_or("no message").to_owned();
-                let server_side = service.raw().status().is_server_error()
+                let server_side = (service.raw().status().is_server_error()
+                    && !code.starts_with(NO_CAPACITY))
                     || code.starts_with("Internal")
                     || code.starts_with("Unavailable")
                     || code.starts_with("ServiceUnavailable")

@@ -246,6 +246,12 @@ impl<C: GradedSetting> Control for C {
         to.map_or_else(Vec::new, |to| C::commands(back.region, to))
     }
 
+    fn bars_undo(setting: &Self::Facts) -> Option<String> {
+        setting.by_declarative_policy.then(|| {
+            "a declarative policy of the organisation sets it, so the account cannot change it: change it in the organisation".to_owned()
+        })
+    }
+
     fn exemption(settings: &Self::Settings) -> Option<&AccountExemption> {
         settings.exemption.as_ref()
     }

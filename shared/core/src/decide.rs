@@ -193,8 +193,8 @@ fn spared<S>(exemptions: &Exemptions, finding: &Finding<S>) -> Option<Spared> {
         Exemption::Malformed { .. } => Some(Spared::Unreadable),
         resource if resource.holds() => Some(Spared::OptedOut),
         _ if !all => None,
-        _ if any(|exemption| !exemption.holds()) => Some(Spared::Unjudged),
         _ if any(unreadable) => Some(Spared::Unreadable),
+        _ if any(|exemption| !exemption.holds()) => Some(Spared::Unjudged),
         _ if any(|exemption| *exemption == Exemption::Existing) => Some(Spared::Existing),
         _ => Some(Spared::OptedOut),
     }

@@ -130,6 +130,19 @@ impl Storage {
     }
 }
 
+/// Why EC2 would refuse to share it with everyone again, and the way out. `lift`: the
+/// command that lifts the account's block.
+#[must_use]
+pub fn bars_undo(storage: &Storage, kind: &str, lift: &str, warning: &str) -> Option<String> {
+    let region = storage.arn.split(':').nth(3).unwrap_or_default();
+    storage.blocked.then(|| {
+        format!(
+            "the account blocks public sharing of {kind} in this Region, so EC2 would refuse to share it with everyone. Lift the block (`{}`; {warning}) and ask again, or share it with accounts by name",
+            aws(lift, region, &[])
+        )
+    })
+}
+
 /// That it is still public after the changes, as a clause.
 #[must_use]
 pub fn remaining(exposure: &Exposure<Holder>) -> String {

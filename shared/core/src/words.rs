@@ -206,7 +206,8 @@ pub enum Status {
     Tripped,
     /// Not changed: the kill switch is on.
     Stopped,
-    /// Not changed yet: it waits for its time (a stop, a maintenance window).
+    /// Not changed yet: it waits for its time (a stop, a maintenance window, the budget of the next
+    /// hour).
     Pending,
     /// Not changed: it would break something, and what is said in the reasons.
     Refused,

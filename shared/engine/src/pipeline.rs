@@ -434,7 +434,10 @@ impl<R: Remediation> Pipeline<'_, R> {
             }
             (Some(mut entry), found) => {
                 entry.head.attempts += 1;
-                decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
+                // What was not read may be as it was.
+                if unread.is_empty() {
+                    decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
+                }
                 let mut changes = Vec::new();
                 // What was not planned before has not been counted yet.
                 let counted_before = entry.detail.before.keys().cloned().collect();
@@ -462,15 +465,19 @@ impl<R: Remediation> Pipeline<'_, R> {
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
         };
-        // A run that did nothing leaves it to the one that does. What was recorded
-        // before, and is not now, holds no longer, unless it was not read.
-        if matches!(looked, Outlook::Done(verdict) if verdict != BUSY) {
-            if !unread.is_empty() {
-                return Err(self.not_all_read(&unread));
-            }
-            if let Some(known) = known {
-                self.forget(&known).await?;
-            }
+        // A run that did nothing leaves it to the one that does.
+        let ended = match looked {
+            Outlook::Done(verdict) | Outlook::Left(verdict) => verdict != BUSY,
+            Outlook::Again => false,
+        };
+        if ended && !unread.is_empty() {
+            return Err(self.not_all_read(&unread));
+        }
+        // What was recorded before, and is not now, holds no longer.
+        if let Some(known) = known
+            && matches!(looked, Outlook::Done(verdict) if verdict != BUSY)
+        {
+            self.forget(&known).await?;
         }
         Ok(looked)
     }
@@ -744,7 +751,10 @@ impl<R: Remediation> Pipeline<'_, R> {
         found.guards.resource_tripped.clone_from(&found.trips);
         let facts = found.facts.as_ref();
         let decision = self.decide(facts, &found.policy, &found.guards, self.now());
-        if let Some(plan) = &decision.plan {
+        // An opt-out or another policy that came meanwhile: what was done is told.
+        if let Some(plan) = &decision.plan
+            && plan.disposition == Disposition::Tripped
+        {
             entry.leave(plan);
         }
     }
@@ -804,7 +814,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             let decision = self.decide(facts.as_ref(), &found.policy, &found.guards, self.now());
             let now = items::<R>(facts.as_ref());
-            if entry.has_failures() {
+            if entry.has_failures() && unread::<R>(facts.as_ref()).is_empty() {
                 // An answer was lost, or somebody else made the change: what is told
                 // is what the resource shows.
                 decide::settle::<R>(entry, &now, &decision);

@@ -146,6 +146,8 @@ impl Walk<'_> {
         })
         .await;
         let complete = walked.is_ok() && problems.is_empty();
+        // What was not read belongs to the baseline perhaps.
+        let all_read = matches!(&walked, Ok(walked) if walked.unseen.is_empty());
         match walked {
             Ok(walked) => problems.extend(walked.unseen),
             Err(stopped) => problems.push(stopped.to_string()),
@@ -159,7 +161,7 @@ impl Walk<'_> {
             }
         }
         problems.dedup();
-        if complete && baseline == Baseline::Begins {
+        if complete && all_read && baseline == Baseline::Begins {
             let complete = self.ledger.baseline_is_complete(control).await;
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }
@@ -234,6 +236,11 @@ impl Walk<'_> {
                 decision = self.decide::<R>(facts, &guards);
             }
             let Some(reason) = sweep::reason(&decision) else {
+                // A setting that is good again: what was recorded of it is to go. (Of
+                // other resources pages show what is wrong alone.)
+                if R::INFO.prefix.is_none() && known.is_some() {
+                    checks.push(check(control, id));
+                }
                 continue;
             };
             let by_reason = digest.open.entry(control).or_default();

@@ -38,7 +38,7 @@ pub(super) struct Gaps {
     made: HashMap<String, Message>,
     /// When instances were last started.
     pub(super) launched: HashMap<String, String>,
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 impl Gaps {

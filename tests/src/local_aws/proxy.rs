@@ -3,6 +3,8 @@
 //! the calls and their rounds, fail exactly the third one, or change the world
 //! between two of them. What moto lacks is filled in on the way (`gaps`).
 
+use backstop_wire::memory::ec2::Settings;
+
 use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
 use super::systems_manager::SystemsManager;
@@ -219,6 +221,11 @@ impl Proxy {
     /// refused, as where EC2 does not have it.
     pub fn copy_volumes(&self, on: bool) {
         self.gaps.lock().unwrap().copies_volumes = on;
+    }
+
+    /// Reads or changes the account's settings that moto does not know.
+    pub fn settings<T>(&self, act: impl FnOnce(&mut Settings) -> T) -> T {
+        act(&mut self.gaps.lock().unwrap().settings)
     }
 
     /// Makes functions see that an instance was last started at a time.

@@ -83,7 +83,12 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
         }
     }
     may(SWEEP, "ec2:GetManagedPrefixListEntries", &list("aws"), &[]);
-    may(REVOKE, "ec2:DescribeManagedPrefixLists", "*", &[]);
+    for function in [REVOKE, SWEEP, UNDO] {
+        may(function, "ec2:DescribeManagedPrefixLists", "*", &[]);
+    }
+    // There is no failed event in the sweep's story.
+    let failed = Stack::new(STACK).arn("FailedEventsQueue");
+    may(SWEEP, "sqs:ChangeMessageVisibility", &failed, &[]);
 
     // The other way to a copy, and what EC2 asks of its key on the role's behalf.
     let made = [("ec2:CreateAction", "CreateVolume")];
@@ -241,7 +246,11 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
         }
         allowed.push((function, "sqs:SendMessage", failed, Context::new()));
     }
-    for (function, queue) in [(NOTIFY, "RecordedQueue"), (PATCH, "PatchInstanceQueue")] {
+    for (function, queue) in [
+        (NOTIFY, "RecordedQueue"),
+        (PATCH, "PatchInstanceQueue"),
+        (ENCRYPT, "EncryptVolumeQueue"),
+    ] {
         for action in [
             "sqs:DeleteMessage",
             "sqs:GetQueueAttributes",

@@ -1015,6 +1015,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     const INSTANCES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*";
     // A snapshot's ARN names no account when it is made or used.
     const SNAPSHOTS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*";
+    const IMAGES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::image/*";
     const HYBRID: &str =
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:managed-instance/*";
     const LICENCES: &str =
@@ -1081,6 +1082,13 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     };
     let only_the_opt_out = only(&[OPT_OUT_TAG]);
     let replaced_no_more = only(&[OPT_OUT_TAG, REPLACED_BY_TAG]);
+    let only_old_snapshots = json!({
+        "StringEquals": { "aws:ResourceTag/backstop:purpose": "safety" },
+        "Null": {
+            "aws:ResourceTag/backstop:entry": "false",
+            "aws:ResourceTag/backstop:opt-out": "true",
+        },
+    });
     let only_replaced =
         json!({ "Null": { (format!("aws:ResourceTag/{REPLACED_BY_TAG}")): "false" } });
     let sweep_logs = arn_of("SweepLogGroup").to_string();
@@ -1198,8 +1206,14 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("dynamodb:GetItem", &table, &none),
                 ("dynamodb:PutItem", &table, &none),
                 ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DisableSerialConsoleAccess", &everything, &none),
                 ("ec2:EnableEbsEncryptionByDefault", &everything, &none),
+                ("ec2:EnableSnapshotBlockPublicAccess", &everything, &none),
                 ("ec2:GetEbsEncryptionByDefault", &everything, &none),
+                ("ec2:GetInstanceMetadataDefaults", &everything, &none),
+                ("ec2:GetSerialConsoleAccessStatus", &everything, &none),
+                ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
+                ("ec2:ModifyInstanceMetadataDefaults", &everything, &none),
                 ("events:PutEvents", &bus, &only_backstop),
                 (
                     "logs:CreateLogStream",
@@ -1221,7 +1235,11 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("dynamodb:UpdateItem", &table, &none),
                 ("ec2:DescribeSnapshotAttribute", &sub(SNAPSHOTS), &none),
                 ("ec2:DescribeSnapshots", &everything, &none),
+                ("ec2:DescribeImageAttribute", &sub(IMAGES), &none),
+                ("ec2:DescribeImages", &everything, &none),
+                ("ec2:GetImageBlockPublicAccessState", &everything, &none),
                 ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
+                ("ec2:ModifyImageAttribute", &sub(IMAGES), &none),
                 ("ec2:ModifySnapshotAttribute", &sub(SNAPSHOTS), &unshares),
                 ("events:PutEvents", &bus, &only_backstop),
                 ("logs:CreateLogStream", &unshare_storage_logs, &none),
@@ -1314,20 +1332,28 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("dynamodb:Query", &index("by-resource"), &none),
                 ("dynamodb:Query", &index("untold"), &none),
                 ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DeleteSnapshot", &sub(SNAPSHOTS), &only_old_snapshots),
                 ("ec2:DeleteVolume", &sub(VOLUMES), &only_replaced),
+                ("ec2:DescribeManagedPrefixLists", &everything, &none),
                 ("ec2:DescribeInstances", &everything, &none),
                 ("ec2:DescribeSecurityGroups", &everything, &none),
                 ("ec2:DescribeSnapshots", &everything, &none),
                 ("ec2:DescribeTags", &everything, &none),
                 ("ec2:DescribeVolumes", &everything, &none),
+                ("ec2:DescribeImages", &everything, &none),
                 ("ec2:GetEbsEncryptionByDefault", &everything, &none),
+                ("ec2:GetInstanceMetadataDefaults", &everything, &none),
+                ("ec2:GetSerialConsoleAccessStatus", &everything, &none),
+                ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
                 ("ec2:GetManagedPrefixListEntries", &sub(ANY_LIST), &none),
                 ("events:DescribeRule", &sub(EVENT_RULES), &none),
                 ("events:PutEvents", &bus, &only_backstop),
                 ("logs:CreateLogStream", &sweep_logs, &none),
                 ("logs:PutLogEvents", &sweep_logs, &none),
                 ("sns:GetTopicAttributes", &topic_itself, &none),
+                ("sqs:ChangeMessageVisibility", &queue, &none),
                 ("sqs:GetQueueAttributes", &queue, &none),
+                ("sqs:ReceiveMessage", &queue, &none),
                 ("sqs:SendMessage", &queue, &none),
                 ("ssm:DescribeInstanceInformation", &everything, &none),
                 ("ssm:DescribeInstancePatchStates", &sub(HYBRID), &none),
@@ -1347,8 +1373,12 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:AuthorizeSecurityGroupIngress", &sub(RULES), &none),
                 ("ec2:CreateTags", &sub(RULES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(RULES), &while_authorising),
+                ("ec2:CreateTags", &sub(IMAGES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(SNAPSHOTS), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(VOLUMES), &replaced_no_more),
+                ("ec2:DescribeImageAttribute", &sub(IMAGES), &none),
+                ("ec2:DescribeImages", &everything, &none),
+                ("ec2:DescribeManagedPrefixLists", &everything, &none),
                 ("ec2:DescribeInstanceAttribute", &sub(INSTANCES), &none),
                 ("ec2:DescribeInstanceStatus", &everything, &none),
                 ("ec2:DescribeInstanceTypes", &everything, &none),
@@ -1360,9 +1390,17 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:DescribeTags", &everything, &none),
                 ("ec2:DescribeVolumes", &everything, &none),
                 ("ec2:DisableEbsEncryptionByDefault", &everything, &none),
+                ("ec2:DisableSnapshotBlockPublicAccess", &everything, &none),
+                ("ec2:EnableSerialConsoleAccess", &everything, &none),
+                ("ec2:EnableSnapshotBlockPublicAccess", &everything, &none),
                 ("ec2:GetEbsEncryptionByDefault", &everything, &none),
+                ("ec2:GetImageBlockPublicAccessState", &everything, &none),
+                ("ec2:GetInstanceMetadataDefaults", &everything, &none),
                 ("ec2:GetManagedPrefixListEntries", &sub(ANY_LIST), &none),
+                ("ec2:GetSerialConsoleAccessStatus", &everything, &none),
                 ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
+                ("ec2:ModifyImageAttribute", &sub(IMAGES), &none),
+                ("ec2:ModifyInstanceMetadataDefaults", &everything, &none),
                 ("ec2:ModifySecurityGroupRules", &sub(ANY_LIST), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(GROUPS), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(RULES), &none),
@@ -1416,13 +1454,30 @@ fn holds(condition: &Value, tag: Option<&str>) -> bool {
     iam::holds(condition, &context)
 }
 
+fn denies_of(function: &str) -> Vec<Statement> {
+    let statements = role_statements(function).into_iter();
+    statements.filter(|of| of.effect == "Deny").collect()
+}
+
+/// The one Deny of a function whose controls begin the same changes.
 fn deny_of(function: &str) -> Statement {
-    let denies: Vec<Statement> = role_statements(function)
-        .into_iter()
-        .filter(|statement| statement.effect == "Deny")
-        .collect();
+    let mut denies = denies_of(function);
     assert_eq!(denies.len(), 1, "{function}");
-    denies.into_iter().next().unwrap()
+    denies.remove(0)
+}
+
+/// The one that a control's opt-outs are in.
+fn deny_for(function: &str, control: ControlId) -> Statement {
+    let mut denies = denies_of(function);
+    denies.retain(|deny| {
+        let patterns = &deny.condition["StringLike"];
+        let patterns = patterns.as_object().unwrap().values().flat_map(items);
+        patterns
+            .into_iter()
+            .any(|pattern| pattern == control.name())
+    });
+    assert_eq!(denies.len(), 1, "{function}, {control}");
+    denies.remove(0)
 }
 
 /// Tags, whether IAM bars the change, and whether the code does. IAM never
@@ -1433,9 +1488,9 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
     let today = "2026-11-24".parse().unwrap();
     let sweep = (SWEEP.to_owned(), vec![ControlId::UnencryptedVolume]);
     for (function, controls) in barred().into_iter().chain([sweep]) {
-        let condition = deny_of(&function).condition;
-        assert!(!holds(&condition, None), "{function}, no tag");
         for control in controls.iter().filter(|control| is_barred(**control)) {
+            let condition = deny_for(&function, *control).condition;
+            assert!(!holds(&condition, None), "{function}, no tag");
             // Of another function: controls of one can share a remediation.
             let mut others = ControlId::ALL.iter();
             let other = others.find(|other| !controls.contains(other)).unwrap();
@@ -1556,8 +1611,11 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
     assert_eq!(
         tags,
         [
-            // A snapshot's ARN names no account.
-            (&only_the_opt_out, &in_account("", "snapshot")[..]),
+            // The ARN of an image, or of a snapshot, names no account.
+            (
+                &only_the_opt_out,
+                &[in_account("", "image"), in_account("", "snapshot")].concat()[..],
+            ),
             (
                 &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
                 &of("security-group-rule"),
@@ -1593,7 +1651,7 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
         assert_eq!(denies, barred().contains_key(function), "{function}");
     }
     for function in barred().keys() {
-        let deny = deny_of(function);
+        let denies = denies_of(function);
         // On whatever carries the tag; but a volume's opt-out says nothing to
         // whether its instance is patched.
         let expected = match function.as_str() {
@@ -1601,22 +1659,26 @@ fn opt_outs_bar_every_change_that_a_function_can_begin() {
                 "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*" }),
             _ => json!("*"),
         };
-        assert_eq!(deny.resources, [expected], "{function}");
+        for deny in &denies {
+            assert_eq!(
+                deny.resources,
+                std::slice::from_ref(&expected),
+                "{function}"
+            );
+        }
+        let denied: BTreeSet<String> = denies.into_iter().flat_map(|deny| deny.actions).collect();
         let (back, begins): (Vec<String>, Vec<String>) = granted_actions(function)
             .into_iter()
             .filter(|action| changes(action))
             .partition(|action| LEADS_BACK.contains(&action.as_str()));
         // What knows no tags of its resource cannot be barred by one.
-        let barred: Vec<String> = begins
+        let barred: BTreeSet<String> = begins
             .into_iter()
             .filter(|action| knows(action, "aws:ResourceTag/backstop:opt-out"))
             .collect();
-        assert_eq!(deny.actions, barred, "{function}");
+        assert_eq!(denied, barred, "{function}");
         for action in back {
-            assert!(
-                !deny.actions.contains(&action),
-                "{function}: {action} is barred"
-            );
+            assert!(!denied.contains(&action), "{function}: {action} is barred");
         }
     }
     assert_eq!(
@@ -2638,7 +2700,11 @@ fn the_readme_lists_every_control_with_its_function_and_security_hub() {
         assert!(finds.len() > 20, "{row}");
         let control = ControlId::from_name(control).unwrap_or_else(|| panic!("{row}"));
         if let Some(of) = controls::of(control) {
-            assert_eq!(*hub, of.info().hub.join(", "), "{row}");
+            let known = match of.info().hub {
+                [] => "–".to_owned(),
+                hub => hub.join(", "),
+            };
+            assert_eq!(*hub, known, "{row}");
         }
         found.insert(control, function_of(function));
     }

@@ -175,17 +175,13 @@ async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
         ("DescribeSecurityGroups", "UnauthorizedOperation"),
         ("DescribeSecurityGroupRules", "UnauthorizedOperation"),
         ("DescribeTags", "UnauthorizedOperation"),
-        ("GetManagedPrefixListEntries", "UnauthorizedOperation"),
     ] {
         let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
             operation if operation == denied => {
                 Reply::ec2_error(403, code, "You are not authorized")
             }
             "DescribeSecurityGroups" => group_xml("vpc-1"),
-            "DescribeSecurityGroupRules" => rules_xml(
-                &rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false),
-                None,
-            ),
+            "DescribeSecurityGroupRules" => rules_xml("", None),
             "DescribeTags" => tags_xml(NO_TAGS),
             other => panic!("{other}"),
         });

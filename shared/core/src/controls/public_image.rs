@@ -125,9 +125,12 @@ impl Control for PublicImage {
     }
 
     fn bars_undo(image: &Storage) -> Option<String> {
-        image.blocked.then(|| {
-            "the account blocks public sharing of images in this Region, so EC2 would refuse to share it with everyone. Lift the block (`aws ec2 disable-image-block-public-access`, which may take ten minutes) and ask again, or share it with accounts by name".to_owned()
-        })
+        sharing::bars_undo(
+            image,
+            "images",
+            "ec2 disable-image-block-public-access",
+            "that may take ten minutes",
+        )
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {

@@ -111,9 +111,12 @@ impl Control for PublicSnapshot {
     }
 
     fn bars_undo(snapshot: &Storage) -> Option<String> {
-        snapshot.blocked.then(|| {
-            "the account blocks public sharing of snapshots in this Region, so EC2 would refuse to share it with everyone. Lift the block (`aws ec2 disable-snapshot-block-public-access`; snapshots that it hides are public from then on) and ask again, or share it with accounts by name".to_owned()
-        })
+        sharing::bars_undo(
+            snapshot,
+            "snapshots",
+            "ec2 disable-snapshot-block-public-access",
+            "snapshots that it hides are public from then on",
+        )
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {

@@ -411,7 +411,7 @@ pub(super) fn sentence(text: &str, most: usize) -> String {
     let is_id = clause
         .split(' ')
         .next()
-        .is_some_and(|word| word.contains(['-', '_', ':']));
+        .is_some_and(|word| word.trim_end_matches(':').contains(['-', '_', ':']));
     let mut sentence = match is_id {
         true => clause,
         false => capitalised(&clause),

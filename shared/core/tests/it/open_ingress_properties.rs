@@ -986,7 +986,9 @@ fn exactly_the_exposure_goes(world: &World) -> Result<(), TestCaseError> {
         let Some((protocol, _)) = number.zip(world.unknown(raw)) else {
             continue;
         };
-        let kinds = (0..256).flat_map(|kind| [0, 4, 200].map(|code| kind * 1000 + code));
+        let code = raw.to.and_then(|code| u32::try_from(code).ok());
+        let codes: Vec<u32> = [0, 4, 200].into_iter().chain(code).collect();
+        let kinds = (0..256).flat_map(|kind| codes.iter().map(move |code| kind * 1000 + code));
         let point = |at| Point {
             v6: false,
             protocol,

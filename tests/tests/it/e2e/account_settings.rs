@@ -1,42 +1,33 @@
 //! Settings of the account that were weakened, on the deployed stack.
 
-use aws_sdk_ec2::types::{MetadataDefaultHttpTokensState, SnapshotBlockPublicAccessState};
+use backstop_wire::memory::ec2::Settings;
 
 use super::encryption::{RESTORE, look_by, told};
 use super::sweep::settle;
 use super::undo::{request, undo};
 use super::*;
 
-/// The settings as they are now: block, tokens and hops, console.
-async fn settings(aws: &LocalAws) -> (String, String, bool) {
-    let block = aws.ec2.get_snapshot_block_public_access_state().send();
-    let block = block.await.unwrap().state.unwrap();
-    let defaults = aws.ec2.get_instance_metadata_defaults().send();
-    let defaults = defaults.await.unwrap().account_level.unwrap();
-    let tokens = defaults.http_tokens().map_or("none", |t| t.as_str());
-    let hops = defaults.http_put_response_hop_limit();
-    let console = aws.ec2.get_serial_console_access_status().send();
-    let console = console.await.unwrap().serial_console_access_enabled;
-    (
-        block.as_str().to_owned(),
-        format!("{tokens} {hops:?}"),
-        console == Some(true),
-    )
+/// The settings as they are now.
+fn settings(aws: &LocalAws) -> Settings {
+    aws.proxy.settings(|settings| settings.clone())
 }
 
 /// Everything as it should be, with the strongest block, and the sweep knows it.
-async fn good(aws: &LocalAws) -> (String, String, bool) {
-    let block = aws.ec2.enable_snapshot_block_public_access();
-    let block = block.state(SnapshotBlockPublicAccessState::BlockAllSharing);
-    block.send().await.unwrap();
-    let defaults = aws.ec2.modify_instance_metadata_defaults();
-    let defaults = defaults.http_tokens(MetadataDefaultHttpTokensState::Required);
-    let defaults = defaults.http_put_response_hop_limit(2);
-    defaults.send().await.unwrap();
-    let console = aws.ec2.disable_serial_console_access();
-    console.send().await.unwrap();
+async fn good(aws: &LocalAws) -> Settings {
+    aws.proxy.settings(|settings| {
+        *settings = Settings {
+            block: "block-all-sharing".to_owned(),
+            ..Settings::default()
+        }
+    });
     settle(aws).await;
-    settings(aws).await
+    settings(aws)
+}
+
+/// As they are in an account that this file has not touched.
+fn reset(aws: &LocalAws) {
+    aws.proxy
+        .settings(|settings| *settings = Settings::default());
 }
 
 fn event(call: &str) -> Value {
@@ -45,16 +36,13 @@ fn event(call: &str) -> Value {
 }
 
 /// Weakens all three, as a person would; the events.
-async fn weaken(aws: &LocalAws) -> [(&'static str, Value); 3] {
-    let block = aws.ec2.enable_snapshot_block_public_access();
-    let block = block.state(SnapshotBlockPublicAccessState::BlockNewSharing);
-    block.send().await.unwrap();
-    let defaults = aws.ec2.modify_instance_metadata_defaults();
-    let defaults = defaults.http_tokens(MetadataDefaultHttpTokensState::NoPreference);
-    let defaults = defaults.http_put_response_hop_limit(-1);
-    defaults.send().await.unwrap();
-    let console = aws.ec2.enable_serial_console_access();
-    console.send().await.unwrap();
+fn weaken(aws: &LocalAws) -> [(&'static str, Value); 3] {
+    aws.proxy.settings(|settings| {
+        settings.block = "block-new-sharing".to_owned();
+        settings.tokens = "no-preference".to_owned();
+        settings.hops = "-1".to_owned();
+        settings.console = true;
+    });
     [
         (
             "snapshot-sharing-block",
@@ -79,13 +67,13 @@ fn exempt(controls: &[&str]) -> Value {
 async fn there_and_back(aws: &LocalAws) {
     let before = good(aws).await;
     let count = aws.entries().await.unwrap().len();
-    let events = weaken(aws).await;
-    let weak = settings(aws).await;
+    let events = weaken(aws);
+    let weak = settings(aws);
     for (control, event) in &events {
         assert_eq!(aws.deliver(event).await.unwrap(), [RESTORE], "{control}");
         aws.quiet().await;
     }
-    assert_eq!(settings(aws).await, before, "exactly as before");
+    assert_eq!(settings(aws), before, "exactly as before");
     let mut entries = aws.entries().await.unwrap().split_off(count);
     entries.retain(|entry| entry["status"] == "remediated");
     let mut of: Vec<&str> = entries
@@ -105,17 +93,17 @@ async fn there_and_back(aws: &LocalAws) {
         let answer = undo(aws, &request(entry));
         assert_eq!(answer["verdict"], "refused", "{answer}");
     }
-    assert_eq!(settings(aws).await, before);
+    assert_eq!(settings(aws), before);
     aws.set_policy(&exempt(&of)).await.unwrap();
     for entry in &entries {
         let answer = undo(aws, &request(entry));
         assert_eq!(answer["verdict"], "undone", "{answer}");
     }
-    assert_eq!(settings(aws).await, weak, "the exact former values");
+    assert_eq!(settings(aws), weak, "the exact former values");
     for (_, event) in &events {
         assert_eq!(look_by(aws, RESTORE, event), "exempt");
     }
-    assert_eq!(settings(aws).await, weak);
+    assert_eq!(settings(aws), weak);
     aws.quiet().await;
 }
 
@@ -125,7 +113,7 @@ fn weakened_settings_are_restored_to_exactly_what_they_were_and_undone_under_an_
         there_and_back(aws).await;
         let messages = told(aws, "serial console in us-east-1", 3).await;
         assert!(messages[0].bodies["default"].contains("access to the serial console is off"));
-        good(aws).await;
+        reset(aws);
     });
 }
 
@@ -135,8 +123,8 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     // From no block at all: undo turns it off again.
     good(aws).await;
     let count = aws.entries().await.unwrap().len();
-    let disable = aws.ec2.disable_snapshot_block_public_access();
-    disable.send().await.unwrap();
+    aws.proxy
+        .settings(|settings| settings.block = "unblocked".to_owned());
     let event = event("DisableSnapshotBlockPublicAccess");
     aws.set_policy(&json!({"version": 1})).await.unwrap();
     aws.deliver(&event).await.unwrap();
@@ -147,5 +135,5 @@ pub(crate) async fn exercise(aws: &LocalAws) {
         .await
         .unwrap();
     assert_eq!(undo(aws, &request(&entries[0]))["verdict"], "undone");
-    good(aws).await;
+    reset(aws);
 }

@@ -10,14 +10,10 @@ const FRIEND: &str = "444455556666";
 
 /// A new image, private.
 async fn image(aws: &LocalAws) -> String {
-    let amis = aws.ec2.describe_images().owners("amazon").send().await;
-    let ami = amis.unwrap().images()[0].image_id().unwrap().to_owned();
-    let run = aws.ec2.run_instances().image_id(ami);
-    let run = run.min_count(1).max_count(1).send().await.unwrap();
-    let instance = run.instances()[0].instance_id().unwrap();
-    let create = aws.ec2.create_image().instance_id(instance);
-    let name = format!("golden-{instance}");
-    create.name(name).send().await.unwrap().image_id.unwrap()
+    let register = aws.ec2.register_image();
+    let register = register.name(format!("golden-{}", aws.next()));
+    let image = register.root_device_name("/dev/xvda").send().await;
+    image.unwrap().image_id.unwrap()
 }
 
 /// Changes its grants, as a person would; the event.

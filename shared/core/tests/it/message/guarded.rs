@@ -265,7 +265,9 @@ fn a_resource_that_tripped_by_itself_says_what_was_closed_what_is_left_and_how_t
 
         What was done, and why no more
         - Nothing more was changed: the control has tripped for this resource: it alone would take 51 changes in an hour, more than the budget of 50.
-        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress sg-0123456789abcdef0. Until then, close it by hand.
+        - Remediation is paused until someone finds the cause and re-arms it:
+        - backstop re-arm open-ingress sg-0123456789abcdef0
+        - Until then, close it by hand.
         - 1 left, and this would be done:
         - sgr-0dddddddddddddddd would be revoked.
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
@@ -286,7 +288,8 @@ fn what_waits_for_the_budget_of_the_next_hour_says_until_when() {
 
         What was done
         - Nothing was changed: resources for which the control has tripped have used up its budget of this hour.
-        - It is put right by the first sweep of the next hour. Until then, close it by hand.
+        - It is remediated by the first sweep of the next hour.
+        - Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked."#]]
     .assert_eq(&open_and_done(&mail(&held_back(Reason::BudgetSpent))));

@@ -285,14 +285,15 @@ fn what_cannot_be_judged_is_told_with_the_owner_of_the_list() {
 
         What was open
         - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
-        - tcp 22 to the prefix list pl-0123456789abcdef0, which cannot be read (owner: 444455556666), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
         - sgr-0aaaaaaaaaaaaaaaa was revoked.
         - Looked again: the exposure is closed.
 
         What could not be judged
-        - sgr-0aaaaaaaaaaaaaaaa: the prefix list pl-0123456789abcdef0 (owner: 444455556666) cannot be read: GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist.
+        - sgr-0eeeeeeeeeeeeeeee: the prefix list pl-0123456789abcdef0 (owner: 444455556666) cannot be read: GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist.
+        - A rule goes on admitting what is in a list that is no longer shared, its later versions as well: have the owner share the list with this account, or name other sources in the rule.
+        - To have it closed, set `"unreadable_lists": "close"` in the settings of open-ingress in the policy.
 
     "#]].assert_eq(told);
 }
