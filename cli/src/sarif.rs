@@ -122,6 +122,10 @@ mod tests {
                 "missing-patches",
                 "unmanaged-instance",
                 "public-snapshot",
+                "public-image",
+                "snapshot-sharing-block",
+                "metadata-defaults",
+                "serial-console",
             ]
         );
         let result = &run["results"][0];

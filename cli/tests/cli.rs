@@ -180,8 +180,8 @@ fn without_a_region_or_credentials_it_says_how_to_give_them() {
 fn what_is_typed_wrong_is_said_before_anything_is_called() {
     for (arguments, part) in [
         (
-            &["plan", "ami-0123", "--region", "eu-central-1"][..],
-            "`ami-0123` is neither a file nor the id",
+            &["plan", "rtb-0123", "--region", "eu-central-1"][..],
+            "`rtb-0123` is neither a file nor the id",
         ),
         (
             &["re-arm", "open-ingres", "--region", "eu-central-1"],

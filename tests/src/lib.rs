@@ -8,7 +8,9 @@
 )]
 
 pub mod cloudtrail;
+pub mod iam;
 pub mod local_aws;
 pub mod native_events;
 pub mod runtime_api;
+pub mod stack;
 pub mod template;

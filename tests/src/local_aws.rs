@@ -285,7 +285,7 @@ impl LocalAws {
         let mut aws = Self::connect(proxy, vec![moto, ministack], watch, site);
         aws.outputs = aws.pairs("DescribeStacks", "OutputKey", "OutputValue")?;
         aws.resources = aws.pairs(
-            "DescribeStackResources",
+            "ListStackResources",
             "LogicalResourceId",
             "PhysicalResourceId",
         )?;
@@ -354,6 +354,8 @@ impl LocalAws {
         let reset = Message::request("POST", "/moto-api/reset", &[("host", "localhost")], b"");
         reset.send(self.proxy.upstreams.moto)?;
         self.proxy.reset();
+        self.proxy
+            .settings(|settings| *settings = backstop_wire::memory::ec2::Settings::default());
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
         if let Some(policy) = deployed {
@@ -810,6 +812,14 @@ impl LocalAws {
         self.drain(self.output("FailedEventsQueueUrl")).await
     }
 
+    /// Puts an event among the failed ones, as a rule does that cannot deliver it.
+    pub async fn give_up(&self, event: &Value) -> Result<()> {
+        let send = self.sqs.send_message();
+        let send = send.queue_url(self.output("FailedEventsQueueUrl"));
+        send.message_body(event.to_string()).send().await?;
+        Ok(())
+    }
+
     async fn drain(&self, url: &str) -> Result<Vec<Value>> {
         let mut bodies = Vec::new();
         loop {
@@ -990,17 +1000,9 @@ impl LocalAws {
         Ok(Message::request(method, target, &all, body).send(self.proxy.upstreams.ministack)?)
     }
 
-    /// Reads pairs out of an answer of CloudFormation about the stack.
+    /// Reads pairs out of all pages of an answer of CloudFormation about the stack.
     fn pairs(&self, action: &str, key: &str, value: &str) -> Result<BTreeMap<String, String>> {
-        let form = http::write_form(&[
-            ("Action", action),
-            ("StackName", STACK),
-            ("Version", "2010-05-15"),
-        ]);
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let answer = self
-            .ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?
-            .text();
         let element = |text: &str, name: &str| {
             let (_, after) = text.split_once(&format!("<{name}>"))?;
             Some(
@@ -1011,10 +1013,25 @@ impl LocalAws {
                     .replace("&gt;", ">"),
             )
         };
-        let members = answer.split("</member>");
-        Ok(members
-            .filter_map(|m| Some((element(m, key)?, element(m, value)?)))
-            .collect())
+        let (mut pairs, mut next) = (BTreeMap::new(), None::<String>);
+        loop {
+            let mut form = vec![
+                ("Action", action),
+                ("StackName", STACK),
+                ("Version", "2010-05-15"),
+            ];
+            form.extend(next.as_deref().map(|token| ("NextToken", token)));
+            let form = http::write_form(&form);
+            let answer = self
+                .ministack("cloudformation", "POST", "/", &headers, form.as_bytes())?
+                .text();
+            let members = answer.split("</member>");
+            pairs.extend(members.filter_map(|m| Some((element(m, key)?, element(m, value)?))));
+            next = element(&answer, "NextToken");
+            if next.is_none() {
+                return Ok(pairs);
+            }
+        }
     }
 
     async fn read_rules(&self) -> Result<Vec<Rule>> {
@@ -1327,8 +1344,9 @@ fn arn(resource: &str) -> String {
         Some("sg") => "security-group",
         Some("vol") => "volume",
         Some("i") => "instance",
-        // A snapshot's ARN names no account.
+        // The ARN of a snapshot, or of an image, names no account.
         Some("snap") => return format!("arn:aws:ec2:{REGION}::snapshot/{resource}"),
+        Some("ami") => return format!("arn:aws:ec2:{REGION}::image/{resource}"),
         _ => return resource.to_owned(),
     };
     format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{resource}")

@@ -78,7 +78,7 @@ impl History {
         }
         match self.format {
             Format::Json => println!("{}", json!(documents)),
-            Format::Table if documents.is_empty() => println!("the ledger holds nothing about it"),
+            Format::Table if documents.is_empty() => println!("no ledger entries found"),
             Format::Table => println!("{table}"),
         }
         Ok(ExitCode::from(unreadable))
@@ -157,8 +157,10 @@ fn what(record: &Record) -> String {
                 })
                 .collect();
             exposed.dedup();
-            let by = entry.head.actor.principal.as_deref().unwrap_or("unknown");
-            format!("{} (by {by})", exposed.join("; "))
+            // A caller's ARN, or how else it was found.
+            let actor = &entry.head.actor;
+            let by = actor.principal.as_deref().unwrap_or("caller unknown");
+            format!("{} ({by})", exposed.join("; "))
         }
         Record::Encryption(run) => {
             let volumes: Vec<&str> = run.detail.volumes.iter().map(|v| v.id.as_str()).collect();
@@ -166,10 +168,9 @@ fn what(record: &Record) -> String {
                 Some(undone) => format!("takes {undone} back: {}", volumes.join(", ")),
                 None => volumes.join(", "),
             };
-            match run.detail.reasons.last() {
-                Some(why) => format!("{what}; {why}"),
-                None => what,
-            }
+            let parts = [Some(what), run.detail.reasons.last().cloned()];
+            let parts = parts.into_iter().flatten().filter(|part| !part.is_empty());
+            parts.collect::<Vec<_>>().join("; ")
         }
         Record::Patching(run) => {
             let cves: Vec<&str> = run
@@ -250,5 +251,31 @@ mod tests {
         assert_eq!(resource(&installed), "i-1");
         let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));
         assert_eq!(what(&told), "Systems Manager cannot reach it");
+    }
+
+    fn stored(fixture: &str) -> serde_json::Value {
+        let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+        fixture["document"].clone()
+    }
+
+    #[test]
+    fn who_opened_it_stands_in_brackets_and_nothing_begins_with_a_semicolon() {
+        let mut document = stored(include_str!(
+            "../../../shared/aws/tests/stored/remediation/open-ingress-held.json"
+        ));
+        document["actor"]["principal"] =
+            json!("found by Backstop's sweep; who opened it is not known");
+        let told = what(&Record::parse(&document.to_string()).unwrap());
+        let by = " (found by Backstop's sweep; who opened it is not known)";
+        assert!(told.ends_with(by), "{told}");
+        document["actor"] = json!({});
+        let told = what(&Record::parse(&document.to_string()).unwrap());
+        assert!(told.ends_with(" (caller unknown)"), "{told}");
+
+        let setting = stored(include_str!(
+            "../../../shared/aws/tests/stored/encryption/encryption-by-default-notified.json"
+        ));
+        let record = Record::parse(&setting.to_string()).unwrap();
+        assert_eq!(what(&record), "the mode is `notify`");
     }
 }

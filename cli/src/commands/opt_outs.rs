@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use backstop_aws::opt_outs::all;
+use backstop_core::exemption::opt_out_tags;
 use backstop_core::message::one_line;
 use backstop_core::notice::OptOutSeen;
 use backstop_core::sweep::{opt_out_seen, sort_opt_outs, wants_attention};
@@ -31,7 +32,8 @@ impl OptOuts {
         let mut seen: Vec<OptOutSeen> = all(&aws.clients.ec2, &aws.deadline)
             .await?
             .iter()
-            .map(|(id, value)| opt_out_seen(id, value, today, self.require_end))
+            .flat_map(|(id, tags)| opt_out_tags(tags).map(move |tag| (id, tag)))
+            .map(|(id, tag)| opt_out_seen(id, tag, today, self.require_end))
             .collect();
         sort_opt_outs(&mut seen);
         match self.format {

@@ -274,6 +274,9 @@ async fn preview(
         let preview = served.preview(previewing, &id).await?;
         print!("{}", said(&preview, served.info()));
         found |= preview.finding().is_some();
+        if !preview.unread.is_empty() {
+            return Err(Problem(preview.unread.join("; ")));
+        }
     }
     Ok(found)
 }
@@ -356,8 +359,13 @@ fn exempted(exemption: &Exemption) -> String {
         Exemption::None | Exemption::Existing => String::new(),
         Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
         Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
-        Exemption::Malformed { value, problem } => format!(
-            "the tag {OPT_OUT_TAG} is `{}`: {}\n",
+        Exemption::Malformed {
+            value,
+            problem,
+            key,
+        } => format!(
+            "the tag {} is `{}`: {}\n",
+            one_line(key.as_deref().unwrap_or(OPT_OUT_TAG), 100),
             one_line(value, 100),
             one_line(problem, 300)
         ),
@@ -503,7 +511,7 @@ mod tests {
             let targets = of_id(what).unwrap_or_else(|problem| panic!("{problem}"));
             assert!(targets.contains(&expected), "{what}: {targets:?}");
         }
-        let problem = of_id("ami-1").unwrap_err().0;
+        let problem = of_id("rtb-1").unwrap_err().0;
         for part in [
             "(`sg-…`)",
             "(`pl-…`)",

@@ -384,7 +384,7 @@ fn print_table(scanned: &Scanned) {
         scanned.instances
     );
     println!(
-        "{} volumes are unencrypted, {} of them kept after they were replaced",
+        "unencrypted volumes: {}, of which {} are kept after they were replaced",
         scanned.unencrypted_volumes, scanned.kept_volumes
     );
 }

@@ -2,9 +2,11 @@
 //! bottom: parse, gather, decide, record what is not changed, or begin a run and
 //! hand it to the state machine.
 //!
-//! The state machine then calls this same function for each step (`advance`).
+//! Instances that start or stop come in batches from a queue, so that many at once
+//! are one read of EC2. The state machine then calls this same function for each step (`advance`).
 //! Deliberately not here: what is decided (core) and how a call is made (aws).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backstop_aws::clients::{Clients, EncryptionClients};
@@ -24,7 +26,7 @@ use backstop_core::encryption::Encryption;
 use backstop_core::guards::Guards;
 use backstop_core::sweep::volumes::page_key;
 use backstop_core::trigger::{
-    self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Trigger, VolumesParsed,
+    self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Queued, Trigger, VolumesParsed,
 };
 use backstop_core::volumes::{ENTRY_TAG, Unit, Volume, VolumeFacts};
 use backstop_core::words::{ControlId, Mode, Status};
@@ -37,6 +39,9 @@ const CONTROL: ControlId = ControlId::UnencryptedVolume;
 
 /// How often a lock that changes hands is looked at again.
 const MOST_LOOKS: usize = 4;
+
+/// Time that has to be left for one more look of a batch.
+const TO_LOOK: Duration = Duration::from_secs(15);
 
 /// Everything that makes a run fail, so that Lambda, or the state machine,
 /// tries again.
@@ -56,6 +61,10 @@ pub(crate) enum Failure {
     Contended(String),
     #[error("the ledger has no encryption `{0}`: nothing can be carried on")]
     NoEntry(String),
+    #[error("there was no time left to look at it: look again later")]
+    NoTime,
+    #[error("{0}")]
+    Batch(String),
     #[error("{resource}: another invocation took a step of entry {entry} meanwhile")]
     Overtaken { resource: String, entry: String },
 }
@@ -122,18 +131,9 @@ impl Handler {
     /// Something failed, so that the event has to be delivered again.
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         let now = Invocation::of(&event.context, &self.clients.clock);
-        let answer = match trigger::volumes(&event.payload) {
-            Ok(VolumesParsed::Ignored(reason)) => {
-                info!(verdict = "ignored", %reason, "event ignored");
-                Ok(json!({ "verdict": "ignored" }))
-            }
-            Ok(VolumesParsed::Advance { entry, go_back }) => {
-                Box::pin(self.advance(&entry, go_back, &now)).await
-            }
-            Ok(VolumesParsed::Check(trigger)) => {
-                Box::pin(self.check(&trigger, &now)).await.map(verdict)
-            }
-            Err(broken) => Err(broken.into()),
+        let answer = match trigger::queued(&event.payload) {
+            Some(queued) => Box::pin(self.batch(queued, &now)).await,
+            None => self.one(&event.payload, &now).await,
         };
         if let Err(failure) = &answer {
             error!(%failure, "run failed");
@@ -146,9 +146,103 @@ impl Handler {
         of_policy.unwrap_or(self.settings.remediation.mode)
     }
 
-    async fn check(&self, trigger: &Trigger, now: &Invocation) -> Result<&'static str, Failure> {
+    /// An event that came by itself, or a step of the state machine.
+    async fn one(&self, payload: &Value, now: &Invocation) -> Result<Value, Failure> {
+        match trigger::volumes(payload)? {
+            VolumesParsed::Ignored(reason) => {
+                info!(verdict = "ignored", %reason, "event ignored");
+                Ok(json!({ "verdict": "ignored" }))
+            }
+            VolumesParsed::Advance { entry, go_back } => {
+                Box::pin(self.advance(&entry, go_back, now)).await
+            }
+            VolumesParsed::Check(trigger) => {
+                let checked = Box::pin(self.check(&trigger, None, now)).await;
+                checked.map(verdict)
+            }
+        }
+    }
+
+    /// A batch: one read of all its instances, and a look at each that has
+    /// something to look at. Answers with the messages that are to be delivered
+    /// again.
+    async fn batch(&self, queued: Vec<Queued>, now: &Invocation) -> Result<Value, Failure> {
+        let all = queued.len();
+        let mut failed: Vec<(String, String)> = Vec::new();
+        let mut works: BTreeMap<String, (Trigger, Vec<String>)> = BTreeMap::new();
+        for Queued { message, event } in queued {
+            match event.and_then(|event| trigger::volumes(&event)) {
+                Ok(VolumesParsed::Check(trigger)) => {
+                    let id = trigger.resource.clone();
+                    let (_, messages) = works.entry(id).or_insert_with(|| (trigger, Vec::new()));
+                    messages.push(message);
+                }
+                // Steps come from the state machine and from no queue.
+                Ok(VolumesParsed::Ignored(_) | VolumesParsed::Advance { .. }) => {}
+                Err(broken) => failed.push((message, broken.to_string())),
+            }
+        }
+        let ids: Vec<String> = works.keys().cloned().collect();
+        let is_instance = |id: &String| id.starts_with("i-");
+        let instances: Vec<String> = ids.iter().filter(|id| is_instance(id)).cloned().collect();
+        let (units, standings) = tokio::join!(
+            volumes::of_instances(&self.clients.ec2, &instances, &now.deadline),
+            self.ledger.standings(CONTROL, &ids),
+        );
+        let mut units = units?;
+        let mut looked_at = 0;
+        for ((id, (trigger, messages)), standing) in works.into_iter().zip(standings?) {
+            let unit = is_instance(&id).then(|| units.remove(&id).unwrap_or(Unit::Gone));
+            // Nothing is to be encrypted, and nothing hangs on it.
+            let at_rest = unit.as_ref().is_some_and(|unit| !has_unencrypted(unit));
+            if at_rest && standing.lock.is_none() && standing.known.is_none() {
+                continue;
+            }
+            looked_at += 1;
+            let looked = match now.deadline.left() < TO_LOOK {
+                true => Err(Failure::NoTime),
+                false => Box::pin(self.check(&trigger, unit, now)).await,
+            };
+            if let Err(failure) = looked {
+                let why = failure.to_string();
+                let messages = messages.into_iter();
+                failed.extend(messages.map(|message| (message, why.clone())));
+            }
+        }
+        info!(
+            messages = all,
+            instances = ids.len(),
+            looked_at,
+            failed = failed.len(),
+            "batch done"
+        );
+        for (message, why) in &failed {
+            error!(%message, %why, "not done");
+        }
+        if failed.len() >= all
+            && let Some((_, why)) = failed.first()
+        {
+            return Err(Failure::Batch(format!(
+                "nothing of a batch of {all} could be done: {why}"
+            )));
+        }
+        let failures: Vec<Value> = failed
+            .iter()
+            .map(|(message, _)| json!({ "itemIdentifier": message }))
+            .collect();
+        Ok(json!({ "batchItemFailures": failures }))
+    }
+
+    /// Looks at a unit, which may have been read already, and again where
+    /// something moved meanwhile.
+    async fn check(
+        &self,
+        trigger: &Trigger,
+        mut unit: Option<Unit>,
+        now: &Invocation,
+    ) -> Result<&'static str, Failure> {
         for _ in 0..MOST_LOOKS {
-            match self.look(trigger, now).await? {
+            match self.look(trigger, unit.take(), now).await? {
                 Looked::Done(verdict) => return Ok(verdict),
                 Looked::Again => info!(resource = %trigger.resource, "looking again"),
             }
@@ -156,9 +250,14 @@ impl Handler {
         Err(Failure::Contended(trigger.resource.clone()))
     }
 
-    async fn look(&self, trigger: &Trigger, now: &Invocation) -> Result<Looked, Failure> {
+    async fn look(
+        &self,
+        trigger: &Trigger,
+        unit: Option<Unit>,
+        now: &Invocation,
+    ) -> Result<Looked, Failure> {
         let mut counted = metrics::run(CONTROL.name());
-        let looked = self.look_counted(trigger, now, &mut counted).await;
+        let looked = self.look_counted(trigger, unit, now, &mut counted).await;
         if looked.is_err() {
             counted.failures = 1;
         }
@@ -168,6 +267,7 @@ impl Handler {
     async fn look_counted(
         &self,
         trigger: &Trigger,
+        unit: Option<Unit>,
         invocation: &Invocation,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Looked, Failure> {
@@ -183,14 +283,12 @@ impl Handler {
         // gather: the policy says which key, the unit says whose lock
         let policy = self.policy.get(deadline).await?;
         let control = &policy.policy.controls.unencrypted_volume;
-        let facts = volumes::facts(
-            &self.clients.ec2,
-            &self.encryption.kms,
-            resource,
-            control.settings.kms_key.as_deref(),
-            deadline,
-        )
-        .await?;
+        let (ec2, kms) = (&self.clients.ec2, &self.encryption.kms);
+        let key = control.settings.kms_key.as_deref();
+        let facts = match unit {
+            Some(unit) => volumes::facts_of(ec2, kms, unit, key, deadline).await?,
+            None => volumes::facts(ec2, kms, resource, key, deadline).await?,
+        };
         let unit = unit_id(&facts, trigger);
         let (standing, locks) = self.standing(&unit, &facts).await?;
         let Standing {
@@ -379,7 +477,7 @@ impl Handler {
             Begun::Busy => return Ok(Looked::Done("another run will look again")),
             Begun::Moved => return Ok(Looked::Again),
             Begun::OverBudget => {
-                self.trip_control(&run, budget).await?;
+                self.over_budget(&run, budget).await?;
                 return Ok(Looked::Again);
             }
         }
@@ -387,15 +485,17 @@ impl Handler {
         Ok(Looked::Done("begun"))
     }
 
-    /// The control trips: it changes nothing more until a person re-arms it.
-    pub(crate) async fn trip_control(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
+    /// The budget refused the run: the control trips, for the instance alone if its
+    /// volumes are more than the budget, and changes nothing more until a person
+    /// re-arms it. An instance is never encrypted in part for the budget's sake.
+    pub(crate) async fn over_budget(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
         let place = trips::Place {
             account: &run.head.account,
             region: &run.head.region,
             resource: &run.head.resource,
         };
         let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-        trips::over_budget(ledger, bus, run, place, run.changes(), budget).await?;
+        trips::refused(ledger, bus, run, place, run.changes(), budget).await?;
         Ok(())
     }
 
@@ -469,7 +569,7 @@ impl Handler {
         known: Option<&Known>,
         guards: &Guards,
     ) -> Result<Option<&'static str>, Failure> {
-        let quiet = run.head.status == Status::Tripped && guards.control_tripped.is_some();
+        let quiet = guards.told_with_the_trip(&run.head);
         let bus = &self.clients.eventbridge;
         Ok(findings::record(&self.ledger, bus, run, known, quiet).await?)
     }
@@ -493,6 +593,15 @@ impl Handler {
     ) -> Result<(), Failure> {
         let bus = &self.clients.eventbridge;
         Ok(findings::forget(&self.ledger, bus, control, resource, known).await?)
+    }
+}
+
+/// Whether a unit has volumes that are not encrypted.
+fn has_unencrypted(unit: &Unit) -> bool {
+    match unit {
+        Unit::Gone => false,
+        Unit::Volume(volume) => !volume.encrypted,
+        Unit::Instance(_, volumes) => volumes.iter().any(|volume| !volume.encrypted),
     }
 }
 

@@ -145,6 +145,7 @@ impl World {
             agent: self.agents.get(id).cloned(),
             state: self.states.get(id).cloned(),
             findings: reports.active.values().cloned().collect(),
+            unpatchable: reports.unpatchable.clone(),
             encrypting: self.encryptions.get(id).cloned(),
             ..PatchFacts::default()
         }
@@ -338,23 +339,33 @@ impl Handler {
         answers
     }
 
-    /// Everything that is read for all instances at once.
+    /// Everything that is read for all instances at once. Systems Manager is asked
+    /// about those that EC2 shows, and not about whatever events name.
     async fn gather(&self, ids: &[String], now: &Invocation) -> Result<World, Failure> {
         let (ec2, ssm, deadline) = (&self.clients.ec2, &self.clients.ssm, &now.deadline);
-        let (policy, hosts, agents, states, reports, standings, encryptions) = tokio::join!(
+        let instances = async {
+            let hosts = patching::hosts(ec2, ids, deadline).await?;
+            let there = hosts.values().filter(|host| !host.is_ended());
+            let there: Vec<String> = there.map(|host| host.id.clone()).collect();
+            let (agents, states) = tokio::join!(
+                patching::agents(ssm, &there, deadline),
+                patching::states(ssm, &there, deadline),
+            );
+            Ok::<_, AwsError>((hosts, agents?, states?))
+        };
+        let (policy, instances, reports, standings, encryptions) = tokio::join!(
             self.policy.get(deadline),
-            patching::hosts(ec2, ids, deadline),
-            patching::agents(ssm, ids, deadline),
-            patching::states(ssm, ids, deadline),
+            instances,
             self.ledger.reports(ids),
             self.standings(ids),
             self.ledger.encryptions(ids),
         );
+        let (policy, (hosts, agents, states)) = (policy?, instances?);
         Ok(World {
-            policy: policy?,
-            hosts: hosts?,
-            agents: agents?,
-            states: states?,
+            policy,
+            hosts,
+            agents,
+            states,
             reports: reports?,
             standings: standings?,
             encryptions: encryptions?,
@@ -385,7 +396,7 @@ impl Handler {
         self.take_reports(work, &mut reports, &world.policy).await?;
 
         // A run that has begun goes on before anything else.
-        let mut cut_off = None;
+        let mut open = None;
         if let Some(lock) = world.lock(&id) {
             match self.ledger.patching(&lock.entry).await? {
                 Some(run) if !run.is_open() => {
@@ -393,7 +404,10 @@ impl Handler {
                     return Ok(Looked::Again);
                 }
                 Some(mut run) if run.detail.command.is_some() => {
-                    return self.follow(&mut run, &mut reports, invocation).await;
+                    match self.follow(&mut run, &mut reports, invocation).await? {
+                        Some(looked) => return Ok(looked),
+                        None => open = Some(run),
+                    }
                 }
                 _ if lock.is_live(self.clients.clock.now()) => {
                     let control = ControlId::MissingPatches;
@@ -415,7 +429,8 @@ impl Handler {
                         self.finish(&mut run).await?;
                         return Ok(Looked::Again);
                     }
-                    cut_off = Some(run);
+                    run.head.attempts += 1;
+                    open = Some(run);
                 }
                 None => {}
             }
@@ -457,7 +472,7 @@ impl Handler {
                 }
             }
         }
-        if let Some(run) = cut_off {
+        if let Some(run) = open {
             let lock = world.lock(&id);
             return self.go_on(run, lock, &decision, &reports, policy).await;
         }
@@ -485,10 +500,19 @@ impl Handler {
         while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);
         if run.head.status != Status::InProgress {
-            let tripped = guards.get(&control).map(|of| of.control_tripped.is_some());
-            let quiet = run.head.status == Status::Tripped && tripped == Some(true);
+            let guards = guards.get(&control);
+            // The run that found out that no command can patch it has told so.
+            let follows = run.head.status == Status::Refused
+                && run.detail.unpatchable.is_some()
+                && !reports.unpatchable_recorded;
+            let quiet =
+                follows || guards.is_some_and(|guards| guards.told_with_the_trip(&run.head));
             let bus = &self.clients.eventbridge;
             let told = findings::record(&self.ledger, bus, &run, known, quiet).await?;
+            if follows && told.is_some() {
+                let note = |reports: &mut Reports| reports.unpatchable_recorded = true;
+                self.change_reports(&id, &mut reports, note).await?;
+            }
             return Ok(told.map_or(Looked::Again, Looked::Done));
         }
         if invocation.deadline.left() < TO_BEGIN {
@@ -570,7 +594,7 @@ impl Handler {
         if control == ControlId::UnmanagedInstance {
             return Ok(false);
         }
-        let lists = decision.operation == Operation::Install && facts.state.is_some();
+        let lists = decision.operation == Operation::Install;
         let begins = decision.status == Status::InProgress;
         let since = self
             .clients
@@ -587,7 +611,7 @@ impl Handler {
             },
             async {
                 match begins {
-                    true => patching::commands(ssm, &host.id, since, deadline).await,
+                    true => patching::commands_on(ssm, &host.id, since, deadline).await,
                     false => Ok(Vec::new()),
                 }
             },
@@ -622,7 +646,7 @@ impl Handler {
                         resource: &run.head.resource,
                     };
                     let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                    trips::over_budget(ledger, bus, &run, place, 1, budget).await?;
+                    trips::refused(ledger, bus, &run, place, 1, budget).await?;
                     Looked::Again
                 }
             },

@@ -2,8 +2,9 @@
 //! what was not told, look at opt-outs, examine Backstop itself, sum up.
 //!
 //! What is open is asked to be checked, so that all fixing happens in one place.
-//! The one change that it makes itself is to delete originals of volumes that
-//! the policy has kept for long enough (`volumes`). A part that fails stops no other; what
+//! The one change that it makes itself is to delete what the policy has kept for
+//! long enough: originals of volumes (`volumes`), and snapshots that were taken
+//! before patches (`snapshots`). A part that fails stops no other; what
 //! could not be seen is said in the digest, and makes the run an error in the
 //! end. Deliberately not here: what is decided (core), the texts (core).
 
@@ -13,6 +14,7 @@ use backstop_aws::clock::Clock;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::doctor::{self, Deployment};
 use backstop_aws::error::AwsError;
+use backstop_aws::failed_events;
 use backstop_aws::invocation::{self, diagnostic};
 use backstop_aws::ledger::{Ledger, LedgerError, Recorded, Stored, Untold};
 use backstop_aws::metrics;
@@ -21,6 +23,8 @@ use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::storms;
 use backstop_core::encryption::Way;
+use backstop_core::exemption::opt_out_tags;
+use backstop_core::failed_event;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::record::Record;
 use backstop_core::run::VERSION;
@@ -33,6 +37,9 @@ use jiff::tz::Offset;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
+
+/// Most failed events that a sweep reads. Of more, health tells the number.
+const MOST_FAILED_EVENTS: usize = 200;
 
 /// Everything that makes a sweep an error in the end.
 #[derive(Debug, thiserror::Error)]
@@ -127,11 +134,15 @@ impl Handler {
                 self.walk(place, &policy, &mut digest).await;
                 self.walk_volumes(place, &policy, &mut digest).await;
                 self.walk_instances(place, &policy, &mut digest).await;
+                self.walk_snapshots(place, &policy, &mut digest).await;
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
         }
         self.take_up(place, &mut digest).await;
+        if let Err(problem) = self.tell_failed_events(place).await {
+            digest.unseen.push(format!("the failed events: {problem}"));
+        }
         let (bus, account, region) = (&self.clients.eventbridge, &place.account, &place.region);
         if let Err(problem) =
             storms::tell_ended(&self.ledger, bus, account, region, place.now).await
@@ -139,6 +150,13 @@ impl Handler {
             digest
                 .unseen
                 .push(format!("storms of messages that have ended: {problem}"));
+        }
+        match self.ledger.tripped_controls().await {
+            Ok(tripped) => metrics::tripped(tripped.len() as u64),
+            Err(problem) => {
+                let problem = format!("which controls have tripped: {problem}");
+                digest.unseen.push(problem);
+            }
         }
         metrics::swept(
             unhealthy,
@@ -312,7 +330,8 @@ impl Handler {
                 let require_end = policy.policy.opt_out.require_end;
                 let seen = tags
                     .iter()
-                    .map(|(id, value)| sweep::opt_out_seen(id, value, today, require_end))
+                    .flat_map(|(id, tags)| opt_out_tags(tags).map(move |tag| (id, tag)))
+                    .map(|(id, tag)| sweep::opt_out_seen(id, tag, today, require_end))
                     .collect();
                 sweep::list_opt_outs(digest, seen);
             }
@@ -328,7 +347,7 @@ impl Handler {
             topic_arn: self.settings.topic_arn.clone(),
             queue_url: self.settings.queue_url.clone(),
             policy_parameter: self.settings.policy_parameter.clone(),
-            rule_names: self.settings.rule_names.clone(),
+            stack: self.settings.stack_id.clone(),
         };
         let checks = doctor::examine(
             &self.clients,
@@ -362,7 +381,12 @@ impl Handler {
         {
             return Ok(());
         }
-        let id = match self.ledger.record_notice(&notice).await? {
+        self.tell_notice(&notice).await
+    }
+
+    /// Records and tells a notice, once while it says the same of its subject.
+    async fn tell_notice(&self, notice: &Notice) -> Result<(), Failure> {
+        let id = match self.ledger.record_notice(notice).await? {
             Recorded::New => notice.id.clone(),
             Recorded::Untold(id) => id,
             Recorded::Told | Recorded::Moved => return Ok(()),
@@ -371,6 +395,28 @@ impl Handler {
         self.ledger
             .known_told(notice.about.name(), &notice.subject(), &id)
             .await?;
+        Ok(())
+    }
+
+    /// Tells each event that was given up, once: the alarm about their queue is
+    /// raised by the first one that lies there and by no other. `notify` tells many
+    /// as one.
+    async fn tell_failed_events(&self, place: &Place) -> Result<(), Failure> {
+        let (operations, queue) = (&self.operations, &self.settings.queue_url);
+        let deadline = &place.deadline;
+        let messages =
+            failed_events::take_until(operations, queue, MOST_FAILED_EVENTS, deadline).await?;
+        // At once, so that they do not seem gone: to people, and to the alarm.
+        for message in &messages {
+            if let Err(error) = failed_events::show(operations, queue, message, deadline).await {
+                warn!(%error, id = %message.id, "it is shown again by itself");
+            }
+        }
+        for message in &messages {
+            let failed = failed_event::notice(&message.id, &message.event);
+            let notice = self.new_notice(place, About::EventFailed(failed));
+            self.tell_notice(&notice).await?;
+        }
         Ok(())
     }
 
@@ -414,6 +460,7 @@ fn asked_by(control: ControlId, resource: &str, cause: &Actor) -> CheckRequested
 }
 
 mod instances;
+mod snapshots;
 mod volumes;
 
 #[cfg(test)]

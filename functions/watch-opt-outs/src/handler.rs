@@ -13,10 +13,11 @@ use backstop_aws::ledger::{Ledger, LedgerError, Recorded};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore};
 use backstop_aws::settings::WatchSettings;
 use backstop_aws::{bus, opt_outs};
-use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
+use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG, opt_out_tags};
 use backstop_core::notice::{About, Notice, OptOutChanged};
 use backstop_core::patching::decide::exempt;
 use backstop_core::run::VERSION;
+use backstop_core::security_group::Tags;
 use backstop_core::trigger::{self, BrokenEvent, CheckRequested, TagChange, TagsParsed};
 use backstop_core::words::ControlId;
 use jiff::Timestamp;
@@ -97,26 +98,21 @@ impl Handler {
 
     async fn look(&self, change: &TagChange, deadline: &Deadline) -> Result<&'static str, Failure> {
         // gather: the tags as they are now
-        let (policy, values) = tokio::join!(
+        let (policy, opt_outs) = tokio::join!(
             self.policy.get(deadline),
             opt_outs::read(&self.clients.ec2, &change.resources, deadline),
         );
-        let (policy, values) = (policy?, values?);
+        let (policy, opt_outs) = (policy?, opt_outs?);
+        let none = Tags::new();
         let now = self.clients.clock.now();
         let today = Offset::UTC.to_datetime(now).date();
         let read = |resource: &str, control: ControlId| {
-            let value = values.get(resource);
-            if ControlId::PATCHING.contains(&control) {
-                let tag = value.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
-                return exempt(
-                    &tag.into_iter().collect(),
-                    control,
-                    &policy.policy.opt_out,
-                    now,
-                );
+            let tags = opt_outs.get(resource).unwrap_or(&none);
+            let rules = &policy.policy.opt_out;
+            match ControlId::PATCHING.contains(&control) {
+                true => exempt(tags, control, rules, now),
+                false => exemption::read(tags, control, today, rules.require_end),
             }
-            let require_end = policy.policy.opt_out.require_end;
-            exemption::read(value.map(String::as_str), control, today, require_end)
         };
 
         // what nothing on it excludes any more is looked at, now
@@ -141,9 +137,15 @@ impl Handler {
                 .map(|control| (*control, read(resource, *control)))
                 .filter(|(_, means)| *means != Exemption::None)
                 .collect();
+            // Of several tags the one that is to be put right.
+            let tags = opt_out_tags(opt_outs.get(resource).unwrap_or(&none));
+            let tag = tags.max_by_key(|(key, _)| *key != OPT_OUT_TAG);
             let about = OptOutChanged {
                 resource: resource.clone(),
-                value: values.get(resource).cloned(),
+                key: tag
+                    .filter(|(key, _)| *key != OPT_OUT_TAG)
+                    .map(|(key, _)| key.to_owned()),
+                value: tag.map(|(_, value)| value.to_owned()),
                 means,
                 actor: change.actor.clone(),
             };

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::Instant;
@@ -39,14 +40,13 @@ impl Deadline {
     ///
     /// # Errors
     /// What AWS answered, or that time ran out.
-    pub async fn call<T, E, R>(
+    pub async fn call<T, E>(
         &self,
         operation: &'static str,
-        call: impl Future<Output = Result<T, SdkError<E, R>>>,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, AwsError>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
         match tokio::time::timeout_at(self.0, call).await {
             Ok(answer) => answer.map_err(|error| AwsError::new(operation, &error)),

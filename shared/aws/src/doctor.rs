@@ -12,6 +12,7 @@ use crate::clients::{Clients, OperationsClients};
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::policy_store::read_document;
+use crate::stack;
 
 /// What is deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub struct Deployment {
     pub queue_url: String,
     /// Name of the SSM parameter that holds the policy.
     pub policy_parameter: String,
-    /// Names of the stack's rules.
-    pub rule_names: Vec<String>,
+    /// Name or id of the stack, whose rules are examined.
+    pub stack: String,
 }
 
 /// Makes every check.
@@ -37,7 +38,7 @@ pub async fn examine(
 ) -> Vec<Check> {
     let (trail, rules, subscription, queue, policy) = tokio::join!(
         trails(&operations.cloudtrail, &deployment.region, deadline),
-        rule_states(&clients.eventbridge, &deployment.rule_names, deadline),
+        rule_states(clients, operations, &deployment.stack, deadline),
         subscriptions(&clients.sns, &deployment.topic_arn, deadline),
         waiting(&operations.sqs, &deployment.queue_url, deadline),
         read_document(&clients.ssm, &deployment.policy_parameter, deadline),
@@ -119,20 +120,22 @@ fn logs_writes(selector: &EventSelector) -> bool {
         && selector.read_write_type() != Some(&ReadWriteType::ReadOnly)
 }
 
+/// The stack's rules: name, and state of those that are there.
 async fn rule_states(
-    events: &aws_sdk_eventbridge::Client,
-    names: &[String],
+    clients: &Clients,
+    operations: &OperationsClients,
+    stack: &str,
     deadline: &Deadline,
 ) -> Result<Vec<(String, Option<String>)>, AwsError> {
     let mut states = Vec::new();
-    for name in names {
-        let request = events.describe_rule().name(name).send();
+    for name in stack::rules(operations, stack, deadline).await? {
+        let request = clients.eventbridge.describe_rule().name(&name).send();
         let state = match deadline.call("DescribeRule", request).await {
             Ok(rule) => rule.state().map(|state| state.as_str().to_owned()),
             Err(error) if error.code == "ResourceNotFoundException" => None,
             Err(error) => return Err(error),
         };
-        states.push((name.clone(), state));
+        states.push((name, state));
     }
     Ok(states)
 }

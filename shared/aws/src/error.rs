@@ -1,6 +1,7 @@
 //! One error type for every AWS call: operation, code, message. Never just
 //! "service error".
 
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -21,9 +22,18 @@ pub struct AwsError {
     pub retryable: bool,
 }
 
-/// Codes that mean "slower": trying again later helps.
+/// Codes that mean "slower": trying again later helps. `RequestLimitExceeded` is
+/// EC2's (its API reference, "Error codes", common client errors), the next six are
+/// those that the AWS SDKs throttle on (SDKs and Tools reference, "Retry behavior"),
+/// the others each service's own.
 const THROTTLES: &[&str] = &[
     "RequestLimitExceeded",
+    "EC2ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "BandwidthLimitExceeded",
+    "PriorRequestNotComplete",
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
@@ -33,8 +43,19 @@ const THROTTLES: &[&str] = &[
     "SnapshotCreationPerVolumeRateExceeded",
 ];
 
-/// Codes of KMS that mean a fault on AWS's side.
+/// What EC2's codes for want of capacity begin with. They come with a status of 500
+/// (its API reference, "Error codes": server errors), are no fault, and say that
+/// nothing has happened.
+const NO_CAPACITY: &str = "Insufficient";
+
+/// Codes that mean a fault on AWS's side, or a request that came too late, beside
+/// every answer with a status of 500 or above. The first are of any service (EC2's
+/// API reference, "Error codes": server errors, and `RequestExpired`; the SDKs and
+/// Tools reference, "Retry behavior": `RequestTimeout…`), the last of KMS.
 const SERVER_SIDE: &[&str] = &[
+    "RequestExpired",
+    "RequestTimeout",
+    "RequestTimeoutException",
     "DependencyTimeoutException",
     "KMSInternalException",
     "KeyUnavailableException",
@@ -42,16 +63,17 @@ const SERVER_SIDE: &[&str] = &[
 
 impl AwsError {
     /// From what an SDK client returned for `operation`.
-    pub fn new<E, R>(operation: &'static str, error: &SdkError<E, R>) -> Self
+    pub fn new<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
         let (code, message, retryable) = match error {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().unwrap_or("Unknown").to_owned();
                 let message = service.err().message().unwrap_or("no message").to_owned();
-                let server_side = code.starts_with("Internal")
+                let server_side = (service.raw().status().is_server_error()
+                    && !code.starts_with(NO_CAPACITY))
+                    || code.starts_with("Internal")
                     || code.starts_with("Unavailable")
                     || code.starts_with("ServiceUnavailable")
                     || SERVER_SIDE.contains(&code.as_str())
@@ -99,6 +121,32 @@ impl AwsError {
         }
     }
 
+    /// For an answer that lacks what it is for.
+    #[must_use]
+    pub fn incomplete(operation: &'static str, field: &str) -> Self {
+        Self {
+            operation,
+            code: "BadResponse".to_owned(),
+            message: format!("the answer has no `{field}`"),
+            retryable: true,
+        }
+    }
+
+    /// For an answer with a value that this release does not know: nothing may be
+    /// decided by it.
+    #[must_use]
+    pub fn unknown_value(operation: &'static str, field: &str, value: &str) -> Self {
+        let value: String = value.chars().take(100).collect();
+        Self {
+            operation,
+            code: "UnknownValue".to_owned(),
+            message: format!(
+                "the answer's `{field}` is `{value}`, which this release of Backstop does not know: update it"
+            ),
+            retryable: false,
+        }
+    }
+
     /// For a call that AWS keeps answering in part.
     #[must_use]
     pub fn throttled(operation: &'static str, message: &str) -> Self {
@@ -134,6 +182,9 @@ impl AwsError {
                 | "InvalidSnapshot.NotFound"
                 | "InvalidInstanceID.NotFound"
                 | "InvalidInstanceID.Malformed"
+                | "InvalidAMIID.NotFound"
+                | "InvalidAMIID.Unavailable"
+                | "InvalidAMIID.Malformed"
         )
     }
 
@@ -170,6 +221,14 @@ impl AwsError {
             && (self.code.starts_with("Invalid") || self.code == "OperationNotPermitted")
     }
 
+    /// Whether AWS refused a rule for what the request holds (what it asks for, or the
+    /// right to ask for all of it), so that it may take less: no retry helps, and it
+    /// is neither that the rule is there already, nor that the group is full or gone.
+    #[must_use]
+    pub fn is_about_the_request(&self) -> bool {
+        !self.retryable && !self.is_duplicate() && !self.is_rule_limit() && !self.is_not_found()
+    }
+
     /// As the ending of a step.
     #[must_use]
     pub fn ending(&self) -> Ending {
@@ -182,10 +241,9 @@ impl AwsError {
     }
 }
 
-fn full<E, R>(error: &SdkError<E, R>) -> String
+fn full<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: std::error::Error + 'static,
-    R: std::fmt::Debug,
 {
     DisplayErrorContext(error).to_string()
 }

@@ -9,12 +9,17 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_sqs::types::MessageSystemAttributeName;
 use backstop_core::failed_event::{FailedEvent, Function};
 
 use crate::clients::OperationsClients;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::stack::{Stack, start};
+
+/// What SQS says of a message that another queue gave up: that queue's ARN.
+const GIVEN_UP_BY: MessageSystemAttributeName =
+    MessageSystemAttributeName::DeadLetterQueueSourceArn;
 
 /// For how long messages are hidden from others while they are looked at, in
 /// seconds. Each is shown again as soon as it has been.
@@ -43,6 +48,19 @@ pub async fn take(
     queue: &str,
     deadline: &Deadline,
 ) -> Result<Vec<Message>, AwsError> {
+    take_until(operations, queue, usize::MAX, deadline).await
+}
+
+/// As [`take`], until there are about this many (a call returns up to ten).
+///
+/// # Errors
+/// A call failed. What was taken before is shown again by itself.
+pub async fn take_until(
+    operations: &OperationsClients,
+    queue: &str,
+    most: usize,
+    deadline: &Deadline,
+) -> Result<Vec<Message>, AwsError> {
     let mut messages: BTreeMap<String, Message> = BTreeMap::new();
     loop {
         let request = operations
@@ -50,6 +68,7 @@ pub async fn take(
             .receive_message()
             .queue_url(queue)
             .max_number_of_messages(BATCH)
+            .message_system_attribute_names(GIVEN_UP_BY)
             // Long polling asks all of SQS's servers; short polling a sample.
             .wait_time_seconds(1)
             .visibility_timeout(HIDDEN);
@@ -62,14 +81,23 @@ pub async fn take(
                 Message {
                     id,
                     receipt: message.receipt_handle().unwrap_or_default().to_owned(),
-                    event: FailedEvent::read(message.body().unwrap_or_default()),
+                    event: FailedEvent::read(message.body().unwrap_or_default())
+                        .map(|event| event.given_up_by(given_up_by(message))),
                 },
             );
         }
-        if messages.len() == known {
+        if messages.len() == known || messages.len() >= most {
             return Ok(messages.into_values().collect());
         }
     }
+}
+
+/// The queue that a message came from, by its ARN; empty: from none.
+fn given_up_by(message: &aws_sdk_sqs::types::Message) -> &str {
+    let attributes = message.attributes();
+    attributes
+        .and_then(|all| all.get(&GIVEN_UP_BY))
+        .map_or("", String::as_str)
 }
 
 /// Shows a message to others again.
@@ -110,11 +138,31 @@ pub async fn redrive(
         Ok(failed) => failed,
         Err(problem) => return Err(AwsError::not_sent("Invoke", problem.clone())),
     };
+    let refused = |why: String| AwsError::not_sent("Invoke", why);
     let function = match &failed.function {
-        Function::Arn(arn) => arn.clone(),
-        Function::Logical(id) => stack.resources.get(id).cloned().ok_or_else(|| {
-            AwsError::not_sent("Invoke", format!("the stack has no function `{id}`"))
-        })?,
+        // Any rule of the account may write to the queue: what a message names is
+        // not trusted to be a function of ours.
+        Function::Arn(arn) => {
+            let name = arn.rsplit(':').next().unwrap_or_default();
+            if stack
+                .resources
+                .get("UndoFunction")
+                .is_some_and(|of| of == name)
+            {
+                return Err(refused(
+                    "an undo is asked for by a person: run `backstop undo` again".to_owned(),
+                ));
+            }
+            if !stack.resources.values().any(|of| of == name) {
+                return Err(refused(format!("the stack has no function `{arn}`")));
+            }
+            arn.clone()
+        }
+        Function::Logical(id) => stack
+            .resources
+            .get(id)
+            .cloned()
+            .ok_or_else(|| refused(format!("the stack has no function `{id}`")))?,
     };
     start(operations, &function, &failed.event, deadline).await?;
     let request = operations

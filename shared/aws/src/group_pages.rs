@@ -14,13 +14,15 @@ use std::time::Duration;
 use aws_sdk_ec2::operation::describe_security_groups::DescribeSecurityGroupsOutput;
 use aws_sdk_ec2::types::IpPermission;
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use backstop_core::security_group::{
+    Entries, IngressRule, PrefixList, SecurityGroup, Source, Tags,
+};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::opt_outs;
 use crate::remediation::{Stopped, Walked};
-use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, tags};
+use crate::security_groups::{GROUPS_PAGE, arn, entries_of_all, owners, tags};
 
 /// How long a walk pauses when EC2 goes on throttling it.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -62,12 +64,22 @@ pub async fn walk(
             .filter_map(|list| list.prefix_list_id())
             .filter(|id| !lists.contains_key(*id))
             .collect();
-        for (id, list) in entries_of_all(ec2, &unread, deadline).await {
-            let list = list.unwrap_or_else(|error| {
-                unseen.push(format!("the prefix list {id}: {error}"));
-                PrefixList::Unreadable(error.to_string())
-            });
-            lists.insert(id, list);
+        let ids: Vec<String> = unread.iter().map(|id| (*id).to_owned()).collect();
+        let (entries, owners) = tokio::join!(
+            entries_of_all(ec2, &unread, deadline),
+            owners(ec2, &ids, deadline),
+        );
+        let mut owners = owners.unwrap_or_else(|error| {
+            unseen.push(format!("the owners of prefix lists: {error}"));
+            BTreeMap::new()
+        });
+        for (id, entries) in entries {
+            // What is not shown is a finding of its own.
+            if let Entries::Failed(why) | Entries::Refused(why) = &entries {
+                unseen.push(format!("the prefix list {id}: {why}"));
+            }
+            let owner = owners.remove(&id);
+            lists.insert(id, PrefixList { owner, entries });
         }
         seen += groups.len() as u64;
         let groups = groups
@@ -144,7 +156,7 @@ pub(crate) async fn each_page<T>(
 fn facts(
     group: &aws_sdk_ec2::types::SecurityGroup,
     region: &str,
-    vpcs: &BTreeMap<String, String>,
+    vpcs: &BTreeMap<String, Tags>,
     lists: &BTreeMap<String, PrefixList>,
 ) -> SecurityGroup {
     let id = group.group_id().unwrap_or_default().to_owned();
@@ -177,7 +189,11 @@ fn facts(
             .security_group_arn()
             .map_or_else(|| arn(region, &owner, &id), str::to_owned),
         tags: tags(group.tags()),
-        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpcs.get(vpc)).cloned(),
+        vpc_opt_outs: vpc
+            .as_ref()
+            .and_then(|vpc| vpcs.get(vpc))
+            .cloned()
+            .unwrap_or_default(),
         id,
         owner,
         vpc,

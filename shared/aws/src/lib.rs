@@ -17,6 +17,7 @@ pub mod findings;
 pub mod group_pages;
 pub mod instance_pages;
 pub mod invocation;
+pub mod kept_snapshots;
 pub mod kept_volumes;
 pub mod ledger;
 pub mod metrics;

@@ -60,6 +60,30 @@ pub fn swept(unhealthy_checks: u64, looked_at: u64, met_first: u64) {
     );
 }
 
+/// How many controls have tripped everywhere. It has no dimension, so that one alarm
+/// sees all of them.
+#[metrics(emf::dimension_sets = [[]], rename_all = "PascalCase")]
+#[derive(Debug)]
+pub struct TripMetrics {
+    #[metrics(timestamp)]
+    timestamp: SystemTime,
+    /// Controls that change nothing until a person re-arms them.
+    pub tripped_controls: u64,
+}
+
+/// Emits how many controls have tripped: as one trips (then it is at least that
+/// one), and by every sweep, with 0 once all are re-armed.
+pub fn tripped(tripped_controls: u64) {
+    attach();
+    drop(
+        TripMetrics {
+            timestamp: SystemTime::now(),
+            tripped_controls,
+        }
+        .append_on_drop(ServiceMetrics::sink()),
+    );
+}
+
 /// Emits what it counted when dropped, on every path.
 pub type RunMetricsOnDrop = RunMetricsGuard;
 

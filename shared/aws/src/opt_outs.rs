@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::Filter;
-use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::exemption::{OPT_OUT_TAG, is_opt_out_key};
+use backstop_core::security_group::Tags;
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
@@ -13,7 +14,13 @@ use crate::tags;
 /// Most values of one filter (EC2's quota).
 pub(crate) const VALUES: usize = 200;
 
-/// The opt-out tag's value of each of these resources that has one.
+/// What `DescribeTags` filters keys by. Its filters go by case, so every letter of
+/// another spelling is any character (`?` is exactly one, `*` any number), and
+/// what else gets through is dropped here.
+const KEYS: [&str; 2] = [OPT_OUT_TAG, "*????????:???-???*"];
+
+/// The opt-out tags of each of these resources that has any, however their keys
+/// are spelt.
 ///
 /// # Errors
 /// A call failed.
@@ -21,7 +28,7 @@ pub async fn read(
     ec2: &aws_sdk_ec2::Client,
     resources: &[String],
     deadline: &Deadline,
-) -> Result<BTreeMap<String, String>, AwsError> {
+) -> Result<BTreeMap<String, Tags>, AwsError> {
     let mut found = BTreeMap::new();
     for resources in resources.chunks(VALUES) {
         let these = any_of("resource-id", resources);
@@ -35,10 +42,10 @@ async fn tagged(
     ec2: &aws_sdk_ec2::Client,
     resources: Option<Filter>,
     deadline: &Deadline,
-) -> Result<BTreeMap<String, String>, AwsError> {
+) -> Result<BTreeMap<String, Tags>, AwsError> {
     const OPERATION: &str = "DescribeTags";
-    let mut found = BTreeMap::new();
-    let mut filters = vec![filter("key", OPT_OUT_TAG)];
+    let mut found: BTreeMap<String, Tags> = BTreeMap::new();
+    let mut filters = vec![any_of("key", &KEYS.map(str::to_owned))];
     filters.extend(resources);
     let mut pages = ec2
         .describe_tags()
@@ -47,31 +54,33 @@ async fn tagged(
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
         for tag in page.map_err(|e| AwsError::new(OPERATION, &e))?.tags() {
-            if let Some(resource) = tag.resource_id() {
+            let key = tag.key().filter(|key| is_opt_out_key(key));
+            if let (Some(resource), Some(key)) = (tag.resource_id(), key) {
                 let value = tag.value().unwrap_or_default().to_owned();
-                found.insert(resource.to_owned(), value);
+                let tags = found.entry(resource.to_owned()).or_default();
+                tags.insert(key.to_owned(), value);
             }
         }
     }
     Ok(found)
 }
 
-/// The opt-out tag's value of every resource that has one, of any type.
+/// The opt-out tags of every resource that has any, of any type.
 ///
 /// # Errors
 /// A call failed.
 pub async fn all(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
-) -> Result<BTreeMap<String, String>, AwsError> {
+) -> Result<BTreeMap<String, Tags>, AwsError> {
     tagged(ec2, None, deadline).await
 }
 
-/// The opt-out tag's value of every VPC that has one, by VPC id.
+/// The opt-out tags of every VPC that has any, by VPC id.
 pub(crate) async fn of_vpcs(
     ec2: &aws_sdk_ec2::Client,
     deadline: &Deadline,
-) -> Result<BTreeMap<String, String>, AwsError> {
+) -> Result<BTreeMap<String, Tags>, AwsError> {
     tagged(ec2, Some(filter("resource-type", "vpc")), deadline).await
 }
 

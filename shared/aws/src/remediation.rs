@@ -129,6 +129,7 @@ pub fn outcome<R: Remediation>(
         step: change.step(R::IN_PLACE.0),
         permission: None,
         created: None,
+        without: None,
         ending: match answer {
             Ok(()) => Ending::Done,
             // Somebody deleted the resource meanwhile, and the item with it.

@@ -1,9 +1,10 @@
 //! Security groups: gather what is there, and carry out a plan.
 //!
 //! Reads go out in one parallel round; only prefix lists, which are known when
-//! the rules are, need a second. Changes go one after the other, each by rule
-//! id, each with its own outcome: nothing returns early, so that one denied
-//! call never hides what the others did.
+//! the rules are, need a second. (A third asks who owns lists that cannot be
+//! read.) A list that cannot be read keeps no other rule from being judged.
+//! Changes go one after the other, each by rule id, each with its own outcome:
+//! nothing returns early, so that one denied call never hides what the others did.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +12,11 @@ use aws_sdk_ec2::types::{
     Filter, IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, SecurityGroupRule,
     SecurityGroupRuleRequest, SecurityGroupRuleUpdate, Tag, TagSpecification, UserIdGroupPair,
 };
-use backstop_core::plan::{Change, Ending, Outcome, Step};
+use backstop_core::plan::{Change, Ending, Outcome, Step, Without};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use backstop_core::security_group::{
+    Entries, IngressRule, PrefixList, SecurityGroup, Source, Tags,
+};
 
 use crate::deadline::Deadline;
 use crate::error::AwsError;
@@ -26,6 +29,8 @@ const RULES_PAGE: i32 = 1000;
 pub(crate) const GROUPS_PAGE: i32 = 1000;
 /// Most entries a page of GetManagedPrefixListEntries holds (EC2's maximum).
 const ENTRIES_PAGE: i32 = 100;
+/// Most values that a filter may have (EC2's maximum).
+const MOST_FILTER_VALUES: usize = 200;
 
 /// Reads a group as it is now: the group, all its rules, the opt-out tags of
 /// VPCs, then the entries of the prefix lists that rules name.
@@ -34,7 +39,8 @@ const ENTRIES_PAGE: i32 = 100;
 /// no round of its own, the opt-out tags of all VPCs are read (few have one).
 ///
 /// # Errors
-/// A call failed: nothing can be said of the group then.
+/// A call failed, other than for a prefix list: nothing can be said of the group
+/// then.
 pub async fn gather(
     ec2: &aws_sdk_ec2::Client,
     id: &str,
@@ -59,9 +65,22 @@ pub async fn gather(
             _ => None,
         })
         .collect();
-    let mut prefix_lists = BTreeMap::new();
-    for (id, list) in entries_of_all(ec2, &lists, deadline).await {
-        prefix_lists.insert(id, list?);
+    let mut prefix_lists: BTreeMap<String, PrefixList> = entries_of_all(ec2, &lists, deadline)
+        .await
+        .into_iter()
+        .map(|(id, entries)| (id, PrefixList::of(entries)))
+        .collect();
+    let unreadable: Vec<String> = prefix_lists
+        .iter()
+        .filter(|(_, list)| matches!(list.entries, Entries::NotShown(_) | Entries::Refused(_)))
+        .map(|(id, _)| id.clone())
+        .collect();
+    // Only what people are told depends on it.
+    let owners = owners(ec2, &unreadable, deadline).await;
+    for (id, owner) in owners.unwrap_or_default() {
+        if let Some(list) = prefix_lists.get_mut(&id) {
+            list.owner = Some(owner);
+        }
     }
 
     let vpc = group.vpc_id().map(str::to_owned);
@@ -75,7 +94,10 @@ pub async fn gather(
         },
         owner,
         tags: tags(group.tags()),
-        vpc_opt_out: vpc.as_ref().and_then(|vpc| vpc_opt_outs.remove(vpc)),
+        vpc_opt_outs: vpc
+            .as_ref()
+            .and_then(|vpc| vpc_opt_outs.remove(vpc))
+            .unwrap_or_default(),
         vpc,
         rules,
         prefix_lists,
@@ -208,18 +230,53 @@ fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
     })
 }
 
+/// The accounts that own prefix lists, by id; of those that EC2 shows.
+///
+/// # Errors
+/// A call failed.
+pub(crate) async fn owners(
+    ec2: &aws_sdk_ec2::Client,
+    lists: &[String],
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, String>, AwsError> {
+    const OPERATION: &str = "DescribeManagedPrefixLists";
+    let mut owners = BTreeMap::new();
+    // By filter: of ids that it does not know EC2 would refuse all.
+    for lists in lists.chunks(MOST_FILTER_VALUES) {
+        let by_id = Filter::builder().name("prefix-list-id");
+        let mut pages = ec2
+            .describe_managed_prefix_lists()
+            .filters(by_id.set_values(Some(lists.to_vec())).build())
+            .into_paginator()
+            .send();
+        while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+            let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
+            owners.extend(page.prefix_lists().iter().filter_map(|list| {
+                let (id, owner) = (list.prefix_list_id()?, list.owner_id()?);
+                Some((id.to_owned(), owner.to_owned()))
+            }));
+        }
+    }
+    Ok(owners)
+}
+
 /// The entries of every list, read side by side.
 pub(crate) async fn entries_of_all(
     ec2: &aws_sdk_ec2::Client,
     lists: &BTreeSet<&str>,
     deadline: &Deadline,
-) -> Vec<(String, Result<PrefixList, AwsError>)> {
+) -> Vec<(String, Entries)> {
     let mut reads = tokio::task::JoinSet::new();
     for id in lists {
         let (ec2, id, deadline) = (ec2.clone(), (*id).to_owned(), *deadline);
         reads.spawn(async move {
-            let list = entries(&ec2, &id, &deadline).await;
-            (id, list)
+            let entries = match entries(&ec2, &id, &deadline).await {
+                Ok(blocks) => Entries::Read(blocks),
+                Err(error) if error.is_not_found() => Entries::NotShown(error.to_string()),
+                Err(error) if error.retryable => Entries::Failed(error.to_string()),
+                Err(error) => Entries::Refused(error.to_string()),
+            };
+            (id, entries)
         });
     }
     reads.join_all().await
@@ -229,7 +286,7 @@ async fn entries(
     ec2: &aws_sdk_ec2::Client,
     list: &str,
     deadline: &Deadline,
-) -> Result<PrefixList, AwsError> {
+) -> Result<Vec<String>, AwsError> {
     const OPERATION: &str = "GetManagedPrefixListEntries";
     let mut entries = Vec::new();
     let mut pages = ec2
@@ -239,23 +296,11 @@ async fn entries(
         .into_paginator()
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-        match page.map_err(|e| AwsError::new(OPERATION, &e)) {
-            Ok(page) => {
-                entries.extend(
-                    page.entries()
-                        .iter()
-                        .filter_map(|e| e.cidr().map(str::to_owned)),
-                );
-            }
-            // A list that another account has stopped sharing stays named by
-            // the rule, and must not keep the other rules from being judged.
-            Err(error) if error.is_not_found() => {
-                return Ok(PrefixList::Unreadable(error.to_string()));
-            }
-            Err(error) => return Err(error),
-        }
+        let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
+        let blocks = page.entries().iter().filter_map(|entry| entry.cidr());
+        entries.extend(blocks.map(str::to_owned));
     }
-    Ok(PrefixList::Entries(entries))
+    Ok(entries)
 }
 
 /// The groups that a change of a prefix list concerns.
@@ -347,8 +392,8 @@ struct Apply<'a> {
     outcomes: Vec<Outcome>,
 }
 
-/// What is said where a group has no room for an allowed part.
-const NO_ROOM: &str = "the group holds as many rules as it may; this allowed part is lost";
+/// What the limit of a group's rules counts, as AWS documents its quotas for VPC.
+pub(crate) const RULE_LIMIT: &str = "the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries";
 
 impl Apply<'_> {
     async fn change(&mut self, change: &Change<IngressRule>) {
@@ -382,19 +427,39 @@ impl Apply<'_> {
             // is authorised as well, then the rule is revoked.
             Err(error) if error.is_refusal() => {
                 tracing::info!(rule = %self.rule.id, %error, "not changed in place: authorise and revoke");
-                if self.authorise(narrow_to).await.is_ok() {
-                    self.revoke().await;
-                } else {
-                    self.note(
-                        Step::Revoke,
-                        None,
-                        Ending::Skipped {
-                            why: "an allowed part could not be authorised before".to_owned(),
-                        },
-                    );
-                }
+                self.replace(narrow_to).await;
             }
             Err(error) => self.note(Step::Narrow, Some(narrow_to), error.ending()),
+        }
+    }
+
+    /// Authorises the first allowed part and revokes the rule. The part comes first,
+    /// unless only the rule's own place in the group has room for it.
+    async fn replace(&mut self, part: &Permission) {
+        let answer = self.try_authorise(part).await;
+        if answer.as_ref().is_err_and(AwsError::is_rule_limit) {
+            self.revoke().await;
+            if self
+                .outcomes
+                .last()
+                .is_none_or(|revoked| revoked.ending != Ending::Done)
+            {
+                return;
+            }
+            let answer = self.try_authorise(part).await;
+            // Nothing is left to retry it for: the rule is gone.
+            if self.note_authorised(part, answer).is_err()
+                && let Some(last) = self.outcomes.last_mut()
+            {
+                last.ending = Ending::Skipped {
+                    why: last.ending.to_string(),
+                };
+            }
+        } else if self.note_authorised(part, answer).is_ok() {
+            self.revoke().await;
+        } else {
+            let why = "an allowed part could not be authorised before".to_owned();
+            self.note(Step::Revoke, None, Ending::Skipped { why });
         }
     }
 
@@ -405,6 +470,7 @@ impl Apply<'_> {
             step,
             permission: permission.cloned(),
             created: None,
+            without: None,
             ending,
         });
     }
@@ -422,6 +488,7 @@ impl Apply<'_> {
             step: Step::TakeBack,
             permission: None,
             created: Some(id),
+            without: None,
             ending,
         });
     }
@@ -430,37 +497,49 @@ impl Apply<'_> {
         revoke_rule(self.ec2, self.group, id, self.deadline).await
     }
 
-    /// Authorises an allowed part. `Ok` also where the group has no room: the
-    /// exposure goes all the same, and what is lost is told.
-    async fn authorise(&mut self, permission: &Permission) -> Result<Option<String>, ()> {
-        let rule = self.rule;
-        let answer = authorise_rule(
-            self.ec2,
-            self.group,
-            rule,
-            permission,
-            &rule.tags,
-            self.deadline,
-        )
-        .await;
-        let (created, ending) = match &answer {
-            Ok(created) => (created.clone(), Ending::Done),
-            Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
-            Err(error) if error.is_rule_limit() => (
-                None,
-                Ending::Skipped {
-                    why: NO_ROOM.to_owned(),
+    /// Authorises an allowed part: the id of the rule that was made. `Err`: a retry
+    /// may bring it about, so what the part belongs to has to stay until then.
+    async fn authorise(&mut self, part: &Permission) -> Result<Option<String>, ()> {
+        let answer = self.try_authorise(part).await;
+        self.note_authorised(part, answer)
+    }
+
+    async fn try_authorise(&self, part: &Permission) -> Result<Authorised, AwsError> {
+        let (ec2, rule) = (self.ec2, self.rule);
+        authorise_rule(ec2, self.group, rule, part, &rule.tags, self.deadline).await
+    }
+
+    /// Notes what came of an allowed part. `Ok` also where EC2 refuses it and no
+    /// retry helps: the exposure goes all the same, and what is lost is told.
+    fn note_authorised(
+        &mut self,
+        part: &Permission,
+        answer: Result<Authorised, AwsError>,
+    ) -> Result<Option<String>, ()> {
+        let (Authorised { created, without }, ending) = match answer {
+            Ok(made) => (made, Ending::Done),
+            Err(error) => (
+                Authorised::default(),
+                match error {
+                    _ if error.is_duplicate() => Ending::AlreadyDone,
+                    _ if error.is_rule_limit() => Ending::Skipped {
+                        why: RULE_LIMIT.to_owned(),
+                    },
+                    _ if error.retryable => error.ending(),
+                    _ => Ending::Skipped {
+                        why: format!("EC2 refuses it: {error}"),
+                    },
                 },
             ),
-            Err(error) => (None, error.ending()),
         };
         let failed = matches!(ending, Ending::Failed { .. });
         self.outcomes.push(Outcome {
             round: 0,
-            item: rule.id.clone(),
+            item: self.rule.id.clone(),
             step: Step::Authorise,
-            permission: Some(permission.clone()),
+            permission: Some(part.clone()),
             created: created.clone(),
+            without,
             ending,
         });
         if failed { Err(()) } else { Ok(created) }
@@ -490,8 +569,23 @@ pub(crate) async fn revoke_rule(
     }
 }
 
+/// A rule that was authorised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Authorised {
+    /// Its id.
+    pub(crate) created: Option<String>,
+    /// What it lacks.
+    pub(crate) without: Option<Without>,
+}
+
 /// Authorises a permission for the source of a rule, with its description and
-/// these tags (`aws:` ones cannot be written): the new rule's id.
+/// these tags (`aws:` ones cannot be written). What EC2 refuses is tried without
+/// the tags (whoever may authorise need not be allowed to tag), then without the
+/// description too (EC2 has come to take fewer characters), unless a retry may
+/// help, or neither is the matter.
+///
+/// # Errors
+/// EC2 refuses even that, or a retry may help.
 pub(crate) async fn authorise_rule(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
@@ -499,21 +593,66 @@ pub(crate) async fn authorise_rule(
     permission: &Permission,
     tags: &Tags,
     deadline: &Deadline,
-) -> Result<Option<String>, AwsError> {
-    let mut request = ec2
-        .authorize_security_group_ingress()
-        .group_id(group)
-        .ip_permissions(ip_permission(rule, permission));
-    let own: Vec<Tag> = tags
+) -> Result<Authorised, AwsError> {
+    let tags: Vec<Tag> = tags
         .iter()
         .filter(|(key, _)| !key.starts_with("aws:"))
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect();
-    if !own.is_empty() {
+    let description = rule.description.as_deref();
+    let whole = authorise_once(ec2, group, rule, permission, (&tags, description), deadline).await;
+    let refusal = match whole {
+        Err(error) if error.is_about_the_request() => error,
+        answer => {
+            return answer.map(|created| Authorised {
+                created,
+                without: None,
+            });
+        }
+    };
+    let mut last = refusal.clone();
+    let mut fewer = Vec::new();
+    if !tags.is_empty() {
+        fewer.push(description);
+    }
+    if description.is_some() {
+        fewer.push(None);
+    }
+    for left in fewer {
+        match authorise_once(ec2, group, rule, permission, (&[], left), deadline).await {
+            Ok(created) => {
+                let without = Some(Without {
+                    tags: !tags.is_empty(),
+                    description: left != description,
+                    why: refusal.to_string(),
+                });
+                return Ok(Authorised { created, without });
+            }
+            Err(error) if error.is_about_the_request() => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+/// One call of AuthorizeSecurityGroupIngress: the new rule's id.
+async fn authorise_once(
+    ec2: &aws_sdk_ec2::Client,
+    group: &str,
+    rule: &IngressRule,
+    permission: &Permission,
+    (tags, description): (&[Tag], Option<&str>),
+    deadline: &Deadline,
+) -> Result<Option<String>, AwsError> {
+    let mut request = ec2
+        .authorize_security_group_ingress()
+        .group_id(group)
+        .ip_permissions(ip_permission(&rule.source, description, permission));
+    if !tags.is_empty() {
         request = request.tag_specifications(
             TagSpecification::builder()
                 .resource_type(ResourceType::SecurityGroupRule)
-                .set_tags(Some(own))
+                .set_tags(Some(tags.to_vec()))
                 .build(),
         );
     }
@@ -571,13 +710,17 @@ fn account_and_group(source: &str) -> (Option<&str>, &str) {
     }
 }
 
-fn ip_permission(rule: &IngressRule, permission: &Permission) -> IpPermission {
-    let description = rule.description.clone();
+fn ip_permission(
+    source: &Source,
+    description: Option<&str>,
+    permission: &Permission,
+) -> IpPermission {
+    let description = description.map(str::to_owned);
     let builder = IpPermission::builder()
         .ip_protocol(&permission.protocol)
         .set_from_port(permission.from_port)
         .set_to_port(permission.to_port);
-    match &rule.source {
+    match source {
         Source::Ipv4(block) => builder.ip_ranges(
             IpRange::builder()
                 .cidr_ip(block)

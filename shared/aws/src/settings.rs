@@ -18,8 +18,8 @@ pub const TOPIC_ARN: &str = "TOPIC_ARN";
 
 /// URL of the queue of failed events.
 pub const QUEUE_URL: &str = "FAILED_EVENTS_QUEUE_URL";
-/// Names of the stack's rules, joined by commas.
-pub const RULE_NAMES: &str = "RULE_NAMES";
+/// Id of the stack.
+pub const STACK_ID: &str = "STACK_ID";
 
 /// ARN of the state machine that carries encryptions out.
 pub const STATE_MACHINE_ARN: &str = "STATE_MACHINE_ARN";
@@ -100,8 +100,8 @@ pub struct SweepSettings {
     pub topic_arn: String,
     /// URL of the queue of failed events.
     pub queue_url: String,
-    /// Names of the stack's rules.
-    pub rule_names: Vec<String>,
+    /// Id of the stack, whose rules it examines.
+    pub stack_id: String,
 }
 
 impl SweepSettings {
@@ -116,11 +116,7 @@ impl SweepSettings {
             mode: reader.mode(DEFAULT_MODE),
             topic_arn: reader.text(TOPIC_ARN),
             queue_url: reader.text(QUEUE_URL),
-            rule_names: reader
-                .text(RULE_NAMES)
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
+            stack_id: reader.text(STACK_ID),
         })
     }
 }

@@ -3,20 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_cloudformation::types::{ResourceStatus, StackResourceSummary};
+
 use crate::clients::OperationsClients;
 use crate::deadline::Deadline;
 use crate::doctor::Deployment;
 use crate::error::AwsError;
+use crate::security_groups::within;
 
 /// A deployed stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stack {
+    /// Its name, or its id, as it was asked for.
+    pub name: String,
     /// Its outputs, by name.
     pub outputs: BTreeMap<String, String>,
     /// Its resources: logical id to physical id.
     pub resources: BTreeMap<String, String>,
-    /// Names of its rules.
-    pub rules: Vec<String>,
 }
 
 impl Stack {
@@ -29,37 +32,26 @@ impl Stack {
         name: &str,
         deadline: &Deadline,
     ) -> Result<Self, AwsError> {
-        let cloudformation = &operations.cloudformation;
-        let stacks = cloudformation.describe_stacks().stack_name(name).send();
-        let resources = cloudformation
-            .describe_stack_resources()
-            .stack_name(name)
-            .send();
+        let stacks = operations.cloudformation.describe_stacks();
         let (stacks, resources) = tokio::join!(
-            deadline.call("DescribeStacks", stacks),
-            deadline.call("DescribeStackResources", resources),
+            deadline.call("DescribeStacks", stacks.stack_name(name).send()),
+            resources(operations, name, deadline),
         );
-        let mut stack = Self::default();
+        let mut stack = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
         for output in stacks?.stacks().iter().flat_map(|stack| stack.outputs()) {
             if let (Some(key), Some(value)) = (output.output_key(), output.output_value()) {
                 stack.outputs.insert(key.to_owned(), value.to_owned());
             }
         }
-        for resource in resources?.stack_resources() {
-            let (Some(logical), Some(physical)) = (
-                resource.logical_resource_id(),
-                resource.physical_resource_id(),
-            ) else {
-                continue;
-            };
-            if resource.resource_type() == Some("AWS::Events::Rule") {
-                // `bus|name` for a bus of its own.
-                let name = physical.rsplit('|').next().unwrap_or(physical);
-                stack.rules.push(name.to_owned());
+        for resource in resources? {
+            if let (Some(logical), Some(physical)) =
+                (resource.logical_resource_id, resource.physical_resource_id)
+            {
+                stack.resources.insert(logical, physical);
             }
-            stack
-                .resources
-                .insert(logical.to_owned(), physical.to_owned());
         }
         Ok(stack)
     }
@@ -73,9 +65,48 @@ impl Stack {
             topic_arn: output("NotificationTopicArn"),
             queue_url: output("FailedEventsQueueUrl"),
             policy_parameter: output("PolicyParameterName"),
-            rule_names: self.rules.clone(),
+            stack: self.name.clone(),
         }
     }
+}
+
+/// Every resource of a stack, page by page: DescribeStackResources ends at a
+/// hundred without saying so.
+async fn resources(
+    operations: &OperationsClients,
+    stack: &str,
+    deadline: &Deadline,
+) -> Result<Vec<StackResourceSummary>, AwsError> {
+    const OPERATION: &str = "ListStackResources";
+    let request = operations.cloudformation.list_stack_resources();
+    let mut pages = request.stack_name(stack).into_paginator().send();
+    let mut resources = Vec::new();
+    while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+        let page = page.map_err(|error| AwsError::new(OPERATION, &error))?;
+        resources.extend(page.stack_resource_summaries.unwrap_or_default());
+    }
+    // One that an update removed is not of the stack any more.
+    resources.retain(|of| of.resource_status != Some(ResourceStatus::DeleteComplete));
+    Ok(resources)
+}
+
+/// The names of a stack's rules. `stack`: its name or its id.
+///
+/// # Errors
+/// A call failed.
+pub(crate) async fn rules(
+    operations: &OperationsClients,
+    stack: &str,
+    deadline: &Deadline,
+) -> Result<Vec<String>, AwsError> {
+    let mut resources = resources(operations, stack, deadline).await?;
+    resources.retain(|of| of.resource_type.as_deref() == Some("AWS::Events::Rule"));
+    let names = resources.into_iter().filter_map(|of| {
+        let id = of.physical_resource_id?;
+        // `bus|name` for a bus of its own.
+        Some(id.rsplit('|').next().unwrap_or_default().to_owned())
+    });
+    Ok(names.collect())
 }
 
 /// Invokes a function and waits for what it answers: the answer, or the error

@@ -1,6 +1,10 @@
-//! A control that trips: recorded and told once, however many runs meet it.
+//! What follows where the budget's condition refused a run: the control trips, for
+//! the resource alone or everywhere. A trip of the control is recorded and told once,
+//! however many runs meet it.
+//!
+//! Deliberately not here: which of them it is (`backstop_core::guards::Spent`).
 
-use backstop_core::guards::Trip;
+use backstop_core::guards::{OverBudget, Trip};
 use backstop_core::notice::{About, ControlTripped, Notice};
 use backstop_core::run;
 use backstop_core::words::ControlId;
@@ -8,7 +12,8 @@ use tracing::warn;
 
 use crate::bus;
 use crate::findings::TellError;
-use crate::ledger::{Ledger, LockedRun};
+use crate::ledger::{Ledger, LedgerError, LockedRun};
+use crate::metrics;
 
 /// Where a control trips.
 #[derive(Clone, Copy, Debug)]
@@ -21,12 +26,79 @@ pub struct Place<'a> {
     pub resource: &'a str,
 }
 
+/// What follows for `run`, of which the budget of the hour refused so many
+/// `changes`.
+///
+/// # Errors
+/// What is spent could not be read.
+pub async fn follows(
+    ledger: &Ledger,
+    run: &impl LockedRun,
+    changes: usize,
+    budget: u32,
+) -> Result<OverBudget, LedgerError> {
+    let spent = ledger.spent(run.control(), run.resource_id()).await?;
+    Ok(spent.over(changes, budget))
+}
+
+/// What follows for a run that is begun as a whole or not at all, and the trip
+/// that it takes: the next look meets it.
+///
+/// # Errors
+/// It could not be stored or told.
+pub async fn refused(
+    ledger: &Ledger,
+    events: &aws_sdk_eventbridge::Client,
+    run: &impl LockedRun,
+    place: Place<'_>,
+    changes: usize,
+    budget: u32,
+) -> Result<(), TellError> {
+    match follows(ledger, run, changes, budget).await? {
+        OverBudget::Fits => {}
+        OverBudget::Resource { needs, .. } => {
+            let trip = resource_trip(ledger, needs, budget);
+            resource_over_budget(ledger, run, &trip).await?;
+        }
+        OverBudget::Spent | OverBudget::Control => {
+            control_over_budget(ledger, events, run, place, changes, budget).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The control trips for the resource of `run` alone.
+///
+/// # Errors
+/// It could not be stored.
+pub async fn resource_over_budget(
+    ledger: &Ledger,
+    run: &impl LockedRun,
+    trip: &Trip,
+) -> Result<(), LedgerError> {
+    let (control, resource) = (run.control(), run.resource_id());
+    warn!(%control, resource, why = %trip.why, "the control has tripped for the resource");
+    ledger.trip_over_budget(control, resource, trip).await
+}
+
+/// The trip of a resource that exceeds the budget by itself: with those that it has
+/// had, it `needs` so many changes in this clock hour.
+#[must_use]
+pub fn resource_trip(ledger: &Ledger, needs: u64, budget: u32) -> Trip {
+    Trip {
+        at: ledger.clock().now(),
+        why: format!(
+            "it alone would take {needs} changes in an hour, more than the budget of {budget}"
+        ),
+    }
+}
+
 /// The control changes nothing more until a person re-arms it: `run` would have
 /// made more `changes` than its `budget` of the hour allows.
 ///
 /// # Errors
 /// It could not be stored or told.
-pub async fn over_budget(
+pub async fn control_over_budget(
     ledger: &Ledger,
     events: &aws_sdk_eventbridge::Client,
     run: &impl LockedRun,
@@ -55,7 +127,9 @@ pub async fn over_budget(
         }),
     };
     warn!(%control, budget, "the control has tripped");
-    if ledger.trip_control(control, &trip, &notice).await? {
+    let tripped = ledger.trip_control(control, &trip, &notice).await?;
+    metrics::tripped(1);
+    if tripped {
         bus::tell(events, &notice.id).await?;
         ledger.mark_told(&notice.id).await?;
     }

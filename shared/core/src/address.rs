@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use rangemap::RangeInclusiveSet;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,27 @@ fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(a) => u128::from(a.to_bits()),
         IpAddr::V6(a) => a.to_bits(),
+    }
+}
+
+/// Reads a CIDR block as people write it: blanks around its parts do not matter,
+/// and with a prefix length of 0 neither do the digits of an IPv4 address (`0/0`,
+/// `0.0/0`). `None`: what it means is not certain.
+#[must_use]
+pub fn read(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let (address, length) = (address.trim(), length.trim());
+    if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let length = length.parse().ok()?;
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match address.parse::<IpAddr>() {
+        Ok(address) => IpNet::new(address, length).ok(),
+        Err(_) if length == 0 && address.split('.').all(digits) => {
+            Some(IpNet::V4(Ipv4Net::default()))
+        }
+        Err(_) => None,
     }
 }
 
@@ -207,6 +228,59 @@ mod tests {
             1 << 96,
             "half of it is documentation"
         );
+    }
+
+    #[test]
+    fn a_block_is_read_where_it_is_certain_what_it_means() {
+        for (text, block) in [
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("0.0.0.0/0 ", "0.0.0.0/0"),
+            ("\t0.0.0.0 / 0\n", "0.0.0.0/0"),
+            ("\u{a0}0.0.0.0/0\u{a0}", "0.0.0.0/0"),
+            ("0/0", "0.0.0.0/0"),
+            (" 0/0 ", "0.0.0.0/0"),
+            ("0.0/0", "0.0.0.0/0"),
+            ("000.000.000.000/0", "0.0.0.0/0"),
+            ("10/0", "0.0.0.0/0"),
+            ("0.0.0.0/00", "0.0.0.0/0"),
+            ("10.0.0.0/08", "10.0.0.0/8"),
+            ("198.51.100.9/1", "198.51.100.9/1"),
+            ("::/0", "::/0"),
+            (" ::/0", "::/0"),
+            ("::0/0", "::/0"),
+            ("0:0:0:0:0:0:0:0/0", "::/0"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(read(text), Some(block.parse().unwrap()), "{text:?}");
+        }
+        for text in [
+            "",
+            "/",
+            "/0",
+            "0",
+            "0.0.0.0",
+            "::",
+            "10/8",
+            "10.0/16",
+            "0.0.0.0/33",
+            "::/129",
+            "0.0.0.0/-0",
+            "0.0.0.0/+0",
+            "0.0.0.0/0/0",
+            "0.0.0.0/0.0.0.0",
+            "0..0/0",
+            "./0",
+            "010.0.0.0/8",
+            "any",
+            "all",
+            "0.0.0.0-255.255.255.255",
+            "0x0/0",
+            "[::]/0",
+            "fe80::1%eth0/64",
+            "0.0.0.0/0,::/0",
+        ] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub trait AnyControl: Send + Sync {
     /// What is fixed about it.
     fn info(&self) -> &'static ControlInfo;
 
+    /// [`Control::calls`].
+    fn calls(&self) -> Vec<&'static str>;
+
     /// The step that changes an item in place.
     fn in_place(&self) -> Step;
 
@@ -52,6 +55,10 @@ pub trait AnyControl: Send + Sync {
 impl<C: Control> AnyControl for C {
     fn info(&self) -> &'static ControlInfo {
         const { &C::INFO }
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        C::calls()
     }
 
     fn in_place(&self) -> Step {

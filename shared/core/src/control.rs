@@ -36,8 +36,8 @@ pub struct Subject<'a> {
     pub owner: &'a str,
     /// Its tags.
     pub tags: &'a Tags,
-    /// Values of the opt-out tag on what it belongs to: its VPC, its instance.
-    pub inherited: Vec<&'a str>,
+    /// Tags of what it belongs to (its VPC), as far as they opt out.
+    pub inherited: Option<&'a Tags>,
 }
 
 /// Which items are not to be changed, and so do not count against others.
@@ -96,10 +96,12 @@ pub trait Control: Send + Sync + 'static {
     /// Another kind of resource whose change concerns resources of the control.
     const EXPANDS: Option<Expands> = None;
 
-    /// Whether a call that CloudTrail records can lead to a finding.
-    fn listens_to(call: &str) -> bool {
+    /// The calls that CloudTrail records and that can lead to a finding: on the
+    /// control's resources, and on those that concern them.
+    fn calls() -> Vec<&'static str> {
         let others = Self::EXPANDS.map_or(&[][..], |other| other.calls);
-        Self::INFO.calls.iter().any(|of| of.name == call) || others.contains(&call)
+        let own = Self::INFO.calls.iter().map(|of| of.name);
+        own.chain(others.iter().copied()).collect()
     }
 
     /// Reads an event: which resource to look at, or why there is nothing to do.
@@ -117,12 +119,33 @@ pub trait Control: Send + Sync + 'static {
     fn items(facts: &Self::Facts) -> BTreeMap<ItemId, Self::State>;
 
     /// Which items are wrong, and what they should become. Spared items are judged
-    /// and reported, but not changed.
+    /// and reported, but not changed. `former` is what the control keeps
+    /// ([`keeps`](Self::keeps)).
     fn judge(
         facts: &Self::Facts,
         settings: &Self::Settings,
+        former: Option<&Self::State>,
         spared: &IsSpared<'_>,
     ) -> Verdict<Self::State>;
+
+    /// The state to keep in the ledger, where an item is restored to what it was
+    /// before it was weakened: no event says what that was. `former` is what is
+    /// kept now; `None`: that stays.
+    fn keeps(_facts: &Self::Facts, _former: Option<&Self::State>) -> Option<Self::State> {
+        None
+    }
+
+    /// What a read left out and a retry may find, one clause each. What else is wrong
+    /// is remediated first; then the run fails, so that it is retried.
+    fn unread(_facts: &Self::Facts) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What the resource depends on and another account than this one owns: the
+    /// owner by id. A change of it raises no event here.
+    fn of_others(_facts: &Self::Facts, _account: &str) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// An item's state in one line for people: `tcp 22 from 0.0.0.0/0`.
     fn line(item: &str, state: &Self::State) -> String;
@@ -171,6 +194,12 @@ pub trait Control: Send + Sync + 'static {
     /// The exemption of the whole account in the control's settings, for controls
     /// whose resource has no tags.
     fn exemption(_settings: &Self::Settings) -> Option<&AccountExemption> {
+        None
+    }
+
+    /// Why AWS would refuse to put back what a remediation changed, as long as the
+    /// resource is so, and the way out, as a sentence.
+    fn bars_undo(_facts: &Self::Facts) -> Option<String> {
         None
     }
 

@@ -11,16 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use serde::Deserialize as _;
 
 use crate::control::Control;
 use crate::entry::{AtOnce, Entry};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut};
+use crate::exemption::{self, Exemption, OptOut};
 use crate::finding::{Finding, Verdict};
 use crate::guards::{self, Case, Guards, Spared};
-use crate::plan::{Disposition, Ending, Exposure, ItemId, Outcome, Plan, Step, Verification};
+use crate::managers;
+use crate::plan::{Disposition, Ending, ItemId, Outcome, Plan, Step, Verification};
 use crate::reason::Reason;
 use crate::rules::{Existing, Rules};
 use crate::run::{self, Head};
+use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::words::{Mode, Status};
 
@@ -103,7 +106,9 @@ pub fn decide<C: Control>(
         };
     };
     let exemptions = exempt::<C>(facts, rules, at);
-    let mut verdict = C::judge(facts, &rules.control.settings, &|item| {
+    let former = at.guards.former.as_ref();
+    let former = former.and_then(|former| C::State::deserialize(former).ok());
+    let mut verdict = C::judge(facts, &rules.control.settings, former.as_ref(), &|item| {
         exemptions.holds(item)
     });
     let plan = match &mut verdict {
@@ -137,19 +142,17 @@ pub fn exempt<C: Control>(
     at: &Circumstances<'_>,
 ) -> Exemptions {
     let today = jiff::tz::Offset::UTC.to_datetime(at.now).date();
-    let read =
-        |value: Option<&str>| exemption::read(value, C::INFO.id, today, rules.opt_out.require_end);
-    let tag = |tags: &crate::security_group::Tags| read(tags.get(OPT_OUT_TAG).map(String::as_str));
+    let read = |tags: &Tags| exemption::read(tags, C::INFO.id, today, rules.opt_out.require_end);
     let subject = C::subject(facts);
     let of_policy = in_policy::<C>(&rules.control.settings, today);
-    let of_resource = [tag(subject.tags), of_policy]
+    let of_resource = [read(subject.tags), of_policy]
         .into_iter()
-        .chain(subject.inherited.iter().map(|value| read(Some(value))));
+        .chain(subject.inherited.map(read));
     let baseline = &at.guards.baseline;
     let spares = rules.control.existing == Existing::Notify && !baseline.is_empty();
     let mut items = BTreeMap::new();
     for (item, state) in C::items(facts) {
-        let own = C::item_tags(&state).map_or(Exemption::None, tag);
+        let own = C::item_tags(&state).map_or(Exemption::None, read);
         let existing = || baseline.contains(&C::fingerprint(subject.id, &item, &state));
         if spares && !own.holds() && existing() {
             items.insert(item, Exemption::Existing);
@@ -181,15 +184,17 @@ fn in_policy<C: Control>(settings: &C::Settings, today: Date) -> Exemption {
 }
 
 /// What of a finding is spared, if all of it is.
-fn spared<S>(exemptions: &Exemptions, exposures: &[Exposure<S>]) -> Option<Spared> {
-    let any = |is: fn(&Exemption) -> bool| exposures.iter().any(|e| is(&e.exemption));
-    let all = exposures.iter().all(|e| e.exemption.holds());
+fn spared<S>(exemptions: &Exemptions, finding: &Finding<S>) -> Option<Spared> {
+    let exposures = || finding.exposures.iter();
+    let any = |is: fn(&Exemption) -> bool| exposures().any(|e| is(&e.exemption));
+    let all = exposures().all(|e| e.exemption.holds() || e.is_left_unjudged(&finding.changes));
     let unreadable = |exemption: &Exemption| matches!(exemption, Exemption::Malformed { .. });
     match &exemptions.resource {
         Exemption::Malformed { .. } => Some(Spared::Unreadable),
         resource if resource.holds() => Some(Spared::OptedOut),
         _ if !all => None,
         _ if any(unreadable) => Some(Spared::Unreadable),
+        _ if any(|exemption| !exemption.holds()) => Some(Spared::Unjudged),
         _ if any(|exemption| *exemption == Exemption::Existing) => Some(Spared::Existing),
         _ => Some(Spared::OptedOut),
     }
@@ -203,12 +208,15 @@ fn plan<C: Control>(
     rules: &Rules<'_, C::Settings>,
     at: &Circumstances<'_>,
 ) -> Plan<C::State> {
-    let open = || finding.exposures.iter().filter(|e| !e.exemption.holds());
+    let open = || {
+        let open = finding.exposures.iter().filter(|e| !e.exemption.holds());
+        open.filter(|e| !e.is_left_unjudged(&finding.changes))
+    };
     let before = open()
         .map(|exposure| at.guards.fights.times(&exposure.fingerprint, at.now))
         .max();
     let in_policy = C::exemption(&rules.control.settings).is_some();
-    let spared = spared(exemptions, &finding.exposures).map(|spared| match spared {
+    let spared = spared(exemptions, finding).map(|spared| match spared {
         Spared::OptedOut if in_policy => Spared::ByPolicy,
         spared => spared,
     });
@@ -216,6 +224,7 @@ fn plan<C: Control>(
     let because = guards::held_back(&Case {
         other_owner: (owner != at.account).then_some(owner),
         spared,
+        left: finding.left.as_ref(),
         mode: mode::<C>(rules, at.mode),
         kill_switch: rules.kill_switch,
         guards: at.guards,
@@ -286,7 +295,8 @@ pub fn entry<C: Control>(
             attempts: 1,
             started_at: about.now,
             finished_at: None,
-            managed_by: guards::managed_by(subject.tags, &about.trigger.actor),
+            managed_by: managers::managed_by(&[subject.tags], &about.trigger.actor)
+                .map(|manager| manager.to_string()),
         },
         detail: AtOnce {
             exposures: finding.exposures.clone(),
@@ -315,9 +325,10 @@ pub fn verify<C: Control>(
 ) -> Verification {
     let mut verification = Verification::default();
     let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    let changes = decision.plan.as_ref().map_or(&[][..], |plan| &plan.changes);
     for exposure in exposures
         .iter()
-        .filter(|e| !decision.exemptions.holds(&e.item))
+        .filter(|e| !decision.exemptions.holds(&e.item) && !e.is_left_unjudged(changes))
     {
         verification.remaining.push(C::remaining(exposure));
     }
@@ -379,16 +390,21 @@ fn was_removed<S: Clone + PartialEq>(entry: &Entry<S>, item: &str) -> bool {
         .any(|outcome| outcome.item == item && outcome.step == Step::Revoke)
 }
 
-/// Brings an entry of an earlier attempt up to date with the resource as it is
-/// now: a planned change that is no longer needed, because the item is gone or
-/// changed already, counts as already done, and so does a step on it that had
-/// failed. Where nothing exceeds the policy any more, what was not done is
-/// dropped.
+/// Brings an entry up to date with the resource as it is now: a planned change
+/// that is no longer needed, because the item is gone or changed and exposes nothing
+/// any more, counts as already done, and so does a step on it that had failed. One
+/// that was to take back what we had added counts as done only once that is gone.
+/// Where nothing exceeds the policy any more, what was not done is dropped.
 pub fn settle<C: Control>(
     entry: &mut Entry<C::State>,
     now: &BTreeMap<ItemId, C::State>,
     decision: &Decision<C::State>,
 ) {
+    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    let exposed = |item: &str| {
+        let mut of_item = exposures.iter().filter(|e| e.item == item);
+        of_item.any(|exposure| !exposure.exemption.holds())
+    };
     let harmless = decision.finding().is_none();
     let last = entry.last_outcomes();
     let mut settled = Vec::new();
@@ -400,6 +416,7 @@ pub fn settle<C: Control>(
             (true, true) => Ending::Skipped {
                 why: "nothing exceeds the policy any more".to_owned(),
             },
+            (false, _) if exposed(&change.item) => continue,
             (false, _) => Ending::AlreadyDone,
         };
         let of_item: Vec<&Outcome> = last
@@ -417,6 +434,7 @@ pub fn settle<C: Control>(
                 },
                 permission: narrowed.and_then(C::permission),
                 created: None,
+                without: None,
                 ending,
                 round: 0,
             });
@@ -426,7 +444,10 @@ pub fn settle<C: Control>(
                     .into_iter()
                     .filter(|outcome| outcome.failed())
                     .map(|outcome| Outcome {
-                        ending: ending.clone(),
+                        ending: match is_left_over(outcome, now) {
+                            true => outcome.ending.clone(),
+                            false => ending.clone(),
+                        },
                         ..outcome.clone()
                     }),
             );
@@ -440,6 +461,12 @@ pub fn settle<C: Control>(
             .changes
             .retain(|change| now.get(&change.item) != change.before.as_ref());
     }
+}
+
+/// Whether a step was to take back an item that we had added, and did not.
+fn is_left_over<S>(outcome: &Outcome, now: &BTreeMap<ItemId, S>) -> bool {
+    let created = outcome.created.as_ref();
+    outcome.step == Step::TakeBack && created.is_some_and(|id| now.contains_key(id))
 }
 
 /// Whether a plan made after our changes holds something that is not the

@@ -104,6 +104,13 @@ pub fn trail(trails: &[Trail], region: &str) -> Check {
 #[must_use]
 pub fn rules(states: &[(String, Option<String>)]) -> Check {
     const NAME: &str = "rules";
+    if states.is_empty() {
+        return Check::failed(
+            NAME,
+            "the stack has no rules, so no event arrives".to_owned(),
+            "Deploy the stack again, or name the right one.",
+        );
+    }
     let off: Vec<String> = states
         .iter()
         .filter_map(|(name, state)| match state.as_deref() {
@@ -240,6 +247,8 @@ mod tests {
         assert!(rules(&on).result.is_ok());
         let off = [state("a", Some("DISABLED")), state("b", None)];
         assert_eq!(failed(&rules(&off)), "a is disabled; b is gone");
+        // Nothing to examine is not all in order.
+        assert!(failed(&rules(&[])).contains("no rules"));
     }
 
     #[test]

@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::guards::Fight;
-use crate::plan::{Change, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification};
+use crate::plan::{
+    Change, Disposition, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification,
+};
+use crate::reason::Reason;
 use crate::run::Run;
 use crate::words::{Status, digest};
 
@@ -162,6 +165,56 @@ impl<S: Clone + PartialEq> Entry<S> {
         failed.chain(unverified).collect()
     }
 
+    /// Keeps of the plan what the control's budget of the hour counted before
+    /// (`counted`), and as many further changes of `critical` items as it has room
+    /// for. The others stay undone, and are not in `before`.
+    pub fn keep_within(
+        &mut self,
+        counted: &BTreeSet<ItemId>,
+        critical: &BTreeSet<ItemId>,
+        mut room: usize,
+    ) {
+        let plan = &mut self.detail.plan;
+        plan.changes.retain(|change| {
+            if counted.contains(&change.item) {
+                return true;
+            }
+            let fits = room > 0 && critical.contains(&change.item);
+            room -= usize::from(fits);
+            fits
+        });
+        let kept: BTreeSet<&ItemId> = plan.changes.iter().map(|change| &change.item).collect();
+        self.detail
+            .before
+            .retain(|item, _| counted.contains(item) || kept.contains(item));
+    }
+
+    /// The same finding left as it is, and why.
+    #[must_use]
+    pub fn held_back(mut self, because: Reason) -> Self {
+        self.head.status = because.status();
+        let plan = &mut self.detail.plan;
+        plan.disposition = Disposition::of(&because);
+        plan.reasons.push(because.to_string());
+        plan.because = Some(because);
+        self.detail.before.clear();
+        self
+    }
+
+    /// The run ends with a part undone: `left` is the plan for that part, and why it
+    /// is not carried out.
+    pub fn leave(&mut self, left: &Plan<S>) {
+        let Some(because) = &left.because else { return };
+        self.head.status = because.status();
+        let plan = &mut self.detail.plan;
+        plan.reasons.clone_from(&left.reasons);
+        plan.because.clone_from(&left.because);
+        let planned: BTreeSet<ItemId> = plan.changes.iter().map(|c| c.item.clone()).collect();
+        let left = left.changes.iter();
+        let left = left.filter(|change| !planned.contains(&change.item));
+        plan.changes.extend(left.cloned());
+    }
+
     /// The entry for a finding that the ledger cannot hold: nothing is
     /// changed, which is told as a failure with the first few exposures.
     #[must_use]
@@ -220,6 +273,12 @@ impl<S: Clone + PartialEq> Entry<S> {
         outcomes
     }
 
+    /// Whether a step failed, of the outcomes that count.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        self.last_outcomes().iter().any(|outcome| outcome.failed())
+    }
+
     /// What this entry's message is known by; the same key is sent once. It is
     /// the entry's id and the digest of what came of it: a failure is told when
     /// its set of items and AWS codes is new, and again once it is fixed.
@@ -272,6 +331,9 @@ impl<S: Clone + PartialEq> Entry<S> {
                 "rule {} {} {:?}",
                 exposure.item, exposure.fingerprint, exposure.exemption
             ));
+            if exposure.unjudged.is_some() {
+                parts.insert(format!("unjudged {}", exposure.item));
+            }
         }
         digest(parts.iter().map(String::as_str))
     }
@@ -287,12 +349,15 @@ impl<S: Clone + PartialEq> Entry<S> {
         )
     }
 
-    /// The fingerprints of what was to be closed: not of what is spared.
+    /// The fingerprints of what was to be closed: not of what is spared, or could
+    /// not be judged and was left.
     pub fn closed_fingerprints(&self) -> impl Iterator<Item = &str> {
+        let changes = &self.detail.plan.changes;
         self.detail
             .exposures
             .iter()
             .filter(|exposure| !exposure.exemption.holds())
+            .filter(|exposure| !exposure.is_left_unjudged(changes))
             .map(|exposure| exposure.fingerprint.as_str())
     }
 
@@ -384,10 +449,16 @@ impl<S> Entry<S> {
 #[must_use]
 pub fn page_key<S>(status: Status, exemption: &Exemption, exposures: &[Exposure<S>]) -> String {
     let fingerprints: BTreeSet<&str> = exposures.iter().map(|e| e.fingerprint.as_str()).collect();
+    let unjudged: BTreeSet<String> = exposures
+        .iter()
+        .filter(|e| e.unjudged.is_some())
+        .map(|e| format!("unjudged {}", e.fingerprint))
+        .collect();
     let exemption = format!("{exemption:?}");
     digest(
         [status.name(), exemption.as_str()]
             .into_iter()
-            .chain(fingerprints),
+            .chain(fingerprints)
+            .chain(unjudged.iter().map(String::as_str)),
     )
 }

@@ -7,16 +7,30 @@
 //! holds the remediation back and is told loudly: a typing error must not cost
 //! a team its working rule, nor pass unseen.
 //!
+//! EC2 tells tag keys apart by case, IAM does not: to IAM a tag
+//! `Backstop:Opt-Out` is an opt-out. So the key is read without regard to case
+//! and surrounding blanks, and a tag that opts out under any other spelling than
+//! [`OPT_OUT_TAG`] holds the remediation back like one that cannot be read.
+//!
 //! Deliberately not here: where tags come from, and what IAM enforces
 //! (ARCHITECTURE.md).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::shell::{self, ascii_json};
 use crate::words::ControlId;
 
 /// The tag's key.
 pub const OPT_OUT_TAG: &str = "backstop:opt-out";
+
+/// For how many days an opt-out holds for which nobody said how long.
+pub const OPT_OUT_DAYS: u32 = 7;
 
 /// How a tag is to be written, for messages about one that is not.
 pub const SPELLING: &str = "`all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`";
@@ -36,7 +50,7 @@ pub struct OptOut {
 }
 
 /// What the opt-out tag of one resource means for one control today.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Exemption {
     /// No tag, or one for other controls.
@@ -52,10 +66,38 @@ pub enum Exemption {
         value: String,
         /// What is wrong with it, in one clause.
         problem: String,
+        /// The tag's key as it is spelt, where that is not [`OPT_OUT_TAG`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// No tag: it was there before the control was switched to `enforce`, and
     /// the policy leaves such findings as they are.
     Existing,
+}
+
+/// As derived, but for a key that is spelt right: keys in the ledger are made of
+/// this text, and stay as earlier releases wrote them.
+impl fmt::Debug for Exemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Exempt(opt_out) => f.debug_tuple("Exempt").field(opt_out).finish(),
+            Self::Ended(opt_out) => f.debug_tuple("Ended").field(opt_out).finish(),
+            Self::Malformed {
+                value,
+                problem,
+                key,
+            } => {
+                let mut malformed = f.debug_struct("Malformed");
+                malformed.field("value", value).field("problem", problem);
+                if let Some(key) = key {
+                    malformed.field("key", key);
+                }
+                malformed.finish()
+            }
+            Self::Existing => f.write_str("Existing"),
+        }
+    }
 }
 
 impl Exemption {
@@ -69,17 +111,73 @@ impl Exemption {
     }
 }
 
-/// Reads the tag's value (if the resource has the tag) for a control on a day.
-/// With `require_end` an opt-out without `until=` counts as malformed.
+/// Whether a tag's key is that of an opt-out, in whatever spelling.
 #[must_use]
-pub fn read(value: Option<&str>, control: ControlId, today: Date, require_end: bool) -> Exemption {
-    let Some(value) = value else {
-        return Exemption::None;
+pub fn is_opt_out_key(key: &str) -> bool {
+    key.trim().eq_ignore_ascii_case(OPT_OUT_TAG)
+}
+
+/// The opt-outs among a resource's tags, as key and value: usually one, but EC2
+/// allows keys that differ only in case.
+pub fn opt_out_tags(tags: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    tags.iter()
+        .filter(|(key, _)| is_opt_out_key(key))
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+/// Reads a resource's tags for a control on a day. With `require_end` an opt-out
+/// without `until=` counts as malformed.
+#[must_use]
+pub fn read(
+    tags: &BTreeMap<String, String>,
+    control: ControlId,
+    today: Date,
+    require_end: bool,
+) -> Exemption {
+    let read = |(key, value)| read_tag(key, value, control, today, require_end);
+    of_one_resource(opt_out_tags(tags).map(read).collect())
+}
+
+/// What several opt-outs on one resource amount to. One that cannot be read
+/// decides: IAM matches one of two keys that differ only in case, and does not say
+/// which.
+pub(crate) fn of_one_resource(read: Vec<Exemption>) -> Exemption {
+    let malformed = |exemption: &&Exemption| matches!(exemption, Exemption::Malformed { .. });
+    match read.iter().find(malformed) {
+        Some(malformed) => malformed.clone(),
+        None => strongest(read),
+    }
+}
+
+/// Reads one opt-out tag by its key and value.
+pub(crate) fn read_tag(
+    key: &str,
+    value: &str,
+    control: ControlId,
+    today: Date,
+    require_end: bool,
+) -> Exemption {
+    let misspelt = || format!("its key is `{key}`; use `{OPT_OUT_TAG}` and remove this one");
+    let read = read_value(value, control, today, require_end);
+    let problem = match &read {
+        _ if key == OPT_OUT_TAG => return read,
+        Exemption::Exempt(_) => misspelt(),
+        Exemption::Malformed { problem, .. } => format!("{problem}; {}", misspelt()),
+        _ => return read,
     };
+    Exemption::Malformed {
+        value: value.to_owned(),
+        problem,
+        key: Some(key.to_owned()),
+    }
+}
+
+fn read_value(value: &str, control: ControlId, today: Date, require_end: bool) -> Exemption {
     match parse(value) {
         Err(problem) => Exemption::Malformed {
             value: value.to_owned(),
             problem,
+            key: None,
         },
         Ok((scope, _)) if !scope.covers(control) => Exemption::None,
         Ok((_, opt_out)) if opt_out.until.is_some_and(|day| day < today) => {
@@ -89,6 +187,7 @@ pub fn read(value: Option<&str>, control: ControlId, today: Date, require_end: b
             value: value.to_owned(),
             problem: "it has no end, and this account's policy demands `until=YYYY-MM-DD`"
                 .to_owned(),
+            key: None,
         },
         Ok((_, opt_out)) => Exemption::Exempt(opt_out),
     }
@@ -112,6 +211,82 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
         } else {
             best
         }
+    })
+}
+
+/// The beginning of a tag that opts out of a control until a day, in place of
+/// one with this value: other controls that that one opts out of today stay opted
+/// out.
+pub(crate) fn dated(own: &str, control: ControlId, today: Date, until: Date) -> String {
+    let others = ControlId::ALL.iter().filter(|other| {
+        let read = read_tag(OPT_OUT_TAG, own, **other, today, false);
+        matches!(read, Exemption::Exempt(_))
+    });
+    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
+    controls.extend(others.map(|other| other.name()));
+    let controls: Vec<&str> = controls.into_iter().collect();
+    format!("{} until={until}", controls.join("+"))
+}
+
+/// The command that opts an EC2 resource out for [`OPT_OUT_DAYS`], so that a
+/// control leaves it alone and IAM bars nothing (it cannot read dates). `own`:
+/// the value of the tag that it carries.
+pub(crate) fn dated_command(
+    own: Option<&str>,
+    resource: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> String {
+    let until = today.saturating_add(i64::from(OPT_OUT_DAYS).days());
+    let value = dated(own.unwrap_or_default(), control, today, until);
+    let tag = format!("Key={OPT_OUT_TAG},Value={value} reason=undo");
+    shell::aws(
+        "ec2 create-tags",
+        region,
+        &[("--resources", resource.to_owned()), ("--tags", tag)],
+    )
+}
+
+/// What a person is asked for whose opt-out keeps an instance from being
+/// stopped that has to be, to get its original volumes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndAsked {
+    /// What is in the way, and what can be done: a clause.
+    pub why: String,
+    /// The command that gives the opt-out an end.
+    pub command: String,
+}
+
+/// What is asked for where an instance carries an opt-out without an end, which
+/// IAM enforces however its key is spelt; none: it carries none. `tags`: its tags.
+#[must_use]
+pub fn asks_for_an_end(
+    tags: &BTreeMap<String, String>,
+    instance: &str,
+    region: &str,
+    control: ControlId,
+    today: Date,
+) -> Option<EndAsked> {
+    let (key, own) = opt_out_tags(tags).find(|(_, value)| {
+        let read = read_tag(OPT_OUT_TAG, value, control, today, false);
+        matches!(read, Exemption::Exempt(OptOut { until: None, .. }))
+    })?;
+    let dated = dated_command(Some(own), instance, region, control, today);
+    Some(EndAsked {
+        why: format!(
+            "{instance} carries an opt-out without an end, for which IAM keeps Backstop from stopping it: stop it yourself, or give the opt-out an `until=`"
+        ),
+        command: match key == OPT_OUT_TAG {
+            true => dated,
+            // A key cannot be renamed.
+            false => {
+                let tag = ascii_json(&json!([{ "Key": key }]));
+                let options = [("--resources", instance.to_owned()), ("--tags", tag)];
+                let remove = shell::aws("ec2 delete-tags", region, &options);
+                format!("{remove} && {dated}")
+            }
+        },
     })
 }
 
@@ -204,7 +379,7 @@ mod tests {
     const TODAY: Date = jiff::civil::date(2026, 11, 24);
 
     fn state(value: &str) -> String {
-        match read(Some(value), ControlId::OpenIngress, TODAY, false) {
+        match read_value(value, ControlId::OpenIngress, TODAY, false) {
             Exemption::None => "none".to_owned(),
             Exemption::Exempt(o) => format!(
                 "exempt {} {} {}",
@@ -291,15 +466,96 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_another_spelling_holds_what_it_would_exempt_and_says_the_right_one() {
+        let read = |tags: &[(&str, &str)]| {
+            let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            read(&tags.collect(), ControlId::OpenIngress, TODAY, false)
+        };
+        for key in [
+            "Backstop:Opt-Out",
+            "BACKSTOP:OPT-OUT",
+            "backstop:opt-ouT",
+            " backstop:opt-out",
+            "backstop:opt-out ",
+            "\t Backstop:Opt-Out  ",
+        ] {
+            for value in [
+                "all",
+                "open-ingress",
+                "missing-patches+open-ingress until=2027-01-31",
+            ] {
+                for tags in [
+                    &[(key, value)][..],
+                    &[(key, value), (OPT_OUT_TAG, "all until=2026-12-24")],
+                    &[(key, value), (OPT_OUT_TAG, "all until=2020-01-01")],
+                    &[(key, value), (OPT_OUT_TAG, "missing-patches")],
+                ] {
+                    let Exemption::Malformed {
+                        value: of,
+                        problem,
+                        key: spelt,
+                    } = read(tags)
+                    else {
+                        panic!("{tags:?}");
+                    };
+                    assert_eq!((of.as_str(), spelt.as_deref()), (value, Some(key)));
+                    assert!(problem.contains(&format!("`{key}`")), "{problem}");
+                    assert!(problem.contains(&format!("`{OPT_OUT_TAG}`")), "{problem}");
+                }
+            }
+            let Exemption::Malformed { problem, .. } = read(&[(key, "true")]) else {
+                panic!("{key}");
+            };
+            assert!(problem.starts_with("`true` is neither"), "{problem}");
+            assert!(problem.contains(&format!("`{OPT_OUT_TAG}`")), "{problem}");
+            // What would exempt nothing holds nothing.
+            assert_eq!(read(&[(key, "missing-patches")]), Exemption::None);
+            let ended = read(&[(key, "all until=2026-11-23")]);
+            assert!(matches!(ended, Exemption::Ended(_)), "{ended:?}");
+        }
+        for other in [
+            "backstop:opt-outs",
+            "backstop:optout",
+            "backstop:opt_out",
+            "backstop :opt-out",
+            "backstop:opt out",
+            "opt-out",
+            "backstop",
+            "",
+        ] {
+            assert_eq!(read(&[(other, "all")]), Exemption::None, "{other}");
+        }
+        let both = read(&[(OPT_OUT_TAG, "all"), ("backstop:opt-outs", "?")]);
+        assert!(matches!(both, Exemption::Exempt(_)), "{both:?}");
+    }
+
+    #[test]
+    fn keys_in_the_ledger_stay_as_they_were() {
+        let opt_out = r#"OptOut { until: Some(2026-12-24), owner: None, reason: None }"#;
+        for (value, expected) in [
+            ("all until=2026-12-24", format!("Exempt({opt_out})")),
+            ("missing-patches", "None".to_owned()),
+            (
+                "",
+                r#"Malformed { value: "", problem: "it is empty" }"#.to_owned(),
+            ),
+        ] {
+            let read = read_value(value, ControlId::OpenIngress, TODAY, false);
+            assert_eq!(format!("{read:?}"), expected);
+        }
+        assert_eq!(format!("{:?}", Exemption::Existing), "Existing");
+    }
+
+    #[test]
     fn the_policy_may_demand_an_end() {
-        let with = |value| read(Some(value), ControlId::OpenIngress, TODAY, true);
+        let with = |value| read_value(value, ControlId::OpenIngress, TODAY, true);
         assert!(matches!(with("all"), Exemption::Malformed { .. }));
         assert!(matches!(with("all until=2027-01-31"), Exemption::Exempt(_)));
     }
 
     #[test]
     fn the_strongest_tag_decides() {
-        let read = |value| read(Some(value), ControlId::OpenIngress, TODAY, false);
+        let read = |value| read_value(value, ControlId::OpenIngress, TODAY, false);
         let ended = read("all until=2020-01-01");
         let exempt = read("all");
         let malformed = read("yes");

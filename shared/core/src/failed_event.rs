@@ -3,8 +3,8 @@
 //!
 //! | shape | from | body |
 //! | --- | --- | --- |
-//! | bare | a rule that could not deliver, a batch that `notify` or `patch-instance` failed on | the event |
-//! | record | a function that failed on it | Lambda's record around the event |
+//! | bare | a rule that could not deliver, a batch from a queue that a function failed on | the event |
+//! | record | a function that failed on it, the state machine whose look failed | Lambda's record around the event |
 //!
 //! Deliberately not here: the queue and the functions
 //! (`backstop_aws::failed_events`).
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::controls;
 use crate::info::ControlInfo;
+use crate::notice::EventFailed;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
@@ -22,6 +23,9 @@ use crate::words::ControlId;
 
 const ENCRYPT_VOLUME: &str = "encrypt-volume";
 const PATCH_INSTANCE: &str = "patch-instance";
+
+/// Most characters of an error that a notice keeps.
+const MOST_ERROR: usize = 1_000;
 
 /// An event that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,41 @@ pub enum Function {
     Arn(String),
     /// By its logical id in the template: the one that the event is for.
     Logical(String),
+}
+
+impl Function {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Arn(arn) => arn.rsplit(':').next().unwrap_or(arn),
+            Self::Logical(id) => id,
+        }
+    }
+}
+
+/// The notice about a message of the queue: what it holds, or why that cannot be
+/// read.
+#[must_use]
+pub fn notice(message: &str, read: &Result<FailedEvent, String>) -> EventFailed {
+    // An error may quote anything, and the ledger keeps it for long.
+    let short = |text: &String| text.chars().take(MOST_ERROR).collect();
+    match read {
+        Ok(failed) => EventFailed {
+            message: message.to_owned(),
+            function: Some(failed.function.name().to_owned()),
+            event: short(&failed.title()),
+            error: failed.error.as_ref().map(short),
+            failed_at: failed.at.clone(),
+        },
+        Err(problem) => EventFailed {
+            message: message.to_owned(),
+            function: None,
+            event: "a message that cannot be read".to_owned(),
+            error: Some(short(problem)),
+            failed_at: None,
+        },
+    }
 }
 
 impl FailedEvent {
@@ -81,8 +120,8 @@ impl FailedEvent {
                 ControlId::from_name(&control).map_or("revoke-ingress", function)
             }
             ("aws.events", _, _) => "sweep",
-            // Of a start the two functions that hear of it have a copy each; what
-            // encrypt-volume failed on comes with Lambda's record around it.
+            // Of a start the two functions that hear of it have a copy each: which
+            // one this is, the queue says that gave it up ([`Self::given_up_by`]).
             (_, INSTANCE_NOTIFICATION, _) if at("/detail/state").as_deref() == Some("running") => {
                 PATCH_INSTANCE
             }
@@ -98,6 +137,17 @@ impl FailedEvent {
             event: body,
             error: None,
         })
+    }
+
+    /// As it is known by the queue that gave it up, an ARN: the queue's name holds
+    /// its logical id in the template. What comes from no queue stays as it is.
+    #[must_use]
+    pub fn given_up_by(mut self, queue: &str) -> Self {
+        let by_logical_id = matches!(self.function, Function::Logical(_));
+        if by_logical_id && queue.contains("-EncryptVolumeQueue-") {
+            self.function = Function::Logical(logical_id(ENCRYPT_VOLUME));
+        }
+        self
     }
 
     /// What the event is, in a few words.
@@ -263,6 +313,26 @@ mod tests {
     }
 
     #[test]
+    fn of_two_functions_that_hear_of_a_start_the_queue_says_which_gave_it_up() {
+        let detail = json!({ "instance-id": "i-1", "state": "running" });
+        let start = event("aws.ec2", INSTANCE_NOTIFICATION, detail).to_string();
+        let queue =
+            |name: &str| format!("arn:aws:sqs:eu-central-1:111122223333:backstop-{name}-1A2B");
+        for (queue, function) in [
+            (queue("EncryptVolumeQueue"), "EncryptVolumeFunction"),
+            (queue("PatchInstanceQueue"), "PatchInstanceFunction"),
+            (String::new(), "PatchInstanceFunction"),
+        ] {
+            let failed = FailedEvent::read(&start).unwrap().given_up_by(&queue);
+            assert_eq!(
+                failed.function,
+                Function::Logical(function.into()),
+                "{queue}"
+            );
+        }
+    }
+
+    #[test]
     fn what_encrypt_volume_listens_to_is_for_it() {
         let call = |name: &&str| {
             event(
@@ -377,8 +447,11 @@ mod tests {
             let expected = match control {
                 ControlId::OpenIngress => "RevokeIngressFunction",
                 ControlId::UnencryptedVolume => "EncryptVolumeFunction",
-                ControlId::EncryptionByDefault => "RestoreAccountDefaultsFunction",
-                ControlId::PublicSnapshot => "UnshareStorageFunction",
+                ControlId::EncryptionByDefault
+                | ControlId::SnapshotSharingBlock
+                | ControlId::MetadataDefaults
+                | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
+                ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches
                 | ControlId::UnmanagedInstance => "PatchInstanceFunction",

@@ -3,8 +3,8 @@
 //! | guard | set by | ended by |
 //! | --- | --- | --- |
 //! | kill switch | the policy's `kill_switch` | the policy |
-//! | trip of a control | more changes in an hour than its budget | a person, who re-arms it |
-//! | trip of a resource | a fight: the same finding again and again | a person, who re-arms it |
+//! | trip of a control | more changes in an hour than its budget, by many resources | a person, who re-arms it |
+//! | trip of a resource | more changes in an hour than the budget by itself; or a fight: the same finding again and again | a person, who re-arms it |
 //! | baseline | the first sweep after a switch to `enforce` | the policy's `existing` |
 //!
 //! They are asked in one order for every control ([`held_back`]).
@@ -16,12 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::reason::Reason;
 use crate::rules::FightRules;
-use crate::security_group::Tags;
-use crate::words::{Actor, Mode};
+use crate::run::Head;
+use crate::words::{Mode, Status};
 
 /// What the ledger says about a control and one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,20 @@ pub struct Guards {
     /// Fingerprints of what was there when the control was switched to
     /// `enforce`.
     pub baseline: BTreeSet<String>,
+    /// The last good state of a setting that is restored to what it was
+    /// ([`Control::keeps`](crate::control::Control::keeps)).
+    pub former: Option<Value>,
+}
+
+impl Guards {
+    /// Whether a finding was told together with the control's trip: all are but the
+    /// critical ones, each of which is told by itself.
+    #[must_use]
+    pub fn told_with_the_trip(&self, head: &Head) -> bool {
+        self.control_tripped.is_some()
+            && head.status == Status::Tripped
+            && !head.is_left_and_critical()
+    }
 }
 
 /// What spares everything that was found.
@@ -48,6 +63,8 @@ pub enum Spared {
     ByPolicy,
     /// The baseline.
     Existing,
+    /// It cannot be judged, and the policy does not say to close it.
+    Unjudged,
 }
 
 impl Spared {
@@ -70,6 +87,8 @@ pub struct Case<'a> {
     pub other_owner: Option<&'a str>,
     /// What spares everything that was found.
     pub spared: Option<Spared>,
+    /// Why the control leaves it in any mode.
+    pub left: Option<&'a Reason>,
     /// The control's mode.
     pub mode: Mode,
     /// Whether the kill switch is on.
@@ -82,7 +101,8 @@ pub struct Case<'a> {
 }
 
 /// Why a finding is not remediated; `None`: it is. The first of these counts: not
-/// ours, opt-out, baseline, mode, kill switch, tripped (control, resource), fights.
+/// ours, opt-out, baseline, not judged, left by the control, mode, kill switch,
+/// tripped (control, resource), fights.
 #[must_use]
 pub fn held_back(case: &Case<'_>) -> Option<Reason> {
     let Case { guards, .. } = case;
@@ -95,7 +115,11 @@ pub fn held_back(case: &Case<'_>) -> Option<Reason> {
         Some(Spared::OptedOut) => return Some(Reason::OptedOut),
         Some(Spared::ByPolicy) => return Some(Reason::ExemptInPolicy),
         Some(Spared::Existing) => return Some(Reason::Existing),
+        Some(Spared::Unjudged) => return Some(Reason::NotJudged),
         None => {}
+    }
+    if let Some(left) = case.left {
+        return Some(left.clone());
     }
     if case.mode != Mode::Enforce {
         return Some(Reason::NotifyMode);
@@ -126,6 +150,60 @@ pub struct Trip {
     pub at: Timestamp,
     /// Why, as a clause for messages.
     pub why: String,
+}
+
+/// How much of a control's budget is spent in this clock hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Changes of all resources.
+    pub all: u64,
+    /// Those of the resource in question.
+    pub by_resource: u64,
+    /// Those of resources for which the control has tripped because they exceeded
+    /// the budget by themselves.
+    pub by_tripped: u64,
+}
+
+/// What follows from changes that the ledger refused because of the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverBudget {
+    /// They fit by now: the clock hour is another one.
+    Fits,
+    /// The resource exceeds the budget by itself: the control trips for it alone.
+    Resource {
+        /// Changes that there is room for.
+        room: usize,
+        /// Changes that it would come to in this clock hour.
+        needs: u64,
+    },
+    /// There is no room only because of resources that have tripped by themselves.
+    /// The control does not trip for their sake: the changes wait for the next hour.
+    Spent,
+    /// Many resources do together: the control trips.
+    Control,
+}
+
+impl Spent {
+    /// What follows if a resource needs so many more changes. A resource that would
+    /// exceed the budget if it were the only one must not stop the control for all
+    /// others, however many calls it took.
+    #[must_use]
+    pub fn over(self, changes: usize, budget: u32) -> OverBudget {
+        let (changes, budget) = (changes as u64, u64::from(budget));
+        if self.all.saturating_add(changes) <= budget {
+            OverBudget::Fits
+        } else if self.by_resource.saturating_add(changes) > budget {
+            let room = budget.saturating_sub(self.all);
+            OverBudget::Resource {
+                room: usize::try_from(room).unwrap_or(usize::MAX),
+                needs: self.by_resource.saturating_add(changes),
+            }
+        } else if self.all.saturating_sub(self.by_tripped) + changes <= budget {
+            OverBudget::Spent
+        } else {
+            OverBudget::Control
+        }
+    }
 }
 
 /// How often each finding on a resource has been put right, by fingerprint.
@@ -239,27 +317,6 @@ impl Fights {
     }
 }
 
-/// What manages a resource, as its tags, the caller or the user agent show.
-#[must_use]
-pub fn managed_by(tags: &Tags, actor: &Actor) -> Option<String> {
-    if let Some(stack) = tags.get("aws:cloudformation:stack-name") {
-        return Some(format!("the CloudFormation stack {stack}"));
-    }
-    if actor.invoked_by.as_deref() == Some("cloudformation.amazonaws.com") {
-        return Some("a CloudFormation stack".to_owned());
-    }
-    let agent = actor.user_agent.as_deref().unwrap_or_default();
-    let known = [
-        ("terraform", "Terraform"),
-        ("opentofu", "OpenTofu"),
-        ("pulumi", "Pulumi"),
-    ];
-    known
-        .into_iter()
-        .find(|(word, _)| agent.to_ascii_lowercase().contains(word))
-        .map(|(_, name)| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +327,38 @@ mod tests {
 
     fn note(fights: &mut Fights, entry: &str, hours: i64) -> Option<Fight> {
         fights.note(entry, ["a"], at(hours), &FightRules::default(), None)
+    }
+
+    #[test]
+    fn who_exceeds_the_budget_by_itself_trips_by_itself() {
+        let spent = |all, by_resource, by_tripped| Spent {
+            all,
+            by_resource,
+            by_tripped,
+        };
+        let over = |all, by_resource, changes| spent(all, by_resource, 0).over(changes, 50);
+        let resource = |room, needs| OverBudget::Resource { room, needs };
+        assert_eq!(over(0, 0, 50), OverBudget::Fits);
+        assert_eq!(over(0, 0, 51), resource(50, 51));
+        assert_eq!(
+            over(30, 0, 51),
+            resource(20, 51),
+            "others have spent some of it"
+        );
+        assert_eq!(over(50, 0, 51), resource(0, 51));
+        // In several calls.
+        assert_eq!(over(50, 50, 1), resource(0, 51));
+        assert_eq!(over(45, 30, 21), resource(5, 51));
+        // Many resources together.
+        assert_eq!(over(50, 0, 1), OverBudget::Control);
+        assert_eq!(over(50, 49, 1), OverBudget::Control);
+        // One that tripped by itself disarms nothing but itself.
+        assert_eq!(spent(50, 0, 50).over(1, 50), OverBudget::Spent);
+        assert_eq!(spent(50, 0, 30).over(30, 50), OverBudget::Spent);
+        assert_eq!(spent(50, 0, 30).over(31, 50), OverBudget::Control);
+        assert_eq!(spent(40, 0, 30).over(5, 50), OverBudget::Fits);
+        // The budget was lowered meanwhile.
+        assert_eq!(over(80, 80, 1), resource(0, 81));
     }
 
     #[test]
@@ -319,31 +408,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_manages_a_resource_is_read_off_tags_then_the_caller_then_the_agent() {
-        let stack = Tags::from([("aws:cloudformation:stack-name".into(), "web".into())]);
-        let by = |agent: &str| Actor {
-            user_agent: Some(agent.into()),
-            ..Actor::default()
-        };
-        let terraform = by("APN/1.0 HashiCorp/1.0 Terraform/1.9.0 terraform-provider-aws/5.60");
-        for (tags, actor, name) in [
-            (&stack, &terraform, Some("the CloudFormation stack web")),
-            (&Tags::new(), &terraform, Some("Terraform")),
-            (&Tags::new(), &by("aws-cli/2.31"), None),
-        ] {
-            assert_eq!(managed_by(tags, actor).as_deref(), name);
-        }
-        let stack = Actor {
-            invoked_by: Some("cloudformation.amazonaws.com".into()),
-            ..Actor::default()
-        };
-        assert_eq!(
-            managed_by(&Tags::new(), &stack).as_deref(),
-            Some("a CloudFormation stack")
-        );
-    }
-
     /// Everything holds a finding back at first; row by row, the reason that
     /// comes first in the order is taken away.
     #[test]
@@ -368,10 +432,12 @@ mod tests {
             (Spared::OptedOut, Reason::OptedOut),
             (Spared::ByPolicy, Reason::ExemptInPolicy),
             (Spared::Existing, Reason::Existing),
+            (Spared::Unjudged, Reason::NotJudged),
         ] {
             let mut case = Case {
                 other_owner: Some("444455556666"),
                 spared: Some(spared),
+                left: Some(&Reason::NeverSet),
                 mode: Mode::Notify,
                 kill_switch: true,
                 guards: &both,
@@ -382,6 +448,8 @@ mod tests {
             case.other_owner = None;
             assert_eq!(held_back(&case), Some(reason));
             case.spared = None;
+            assert_eq!(held_back(&case), Some(Reason::NeverSet));
+            case.left = None;
             assert_eq!(held_back(&case), Some(Reason::NotifyMode));
             case.mode = Mode::Enforce;
             assert_eq!(held_back(&case), Some(Reason::KillSwitch));

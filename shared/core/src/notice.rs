@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::words::{Actor, ControlId, Severity, digest};
 
+/// The topic of notices about events that were given up: `outcome` of messages.
+pub const EVENT_FAILED: &str = "event-failed";
+
 /// One notice, as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
@@ -41,6 +44,8 @@ pub enum About {
     Digest(Box<Digest>),
     /// Whether Backstop itself is in order.
     Health(Health),
+    /// An event was given up.
+    EventFailed(EventFailed),
     /// More of one kind than anybody wants to read one by one.
     Storm(Storm),
 }
@@ -54,6 +59,7 @@ impl About {
             Self::ControlTripped(_) => "control-tripped",
             Self::Digest(_) => "digest",
             Self::Health(_) => "health",
+            Self::EventFailed(_) => EVENT_FAILED,
             Self::Storm(_) => "storm",
         }
     }
@@ -64,6 +70,9 @@ impl About {
 pub struct OptOutChanged {
     /// Id of the resource that carries the tag, or carried it.
     pub resource: String,
+    /// The tag's key as it is spelt, where that is not `backstop:opt-out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The tag's value as it is now, read live; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
@@ -111,16 +120,33 @@ pub struct Digest {
     /// Originals that the policy had kept for long enough, and that were
     /// deleted.
     pub deleted: Open,
+    /// Snapshots taken before patches were installed that the policy had kept for
+    /// long enough, and that were deleted.
+    #[serde(skip_serializing_if = "Open::is_none")]
+    pub snapshots_deleted: Open,
     /// Opt-outs that ended, end within a week, or cannot be read.
     pub opt_outs: Vec<OptOutSeen>,
     /// Opt-outs beyond those listed.
     pub more_opt_outs: u64,
+    /// What resources depend on and other accounts own, by id: a change of it raises
+    /// no event here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub of_others: BTreeMap<String, OfOther>,
     /// Entries taken up again because their lease had lapsed.
     pub resumed: u64,
     /// Entries told because nobody had been.
     pub told: u64,
     /// What could not be seen, in sentences.
     pub unseen: Vec<String>,
+}
+
+/// Something that another account owns, and what depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfOther {
+    /// The account.
+    pub owner: String,
+    /// The resources that depend on it.
+    pub needed_by: Open,
 }
 
 /// A number of resources, and the first few of them by id.
@@ -131,6 +157,13 @@ pub struct Open {
     pub count: u64,
     /// The first few.
     pub examples: Vec<String>,
+}
+
+impl Open {
+    /// Whether there are none.
+    fn is_none(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// An opt-out tag that wants somebody's attention.
@@ -172,6 +205,25 @@ pub struct FailedCheck {
     pub remedy: String,
 }
 
+/// An event that was given up and lies in the queue of failed events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFailed {
+    /// SQS's id of the message.
+    pub message: String,
+    /// The function that failed on it, or that it is for, by name; none: the
+    /// message cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// The event, in a few words.
+    pub event: String,
+    /// What the function said, or why the message cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it was given up, as the message states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<String>,
+}
+
 /// Many records of one kind, told as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storm {
@@ -207,7 +259,10 @@ impl Notice {
         match &self.about {
             About::ControlTripped(tripped) => tripped.control.name(),
             About::Storm(storm) => &storm.control,
-            About::OptOutChanged(_) | About::Digest(_) | About::Health(_) => "-",
+            About::OptOutChanged(_)
+            | About::Digest(_)
+            | About::Health(_)
+            | About::EventFailed(_) => "-",
         }
     }
 
@@ -218,6 +273,7 @@ impl Notice {
             About::OptOutChanged(changed) => changed.resource.clone(),
             About::ControlTripped(tripped) => tripped.control.name().to_owned(),
             About::Storm(storm) => format!("{} {}", storm.control, storm.outcome),
+            About::EventFailed(failed) => failed.message.clone(),
             About::Digest(_) | About::Health(_) => "-".to_owned(),
         }
     }
@@ -235,15 +291,113 @@ impl Notice {
             About::ControlTripped(tripped) => tripped.at.to_string(),
             // Whether it is news is decided before it is written (`sweep`).
             About::Digest(_) => self.id.clone(),
-            About::Health(health) => format!("{:?}", health.failed),
+            // As many failed events as before or more: each is told by itself.
+            About::Health(health) => {
+                let said = format!("{:?}", health.failed);
+                said.chars().filter(|c| !c.is_ascii_digit()).collect()
+            }
+            // A message of the queue says the same for ever.
+            About::EventFailed(failed) => failed.message.clone(),
             About::Storm(storm) => format!("{storm:?}"),
         };
         digest([said.as_str()])
     }
 
-    /// What its message is known by.
+    /// What its message is known by; the same key is sent once. What a notice says
+    /// may be said again later, with something else in between, and is news then: so
+    /// the key says which notice, call, trip or message of a queue it is about.
     #[must_use]
     pub fn message_key(&self) -> String {
-        digest([self.about.name(), &self.subject(), &self.state_key()])
+        let (topic, subject, said) = (self.about.name(), self.subject(), self.state_key());
+        let which = match &self.about {
+            About::Health(_) => Some(&self.id),
+            About::OptOutChanged(changed) if changed.actor.event_id.is_none() => Some(&self.id),
+            // What they say tells them apart; the event of a call may be delivered
+            // again, after another one of the same resource.
+            About::OptOutChanged(_)
+            | About::ControlTripped(_)
+            | About::Digest(_)
+            | About::EventFailed(_)
+            | About::Storm(_) => None,
+        };
+        let parts = [topic, &subject, &said].into_iter();
+        digest(parts.chain(which.map(String::as_str)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(id: &str, about: About) -> Notice {
+        Notice {
+            version: 1,
+            id: id.to_owned(),
+            account: "111122223333".to_owned(),
+            region: "eu-central-1".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            about,
+        }
+    }
+
+    fn health(found: &[&str]) -> About {
+        let failed = found.iter().map(|found| FailedCheck {
+            check: "queue".to_owned(),
+            found: (*found).to_owned(),
+            remedy: "look".to_owned(),
+        });
+        About::Health(Health {
+            failed: failed.collect(),
+        })
+    }
+
+    fn opt_out(value: &str, event: Option<&str>) -> About {
+        About::OptOutChanged(OptOutChanged {
+            resource: "sg-1".to_owned(),
+            key: None,
+            value: Some(value.to_owned()),
+            means: BTreeMap::new(),
+            actor: Actor {
+                event_id: event.map(str::to_owned),
+                ..Actor::default()
+            },
+        })
+    }
+
+    /// What was recorded again is news: the ledger records nothing while the last
+    /// notice of its subject says the same.
+    #[test]
+    fn what_comes_back_is_sent_again() {
+        let digest = || About::Digest(Box::default());
+        for (one, other) in [
+            (health(&["no trail"]), health(&["no trail"])),
+            (health(&[]), health(&[])),
+            (digest(), digest()),
+            (opt_out("all", None), opt_out("all", None)),
+        ] {
+            assert_ne!(
+                notice("1", one.clone()).message_key(),
+                notice("2", other).message_key(),
+                "{one:?}"
+            );
+            let again = notice("1", one.clone()).message_key();
+            assert_eq!(notice("1", one).message_key(), again, "a retry");
+        }
+    }
+
+    #[test]
+    fn a_call_whose_event_is_delivered_again_is_not() {
+        let key = |id, event| notice(id, opt_out("all", Some(event))).message_key();
+        assert_eq!(key("1", "call"), key("2", "call"));
+        assert_ne!(key("1", "call"), key("2", "another call"));
+    }
+
+    #[test]
+    fn one_failed_event_more_is_no_other_health() {
+        let key = |about| notice("1", about).state_key();
+        let given_up = |n: u32| health(&[&format!("{n} events have been given up")]);
+        assert_eq!(key(given_up(2)), key(given_up(13)));
+        assert_ne!(key(given_up(2)), key(health(&["nobody is subscribed"])));
+        assert_ne!(key(given_up(2)), key(health(&[])));
     }
 }

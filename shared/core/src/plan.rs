@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::ports::Permission;
+use crate::prose::{clause, joined, one_line, or_unknown};
 use crate::reason::Reason;
 
 /// The id of an item within its resource: a rule's id, a grant's holder, a
@@ -41,7 +42,9 @@ impl<S> State for S where
 pub enum Disposition {
     /// The plan is carried out.
     Enforce,
-    /// Mode `notify`: the plan is told, nothing is changed.
+    /// It is told, nothing is changed: in the mode `notify`, because nothing could be
+    /// judged, or because the control leaves it
+    /// ([`Finding::left`](crate::finding::Finding::left)).
     NotifyOnly,
     /// Everything found is opted out: nothing is changed.
     Exempt,
@@ -57,6 +60,8 @@ pub enum Disposition {
     Tripped,
     /// The kill switch is on: nothing is changed.
     Stopped,
+    /// The budget of this clock hour is used up: nothing is changed before the next.
+    Pending,
 }
 
 impl Disposition {
@@ -68,8 +73,13 @@ impl Disposition {
             Reason::OptOutUnreadable => Self::Held,
             Reason::OptedOut | Reason::ExemptInPolicy => Self::Exempt,
             Reason::Existing => Self::Existing,
-            Reason::NotifyMode => Self::NotifyOnly,
-            Reason::KillSwitch => Self::Stopped,
+            Reason::DeclarativePolicy
+            | Reason::NeverSet
+            | Reason::NotJudged
+            | Reason::NotifyMode => Self::NotifyOnly,
+            // Nothing that is remediated at once ends by what changed meanwhile.
+            Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,
+            Reason::BudgetSpent => Self::Pending,
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }
             | Reason::Fight { .. } => Self::Tripped,
@@ -93,6 +103,10 @@ pub struct Exposure<S = Value> {
     /// Whom it admits, of items that admit addresses.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<Reach>,
+    /// Why it could not be judged; `None`: it was. Then `exposed` is what may be
+    /// wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unjudged: Option<Unjudged>,
     /// What the item's own opt-out tag says, or the baseline.
     #[serde(default)]
     pub exemption: Exemption,
@@ -113,9 +127,17 @@ impl<S> Exposure<S> {
             exposed: Vec::new(),
             allowed: Vec::new(),
             reach: None,
+            unjudged: None,
             exemption: Exemption::None,
             fingerprint: String::new(),
         }
+    }
+
+    /// Whether it could not be judged and is left as it is: none of these changes
+    /// is about it.
+    #[must_use]
+    pub fn is_left_unjudged<T>(&self, changes: &[Change<T>]) -> bool {
+        self.unjudged.is_some() && !changes.iter().any(|change| change.item == self.item)
     }
 
     /// The same exposure with its state in another form.
@@ -127,6 +149,7 @@ impl<S> Exposure<S> {
             exposed: self.exposed.clone(),
             allowed: self.allowed.clone(),
             reach: self.reach,
+            unjudged: self.unjudged.clone(),
             exemption: self.exemption.clone(),
             fingerprint: self.fingerprint.clone(),
         }
@@ -142,6 +165,78 @@ pub struct Reach {
     /// Whether private or special addresses as well, which go with them: a source
     /// is kept whole or goes whole.
     pub private_part: bool,
+}
+
+/// Why an item could not be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "source", rename_all = "kebab-case")]
+pub enum Unjudged {
+    /// The prefix list that it names cannot be read.
+    PrefixList {
+        /// The list's id.
+        id: String,
+        /// The account that owns it, `AWS` for AWS's own; absent where it is not
+        /// known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+        /// What EC2 answered.
+        why: String,
+    },
+    /// Entries of the prefix list that it names are no CIDR blocks.
+    Entries {
+        /// The list's id.
+        id: String,
+        /// As of `prefix-list`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+        /// The first of them.
+        entries: Vec<String>,
+    },
+    /// Its source is no CIDR block.
+    Block {
+        /// What stands there.
+        block: String,
+    },
+}
+
+impl Unjudged {
+    /// What a person can do about it, as a sentence.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::PrefixList { .. } => {
+                "A rule goes on admitting what is in a list that is no longer shared, its later versions as well: have the owner share the list with this account, or name other sources in the rule."
+            }
+            Self::Entries { .. } | Self::Block { .. } => {
+                "Write the source as a CIDR block, for example 198.51.100.0/24."
+            }
+        }
+    }
+}
+
+impl fmt::Display for Unjudged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |owner: &Option<String>| or_unknown(owner.as_deref(), 50);
+        match self {
+            Self::PrefixList { id, owner, why } => write!(
+                f,
+                "the prefix list {} (owner: {}) cannot be read: {}",
+                one_line(id, 100),
+                of(owner),
+                clause(why, 300)
+            ),
+            Self::Entries { id, owner, entries } => write!(
+                f,
+                "the prefix list {} (owner: {}) has entries that are no CIDR blocks: `{}`",
+                one_line(id, 100),
+                of(owner),
+                joined(entries, entries.len())
+            ),
+            Self::Block { block } => {
+                write!(f, "its source `{}` is no CIDR block", one_line(block, 100))
+            }
+        }
+    }
 }
 
 /// JSON numbers end at 2^64, address counts do not: written as text.
@@ -344,8 +439,37 @@ pub struct Outcome {
     /// The id of the item that the step made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// What the item that the step made lacks, because AWS refused it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<Without>,
     /// How it ended.
     pub ending: Ending,
+}
+
+/// What AWS refused of an item that it accepted without.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Without {
+    /// Whether it lacks its tags.
+    pub tags: bool,
+    /// Whether it lacks its description.
+    pub description: bool,
+    /// AWS's answer to the whole of it.
+    pub why: String,
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = match (self.tags, self.description) {
+            (true, true) => "its tags and its description",
+            (true, false) => "its tags",
+            (false, _) => "its description",
+        };
+        write!(
+            f,
+            "without {parts}, which AWS refused: {}",
+            clause(&self.why, 300)
+        )
+    }
 }
 
 impl Outcome {

@@ -8,14 +8,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::account_setting;
 use crate::control::Control;
 use crate::controls::{
-    encryption_by_default, missing_patches, open_ingress, public_snapshot, unmanaged_instance,
+    encryption_by_default, metadata_defaults, missing_patches, open_ingress, public_image,
+    public_snapshot, serial_console, snapshot_sharing_block, unmanaged_instance,
     vulnerable_package,
 };
 use crate::encryption;
 use crate::patching;
-use crate::rules::{ControlPolicy, Existing, FightRules, OptOutRules, Rules};
+use crate::rules::{Common, ControlPolicy, Existing, FightRules, OptOutRules, Rules};
 use crate::words::{ControlId, Mode};
 
 /// Most bytes of a policy: the size of an advanced SSM parameter.
@@ -67,9 +69,33 @@ impl Governed for open_ingress::OpenIngress {
     }
 }
 
+impl Governed for public_image::PublicImage {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.public_image)
+    }
+}
+
 impl Governed for public_snapshot::PublicSnapshot {
     fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
         policy.rules(&policy.controls.public_snapshot)
+    }
+}
+
+impl Governed for snapshot_sharing_block::SnapshotSharingBlock {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.snapshot_sharing_block)
+    }
+}
+
+impl Governed for metadata_defaults::MetadataDefaults {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.metadata_defaults)
+    }
+}
+
+impl Governed for serial_console::SerialConsole {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.serial_console)
     }
 }
 
@@ -120,50 +146,50 @@ pub struct Controls {
     pub unmanaged_instance: ControlPolicy<unmanaged_instance::Settings>,
     /// EBS snapshots that everyone can use.
     pub public_snapshot: ControlPolicy<public_snapshot::Settings>,
+    /// Machine images that everyone can launch instances from.
+    pub public_image: ControlPolicy<public_image::Settings>,
+    /// The account's block of public sharing of snapshots.
+    pub snapshot_sharing_block:
+        ControlPolicy<account_setting::Settings<snapshot_sharing_block::Block>>,
+    /// The account's defaults for the metadata service of new instances.
+    pub metadata_defaults: ControlPolicy<account_setting::Settings<metadata_defaults::Defaults>>,
+    /// The account's access to the serial console of instances.
+    pub serial_console: ControlPolicy<account_setting::Settings<serial_console::Access>>,
 }
 
 impl Controls {
+    fn common(&self, control: ControlId) -> Common {
+        match control {
+            ControlId::OpenIngress => self.open_ingress.common(),
+            ControlId::UnencryptedVolume => self.unencrypted_volume.common(),
+            ControlId::EncryptionByDefault => self.encryption_by_default.common(),
+            ControlId::VulnerablePackage => self.vulnerable_package.common(),
+            ControlId::MissingPatches => self.missing_patches.common(),
+            ControlId::UnmanagedInstance => self.unmanaged_instance.common(),
+            ControlId::PublicSnapshot => self.public_snapshot.common(),
+            ControlId::PublicImage => self.public_image.common(),
+            ControlId::SnapshotSharingBlock => self.snapshot_sharing_block.common(),
+            ControlId::MetadataDefaults => self.metadata_defaults.common(),
+            ControlId::SerialConsole => self.serial_console.common(),
+        }
+    }
+
     /// A control's own mode, where the policy names one.
     #[must_use]
     pub fn mode(&self, control: ControlId) -> Option<Mode> {
-        match control {
-            ControlId::OpenIngress => self.open_ingress.mode,
-            ControlId::UnencryptedVolume => self.unencrypted_volume.mode,
-            ControlId::EncryptionByDefault => self.encryption_by_default.mode,
-            ControlId::VulnerablePackage => self.vulnerable_package.mode,
-            ControlId::MissingPatches => self.missing_patches.mode,
-            ControlId::UnmanagedInstance => self.unmanaged_instance.mode,
-            ControlId::PublicSnapshot => self.public_snapshot.mode,
-        }
+        self.common(control).mode
     }
 
     /// What a control does about what was there before `enforce`.
     #[must_use]
     pub fn existing(&self, control: ControlId) -> Existing {
-        match control {
-            ControlId::OpenIngress => self.open_ingress.existing,
-            ControlId::UnencryptedVolume => self.unencrypted_volume.existing,
-            ControlId::EncryptionByDefault => self.encryption_by_default.existing,
-            ControlId::VulnerablePackage => self.vulnerable_package.existing,
-            ControlId::MissingPatches => self.missing_patches.existing,
-            ControlId::UnmanagedInstance => self.unmanaged_instance.existing,
-            ControlId::PublicSnapshot => self.public_snapshot.existing,
-        }
+        self.common(control).existing
     }
 
     /// A control's budget.
     #[must_use]
     pub fn budget(&self, control: ControlId) -> u32 {
-        match control {
-            ControlId::OpenIngress => &self.open_ingress.budget,
-            ControlId::UnencryptedVolume => &self.unencrypted_volume.budget,
-            ControlId::EncryptionByDefault => &self.encryption_by_default.budget,
-            ControlId::VulnerablePackage => &self.vulnerable_package.budget,
-            ControlId::MissingPatches => &self.missing_patches.budget,
-            ControlId::UnmanagedInstance => &self.unmanaged_instance.budget,
-            ControlId::PublicSnapshot => &self.public_snapshot.budget,
-        }
-        .changes_per_hour
+        self.common(control).changes_per_hour
     }
 }
 
@@ -255,6 +281,10 @@ impl Policy {
             missing_patches: _,
             unmanaged_instance: _,
             public_snapshot: _,
+            public_image: _,
+            snapshot_sharing_block,
+            metadata_defaults,
+            serial_console,
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {
@@ -282,6 +312,15 @@ impl Policy {
                 ControlId::EncryptionByDefault,
                 encryption_by_default.settings.check(),
             ),
+            (
+                ControlId::SnapshotSharingBlock,
+                snapshot_sharing_block.settings.check(),
+            ),
+            (
+                ControlId::MetadataDefaults,
+                metadata_defaults.settings.check(),
+            ),
+            (ControlId::SerialConsole, serial_console.settings.check()),
         ] {
             settings.map_err(|(field, problem)| {
                 format!("`controls.{control}.settings.{field}`: {problem}")
@@ -685,7 +724,27 @@ mod tests {
             ),
             (
                 r#"{"version":1,"patching":{"snapshots":"no"}}"#,
-                &["`patching.snapshots`", "boolean"],
+                &["`patching.snapshots`", "boolean", "`delete_after_days`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":[true]}}"#,
+                &["`patching.snapshots`", "sequence"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"keep":30}}}"#,
+                &["`patching.snapshots", "`keep`", "`delete_after_days`"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"delete_after_days":-1}}}"#,
+                &["`patching.snapshots.delete_after_days`", "-1"],
+            ),
+            (
+                r#"{"version":1,"patching":{"snapshots":{"delete_after_days":366}}}"#,
+                &[
+                    "`patching.snapshots.delete_after_days`",
+                    "366",
+                    "0 (never) to 365",
+                ],
             ),
             (
                 r#"{"version":1,"patching":{"max_concurrency":"0"}}"#,
@@ -894,6 +953,7 @@ mod tests {
                         "max_downtime_minutes": 45,
                         "health_minutes": 5,
                         "release_public_ipv4": true,
+                        "replace_stack_volumes": true,
                         "kms_key": "alias/volumes",
                         "originals": { "delete_after_days": 30 }
                     }
@@ -910,6 +970,27 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_before_patches_are_a_switch_or_what_becomes_of_them() {
+        let read = |written: &str| {
+            let document = format!(r#"{{"version":1,"patching":{{"snapshots":{written}}}}}"#);
+            let policy = Policy::parse(&document).unwrap();
+            let again = serde_json::to_string(&policy).unwrap();
+            assert_eq!(Policy::parse(&again).unwrap(), policy, "{written}");
+            let snapshots = policy.patching.snapshots;
+            (snapshots.take, snapshots.delete_after_days)
+        };
+        assert_eq!(read("true"), (true, 30));
+        assert_eq!(read("false"), (false, 30));
+        assert_eq!(read("{}"), (true, 30));
+        assert_eq!(read(r#"{"take":false}"#), (false, 30));
+        assert_eq!(read(r#"{"delete_after_days":0}"#), (true, 0));
+        assert_eq!(
+            read(r#"{"take":true,"delete_after_days":365}"#),
+            (true, 365)
+        );
+    }
+
+    #[test]
     fn the_defaults_of_patching_are_the_careful_ones() {
         let policy = Policy::parse(r#"{"version":1}"#).unwrap();
         let patching = &policy.patching;
@@ -918,7 +999,8 @@ mod tests {
         assert_eq!(patching.min_age_minutes, 60);
         assert_eq!(patching.cool_down_hours, 24);
         assert_eq!(patching.auto_scaling, patching::AutoScaling::Replace);
-        assert!(patching.snapshots);
+        assert!(patching.snapshots.take);
+        assert_eq!(patching.snapshots.delete_after_days, 30);
         assert_eq!(patching.max_concurrency, "10%");
         assert_eq!(patching.max_errors, "10%");
         let severity = policy.controls.vulnerable_package.settings.severity;

@@ -30,6 +30,8 @@ pub struct Preview {
     pub owner: String,
     /// What the control says.
     pub verdict: Verdict,
+    /// What could not be read and is not judged, one clause each.
+    pub unread: Vec<String>,
 }
 
 /// What a control says about a resource.
@@ -106,6 +108,7 @@ pub fn preview<C: Control>(
             finding::Verdict::Compliant => Verdict::Compliant,
             finding::Verdict::Violates(found) => Verdict::Violates(finding::<C>(found, &decision)),
         },
+        unread: facts.map(C::unread).unwrap_or_default(),
     }
 }
 

@@ -95,10 +95,14 @@ pub(crate) fn shortened<T>(
     lines
 }
 
-/// `1 rule`, `2 rules`.
+/// `1 rule`, `2 rules`, `2 patches`, `2 entries`.
 pub(crate) fn counted(count: usize, item: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {item}{plural}")
+    match (count, item.strip_suffix("ry")) {
+        (1, _) => format!("1 {item}"),
+        (many, Some(stem)) => format!("{many} {stem}ries"),
+        (many, _) if item.ends_with("ch") => format!("{many} {item}es"),
+        (many, _) => format!("{many} {item}s"),
+    }
 }
 
 /// The text with its first letter in upper case.

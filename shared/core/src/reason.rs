@@ -27,6 +27,15 @@ pub enum Reason {
     /// Everything was there before the control was switched to `enforce`, and
     /// the policy's `existing` is `notify`.
     Existing,
+    /// Nothing of what was found could be judged, and the policy does not say to
+    /// close it.
+    NotJudged,
+    /// A declarative policy of the organisation manages the account's setting:
+    /// the account cannot change it.
+    DeclarativePolicy,
+    /// The account's setting was never seen any better, and the policy does not
+    /// say what it should be.
+    NeverSet,
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -41,11 +50,42 @@ pub enum Reason {
         /// Why it tripped, as a clause.
         why: String,
     },
+    /// Resources that have tripped by themselves have used up the control's budget
+    /// of this clock hour.
+    BudgetSpent,
     /// The finding came back too often: the control trips for this resource.
     Fight {
         /// How often it was remediated within 24 hours.
         times: u32,
     },
+    /// What changed after the decision keeps the change from being made.
+    Meanwhile {
+        /// What it is.
+        what: Meanwhile,
+    },
+}
+
+/// What changed between a decision and the change that it led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Meanwhile {
+    /// The mode is not `enforce` any more.
+    EnforceNoMore,
+    /// The instance is gone.
+    InstanceGone,
+    /// The instance does not run any more.
+    NotRunning,
+    /// A tag opts it out.
+    OptedOut,
+    /// An opt-out tag was set and cannot be read.
+    OptOutUnreadable,
+    /// An encryption is under way, which stops the instance.
+    BeingEncrypted {
+        /// The encryption's ledger entry.
+        entry: String,
+    },
+    /// The maintenance window has closed.
+    WindowClosed,
 }
 
 impl Reason {
@@ -57,10 +97,35 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::NotifyMode => Status::Notified,
+            Self::DeclarativePolicy | Self::NeverSet | Self::NotJudged | Self::NotifyMode => {
+                Status::Notified
+            }
             Self::KillSwitch => Status::Stopped,
+            Self::BudgetSpent => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
+            }
+            Self::Meanwhile { .. } => Status::RolledBack,
+        }
+    }
+
+    /// Why a finding is open, in a few words, for digests and tables.
+    #[must_use]
+    pub fn brief(&self) -> &'static str {
+        match self {
+            Self::NotOwned { .. } => "another account owns it",
+            Self::OptOutUnreadable => "its opt-out tag cannot be read",
+            Self::OptedOut | Self::ExemptInPolicy => "opted out",
+            Self::Existing => "it was there before `enforce`",
+            Self::DeclarativePolicy => "a declarative policy sets it",
+            Self::NeverSet => "it was never set",
+            Self::NotJudged => "it cannot be judged",
+            Self::NotifyMode => "the mode is `notify`",
+            Self::KillSwitch => "the kill switch is on",
+            Self::BudgetSpent => "the budget of the hour is used up",
+            Self::Meanwhile { .. } => "something changed meanwhile",
+            Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
+                "the control has tripped"
             }
         }
     }
@@ -85,16 +150,46 @@ impl fmt::Display for Reason {
             Self::Existing => f.write_str(
                 "it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`",
             ),
+            Self::DeclarativePolicy => f.write_str(
+                "a declarative policy of the organisation sets it, and only there it can be changed",
+            ),
+            Self::NeverSet => f.write_str(
+                "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
+            ),
+            Self::NotJudged => f.write_str("it cannot be judged"),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),
             Self::ResourceTripped { why } => {
                 write!(f, "the control has tripped for this resource: {why}")
             }
+            Self::BudgetSpent => f.write_str(
+                "resources for which the control has tripped have used up its budget of this hour",
+            ),
             Self::Fight { times } => write!(
                 f,
                 "the same finding was remediated {times} times in 24 hours and came back each time, so the control has tripped for this resource"
             ),
+            Self::Meanwhile { what } => write!(f, "{what}"),
+        }
+    }
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnforceNoMore => f.write_str("the mode is `enforce` no more"),
+            Self::InstanceGone => f.write_str("the instance is gone"),
+            Self::NotRunning => f.write_str("the instance does not run any more"),
+            Self::OptedOut => f.write_str("it was opted out meanwhile"),
+            Self::OptOutUnreadable => {
+                f.write_str("its opt-out tag was set meanwhile and cannot be read")
+            }
+            Self::BeingEncrypted { entry } => write!(
+                f,
+                "its volumes are being encrypted (entry {entry}), for which it is stopped"
+            ),
+            Self::WindowClosed => f.write_str("the maintenance window has closed"),
         }
     }
 }

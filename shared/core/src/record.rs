@@ -13,7 +13,7 @@ use crate::encryption::Encryption;
 use crate::entry::Entry;
 use crate::notice::Notice;
 use crate::patching::Patching;
-use crate::run::VERSION;
+use crate::run::{Head, VERSION};
 use crate::stored;
 use crate::undo::Undo;
 
@@ -120,6 +120,17 @@ impl Record {
             Self::Patching(run) => run.head.status.name(),
             Self::Undo(undo) => undo.status.name(),
             Self::Notice(notice) => notice.about.name(),
+        }
+    }
+
+    /// What it begins with, if it is a run of a control.
+    #[must_use]
+    pub fn head(&self) -> Option<&Head> {
+        match self {
+            Self::Remediation(entry) => Some(&entry.head),
+            Self::Encryption(run) => Some(&run.head),
+            Self::Patching(run) => Some(&run.head),
+            Self::Undo(_) | Self::Notice(_) => None,
         }
     }
 

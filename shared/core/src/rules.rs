@@ -40,6 +40,24 @@ pub struct ControlPolicy<S: Default> {
     pub settings: S,
 }
 
+/// What any control's part of the policy says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Common {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) existing: Existing,
+    pub(crate) changes_per_hour: u32,
+}
+
+impl<S: Default> ControlPolicy<S> {
+    pub(crate) fn common(&self) -> Common {
+        Common {
+            mode: self.mode,
+            existing: self.existing,
+            changes_per_hour: self.budget.changes_per_hour,
+        }
+    }
+}
+
 /// What is done about what was there when a control was switched to `enforce`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

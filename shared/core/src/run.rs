@@ -81,6 +81,13 @@ impl Head {
     pub fn team_or_unowned(&self) -> &str {
         team_or_unowned(self.team.as_deref())
     }
+
+    /// Whether it is a critical finding that stays because the control has tripped:
+    /// each of these is told by itself.
+    #[must_use]
+    pub fn is_left_and_critical(&self) -> bool {
+        self.status == Status::Tripped && self.severity == Severity::Critical
+    }
 }
 
 impl<D> Run<D> {

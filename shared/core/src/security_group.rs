@@ -57,11 +57,41 @@ pub struct IngressRule {
 
 /// A managed prefix list that some rule names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PrefixList {
-    /// Its CIDR blocks, all pages.
-    Entries(Vec<String>),
-    /// EC2 does not show it to this account (any more), and why.
-    Unreadable(String),
+pub struct PrefixList {
+    /// The account that owns it, [`AWS`] for AWS's own; `None`: EC2 does not say,
+    /// or was not asked.
+    pub owner: Option<String>,
+    /// Its entries.
+    pub entries: Entries,
+}
+
+/// The owner of the prefix lists that AWS manages.
+pub const AWS: &str = "AWS";
+
+/// The entries of a prefix list, as far as they could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// The CIDR blocks, all pages.
+    Read(Vec<String>),
+    /// EC2 says that there is no such list for this account: another account owns
+    /// it and no longer shares it. Rules that name it go on admitting what is in
+    /// it. With EC2's answer.
+    NotShown(String),
+    /// EC2 refuses to show them, and no retry helps. With EC2's answer.
+    Refused(String),
+    /// They could not be read this time, and why.
+    Failed(String),
+}
+
+impl PrefixList {
+    /// A list with these entries, of an owner that is not known.
+    #[must_use]
+    pub fn of(entries: Entries) -> Self {
+        Self {
+            owner: None,
+            entries,
+        }
+    }
 }
 
 /// A live security group with all its ingress rules.
@@ -80,8 +110,8 @@ pub struct SecurityGroup {
     pub vpc: Option<String>,
     /// The group's tags.
     pub tags: Tags,
-    /// The opt-out tag of its VPC, if there is one.
-    pub vpc_opt_out: Option<String>,
+    /// The opt-out tags of its VPC.
+    pub vpc_opt_outs: Tags,
     /// All ingress rules, by id.
     pub rules: BTreeMap<String, IngressRule>,
     /// The prefix lists that rules name, by id.

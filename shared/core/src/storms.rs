@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan};
 
-use crate::notice::{About, Notice, Storm};
+use crate::notice::{About, EVENT_FAILED, Notice, Storm};
 use crate::record::Record;
+use crate::run::Head;
 use crate::undo::UndoStatus;
 use crate::words::{ControlId, Severity, Status};
 
@@ -39,6 +40,11 @@ impl Kind {
     /// The kind of a record. `None`: it is always told by itself.
     #[must_use]
     pub fn of(record: &Record) -> Option<Self> {
+        // What a person has to do is never summed up, and that is all of what stays
+        // open because a control has tripped, where it is critical.
+        if record.head().is_some_and(Head::is_left_and_critical) {
+            return None;
+        }
         let fight = match record {
             Record::Remediation(entry) => entry.detail.fight.is_some(),
             // What a person has to do is never summed up.
@@ -50,7 +56,7 @@ impl Kind {
             }
             Record::Encryption(_) | Record::Patching(_) | Record::Undo(_) => false,
             Record::Notice(notice) => match notice.about {
-                About::OptOutChanged(_) => false,
+                About::OptOutChanged(_) | About::EventFailed(_) => false,
                 _ => return None,
             },
         };
@@ -68,6 +74,7 @@ impl Kind {
             Status::Failed.name(),
             Status::RolledBack.name(),
             UndoStatus::UndoFailed.name(),
+            EVENT_FAILED,
         ]
         .contains(&self.outcome.as_str())
     }
@@ -156,7 +163,10 @@ impl One {
                 undo.team.as_deref(),
             ),
             Record::Notice(notice) => (
-                notice.subject(),
+                match &notice.about {
+                    About::EventFailed(failed) => failed.event.clone(),
+                    _ => notice.subject(),
+                },
                 &notice.account,
                 &notice.region,
                 None,

@@ -5,6 +5,8 @@
 //! Deliberately not here: the walk (`backstop_aws::group_pages`), the closer
 //! look (the remediation function's), and the texts (`message::notice`).
 
+use std::collections::BTreeSet;
+
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use crate::decide::Decision;
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
-use crate::plan::Disposition;
 use crate::reason::Reason;
 use crate::words::{ControlId, Status, digest};
 
@@ -35,34 +36,37 @@ pub const UNTOLD_SECONDS: i64 = 300;
 /// After how many hours what was done is told although nothing else is news.
 const QUIET_HOURS: i64 = 24;
 
+/// What is open while a run is at work on it, or is about to be.
+const BEING_REMEDIATED: &str = "being put right";
+/// What is open until the check that the sweep requested has come to its verdict.
+const BEING_LOOKED_AT: &str = "being looked at";
+
 /// Why a finding is open, in a few words; `None`: nothing is found.
 #[must_use]
 pub fn reason<S>(decision: &Decision<S>) -> Option<&'static str> {
     decision.finding()?;
-    Some(match decision.plan.as_ref()?.disposition {
-        Disposition::Enforce => "being put right",
-        Disposition::NotifyOnly => "the mode is `notify`",
-        Disposition::Exempt => "opted out",
-        Disposition::Held => "its opt-out tag cannot be read",
-        Disposition::NotOwned => "another account owns it",
-        Disposition::Existing => "it was there before `enforce`",
-        Disposition::Tripped => "the control has tripped",
-        Disposition::Stopped => "the kill switch is on",
-    })
+    let because = decision.plan.as_ref()?.because.as_ref();
+    Some(because.map_or(BEING_REMEDIATED, Reason::brief))
 }
 
 /// What of a finding belongs to the baseline: the fingerprints of what is to be
 /// closed, and of what the baseline spares already. What a tag opts out does
-/// not.
+/// not, nor what cannot be judged and is left: whether it was open is not known.
 #[must_use]
 pub fn baseline<S>(decision: &Decision<S>) -> Vec<String> {
     if decision.exemptions.resource.holds() {
         return Vec::new();
     }
-    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
-    exposures
+    let Some(finding) = decision.finding() else {
+        return Vec::new();
+    };
+    finding
+        .exposures
         .iter()
-        .filter(|e| !e.exemption.holds() || e.exemption == Exemption::Existing)
+        .filter(|e| match e.exemption {
+            Exemption::Existing => true,
+            _ => !e.exemption.holds() && !e.is_left_unjudged(&finding.changes),
+        })
         .map(|e| e.fingerprint.clone())
         .collect()
 }
@@ -86,21 +90,27 @@ fn page_key<S>(decision: &Decision<S>) -> Option<String> {
     ))
 }
 
-/// Adds a resource to a count, by name while there is room.
+/// Adds a resource to a count, by name while there is room: those are named whose
+/// ids come first, in whichever order a walk meets them.
 pub fn count(open: &mut Open, id: &str) {
     open.count += 1;
-    if open.examples.len() < EXAMPLES {
-        open.examples.push(id.to_owned());
-    }
+    let at = open.examples.partition_point(|known| known.as_str() <= id);
+    open.examples.insert(at, id.to_owned());
+    open.examples.truncate(EXAMPLES);
 }
 
 /// What an opt-out tag amounts to today, over all controls: `malformed`,
 /// `ended`, `ends soon` (within a week), `endless` or `open`.
 #[must_use]
-pub fn opt_out_seen(resource: &str, value: &str, today: Date, require_end: bool) -> OptOutSeen {
+pub fn opt_out_seen(
+    resource: &str,
+    (key, value): (&str, &str),
+    today: Date,
+    require_end: bool,
+) -> OptOutSeen {
     let said = ControlId::ALL
         .iter()
-        .map(|control| exemption::read(Some(value), *control, today, require_end))
+        .map(|control| exemption::read_tag(key, value, *control, today, require_end))
         .find(|said| *said != Exemption::None);
     let seen = |state: &str| OptOutSeen {
         resource: resource.to_owned(),
@@ -170,20 +180,31 @@ pub struct LastDigest {
 }
 
 /// What a digest says about how things are: what is open and why, opt-outs,
-/// and what could not be seen. Not how much was looked at or done.
+/// and what could not be seen. Not how much was looked at or done, nor what is open
+/// only until a run or a check has ended: how that ends is told by itself.
 #[must_use]
 pub fn says(of: &Digest) -> String {
-    // "… ended after 4000 of them" is the same trouble as after 5000.
-    let unseen: String = of
-        .unseen
-        .concat()
-        .chars()
-        .filter(|c| !c.is_ascii_digit())
+    let stays = |reason: &str| ![BEING_REMEDIATED, BEING_LOOKED_AT].contains(&reason);
+    let open: Vec<_> = of
+        .open
+        .iter()
+        .flat_map(|(control, reasons)| reasons.iter().map(move |(why, open)| (control, why, open)))
+        .filter(|(_, why, _)| stays(why))
         .collect();
-    let how_things_are = format!(
-        "{:?} {:?} {} {:?} {unseen}",
-        of.open, of.opt_outs, of.more_opt_outs, of.kept
+    // "… ended after 4000 of them" is the same trouble as after 5000. In whichever
+    // order the parts of a walk met it.
+    let unseen: BTreeSet<String> = of
+        .unseen
+        .iter()
+        .map(|problem| problem.chars().filter(|c| !c.is_ascii_digit()).collect())
+        .collect();
+    let mut how_things_are = format!(
+        "{open:?} {:?} {} {:?} {unseen:?}",
+        of.opt_outs, of.more_opt_outs, of.kept
     );
+    if !of.of_others.is_empty() {
+        how_things_are += &format!(" {:?}", of.of_others);
+    }
     digest([how_things_are.as_str()])
 }
 
@@ -192,7 +213,11 @@ pub fn says(of: &Digest) -> String {
 /// passed. A first sweep that finds nothing has nothing to tell.
 #[must_use]
 pub fn is_news(of: &Digest, last: Option<&LastDigest>, now: Timestamp) -> bool {
-    let met = of.met_first.count > 0 || of.resumed > 0 || of.told > 0 || of.deleted.count > 0;
+    let met = of.met_first.count > 0
+        || of.resumed > 0
+        || of.told > 0
+        || of.deleted.count > 0
+        || of.snapshots_deleted.count > 0;
     let done = !of.outcomes.is_empty();
     match last {
         _ if met => true,
@@ -214,13 +239,14 @@ fn kept_back(status: Option<&str>) -> &'static str {
         _ if is(Status::Existing) => "it was there before `enforce`",
         _ if is(Status::Tripped) => "the control has tripped",
         _ if is(Status::Stopped) => "the kill switch is on",
-        _ => "being looked at",
+        _ => BEING_LOOKED_AT,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exemption::OPT_OUT_TAG;
 
     const TODAY: Date = jiff::civil::date(2026, 11, 24);
 
@@ -239,7 +265,7 @@ mod tests {
             ("f", "yes"),
         ]
         .into_iter()
-        .map(|(id, value)| opt_out_seen(id, value, TODAY, false))
+        .map(|(id, value)| opt_out_seen(id, (OPT_OUT_TAG, value), TODAY, false))
         .collect();
         sort_opt_outs(&mut seen);
         let states: Vec<String> = seen
@@ -263,12 +289,18 @@ mod tests {
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, seen);
         assert_eq!(digest.opt_outs.len(), 4);
-        assert_eq!(opt_out_seen("a", "all", TODAY, true).state, "malformed");
+        assert_eq!(
+            opt_out_seen("a", (OPT_OUT_TAG, "all"), TODAY, true).state,
+            "malformed"
+        );
+        let misspelt = opt_out_seen("a", ("Backstop:Opt-Out", "all"), TODAY, false);
+        assert_eq!(misspelt.state, "malformed");
+        assert!(misspelt.why.unwrap().contains("`backstop:opt-out`"));
     }
 
     #[test]
     fn more_opt_outs_than_there_is_room_for_are_counted() {
-        let ended = opt_out_seen("a", "all until=2020-01-01", TODAY, false);
+        let ended = opt_out_seen("a", (OPT_OUT_TAG, "all until=2020-01-01"), TODAY, false);
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, vec![ended; MOST_OPT_OUTS + 3]);
         assert_eq!(
@@ -310,5 +342,59 @@ mod tests {
             !is_news(&Digest::default(), None, at(0)),
             "all is well, and was"
         );
+    }
+
+    fn open_for(reasons: &[(&str, &[&str])]) -> Digest {
+        let mut digest = Digest::default();
+        let by_reason = digest.open.entry(ControlId::OpenIngress).or_default();
+        for (reason, ids) in reasons {
+            for id in *ids {
+                count(by_reason.entry((*reason).to_owned()).or_default(), id);
+            }
+        }
+        digest
+    }
+
+    #[test]
+    fn the_order_of_a_walk_is_no_news() {
+        let ids: Vec<String> = (0..3 * EXAMPLES).map(|n| format!("sg-{n:03}")).collect();
+        let forwards: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let backwards: Vec<&str> = forwards.iter().rev().copied().collect();
+        let mut one = open_for(&[("opted out", &forwards)]);
+        let mut other = open_for(&[("opted out", &backwards)]);
+        assert_eq!(one.open, other.open);
+        for digest in [&mut one, &mut other] {
+            count(digest.kept.entry("originals".into()).or_default(), "vol-1");
+        }
+        one.unseen = vec!["volumes: throttled".into(), "snapshots: denied".into()];
+        other.unseen = vec!["snapshots: denied".into(), "volumes: throttled".into()];
+        assert_eq!(says(&one), says(&other));
+        let last = LastDigest {
+            at: at(0),
+            said: says(&one),
+        };
+        assert!(!is_news(&other, Some(&last), at(100)));
+        other.unseen.pop();
+        assert!(is_news(&other, Some(&last), at(1)), "a problem is gone");
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_no_news_and_what_comes_back_is() {
+        let well = LastDigest {
+            at: at(0),
+            said: says(&Digest::default()),
+        };
+        let passing = open_for(&[(BEING_LOOKED_AT, &["vol-1"]), (BEING_REMEDIATED, &["sg-1"])]);
+        assert!(!is_news(&passing, Some(&well), at(1)));
+        assert!(!is_news(&passing, None, at(1)));
+
+        let open = open_for(&[("the kill switch is on", &["sg-1"])]);
+        let said = |digest: &Digest| LastDigest {
+            at: at(0),
+            said: says(digest),
+        };
+        assert!(is_news(&open, Some(&well), at(1)));
+        assert!(is_news(&Digest::default(), Some(&said(&open)), at(2)));
+        assert!(is_news(&open, Some(&said(&Digest::default())), at(3)));
     }
 }

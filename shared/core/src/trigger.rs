@@ -41,14 +41,6 @@ use event::{actor, broken, envelope, is_id, list, needed, succeeded, text};
 /// Detail type of the event that says an entry waits to be told.
 pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
 
-/// The EC2 calls that can open a security group.
-pub const INGRESS_CALLS: &[&str] = &[
-    "AuthorizeSecurityGroupIngress",
-    "ModifyManagedPrefixList",
-    "ModifySecurityGroupRules",
-    "RestoreManagedPrefixListVersion",
-];
-
 /// What an event asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
@@ -138,11 +130,11 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
     }
 }
 
-/// Reads an event for `revoke-ingress`.
+/// Reads an event for `revoke-ingress`. `calls`: those that can open a group.
 ///
 /// # Errors
 /// An event that ought to name a resource and does not.
-pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
+pub fn ingress(calls: &[&str], payload: &Value) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
@@ -171,7 +163,7 @@ pub fn ingress(payload: &Value) -> Result<Parsed, BrokenEvent> {
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let call = match succeeded(detail, INGRESS_CALLS, "opens no security group")? {
+            let call = match succeeded(detail, calls, "opens no security group")? {
                 Ok(call) => call,
                 Err(why) => return Ok(Parsed::Ignored(why)),
             };

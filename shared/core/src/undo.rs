@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::control::Control;
 use crate::entry::Entry;
-use crate::exemption::{self, OPT_OUT_TAG};
+use crate::exemption::{self, OPT_OUT_TAG, opt_out_tags};
 use crate::info::{OptOutOn, Reversal};
 use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
 use crate::security_group::Tags;
@@ -25,9 +25,6 @@ use crate::words::{ControlId, digest, id_of};
 
 pub mod encryptions;
 pub mod patchings;
-
-/// For how many days what is put back is opted out, unless the request says.
-pub const OPT_OUT_DAYS: u32 = 7;
 
 /// Most characters of a tag's value (EC2's limit).
 const MOST_TAG: usize = 256;
@@ -112,7 +109,7 @@ impl Request {
     /// made them fewer than was asked for.
     #[must_use]
     pub fn days(&self, most: u32) -> (u32, bool) {
-        let asked = self.opt_out_days.unwrap_or(OPT_OUT_DAYS);
+        let asked = self.opt_out_days.unwrap_or(exemption::OPT_OUT_DAYS);
         (asked.min(most), asked > most)
     }
 }
@@ -136,18 +133,12 @@ pub fn opt_out(
     tags: &Tags,
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    let holds = |control: ControlId, day: Date| {
-        let read = exemption::read(Some(own), control, day, false);
-        matches!(read, exemption::Exemption::Exempt(_))
-    };
-    if holds(control, until) {
+    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, false);
+    if matches!(then, exemption::Exemption::Exempt(_)) {
         return own.to_owned();
     }
-    let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
-    let others = ControlId::ALL.iter().filter(|other| holds(**other, today));
-    controls.extend(others.map(|other| other.name()));
-    let controls: Vec<&str> = controls.into_iter().collect();
-    let mut value = format!("{} until={until}", controls.join("+"));
+    let dated = exemption::dated(own, control, today, until);
+    let mut value = dated.clone();
     // Only what a tag may hold, and nothing that reads as another field.
     let plain = |by: &&str| {
         by.chars()
@@ -158,7 +149,7 @@ pub fn opt_out(
     }
     value += " reason=undo";
     if value.len() > MOST_TAG {
-        value = format!("{} until={until} reason=undo", controls.join("+"));
+        value = format!("{dated} reason=undo");
     }
     value
 }
@@ -372,8 +363,7 @@ fn is_opted_out<C: Control>(state: &C::State, today: Date) -> bool {
     let Some(tags) = C::item_tags(state) else {
         return true;
     };
-    let tag = tags.get(OPT_OUT_TAG).map(String::as_str);
-    exemption::read(tag, C::INFO.id, today, false).holds()
+    exemption::read(tags, C::INFO.id, today, false).holds()
 }
 
 /// What is to be said of items that somebody put back without an opt-out.
@@ -383,7 +373,8 @@ fn closed_again<C: Control>(states: &[ItemStates<C::State>]) -> String {
         .filter(|state| state.act == Act::AsBefore)
         .filter_map(|state| {
             let tags = C::item_tags(state.now.as_ref()?)?;
-            (!tags.contains_key(OPT_OUT_TAG)).then_some(state.item.as_str())
+            let opted_out = opt_out_tags(tags).next().is_some();
+            (!opted_out).then_some(state.item.as_str())
         })
         .collect();
     if bare.is_empty() {
@@ -689,14 +680,21 @@ impl Undo {
         );
     }
 
-    /// Ends the undo: what failed in this attempt, and what the second look at
-    /// the group saw.
+    /// Ends the undo: what failed in this attempt, what was put back without a part,
+    /// and what the second look at the group saw.
     pub fn conclude(&mut self, problems: Vec<String>, now: Timestamp) {
         self.problems = self
             .outcomes
             .iter()
-            .filter(|outcome| outcome.round == self.attempts && outcome.failed())
-            .map(|outcome| format!("{}: {}", outcome.item, outcome.ending))
+            .filter(|outcome| outcome.round == self.attempts)
+            .filter_map(|outcome| match (&outcome.without, &outcome.created) {
+                _ if outcome.failed() => Some(format!("{}: {}", outcome.item, outcome.ending)),
+                (Some(without), Some(id)) => {
+                    Some(format!("{} is back as {id} {without}", outcome.item))
+                }
+                (Some(without), None) => Some(format!("{} is back {without}", outcome.item)),
+                (None, _) => None,
+            })
             .chain(problems)
             .collect();
         self.status = if self.problems.is_empty() {

@@ -34,6 +34,14 @@ pub enum ControlId {
     UnmanagedInstance,
     /// An EBS snapshot that everyone can use.
     PublicSnapshot,
+    /// A machine image that everyone can launch.
+    PublicImage,
+    /// The account's block of public sharing of snapshots was weakened.
+    SnapshotSharingBlock,
+    /// The account's defaults for new instances do not require IMDSv2.
+    MetadataDefaults,
+    /// The account may use the serial console of instances.
+    SerialConsole,
 }
 
 impl ControlId {
@@ -46,6 +54,10 @@ impl ControlId {
         Self::MissingPatches,
         Self::UnmanagedInstance,
         Self::PublicSnapshot,
+        Self::PublicImage,
+        Self::SnapshotSharingBlock,
+        Self::MetadataDefaults,
+        Self::SerialConsole,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -67,6 +79,10 @@ impl ControlId {
             Self::MissingPatches => "missing-patches",
             Self::UnmanagedInstance => "unmanaged-instance",
             Self::PublicSnapshot => "public-snapshot",
+            Self::PublicImage => "public-image",
+            Self::SnapshotSharingBlock => "snapshot-sharing-block",
+            Self::MetadataDefaults => "metadata-defaults",
+            Self::SerialConsole => "serial-console",
         }
     }
 
@@ -81,6 +97,14 @@ impl ControlId {
             Self::MissingPatches => "An instance that lacks approved patches",
             Self::UnmanagedInstance => "An instance that Systems Manager does not manage",
             Self::PublicSnapshot => "An EBS snapshot that everyone can use",
+            Self::PublicImage => "A machine image that everyone can launch",
+            Self::SnapshotSharingBlock => {
+                "The account's block of public sharing of snapshots was weakened or is off"
+            }
+            Self::MetadataDefaults => {
+                "The account's defaults for new instances do not require IMDSv2"
+            }
+            Self::SerialConsole => "The account may use the serial console of its instances",
         }
     }
 
@@ -103,8 +127,12 @@ impl ControlId {
             Self::UnencryptedVolume => &["vol-", "i-"],
             Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
             Self::PublicSnapshot => &["snap-"],
+            Self::PublicImage => &["ami-"],
             // An account has no tags.
-            Self::EncryptionByDefault => &[],
+            Self::EncryptionByDefault
+            | Self::SnapshotSharingBlock
+            | Self::MetadataDefaults
+            | Self::SerialConsole => &[],
         };
         kinds.iter().any(|kind| resource.starts_with(kind))
     }
@@ -164,7 +192,7 @@ pub enum Status {
     Remediated,
     /// Something failed: the hole may still be open.
     Failed,
-    /// Told and not changed: mode `notify`.
+    /// Told and not changed: mode `notify`, or it cannot be judged.
     Notified,
     /// Not changed: opted out.
     Exempt,
@@ -178,7 +206,8 @@ pub enum Status {
     Tripped,
     /// Not changed: the kill switch is on.
     Stopped,
-    /// Not changed yet: it waits for its time (a stop, a maintenance window).
+    /// Not changed yet: it waits for its time (a stop, a maintenance window, the budget of the next
+    /// hour).
     Pending,
     /// Not changed: it would break something, and what is said in the reasons.
     Refused,

@@ -4,7 +4,7 @@
 //! A run handles exactly one resource. Deliberately not here: what is decided
 //! (core) and how a call is made (aws).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use backstop_aws::settings::RemediationSettings;
 use backstop_aws::trips;
 use backstop_core::decide::{self, About, Circumstances};
 use backstop_core::entry::Entry;
-use backstop_core::finding::Verdict;
-use backstop_core::guards::{Guards, Trip};
+use backstop_core::finding::{Finding, Verdict};
+use backstop_core::guards::{Guards, OverBudget, Trip};
 use backstop_core::plan::{Change, Disposition, Ending, ItemId, Outcome, Verification};
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
@@ -33,6 +33,7 @@ use backstop_core::trigger::{BrokenEvent, CheckRequested, Parsed, Trigger};
 use backstop_core::words::{Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -74,6 +75,10 @@ pub enum Failure {
     /// A resource that concerns others is still being modified.
     #[error("{0} is still being modified ({1}): look again later")]
     BeingModified(String, String),
+    /// Something about the resource could not be read, which a retry may mend. What
+    /// else was wrong is remediated.
+    #[error("{0}: {1}; the rest was looked at, this is looked at again later")]
+    Unread(String, String),
     /// Other runs kept taking the lock.
     #[error("{0}: the lock changed hands again and again: look again later")]
     Contended(String),
@@ -99,7 +104,20 @@ impl From<Failure> for Diagnostic {
 /// How a look at a resource ended.
 enum Outlook {
     Done(&'static str),
+    /// What was found stays, and is recorded as that.
+    Left(&'static str),
     Again,
+}
+
+/// Whether a run may make its changes.
+enum Taken {
+    Started,
+    Busy,
+    Moved,
+    /// The budget refused them, and what follows from that is done.
+    Refused,
+    /// The budget of this hour has no room for them, and nothing follows.
+    Spent,
 }
 
 /// What a run reads before it decides.
@@ -115,8 +133,14 @@ struct Found<R: Remediation> {
     facts: Option<R::Facts>,
     policy: Versioned,
     guards: Guards,
-    /// Changes of a resumed entry that its beginning did not count.
-    uncounted: usize,
+    known: Option<Known>,
+    /// Items whose changes the budget has counted: those of a resumed entry.
+    counted: BTreeSet<ItemId>,
+    /// Items whose changes close something critical.
+    critical: BTreeSet<ItemId>,
+    /// The resource exceeds the budget by itself: the control trips for it once the
+    /// changes are made that there was room for.
+    trips: Option<Trip>,
 }
 
 impl<R: Remediation> Found<R> {
@@ -317,10 +341,14 @@ impl<R: Remediation> Pipeline<'_, R> {
         R::gather(&self.engine.clients, self.run.place(), self.resource()).await
     }
 
+    fn not_all_read(&self, unread: &[String]) -> Failure {
+        Failure::Unread(self.resource().to_owned(), unread.join("; "))
+    }
+
     async fn rounds(&self) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
             match self.look().await? {
-                Outlook::Done(verdict) => return Ok(verdict),
+                Outlook::Done(verdict) | Outlook::Left(verdict) => return Ok(verdict),
                 Outlook::Again => info!(resource = self.resource(), "looking again"),
             }
         }
@@ -344,7 +372,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             standing:
                 Standing {
                     lock,
-                    known,
+                    mut known,
                     guards,
                 },
         } = self.gather().await?;
@@ -358,6 +386,9 @@ impl<R: Remediation> Pipeline<'_, R> {
             counted.findings = 1;
         }
         let found = self.entry(facts.as_ref(), &decision, &policy, now);
+        let critical = decision.finding().map(Finding::critical);
+        let critical = critical.unwrap_or_default();
+        let unread = unread::<R>(facts.as_ref());
 
         // a run that was cut off, or is retried, resumes its own entry
         let lapsed = lock
@@ -371,56 +402,78 @@ impl<R: Remediation> Pipeline<'_, R> {
         if mode == Mode::Off && open.is_none() {
             return Ok(Outlook::Done("off"));
         }
+        if let Some(facts) = &facts {
+            keep_former::<R>(self.ledger(), facts, &guards).await?;
+        }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
-                return self.record(entry, known.as_ref(), &guards).await;
+                let looked = self.record(entry, known.as_ref(), &guards).await?;
+                known = None;
+                looked
             }
             (None, None) => Outlook::Done("nothing to do"),
             (None, Some(entry)) => {
                 if let Some(bytes) = ledger::oversize(&entry)? {
-                    return self
-                        .record(entry.too_large(bytes), known.as_ref(), &guards)
-                        .await;
+                    let entry = entry.too_large(bytes);
+                    let looked = self.record(entry, known.as_ref(), &guards).await?;
+                    known = None;
+                    looked
+                } else {
+                    let changes = entry.detail.plan.changes.clone();
+                    let found = Found {
+                        facts,
+                        policy,
+                        guards,
+                        known: known.clone(),
+                        counted: BTreeSet::new(),
+                        critical,
+                        trips: None,
+                    };
+                    self.enforce(entry, changes, lapsed, found, counted).await?
                 }
-                let changes = entry.detail.plan.changes.clone();
-                let found = Found {
-                    facts,
-                    policy,
-                    guards,
-                    uncounted: 0,
-                };
-                self.enforce(entry, changes, lapsed, found, counted).await?
             }
             (Some(mut entry), found) => {
                 entry.head.attempts += 1;
-                decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
+                // What was not read may be as it was.
+                if unread.is_empty() {
+                    decide::settle::<R>(&mut entry, &items::<R>(facts.as_ref()), &decision);
+                }
                 let mut changes = Vec::new();
-                let mut more = 0;
-                if let Some(found) = found {
-                    // What was not planned before has not been counted yet.
-                    let of_before = |change: &&Change<R::State>| {
-                        !entry.detail.before.contains_key(&change.item)
-                    };
-                    more = found.detail.plan.changes.iter().filter(of_before).count();
+                // What was not planned before has not been counted yet.
+                let counted_before = entry.detail.before.keys().cloned().collect();
+                // What cannot be judged is a finding of its own, for the next look: it
+                // takes nothing from what this entry has done.
+                let of_its_own =
+                    |found: &Entry<R::State>| found.detail.plan.because == Some(Reason::NotJudged);
+                if let Some(found) = found.filter(|found| !of_its_own(found)) {
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
                     if entry.is_change() {
                         changes = found.detail.plan.changes;
-                    } else {
-                        more = 0;
                     }
                 }
                 let found = Found {
                     facts,
                     policy,
                     guards,
-                    uncounted: more,
+                    known: known.clone(),
+                    counted: counted_before,
+                    critical,
+                    trips: None,
                 };
                 self.enforce(entry, changes, lapsed, found, counted).await?
             }
         };
         // A run that did nothing leaves it to the one that does.
+        let ended = match looked {
+            Outlook::Done(verdict) | Outlook::Left(verdict) => verdict != BUSY,
+            Outlook::Again => false,
+        };
+        if ended && !unread.is_empty() {
+            return Err(self.not_all_read(&unread));
+        }
+        // What was recorded before, and is not now, holds no longer.
         if let Some(known) = known
             && matches!(looked, Outlook::Done(verdict) if verdict != BUSY)
         {
@@ -506,35 +559,89 @@ impl<R: Remediation> Pipeline<'_, R> {
     /// open: what came of it is recorded and told.
     async fn enforce(
         &self,
-        entry: Entry<R::State>,
-        changes: Vec<Change<R::State>>,
+        mut entry: Entry<R::State>,
+        mut changes: Vec<Change<R::State>>,
         lapsed: Option<&Lock>,
-        found: Found<R>,
+        mut found: Found<R>,
         counted: &mut RunMetricsOnDrop,
     ) -> Result<Outlook, Failure> {
         // begin: the lock, `before` and the budget, in one transaction
-        let budget = found.budget();
-        let (ledger, holder) = (self.ledger(), self.holder());
-        let begun = match entry.head.attempts {
-            1 => ledger.begin(&entry, holder, lapsed, budget).await,
-            _ => {
-                let more = found.uncounted;
-                ledger.go_on(&entry, holder, lapsed, more, budget).await
-            }
-        };
-        match begun? {
-            Begun::Started => {}
-            Begun::Busy => return Ok(Outlook::Done(BUSY)),
-            Begun::Moved => return Ok(Outlook::Again),
-            Begun::OverBudget => {
-                self.trip_control(&entry, changes.len(), budget).await?;
-                return Ok(Outlook::Again);
+        let is_new = entry.head.attempts == 1;
+        let taken = self.take(&mut entry, &mut changes, is_new, lapsed, &mut found);
+        match taken.await? {
+            Taken::Started => {}
+            Taken::Busy => return Ok(Outlook::Done(BUSY)),
+            Taken::Moved | Taken::Refused => return Ok(Outlook::Again),
+            Taken::Spent => {
+                let left = entry.held_back(Reason::BudgetSpent);
+                return self.record(left, found.known.as_ref(), &found.guards).await;
             }
         }
         // apply, verify: again while others change the resource meanwhile
         let (entry, found) = self.remediate(entry, changes, found).await?;
         // finish, tell, close
         self.finish(entry, found, counted).await
+    }
+
+    /// Takes the lock or renews it, stores the entry and counts its changes. Where the
+    /// budget has no room for all of them, and the resource alone is to blame, it is
+    /// the critical ones that it has room for, and those that were counted before.
+    async fn take(
+        &self,
+        entry: &mut Entry<R::State>,
+        changes: &mut Vec<Change<R::State>>,
+        is_new: bool,
+        lapsed: Option<&Lock>,
+        found: &mut Found<R>,
+    ) -> Result<Taken, Failure> {
+        let (ledger, holder, budget) = (self.ledger(), self.holder(), found.budget());
+        let uncounted = |changes: &[Change<R::State>]| {
+            let counted = |change: &&Change<R::State>| found.counted.contains(&change.item);
+            changes.len() - changes.iter().filter(counted).count()
+        };
+        let wanted = uncounted(changes);
+        loop {
+            let begun = match is_new {
+                true => ledger.begin(entry, holder, lapsed, budget).await?,
+                false => {
+                    let more = uncounted(changes);
+                    ledger.go_on(entry, holder, lapsed, more, budget).await?
+                }
+            };
+            match begun {
+                Begun::Started if found.trips.is_some() => {
+                    // At once: others find no room because of it from here on.
+                    let (control, id) = (R::INFO.id, entry.resource_id());
+                    ledger.note_over_budget(control, id).await?;
+                    return Ok(Taken::Started);
+                }
+                Begun::Started => return Ok(Taken::Started),
+                Begun::Busy => return Ok(Taken::Busy),
+                Begun::Moved => return Ok(Taken::Moved),
+                Begun::OverBudget => {}
+            }
+            let room = match trips::follows(ledger, entry, wanted, budget).await? {
+                OverBudget::Fits => return Ok(Taken::Moved),
+                OverBudget::Control => {
+                    self.trip_control(entry, wanted, budget).await?;
+                    return Ok(Taken::Refused);
+                }
+                OverBudget::Spent if is_new => return Ok(Taken::Spent),
+                OverBudget::Spent => 0,
+                OverBudget::Resource { room, needs } => {
+                    found.trips = Some(trips::resource_trip(ledger, needs, budget));
+                    room
+                }
+            };
+            entry.keep_within(&found.counted, &found.critical, room);
+            changes.retain(|change| entry.detail.before.contains_key(&change.item));
+            if changes.is_empty()
+                && let Some(trip) = &found.trips
+            {
+                trips::resource_over_budget(ledger, entry, trip).await?;
+                return Ok(Taken::Refused);
+            }
+        }
     }
 
     /// The control trips: it changes nothing more until a person re-arms it.
@@ -550,7 +657,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             resource: &entry.head.resource,
         };
         let bus = &self.engine.clients.eventbridge;
-        trips::over_budget(self.ledger(), bus, entry, place, changes, budget).await?;
+        trips::control_over_budget(self.ledger(), bus, entry, place, changes, budget).await?;
         Ok(())
     }
 
@@ -583,13 +690,19 @@ impl<R: Remediation> Pipeline<'_, R> {
                 break;
             };
             found.facts = now;
+            let failed = entry.has_failures();
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
-                && !entry.last_outcomes().iter().any(|outcome| outcome.failed())
+                && !failed
             {
-                entry.head.status = Status::Stopped;
-                entry.detail.plan.reasons.clone_from(&plan.reasons);
-                entry.detail.plan.because.clone_from(&plan.because);
+                entry.leave(plan);
+                break;
+            }
+            if found.trips.is_some() {
+                let verification = entry.detail.verification.as_ref();
+                if !failed && verification.is_some_and(|v| v.not_as_planned.is_empty()) {
+                    self.trip(&mut entry, &mut found);
+                }
                 break;
             }
             if round == MOST_ROUNDS || !decide::has_news(&entry, decision.plan.as_ref()) {
@@ -606,27 +719,44 @@ impl<R: Remediation> Pipeline<'_, R> {
                 break;
             };
             changes.clone_from(&more.detail.plan.changes);
-            let (known, budget) = (entry.clone(), found.budget());
+            let before = entry.clone();
             entry.go_on(&more);
-            let more = changes.len();
-            match self
-                .ledger()
-                .go_on(&entry, self.holder(), None, more, budget)
-                .await?
-            {
-                Begun::Started => {}
-                Begun::Busy | Begun::Moved => {
+            found.counted = before.detail.before.keys().cloned().collect();
+            found.critical = decision
+                .finding()
+                .map(Finding::critical)
+                .unwrap_or_default();
+            let taken = self.take(&mut entry, &mut changes, false, None, &mut found);
+            match taken.await? {
+                Taken::Started => {}
+                Taken::Busy | Taken::Moved => {
                     return Err(Failure::Contended(self.resource().to_owned()));
                 }
                 // What was added meanwhile stays open; the verification says so.
-                Begun::OverBudget => {
-                    self.trip_control(&entry, more, budget).await?;
-                    entry = known;
+                Taken::Refused | Taken::Spent => {
+                    entry = before;
+                    if found.trips.is_some() && !failed {
+                        self.trip(&mut entry, &mut found);
+                    }
                     break;
                 }
             }
         }
         Ok((entry, found))
+    }
+
+    /// The run ends here, because the control trips for the resource: what is left
+    /// stays. Nothing may be left by now, and then it does not trip.
+    fn trip(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
+        found.guards.resource_tripped.clone_from(&found.trips);
+        let facts = found.facts.as_ref();
+        let decision = self.decide(facts, &found.policy, &found.guards, self.now());
+        // An opt-out or another policy that came meanwhile: what was done is told.
+        if let Some(plan) = &decision.plan
+            && plan.disposition == Disposition::Tripped
+        {
+            entry.leave(plan);
+        }
     }
 
     /// Makes the changes, one after the other. Every one yields an outcome; no
@@ -642,6 +772,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                     step: change.step(R::IN_PLACE.0),
                     permission: None,
                     created: None,
+                    without: None,
                     ending: Ending::Skipped {
                         why: Reason::KillSwitch.to_string(),
                     },
@@ -669,7 +800,6 @@ impl<R: Remediation> Pipeline<'_, R> {
         before: &BTreeMap<ItemId, R::State>,
         found: &Found<R>,
     ) -> Option<(Option<R::Facts>, Decision<R>)> {
-        let failed = entry.last_outcomes().iter().any(|outcome| outcome.failed());
         for read in 1..=MOST_READS {
             let facts = match self.facts().await {
                 Ok(facts) => facts,
@@ -684,11 +814,19 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             let decision = self.decide(facts.as_ref(), &found.policy, &found.guards, self.now());
             let now = items::<R>(facts.as_ref());
+            if entry.has_failures() && unread::<R>(facts.as_ref()).is_empty() {
+                // An answer was lost, or somebody else made the change: what is told
+                // is what the resource shows.
+                decide::settle::<R>(entry, &now, &decision);
+            }
             let verification = decide::verify::<R>(entry, before, &now, &decision);
-            let settled = failed
-                || verification.passed()
-                || decide::has_news(entry, decision.plan.as_ref())
-                || read == MOST_READS;
+            // Of a resource that is to trip some exposures stay: that is no news.
+            let as_expected = match found.trips {
+                None => decide::has_news(entry, decision.plan.as_ref()),
+                Some(_) => verification.not_as_planned.is_empty(),
+            };
+            let settled =
+                entry.has_failures() || verification.passed() || as_expected || read == MOST_READS;
             entry.detail.verification = Some(verification);
             if settled {
                 return Some((facts, decision));
@@ -716,14 +854,21 @@ impl<R: Remediation> Pipeline<'_, R> {
                 &found.policy.policy.fights,
                 entry.head.managed_by.clone(),
             );
-            &*fights
+            fights.clone()
         });
+        let is_left = entry.head.status == Status::Tripped;
+        if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
+            trips::resource_over_budget(self.ledger(), &entry, trip).await?;
+        }
         self.ledger().finish(&entry).await?;
         bus::tell(&self.engine.clients.eventbridge, &entry.head.id).await?;
+        if is_left {
+            self.record_left(&found).await?;
+        }
         let failed = entry.head.status == Status::Failed;
         let closed = self
             .ledger()
-            .close(&entry, self.holder(), failed, fights)
+            .close(&entry, self.holder(), failed, fights.as_ref())
             .await?;
         info!(
             entry = %entry.head.id, resource = self.resource(), control = %R::INFO.id,
@@ -744,14 +889,36 @@ impl<R: Remediation> Pipeline<'_, R> {
                 .zip(entry.head.finished_at)
                 .and_then(|(from, to)| Duration::try_from(to - from).ok());
         }
-        Ok(match closed {
-            Closed::Done => Outlook::Done(entry.head.status.name()),
-            Closed::LookAgain => Outlook::Again,
-        })
+        // After the changes it was read again.
+        let unread = unread::<R>(found.facts.as_ref());
+        match closed {
+            Closed::Done if !unread.is_empty() => Err(self.not_all_read(&unread)),
+            Closed::Done if is_left => Ok(Outlook::Left(entry.head.status.name())),
+            Closed::Done => Ok(Outlook::Done(entry.head.status.name())),
+            Closed::LookAgain => Ok(Outlook::Again),
+        }
+    }
+
+    /// Records what a run left because the control has tripped, as told: its own
+    /// message said so, and the next look must not say it again.
+    async fn record_left(&self, found: &Found<R>) -> Result<(), Failure> {
+        let now = self.now();
+        let facts = found.facts.as_ref();
+        let decision = self.decide(facts, &found.policy, &found.guards, now);
+        let Some(mut left) = self.entry(facts, &decision, &found.policy, now) else {
+            return Ok(());
+        };
+        left.head.finished_at = Some(now);
+        // Where another run has recorded something else, that is told, too.
+        self.ledger()
+            .record(&left, found.known.as_ref(), true)
+            .await?;
+        Ok(())
     }
 
     /// Records what was found and not changed, and notifies people once. While the
-    /// control has tripped everywhere, the notice of the trip stands for all.
+    /// control has tripped everywhere, the notice of the trip stands for all that is
+    /// not critical.
     async fn record(
         &self,
         mut entry: Entry<R::State>,
@@ -759,7 +926,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         guards: &Guards,
     ) -> Result<Outlook, Failure> {
         entry.head.finished_at = Some(entry.head.started_at);
-        let quiet = entry.head.status == Status::Tripped && guards.control_tripped.is_some();
+        let quiet = guards.told_with_the_trip(&entry.head);
         if matches!(entry.detail.plan.because, Some(Reason::Fight { .. })) {
             let trip = Trip {
                 at: entry.head.started_at,
@@ -771,7 +938,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
         let bus = &self.engine.clients.eventbridge;
         let told = findings::record(self.ledger(), bus, &entry, known, quiet).await?;
-        Ok(told.map_or(Outlook::Again, Outlook::Done))
+        Ok(told.map_or(Outlook::Again, Outlook::Left))
     }
 
     /// Forgets what was recorded before: it no longer holds.
@@ -802,9 +969,31 @@ impl<R: Remediation> Pipeline<'_, R> {
     }
 }
 
+/// Keeps the state of a setting that is good, to restore it by.
+pub(crate) async fn keep_former<R: Remediation>(
+    ledger: &Ledger,
+    facts: &R::Facts,
+    guards: &Guards,
+) -> Result<(), LedgerError> {
+    let former = guards.former.as_ref();
+    let former = former.and_then(|former| R::State::deserialize(former).ok());
+    match R::keeps(facts, former.as_ref()) {
+        Some(state) => {
+            let resource = R::subject(facts).id;
+            ledger.keep_former(R::INFO.id, resource, &state).await
+        }
+        None => Ok(()),
+    }
+}
+
 /// The items of a resource; none of one that is gone.
 fn items<R: Remediation>(facts: Option<&R::Facts>) -> BTreeMap<ItemId, R::State> {
     facts.map(R::items).unwrap_or_default()
+}
+
+/// What a read of a resource left out.
+fn unread<R: Remediation>(facts: Option<&R::Facts>) -> Vec<String> {
+    facts.map(R::unread).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -80,7 +80,12 @@ impl Previewing<'_> {
                     continue;
                 }
                 match self.one::<R>(id).await {
-                    Ok(preview) => seen.add(preview),
+                    Ok(preview) => {
+                        let unread = preview.unread.iter();
+                        seen.unseen
+                            .extend(unread.map(|what| format!("{id}: {what}")));
+                        seen.add(preview);
+                    }
                     // Reported as the page shows it, without what only a closer
                     // look shows.
                     Err(error) => {

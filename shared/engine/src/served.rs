@@ -7,8 +7,12 @@ use backstop_aws::error::AwsError;
 use backstop_aws::remediation::{Concerned, Remediation};
 use backstop_core::any_control::AnyControl;
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+use backstop_core::controls::metadata_defaults::MetadataDefaults;
 use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::controls::public_image::PublicImage;
 use backstop_core::controls::public_snapshot::PublicSnapshot;
+use backstop_core::controls::serial_console::SerialConsole;
+use backstop_core::controls::snapshot_sharing_block::SnapshotSharingBlock;
 use backstop_core::entry::Entry;
 use backstop_core::info::Expands;
 use backstop_core::notice::Digest;
@@ -36,7 +40,15 @@ type Walked<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 type Reading<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Every control that is remediated at once.
-pub const AT_ONCE: &[&dyn Served] = &[&OpenIngress, &EncryptionByDefault, &PublicSnapshot];
+pub const AT_ONCE: &[&dyn Served] = &[
+    &OpenIngress,
+    &EncryptionByDefault,
+    &PublicSnapshot,
+    &PublicImage,
+    &SnapshotSharingBlock,
+    &MetadataDefaults,
+    &SerialConsole,
+];
 
 /// The control with this id, if it is one that is remediated at once.
 #[must_use]
@@ -119,7 +131,7 @@ impl<R: Remediation> Served for R {
     }
 
     fn listens_to(&self, call: &str) -> bool {
-        R::listens_to(call)
+        R::calls().contains(&call)
     }
 
     fn preview<'a>(

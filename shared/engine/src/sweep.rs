@@ -14,12 +14,14 @@ use backstop_aws::ledger::{Ledger, LedgerError, Standing};
 use backstop_aws::remediation::{Place, Remediation};
 use backstop_core::decide::{self, Circumstances, Decision};
 use backstop_core::guards::Guards;
-use backstop_core::notice::Digest;
+use backstop_core::notice::{Digest, OfOther, Open};
 use backstop_core::policy::Policy;
 use backstop_core::sweep;
 use backstop_core::trigger::CheckRequested;
 use backstop_core::words::{Actor, ControlId, Mode};
 use jiff::Timestamp;
+
+use crate::pipeline;
 
 /// What a walk works with, and where.
 pub struct Walk<'a> {
@@ -137,12 +139,15 @@ impl Walk<'_> {
         let mut shown: BTreeSet<String> = BTreeSet::new();
         let walked = R::walk(self.clients, place, async |page| {
             shown.extend(page.iter().map(|facts| R::subject(facts).id.to_owned()));
+            self.note_of_others::<R>(&page, digest);
             *digest.looked_at.entry(control).or_default() += page.len() as u64;
             let looked = self.look_at::<R>(page, &baseline, digest).await;
             problems.extend(looked.err().map(|failure| failure.to_string()));
         })
         .await;
         let complete = walked.is_ok() && problems.is_empty();
+        // What was not read belongs to the baseline perhaps.
+        let all_read = matches!(&walked, Ok(walked) if walked.unseen.is_empty());
         match walked {
             Ok(walked) => problems.extend(walked.unseen),
             Err(stopped) => problems.push(stopped.to_string()),
@@ -156,11 +161,24 @@ impl Walk<'_> {
             }
         }
         problems.dedup();
-        if complete && baseline == Baseline::Begins {
+        if complete && all_read && baseline == Baseline::Begins {
             let complete = self.ledger.baseline_is_complete(control).await;
             problems.extend(complete.err().map(|problem| problem.to_string()));
         }
         digest.unseen.extend(problems);
+    }
+
+    /// Notes what of other accounts the resources of a page depend on.
+    fn note_of_others<R: Remediation>(&self, page: &[R::Facts], digest: &mut Digest) {
+        for facts in page {
+            for (id, owner) in R::of_others(facts, self.account) {
+                let of = digest.of_others.entry(id).or_insert_with(|| OfOther {
+                    owner,
+                    needed_by: Open::default(),
+                });
+                sweep::count(&mut of.needed_by, R::subject(facts).id);
+            }
+        }
     }
 
     fn decide<R: Remediation>(&self, facts: &R::Facts, guards: &Guards) -> Decision<R::State> {
@@ -185,7 +203,9 @@ impl Walk<'_> {
         let open: Vec<R::Facts> = page
             .into_iter()
             .filter(|facts| {
-                baseline.spares(R::subject(facts).id)
+                // Whether a setting is worse than it was, the ledger says.
+                R::INFO.prefix.is_none()
+                    || baseline.spares(R::subject(facts).id)
                     || self.decide::<R>(facts, &unguarded).finding().is_some()
             })
             .collect();
@@ -206,6 +226,7 @@ impl Walk<'_> {
             if baseline.spares(id) {
                 self.prune::<R>(facts, &mut guards).await?;
             }
+            pipeline::keep_former::<R>(self.ledger, facts, &guards).await?;
             let mut decision = self.decide::<R>(facts, &guards);
             // What a run is about to close is not part of the baseline.
             let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(self.now));
@@ -215,6 +236,11 @@ impl Walk<'_> {
                 decision = self.decide::<R>(facts, &guards);
             }
             let Some(reason) = sweep::reason(&decision) else {
+                // A setting that is good again: what was recorded of it is to go. (Of
+                // other resources pages show what is wrong alone.)
+                if R::INFO.prefix.is_none() && known.is_some() {
+                    checks.push(check(control, id));
+                }
                 continue;
             };
             let by_reason = digest.open.entry(control).or_default();

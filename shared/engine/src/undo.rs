@@ -153,7 +153,7 @@ impl Undoing<'_> {
         };
         // plan
         let items = facts.as_ref().map(R::items);
-        let states = match undo::plan::<R>(entry, items.as_ref()) {
+        let (states, restores) = match undo::plan::<R>(entry, items.as_ref()) {
             Decision::Nothing(why) => {
                 return Ok(Some(Answer::new(
                     Answered::NothingToUndo,
@@ -161,14 +161,18 @@ impl Undoing<'_> {
                 )));
             }
             // Nothing is left to do but to record and tell it.
-            Decision::AsBefore(states) if unfinished.is_some() => states,
+            Decision::AsBefore(states) if unfinished.is_some() => (states, false),
             Decision::AsBefore(states) => {
                 let undone_by = self.ledger.undone_by(&entry.head.id).await?;
                 return Ok(Some(Answer::as_before::<R>(&states, undone_by.as_deref())));
             }
             Decision::Refused(states) => return Ok(Some(Answer::refused::<R>(&states))),
-            Decision::Restore(states) => states,
+            Decision::Restore(states) => (states, true),
         };
+        if restores && let Some(why) = facts.as_ref().and_then(R::bars_undo) {
+            let refusal = format!("nothing was changed: {why}");
+            return Ok(Some(Answer::new(Answered::Refused, refusal)));
+        }
         if R::INFO.opt_out_on == OptOutOn::Policy
             && let Some(refusal) = self
                 .needs_exemption::<R>(facts.as_ref(), entry, now)
@@ -363,6 +367,7 @@ impl Undoing<'_> {
             step: Step::Tag,
             permission: None,
             created: None,
+            without: None,
             ending,
         };
         let resource = entry.resource_id();

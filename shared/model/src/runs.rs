@@ -32,6 +32,8 @@ pub struct Bounds {
     pub faults: u8,
     /// Changes that the control may make.
     pub budget: u8,
+    /// How many of them other resources have made.
+    pub others: u8,
     /// Rules that EC2 refuses to revoke.
     pub stuck: Rules,
     /// The sweep comes at any time, and not only when everything rests.
@@ -66,6 +68,11 @@ struct Protocol {
 struct Own {
     id: Id,
     entry: Entry,
+    /// A change has failed.
+    bad: bool,
+    /// The resource exceeds the budget by itself: the control trips for it at the
+    /// end.
+    trips: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,7 +95,18 @@ enum At {
         more: u8,
         round: u8,
     },
+    /// Reads how much of the budget is spent, and by whom: it was refused.
+    Spent {
+        own: Own,
+        new: bool,
+        held: Option<Lock>,
+        changes: Rules,
+        round: u8,
+    },
     Ask(Lock),
+    /// The control trips for the resource: then it looks again, or ends with its
+    /// entry.
+    TripResource(Option<Own>),
     /// The control trips: then it looks again, or ends with its entry.
     Trip(Option<Own>),
     TripTold(Option<Own>),
@@ -179,7 +197,7 @@ impl Run {
     fn may_change(&self) -> bool {
         match self.at {
             At::Apply { .. } | At::Verify { .. } => true,
-            At::Take { new, held, .. } => !new && held.is_none(),
+            At::Take { new, held, .. } | At::Spent { new, held, .. } => !new && held.is_none(),
             _ => false,
         }
     }
@@ -266,6 +284,8 @@ impl Protocol {
                         let own = Own {
                             id: lock.entry,
                             entry,
+                            bad: false,
+                            trips: false,
                         };
                         self.goes_on(world, run, own, lock, facts, tripped);
                     }
@@ -320,20 +340,30 @@ impl Protocol {
                     }
                     Answer::Busy(lock) => world.runs[run].at = At::Ask(lock),
                     Answer::Refused => self.again(world, run),
-                    Answer::OverBudget if !new && held.is_none() => {
-                        let known = Own {
-                            entry: Entry {
-                                before: own.entry.before & !changes
-                                    | world.items.entry(own.id).map_or(0, |e| e.before),
-                                status: Status::Failed,
-                                ..own.entry
-                            },
-                            ..own
+                    Answer::OverBudget => {
+                        world.runs[run].at = At::Spent {
+                            own,
+                            new,
+                            held,
+                            changes,
+                            round,
                         };
-                        world.runs[run].at = At::Trip(Some(known));
                     }
-                    Answer::OverBudget => world.runs[run].at = At::Trip(None),
                 }
+            }
+            At::Spent {
+                own,
+                new,
+                held,
+                changes,
+                round,
+            } => self.over_budget(world, run, own, new, held, changes, round),
+            At::TripResource(own) => {
+                self.send(world, Request::TripResource);
+                if !heard {
+                    return self.fails(world, run);
+                }
+                self.tripped(world, run, own);
             }
             At::Ask(lock) => {
                 let answer = self.send(world, Request::Ask(lock));
@@ -380,8 +410,18 @@ impl Protocol {
             At::Verify { own, failed, round } => {
                 let facts = world.open;
                 let news = facts & !own.entry.before;
-                if news != 0 && round < MOST_ROUNDS {
+                if own.trips {
+                    if failed != 0 || facts == 0 {
+                        self.concludes(world, run, own, failed != 0);
+                    } else {
+                        let mut own = own;
+                        own.entry.status = Status::Tripped;
+                        world.runs[run].at = At::TripResource(Some(own));
+                    }
+                    self.next(world, run, heard);
+                } else if news != 0 && round < MOST_ROUNDS {
                     let mut own = own;
+                    own.bad = failed != 0;
                     own.entry.before |= facts;
                     own.entry.status = Status::InProgress;
                     world.runs[run].at = At::Take {
@@ -452,7 +492,61 @@ impl Protocol {
     fn standing(&self, world: &World, run: usize) -> (Option<Lock>, bool, bool) {
         let items = &world.items;
         let live_for_others = items.live().is_some_and(|lock| lock.holder != run as u8);
-        (items.lock, !live_for_others, items.trip.is_some())
+        let tripped = items.trip.is_some() || items.resource_trip;
+        (items.lock, !live_for_others, tripped)
+    }
+
+    /// The budget has no room for all changes: the control trips, for the resource
+    /// alone if it would exceed the budget by itself. Then it makes those of the
+    /// changes that were counted before and those that there is room for.
+    #[allow(clippy::too_many_arguments, reason = "a request in all its parts")]
+    fn over_budget(
+        &self,
+        world: &mut World,
+        run: usize,
+        mut own: Own,
+        new: bool,
+        held: Option<Lock>,
+        changes: Rules,
+        round: u8,
+    ) {
+        let items = &world.items;
+        let counted = match new {
+            true => 0,
+            false => items.entry(own.id).map_or(0, |entry| entry.before),
+        };
+        let mut more = changes & !counted;
+        let in_run = !new && held.is_none();
+        let wanted = more.count_ones() as u8;
+        if !own.trips && items.own + wanted <= self.bounds.budget {
+            own.entry.before = counted;
+            own.entry.status = Status::Failed;
+            world.runs[run].at = At::Trip(in_run.then_some(own));
+            return;
+        }
+        let room = self.bounds.budget - items.changes;
+        while more.count_ones() as u8 > room {
+            more &= more - 1;
+        }
+        let changes = changes & counted | more;
+        own.entry.before = counted | more;
+        own.trips = true;
+        world.runs[run].at = if changes != 0 {
+            At::Take {
+                own,
+                new,
+                held,
+                changes,
+                more: more.count_ones() as u8,
+                round,
+            }
+        } else {
+            own.entry.status = match own.bad {
+                true => Status::Failed,
+                false => Status::Tripped,
+            };
+            At::TripResource(in_run.then_some(own))
+        };
     }
 
     fn gathered(&self, world: &mut World, run: usize) {
@@ -474,13 +568,15 @@ impl Protocol {
         tripped: bool,
         held: Option<Lock>,
     ) {
-        // What is found while the control has tripped was told with the trip.
+        // What is found while the control has tripped is told without a lock.
         if facts == 0 || tripped {
             return self.ends(world, run, Ending::Answered);
         }
         let own = Own {
             // It gets its id as it begins.
             id: Id::MAX,
+            bad: false,
+            trips: false,
             entry: Entry {
                 event: world.runs[run].event,
                 status: Status::InProgress,
@@ -589,7 +685,10 @@ impl Protocol {
 }
 
 fn is_read(at: At) -> bool {
-    matches!(at, At::Due | At::Gather(..) | At::Read(..))
+    matches!(
+        at,
+        At::Due | At::Gather(..) | At::Read(..) | At::Spent { .. }
+    )
 }
 
 impl Model for Protocol {
@@ -604,7 +703,10 @@ impl Model for Protocol {
             event: self.bounds.events.get(n).copied().unwrap_or(u8::MAX),
         };
         vec![World {
-            items: Items::default(),
+            items: Items {
+                changes: self.bounds.others,
+                ..Items::default()
+            },
             runs: std::array::from_fn(run),
             open: 0,
             opened: 0,
@@ -741,8 +843,7 @@ impl Model for Protocol {
                 "the budget is never exceeded",
                 |model: &Protocol, world: &World| {
                     let closed = world.closed.iter().flatten().count();
-                    world.items.changes <= model.bounds.budget
-                        && closed <= world.items.changes.into()
+                    world.items.changes <= model.bounds.budget && closed <= world.items.own.into()
                 },
             ),
             Property::always("before is stored ahead and stays", |_, world: &World| {
@@ -764,6 +865,7 @@ impl Model for Protocol {
                 |model: &Protocol, world: &World| {
                     !model.rests(world)
                         || world.items.trip.is_some()
+                        || world.items.resource_trip
                         || world
                             .runs
                             .iter()

@@ -53,7 +53,7 @@ pub enum Status {
     Remediated,
     /// Something is not.
     Failed,
-    /// The control had tripped when its run went on.
+    /// The control has tripped, before its run went on or by it.
     Tripped,
 }
 
@@ -105,6 +105,8 @@ pub enum Request {
     Trip,
     /// The notice of the trip was told.
     TripTold,
+    /// The control trips for the resource.
+    TripResource,
     /// The sweep told an entry.
     Told(Id),
 }
@@ -154,8 +156,14 @@ pub struct Items {
     pub entries: [Option<Entry>; ENTRIES],
     /// The budget's counter.
     pub changes: u8,
+    /// What this resource has counted of it.
+    pub own: u8,
+    /// What is noted of that, because the resource exceeds the budget by itself.
+    pub tripped: u8,
     /// The control has tripped; whether that was told.
     pub trip: Option<bool>,
+    /// The control has tripped for the resource.
+    pub resource_trip: bool,
 }
 
 impl Items {
@@ -229,6 +237,14 @@ impl Items {
                 self.trip = Some(true);
                 Answer::Done
             }
+            Request::TripResource => {
+                // What it has spent is noted each time, the trip once.
+                self.tripped = self.own;
+                match std::mem::replace(&mut self.resource_trip, true) {
+                    true => Answer::Refused,
+                    false => Answer::Done,
+                }
+            }
             Request::Told(id) => {
                 self.told(id);
                 Answer::Done
@@ -290,6 +306,7 @@ impl Items {
         });
         self.lapsed = false;
         self.changes += count;
+        self.own += count;
         self.put(id, entry);
         Answer::Done
     }
@@ -307,6 +324,7 @@ impl Items {
             Request::Begin(_, _, id, _) | Request::GoOn(_, _, id, ..) => Self {
                 entries: entry(id),
                 trip: None,
+                resource_trip: false,
                 ..*self
             },
             Request::Close(_, id)
@@ -329,6 +347,13 @@ impl Items {
             },
             Request::Trip | Request::TripTold => Self {
                 trip: self.trip,
+                ..Self::default()
+            },
+            Request::TripResource => Self {
+                changes: self.changes,
+                own: self.own,
+                tripped: self.tripped,
+                resource_trip: self.resource_trip,
                 ..Self::default()
             },
         }

@@ -77,7 +77,7 @@ fn sweep(binary: &Path, groups: usize, mode: &'static str) -> Run {
                 "FAILED_EVENTS_QUEUE_URL",
                 &format!("http://{}/111122223333/q", endpoint.address),
             ),
-            ("RULE_NAMES", "rule"),
+            ("STACK_ID", "backstop"),
         ],
     );
     let answered = function.invoke("{}", TIMEOUT);
@@ -258,11 +258,13 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
             {"ReadWriteType": "All", "IncludeManagementEvents": true},
         ]})
         .to_string(),
+        "ListStackResources" => "<ListStackResourcesResponse><ListStackResourcesResult><StackResourceSummaries><member><LogicalResourceId>Rule</LogicalResourceId><PhysicalResourceId>rule</PhysicalResourceId><ResourceType>AWS::Events::Rule</ResourceType><LastUpdatedTimestamp>2026-11-24T10:00:00Z</LastUpdatedTimestamp><ResourceStatus>CREATE_COMPLETE</ResourceStatus></member></StackResourceSummaries></ListStackResourcesResult></ListStackResourcesResponse>".to_owned(),
         "DescribeRule" => json!({"Name": "rule", "State": "ENABLED"}).to_string(),
         "GetTopicAttributes" => "<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>".to_owned(),
         "GetQueueAttributes" => {
             json!({"Attributes": {"ApproximateNumberOfMessages": "0"}}).to_string()
         }
+        "ReceiveMessage" => "{}".to_owned(),
         "BatchGetItem" | "DeleteItem" | "GetItem" | "PutItem" | "TransactWriteItems"
         | "UpdateItem" => "{}".to_owned(),
         other => panic!("a sweep has no business with {other}"),

@@ -9,8 +9,10 @@
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
 //! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
-//! | GetSnapshotBlockPublicAccessState (a 500) | `unblocked` |
+//! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
+//! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
+//! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
 //!
 //! Deliberately not here: what stays missing (ARCHITECTURE.md, "What the
@@ -20,6 +22,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+
+use backstop_wire::memory::ec2::Settings;
 
 use super::ACCOUNT;
 use super::http::Message;
@@ -34,6 +38,7 @@ pub(super) struct Gaps {
     made: HashMap<String, Message>,
     /// When instances were last started.
     pub(super) launched: HashMap<String, String>,
+    pub(super) settings: Settings,
 }
 
 impl Gaps {
@@ -79,7 +84,15 @@ pub(super) fn forward(
         return request.send(to);
     }
     let field = |name: &str| call.request[name].as_str().unwrap_or_default();
+    let dry_run = field("DryRun") == "true";
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
+    let parameter = |name: &str| call.request[name].as_str().map(str::to_owned);
+    let action = call.action.as_str();
+    if let Some(content) = gaps.lock().unwrap().settings.answer(action, parameter) {
+        return Ok(xml(&format!(
+            "<{action}Response>{content}</{action}Response>"
+        )));
+    }
     match call.action.as_str() {
         "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {
             Ok(xml(&groups_by_list(upstreams, field("Filter.1.Value.1"))))
@@ -94,9 +107,9 @@ pub(super) fn forward(
         "DescribeSnapshots" if field("RestorableBy.1") == "all" => {
             Ok(xml(&public_snapshots(upstreams)))
         }
-        "GetSnapshotBlockPublicAccessState" => Ok(xml(
-            "<GetSnapshotBlockPublicAccessStateResponse><state>unblocked</state></GetSnapshotBlockPublicAccessStateResponse>",
-        )),
+        "DescribeImages" if field("Filter.1.Name") == "is-public" => {
+            Ok(xml(&public_images(upstreams)))
+        }
         "DescribeVolumes" => {
             let mut answer = request.send(to)?;
             if answer.status() == 200 {
@@ -123,6 +136,8 @@ pub(super) fn forward(
                 .into_bytes();
             Ok(answer)
         }
+        "ModifyInstanceAttribute" if dry_run => Ok(would_be_done()),
+        "CopyVolumes" if dry_run && gaps.lock().unwrap().copies_volumes => Ok(would_be_done()),
         "CreateVolume" | "CopyVolumes" => {
             let token = field("ClientToken").to_owned();
             // Held all the while: of two at once, one is made.
@@ -147,6 +162,12 @@ pub(super) fn forward(
         }
         _ => request.send(to),
     }
+}
+
+/// EC2's answer to a dry run of what it would carry out.
+fn would_be_done() -> Message {
+    let message = "Request would have succeeded, but DryRun flag is set.";
+    error("ec2", 412, "DryRunOperation", message)
 }
 
 /// The groups that name a prefix list.
@@ -192,6 +213,29 @@ fn public_snapshots(upstreams: &Upstreams) -> String {
     }
     let names: Vec<String> = (1..=ids.len()).map(|n| format!("SnapshotId.{n}")).collect();
     let mut ask = vec![("Action", "DescribeSnapshots")];
+    ask.extend(names.iter().map(String::as_str).zip(ids));
+    upstreams.ec2(&ask)
+}
+
+/// This account's images that everyone can launch.
+fn public_images(upstreams: &Upstreams) -> String {
+    let owned = upstreams.ec2(&[("Action", "DescribeImages"), ("Owner.1", "self")]);
+    let is_public = |id: &&str| {
+        let grants = upstreams.ec2(&[
+            ("Action", "DescribeImageAttribute"),
+            ("Attribute", "launchPermission"),
+            ("ImageId", id),
+        ]);
+        grants.contains("<group>all</group>")
+    };
+    let ids = owned.split("<imageId>").skip(1);
+    let ids = ids.filter_map(|part| part.split('<').next());
+    let ids: Vec<&str> = ids.filter(is_public).collect();
+    if ids.is_empty() {
+        return "<DescribeImagesResponse><imagesSet/></DescribeImagesResponse>".to_owned();
+    }
+    let names: Vec<String> = (1..=ids.len()).map(|n| format!("ImageId.{n}")).collect();
+    let mut ask = vec![("Action", "DescribeImages")];
     ask.extend(names.iter().map(String::as_str).zip(ids));
     upstreams.ec2(&ask)
 }

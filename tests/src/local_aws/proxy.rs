@@ -3,6 +3,8 @@
 //! the calls and their rounds, fail exactly the third one, or change the world
 //! between two of them. What moto lacks is filled in on the way (`gaps`).
 
+use backstop_wire::memory::ec2::Settings;
+
 use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
 use super::systems_manager::SystemsManager;
@@ -36,6 +38,17 @@ pub struct Call {
     /// Whose call it was, by the function's name: only where a fault was meant
     /// for such calls of one function. (Finding out takes some milliseconds.)
     pub function: Option<String>,
+}
+
+impl Call {
+    /// Whether a fault for this operation is meant for it. Dry runs go by a name
+    /// of their own: `dry run StartInstances`.
+    fn is_named(&self, name: &str) -> bool {
+        match self.request["DryRun"].as_str() {
+            Some("true") => name.strip_prefix("dry run ") == Some(&self.action),
+            _ => name == self.action,
+        }
+    }
 }
 
 /// What happens to a call instead of, or before, its normal course.
@@ -210,6 +223,11 @@ impl Proxy {
         self.gaps.lock().unwrap().copies_volumes = on;
     }
 
+    /// Reads or changes the account's settings that moto does not know.
+    pub fn settings<T>(&self, act: impl FnOnce(&mut Settings) -> T) -> T {
+        act(&mut self.gaps.lock().unwrap().settings)
+    }
+
     /// Makes functions see that an instance was last started at a time.
     pub fn started_at(&self, instance: &str, at: jiff::Timestamp) {
         let (instance, at) = (instance.to_owned(), at.to_string());
@@ -294,7 +312,7 @@ impl Proxy {
             state.under_way += 1;
             state.injections.iter().any(|i| {
                 let of_process = i.function.is_some() || matches!(i.fault, Fault::Kill);
-                of_process && i.action == call.action
+                of_process && call.is_named(&i.action)
             })
         };
         let caller = attribute.then(|| caller(stream)).flatten();
@@ -380,7 +398,7 @@ impl Proxy {
     fn take(&self, call: &Call) -> Option<Injection> {
         let mut state = self.state.lock().unwrap();
         let at = state.injections.iter().position(|i| {
-            i.action == call.action && (i.function.is_none() || i.function == call.function)
+            call.is_named(&i.action) && (i.function.is_none() || i.function == call.function)
         })?;
         if let Some(left) = state.injections[at].skip.checked_sub(1) {
             state.injections[at].skip = left;

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use backstop_core::control::Control as _;
 use backstop_core::controls;
+use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
     self, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
@@ -93,7 +95,7 @@ fn of(verdict: &str, trigger: &Trigger) -> Value {
 
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
-    check("revoke-ingress", |event| match trigger::ingress(event) {
+    check("revoke-ingress", |event| match OpenIngress::parse(event) {
         Ok(Parsed::Check(trigger)) => of("check", &trigger),
         Ok(Parsed::Expand(trigger)) => of("expand", &trigger),
         Ok(Parsed::Ignored(reason)) => {

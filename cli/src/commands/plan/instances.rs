@@ -58,9 +58,12 @@ async fn facts(
     let (deadline, ids) = (&aws.deadline, [id.to_owned()]);
     let mut facts = PatchFacts {
         host: patching::hosts(ec2, &ids, deadline).await?.remove(id),
-        agent: patching::agents(ssm, &ids, deadline).await?.remove(id),
         ..PatchFacts::default()
     };
+    // Of what EC2 does not show, Systems Manager is not asked.
+    if facts.host.as_ref().is_some_and(|host| !host.is_ended()) {
+        facts.agent = patching::agents(ssm, &ids, deadline).await?.remove(id);
+    }
     let mut reports = Reports::default();
     if let Some(ledger) = &basis.ledger {
         reports = ledger.reports(&ids).await?.remove(id).unwrap_or_default();
@@ -72,13 +75,14 @@ async fn facts(
         Says::Closed { arn, at, .. } => reports.close(arn, *at),
     }
     facts.findings = reports.active.into_values().collect();
+    facts.unpatchable = reports.unpatchable;
     if facts.agent.is_some() {
         facts.state = patching::states(ssm, &ids, deadline).await?.remove(id);
         facts.missing = patching::missing(ssm, id, deadline).await?;
         let since = now
             .checked_sub(basis.policy.patching.looks_back())
             .unwrap_or(now);
-        facts.commands = patching::commands(ssm, id, since, deadline).await?;
+        facts.commands = patching::commands_on(ssm, id, since, deadline).await?;
     }
     let managed = facts.agent.as_ref().is_some_and(Agent::is_online);
     if let (false, Some(host)) = (managed, &facts.host) {
@@ -228,7 +232,7 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
             command(Reboot::Never)
         )];
     }
-    let (first, back) = match settings.snapshots {
+    let (first, back) = match settings.snapshots.take {
         true => (
             "First snapshots of all its volumes are taken. They are crash-consistent: what is only in memory is not in them.",
             "the only way back is volumes made of the snapshots, by hand",
@@ -344,7 +348,7 @@ mod tests {
                 "3. A patch cannot be undone: the only way back is volumes made of the snapshots",
             ],
         );
-        policy.patching.snapshots = false;
+        policy.patching.snapshots.take = false;
         policy.patching.reboot = Reboot::IfNeeded;
         policy.patching.windows = vec![Window {
             days: Vec::new(),

@@ -6,10 +6,10 @@ use std::fmt::Write;
 use backstop_aws::volumes::facts;
 use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
 use backstop_core::guards::Guards;
-use backstop_core::message::{one_line, steps};
+use backstop_core::message::{managed_volumes, one_line, steps};
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Unit, Volume, VolumeFacts};
-use backstop_core::words::{Mode, Severity, Status};
+use backstop_core::words::{Actor, Mode, Severity, Status};
 
 use super::exempted;
 use crate::Problem;
@@ -96,6 +96,9 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
         let _ = writeln!(text, "{lead}{}", one_line(reason, 300));
     }
     text += &exempted(&decision.exemption);
+    if let Some(manager) = unencrypted_volume::managed_by(facts, &Actor::default()) {
+        let _ = writeln!(text, "{}", managed_volumes(&manager.to_string()));
+    }
     if begins {
         let steps = steps(decision.way, decision.volumes.len(), key);
         for (n, step) in steps.iter().enumerate() {
@@ -247,6 +250,39 @@ mod tests {
             ],
         );
         assert!(!text.contains("because"), "{text}");
+    }
+
+    #[test]
+    fn what_manages_the_volumes_is_said_and_what_becomes_of_them_there() {
+        let note = [("managed-by", "terraform")];
+        let of = |own: &[(&str, &str)], tags: &[(&str, &str)]| {
+            let volumes = [volume("vol-1", Some("/dev/xvda"), own)];
+            plan(instance("running", tags, &volumes), Attached::Swap)
+        };
+        for text in [of(&note, &[]), of(&[], &note)] {
+            in_order(
+                &text,
+                &[
+                    "it would be carried out\n",
+                    "It is managed by Terraform (tag managed-by=terraform): change it there, or it comes back.",
+                    "it may replace a volume, an attachment or the whole instance",
+                    "1. First",
+                ],
+            );
+        }
+        let stack = [("aws:cloudformation:stack-name", "web")];
+        for (text, id) in [(of(&stack, &[]), "vol-1"), (of(&[], &stack), "i-1")] {
+            in_order(
+                &text,
+                &[
+                    "it would not be carried out\n",
+                    &format!("because {id} is managed by the CloudFormation stack web, whose"),
+                    "(`replace_stack_volumes`)\n",
+                    "It is managed by the CloudFormation stack web: change it there",
+                ],
+            );
+        }
+        assert!(!of(&[], &[]).contains("managed by"));
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl Look<'_> {
                 agent: agents.remove(&id),
                 state: states.remove(&id),
                 findings: reports.active.into_values().collect(),
+                unpatchable: reports.unpatchable,
                 host: Some(host),
                 ..PatchFacts::default()
             };

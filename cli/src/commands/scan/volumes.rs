@@ -12,6 +12,7 @@ use backstop_core::controls::unencrypted_volume::{
 };
 use backstop_core::guards::Guards;
 use backstop_core::policy::Policy;
+use backstop_core::security_group::Tags;
 use backstop_core::sweep::volumes::{as_shown, reason, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
 use backstop_core::words::{ControlId, Mode, Severity, Status};
@@ -66,7 +67,9 @@ pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut S
     };
     for (unit, volumes) in units {
         let count = volumes.len() as u64;
-        let facts = as_shown(&unit, volumes, opt_outs.get(&unit), &copies);
+        let none = Tags::new();
+        let opted_out = opt_outs.get(&unit).unwrap_or(&none);
+        let facts = as_shown(&unit, volumes, opted_out, &copies);
         let decision = decide(&facts, &policy.unencrypted_volume(), &circumstances);
         match found(&unit, &facts, &decision, policy, circumstances.now) {
             Some(found) => scanned.found.push(Found {

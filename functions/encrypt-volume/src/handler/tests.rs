@@ -2,6 +2,7 @@
 //! called in which order, and what happens when one call fails. What becomes of
 //! a run is tested in the core (simulation) and end to end.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, record};
@@ -10,6 +11,7 @@ use backstop_core::patching::{Patching, Sent};
 use backstop_core::policy::Policy;
 use backstop_core::volumes::{Attachment, Instance};
 use backstop_core::words::Actor;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -324,7 +326,33 @@ fn about_to_stop() -> Encryption {
     };
     run.trying(&snapshot, Timestamp::now());
     run.tried(&snapshot, Answer::Accepted, Some(SNAPSHOT.into()));
+    let volume = || VOLUME.to_owned();
+    asked_ahead(
+        &mut run,
+        [
+            Change::Start { back: false },
+            Change::Detach { volume: volume() },
+            attach(),
+            Change::Copy { volume: volume() },
+        ],
+    );
     run
+}
+
+fn attach() -> Change {
+    Change::Attach {
+        volume: VOLUME.into(),
+        device: "/dev/sdf".into(),
+    }
+}
+
+/// Dry runs of these were answered well, a moment ago.
+fn asked_ahead<const N: usize>(run: &mut Encryption, changes: [Change; N]) {
+    for change in changes {
+        let dry_run = Change::DryRun(Box::new(change));
+        run.trying(&dry_run, Timestamp::now());
+        run.tried(&dry_run, Answer::Accepted, None);
+    }
 }
 
 /// An undo that is to stop the instance, which runs on the copy.
@@ -338,6 +366,10 @@ fn about_to_stop_to_go_back() -> Encryption {
         trip: false,
     };
     run.note(&back, Timestamp::now());
+    let detach = Change::Detach {
+        volume: COPY.into(),
+    };
+    asked_ahead(&mut run, [Change::Start { back: true }, detach, attach()]);
     run
 }
 
@@ -682,6 +714,59 @@ async fn no_instance_is_stopped_while_patches_are_installed_on_it() {
     }
 }
 
+/// Before the stop EC2 is asked, one dry run a step; the first that it refuses
+/// does not keep the others from being asked.
+#[tokio::test(start_paused = true)]
+async fn what_ec2_would_refuse_ends_the_run_with_the_instance_running() {
+    let mut record = about_to_stop();
+    let tries = &mut record.detail.progress.tries;
+    tries.retain(|key, _| !key.starts_with("dry run "));
+    let mut asked = Vec::new();
+    let mut ended = None;
+    for _ in 0..8 {
+        let world = World {
+            place: Place::Attached,
+            policy: SWAP,
+            record: Some(record.clone()),
+            ..World::default()
+        };
+        let wire = wire(world, |call| {
+            let dry_run = call.parameter("DryRun") == Some("true");
+            let code = match call.operation.as_str() {
+                "DetachVolume" => "UnauthorizedOperation",
+                _ => "DryRunOperation",
+            };
+            dry_run.then(|| Reply::ec2_error(412, code, "m"))
+        });
+        let answer = run(&wire, advance()).await.unwrap();
+        asked.extend(changes(&wire));
+        let writes = wire.calls().into_iter().rev();
+        let document = writes
+            .filter(|call| call.operation == "TransactWriteItems")
+            .find_map(|call| {
+                let put = &call.json["TransactItems"][0]["Put"]["Item"]["document"]["S"];
+                put.as_str().map(str::to_owned)
+            });
+        record = serde_json::from_str(&document.unwrap()).unwrap();
+        if answer["next"] == "done" {
+            ended = Some(answer);
+            break;
+        }
+    }
+    assert_eq!(
+        asked,
+        [
+            "StartInstances",
+            "DetachVolume",
+            "AttachVolume",
+            "CopyVolumes"
+        ]
+    );
+    assert_eq!(ended.unwrap()["status"], "refused");
+    let why = record.detail.reasons.join("; ");
+    assert!(why.contains("DetachVolume: UnauthorizedOperation"), "{why}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_instance_is_stopped_while_it_cannot_be_read_whether_it_is_patched() {
     for operation in ["BatchGetItem", "GetItem"] {
@@ -725,4 +810,168 @@ async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_h
     let wire = wire(World::default(), |_| None);
     let error = run(&wire, advance()).await.unwrap_err();
     assert!(error.contains("has no encryption"), "{error}");
+}
+
+/// A unit is encrypted as a whole or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_exceeds_the_budget_by_itself_trips_alone_and_many_trip_the_control() {
+    for (by_itself, trip) in [
+        (1, format!("trip#unencrypted-volume#{VOLUME}")),
+        (0, "trip#unencrypted-volume".to_owned()),
+    ] {
+        let hour: String = Timestamp::now().to_string().chars().take(13).collect();
+        let budget = format!("budget#unencrypted-volume#{hour}");
+        let table = Arc::new(Mutex::new(Table::default()));
+        for (pk, changes) in [
+            (budget.clone(), 1),
+            (format!("{budget}#{VOLUME}"), by_itself),
+        ] {
+            let item = json!({
+                "pk": { "S": pk }, "sk": { "S": "budget" }, "changes": { "N": changes.to_string() },
+            });
+            table.lock().unwrap().items.insert(pk, item);
+        }
+        let world = World {
+            policy: r#"{"version":1,"controls":{"unencrypted-volume":{"mode":"enforce","budget":{"changes_per_hour":1}}}}"#,
+            ..World::default()
+        };
+        let ledger = table.clone();
+        let wire = wire(world, move |call| ledger.lock().unwrap().answer(call));
+        run(&wire, volume_event()).await.unwrap();
+        assert_eq!(changes(&wire), Vec::<String>::new());
+        let table = table.lock().unwrap();
+        let trips: Vec<&String> = table
+            .items
+            .keys()
+            .filter(|pk| pk.starts_with("trip#"))
+            .collect();
+        assert_eq!(trips, [&trip]);
+        assert_eq!(count(&wire, "PutEvents"), 1, "told once: {trip}");
+    }
+}
+
+// --- batches
+
+fn instance_id(number: usize) -> String {
+    format!("i-{number:017x}")
+}
+
+fn changed(number: usize, state: &str) -> Value {
+    event(
+        "EC2 Instance State-change Notification",
+        "arn",
+        json!({ "instance-id": instance_id(number), "state": state }),
+    )
+}
+
+fn messages(events: impl IntoIterator<Item = Value>) -> Value {
+    let records = events.into_iter().enumerate();
+    let records = records
+        .map(|(n, event)| json!({ "messageId": format!("m{n}"), "body": event.to_string() }));
+    json!({ "Records": records.collect::<Vec<_>>() })
+}
+
+/// Instances that each have one volume, of which those named are not encrypted.
+fn fleet(unencrypted: &'static [usize]) -> Wire {
+    wire(World::default(), move |call| {
+        let asked = |filter: &str| {
+            let named = call.parameter("Filter.1.Name") == Some(filter);
+            let ids = call.parameters.iter();
+            let ids = ids.filter(|(key, _)| key.starts_with("Filter.1.Value."));
+            let ids: Vec<String> = ids.map(|(_, id)| id.clone()).collect();
+            named.then_some(ids)
+        };
+        match call.operation.as_str() {
+            "DescribeInstances" => {
+                let items: String = asked("instance-id")?
+                    .iter()
+                    .map(|id| format!("<item><instanceId>{id}</instanceId><instanceState><code>16</code><name>running</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{SINCE}</launchTime><rootDeviceType>ebs</rootDeviceType></item>"))
+                    .collect();
+                Some(xml(
+                    "DescribeInstances",
+                    &format!(
+                        "<reservationSet><item><instancesSet>{items}</instancesSet></item></reservationSet>"
+                    ),
+                ))
+            }
+            "DescribeVolumes" => {
+                let items: String = asked("attachment.instance-id")?
+                    .iter()
+                    .map(|id| {
+                        let volume = id.replace("i-", "vol-");
+                        let open = unencrypted.iter().any(|n| instance_id(*n) == *id);
+                        format!("<item><volumeId>{volume}</volumeId><size>8</size><status>in-use</status><createTime>{SINCE}</createTime><volumeType>gp3</volumeType><encrypted>{}</encrypted><attachmentSet><item><volumeId>{volume}</volumeId><instanceId>{id}</instanceId><device>/dev/sdf</device><status>attached</status><attachTime>{SINCE}</attachTime></item></attachmentSet></item>", !open)
+                    })
+                    .collect();
+                Some(xml(
+                    "DescribeVolumes",
+                    &format!("<volumeSet>{items}</volumeSet>"),
+                ))
+            }
+            _ => None,
+        }
+    })
+}
+
+fn calls_of(wire: &Wire, operation: &str) -> usize {
+    let operations = wire.operations();
+    operations.iter().filter(|of| *of == operation).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_instances_is_one_read_of_instances_and_one_of_volumes() {
+    // A hundred that start at once, each heard of twice.
+    let wire = fleet(&[]);
+    let events = (0..100).flat_map(|n| [changed(n, "running"), changed(n, "stopped")]);
+    let answer = run(&wire, messages(events)).await.unwrap();
+    assert_eq!(answer, json!({ "batchItemFailures": [] }));
+    assert_eq!(calls_of(&wire, "DescribeInstances"), 1);
+    assert_eq!(calls_of(&wire, "DescribeVolumes"), 1);
+    assert_eq!(calls_of(&wire, "GetItem"), 0);
+    let rest: BTreeSet<String> = wire.operations().into_iter().collect();
+    assert_eq!(
+        rest,
+        ["BatchGetItem", "DescribeInstances", "DescribeVolumes"]
+            .map(str::to_owned)
+            .into()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_only_instances_with_unencrypted_volumes_are_looked_at() {
+    let wire = fleet(&[3]);
+    let answer = run(&wire, messages((0..10).map(|n| changed(n, "running")))).await;
+    assert_eq!(answer.unwrap(), json!({ "batchItemFailures": [] }));
+    // The instance is not read again; its volume's copies are asked for.
+    assert_eq!(calls_of(&wire, "DescribeInstances"), 1);
+    let by_instance = wire.calls();
+    let by_instance = by_instance
+        .iter()
+        .filter(|call| call.parameter("Filter.1.Name") == Some("attachment.instance-id"));
+    assert_eq!(by_instance.count(), 1);
+    let told = wire.calls().iter().any(|call| {
+        call.operation == "TransactWriteItems" && call.json.to_string().contains(&instance_id(3))
+    });
+    assert!(told, "what is attached is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_only_what_failed_is_delivered_again() {
+    let wire = fleet(&[3]);
+    let broken = json!({ "source": "aws.ec2" });
+    let batch = messages([changed(0, "running"), broken, changed(4, "stopped")]);
+    let answer = run(&wire, batch).await.unwrap();
+    assert_eq!(
+        answer,
+        json!({ "batchItemFailures": [{ "itemIdentifier": "m1" }] })
+    );
+    // Where nothing could be done, all of it is, and that is an error.
+    let failing = fleet(&[]);
+    let down = Wire::new(move |call: &Call| match call.operation.as_str() {
+        "DescribeVolumes" => Reply::ec2_error(400, "UnauthorizedOperation", "no"),
+        _ => failing.answer(call),
+    });
+    run(&down, messages([changed(0, "running")]))
+        .await
+        .unwrap_err();
 }

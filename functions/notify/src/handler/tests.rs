@@ -214,6 +214,30 @@ async fn up_to_five_of_a_kind_are_told_one_by_one_and_more_as_one() {
     assert!(world.lock().unwrap().storm().is_some());
 }
 
+/// A person has to close each of them.
+#[tokio::test(start_paused = true)]
+async fn what_is_critical_and_stays_because_of_a_trip_is_told_one_by_one() {
+    let world = many(7, Status::Tripped);
+    let wire = wire(&world, none);
+    assert_eq!(tell(&wire, 0..7).await.unwrap(), Vec::<String>::new());
+    assert_eq!(subjects(&wire).len(), 7);
+    assert!(
+        subjects(&wire)
+            .iter()
+            .all(|s| s.contains("TRIPPED critical"))
+    );
+
+    // What is not critical is no more than a storm.
+    let world = World::with((0..7).map(|number| {
+        let mut entry = entry(number, Status::Tripped);
+        entry.head.severity = Severity::High;
+        entry
+    }));
+    let wire = self::wire(&world, none);
+    tell(&wire, 0..7).await.unwrap();
+    assert_eq!(subjects(&wire).len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_few_at_a_time_are_a_storm_as_well() {
     let world = many(12, Status::Remediated);

@@ -14,7 +14,9 @@ use backstop_aws::patching::{self, Batch};
 use backstop_aws::policy_store::Versioned;
 use backstop_core::guards::Trip;
 use backstop_core::patching::decide::{Decision, Verdict, stops};
-use backstop_core::patching::{Operation, Patching, Reboot, Reports, Sent};
+use backstop_core::patching::{
+    Ended, Operation, Patching, Reboot, Reports, Sent, Unpatchable, never_began,
+};
 use backstop_core::policy::Policy;
 use backstop_core::reason::Reason;
 use backstop_core::words::{Mode, Status};
@@ -218,13 +220,14 @@ impl Handler {
             let mode = self.settings.remediation.mode;
             let encryption = encryptions.get(run.resource_id()).map(String::as_str);
             let stopped = stops(&run, host, encryption, &policy.policy.patching(), mode, now);
-            let Some((status, why)) = stopped else {
+            let Some(why) = stopped else {
                 wanted.push((work, run));
                 continue;
             };
             info!(entry = %run.head.id, resource = %run.head.resource, %why, "not sent after all");
-            run.head.status = status;
-            run.detail.reasons.push(why);
+            run.head.status = why.status();
+            run.detail.reasons.push(why.to_string());
+            run.detail.because = Some(why);
             run.head.finished_at = Some(now);
             // What it is now is for the look that follows to say.
             let ended = self.finish(&mut run).await;
@@ -290,7 +293,21 @@ impl Handler {
         // is in the way for now, a backup that runs, goes by itself.
         let passes = error.code.starts_with("InvalidInstance")
             || ["ConcurrentSnapshotLimitExceeded", "IncorrectState"].contains(&error.code.as_str());
-        if !error.retryable && !passes {
+        let refused = Ended {
+            status: error.code.clone(),
+            ..Ended::default()
+        };
+        run.detail.unpatchable = Unpatchable::shown_by(&refused, run.detail.agent.as_ref());
+        if run.detail.unpatchable.is_some() {
+            let id = run.resource_id().to_owned();
+            let mut reports = self.reread(&id).await?;
+            let found = &run.detail.unpatchable;
+            self.change_reports(&id, &mut reports, |reports| {
+                reports.unpatchable.clone_from(found);
+                reports.unpatchable_recorded = false;
+            })
+            .await?;
+        } else if !error.retryable && !passes {
             let trip = Trip {
                 at: now,
                 why: format!("its patches could not be installed (entry {})", run.head.id),
@@ -341,8 +358,8 @@ impl Handler {
         Ok(true)
     }
 
-    /// Takes up a run that was cut off before its command was sent, by what is
-    /// decided now.
+    /// Takes up a run that was cut off before its command was sent, or whose
+    /// command never began, by what is decided now.
     pub(super) async fn go_on(
         &self,
         mut run: Patching,
@@ -351,7 +368,6 @@ impl Handler {
         reports: &Reports,
         policy: &Policy,
     ) -> Result<Looked, Failure> {
-        run.head.attempts += 1;
         run.detail.revision += 1;
         let holder = self.ledger.patching_holder(&run);
         match self.ledger.go_on(&run, &holder, lock, 0, 0).await? {
@@ -387,7 +403,10 @@ impl Handler {
                 run.detail.reasons.extend(decision.reasons.iter().cloned());
                 run.detail.because.clone_from(&decision.because);
                 run.detail.lacks.clone_from(&decision.lacks);
-                Some("it was cut off before its command was sent".to_owned())
+                Some(match run.detail.not_begun.last() {
+                    Some(sent) => never_began(sent),
+                    None => "it was cut off before its command was sent".to_owned(),
+                })
             }
         };
         run.head.status = match why {
@@ -404,7 +423,9 @@ impl Handler {
 
 /// Whether a command was refused because of one of its instances.
 fn is_refused(error: &AwsError) -> bool {
-    error.code.starts_with("AccessDenied") || error.code.starts_with("InvalidInstance")
+    ["AccessDenied", "InvalidInstance", "UnsupportedPlatformType"]
+        .iter()
+        .any(|code| error.code.starts_with(code))
 }
 
 /// Whether a run stays as it has begun and is taken up again when its lease

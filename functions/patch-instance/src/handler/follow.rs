@@ -28,60 +28,68 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 const MOST_FAILURES: u32 = 3;
 
 impl Handler {
-    /// Asks what became of a run's command.
+    /// Asks what became of a run's command. `None`: nothing of it began on the
+    /// instance, and the run goes on without it.
     pub(super) async fn follow(
         &self,
         run: &mut Patching,
         reports: &mut Reports,
         invocation: &Invocation,
-    ) -> Result<Looked, Failure> {
+    ) -> Result<Option<Looked>, Failure> {
         let Some(sent) = run.detail.command.clone() else {
-            return Ok(Looked::Done("under way"));
+            return Ok(Some(Looked::Done("under way")));
         };
         let id = run.resource_id().to_owned();
         let (ssm, deadline) = (&self.clients.ssm, &invocation.deadline);
         let now = self.clients.clock.now();
         let mut waited = now.duration_since(sent.at);
-        let status = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
-            Of::UnderWay if waited < LONGEST => return Ok(Looked::Done("under way")),
+        let ended = match patching::invocation(ssm, &sent.id, &id, deadline).await? {
+            Of::UnderWay if waited < LONGEST => return Ok(Some(Looked::Done("under way"))),
             Of::UnderWay => {
                 run.fail(
                     "the command is still under way after 24 hours, and is waited for no longer: see what hangs on the instance, and cancel the command".to_owned(),
                     now,
                 );
-                return self.ended(run).await;
+                return self.ended(run).await.map(Some);
             }
-            Of::Unknown if waited < PATIENCE => return Ok(Looked::Done("under way")),
+            Of::Unknown if waited < PATIENCE => return Ok(Some(Looked::Done("under way"))),
             Of::Unknown => {
                 run.fail(
                     "Systems Manager knows nothing of the command any more: whether patches were installed shows with the next scan".to_owned(),
                     now,
                 );
-                return self.ended(run).await;
+                return self.ended(run).await.map(Some);
             }
-            Of::Ended(status) => status,
+            Of::Ended(ended) => ended,
         };
         // As it is after the end: what was read before may be older.
         let state = patching::states(ssm, std::slice::from_ref(&id), deadline)
             .await?
             .remove(&id);
-        let ended = Ended { status, state };
-        if run.take_end(&ended, now) == Came::NotShownYet {
-            match sent.seen_ended {
-                Some(since) => waited = now.duration_since(since),
-                // From here on it is waited for.
-                None => {
-                    waited = SignedDuration::ZERO;
-                    self.store(run).await?;
+        let ended = Ended { state, ..ended };
+        match run.take_end(&ended, now) {
+            Came::Concluded => {}
+            Came::NotBegun => {
+                warn!(entry = %run.head.id, resource = %run.head.resource, command = %sent.id, ended = %ended.status, "the command did not begin here");
+                return Ok(None);
+            }
+            Came::NotShownYet => {
+                match sent.seen_ended {
+                    Some(since) => waited = now.duration_since(since),
+                    // From here on it is waited for.
+                    None => {
+                        waited = SignedDuration::ZERO;
+                        self.store(run).await?;
+                    }
                 }
+                if waited < PATIENCE {
+                    return Ok(Some(Looked::Done("ended, and not shown yet")));
+                }
+                run.fail(
+                    "the command succeeded, but Systems Manager shows no patch operation since: is its inventory role in order?".to_owned(),
+                    now,
+                );
             }
-            if waited < PATIENCE {
-                return Ok(Looked::Done("ended, and not shown yet"));
-            }
-            run.fail(
-                "the command succeeded, but Systems Manager shows no patch operation since: is its inventory role in order?".to_owned(),
-                now,
-            );
         }
         info!(
             entry = %run.head.id, resource = %run.head.resource, command = %sent.id,
@@ -99,7 +107,7 @@ impl Handler {
             self.note_end(&id, run, reports).await?;
             self.conclude(run).await?;
         }
-        Ok(Looked::Again)
+        Ok(Some(Looked::Again))
     }
 
     /// Notes on what is kept of an instance how its installation ended: what now
@@ -112,8 +120,11 @@ impl Handler {
     ) -> Result<(), Failure> {
         let failed = run.head.status == Status::Failed;
         let installs = run.detail.operation == Operation::Install && run.is_telling();
-        let counts = installs && (failed || reports.failures > 0);
-        if !counts && !run.awaits_rescan() {
+        let unpatchable = &run.detail.unpatchable;
+        // What is known not to help is not counted as well.
+        let counts = installs && unpatchable.is_none() && (failed || reports.failures > 0);
+        let learns = *unpatchable != reports.unpatchable;
+        if !counts && !learns && !run.awaits_rescan() && !run.needs_a_change() {
             return Ok(());
         }
         // What was reported later was not there to be mended.
@@ -128,8 +139,16 @@ impl Handler {
         // Once it has tripped, whoever re-arms it has it tried as often again.
         let trips = Cell::new(false);
         self.change_reports(id, reports, |reports| {
-            let failures = if failed { reports.failures + 1 } else { 0 };
-            trips.set(failures >= MOST_FAILURES);
+            if *unpatchable != reports.unpatchable {
+                reports.unpatchable.clone_from(unpatchable);
+                reports.unpatchable_recorded = false;
+            }
+            let failures = match counts {
+                true if failed => reports.failures + 1,
+                true => 0,
+                false => reports.failures,
+            };
+            trips.set(failures >= MOST_FAILURES || run.needs_a_change());
             reports.failures = if trips.get() { 0 } else { failures };
             if !run.awaits_rescan() {
                 return;
@@ -158,10 +177,14 @@ impl Handler {
         })
         .await?;
         if trips.get() {
+            let times = match run.needs_a_change() {
+                true => String::new(),
+                false => format!(" {MOST_FAILURES} times in a row"),
+            };
             let trip = Trip {
                 at: self.clients.clock.now(),
                 why: format!(
-                    "its patches could not be installed {MOST_FAILURES} times in a row (entry {})",
+                    "its patches could not be installed{times} (entry {})",
                     run.head.id
                 ),
             };
@@ -252,7 +275,7 @@ impl Handler {
 
     /// Changes what is kept of Inspector's reports, however often another
     /// invocation is quicker.
-    async fn change_reports(
+    pub(super) async fn change_reports(
         &self,
         id: &str,
         reports: &mut Reports,

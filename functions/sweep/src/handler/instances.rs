@@ -103,15 +103,12 @@ impl Handler {
         for host in page {
             let id = host.id.clone();
             let mut of = standings.remove(id.as_str()).unwrap_or_default();
+            let reports = reports.remove(&id).unwrap_or_default();
             let facts = PatchFacts {
                 agent: agents.remove(&id),
                 state: states.remove(&id),
-                findings: reports
-                    .remove(&id)
-                    .unwrap_or_default()
-                    .active
-                    .into_values()
-                    .collect(),
+                findings: reports.active.into_values().collect(),
+                unpatchable: reports.unpatchable,
                 host: Some(host),
                 ..PatchFacts::default()
             };

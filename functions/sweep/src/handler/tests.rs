@@ -2,12 +2,15 @@
 //! and told, and that a part that fails stops no other.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::decide::{Circumstances, decide};
 use backstop_core::guards::Guards;
 use backstop_core::policy::Governed;
 use backstop_core::security_group::SecurityGroup;
+use backstop_wire::memory::table::Table;
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
@@ -53,11 +56,26 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeTrails" => Reply::ok(r#"{"trailList":[{"Name":"t","TrailARN":"arn:t","IsMultiRegionTrail":true}]}"#),
         "GetTrailStatus" => Reply::ok(r#"{"IsLogging":true}"#),
         "GetEventSelectors" => Reply::ok(r#"{"EventSelectors":[{"ReadWriteType":"All","IncludeManagementEvents":true}]}"#),
+        "ListStackResources" => Reply::ok("<ListStackResourcesResponse><ListStackResourcesResult><StackResourceSummaries><member><LogicalResourceId>R</LogicalResourceId><PhysicalResourceId>r</PhysicalResourceId><ResourceType>AWS::Events::Rule</ResourceType><LastUpdatedTimestamp>2026-11-24T10:00:00Z</LastUpdatedTimestamp><ResourceStatus>CREATE_COMPLETE</ResourceStatus></member></StackResourceSummaries></ListStackResourcesResult></ListStackResourcesResponse>"),
         "DescribeRule" => Reply::ok(r#"{"Name":"r","State":"ENABLED"}"#),
         "GetTopicAttributes" => Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>"),
         "GetQueueAttributes" => Reply::ok(r#"{"Attributes":{"ApproximateNumberOfMessages":"0"}}"#),
+        "ReceiveMessage" => Reply::ok("{}"),
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
+        "DescribeImages" => xml("DescribeImages", "<imagesSet/>"),
+        "GetSnapshotBlockPublicAccessState" => xml(
+            "GetSnapshotBlockPublicAccessState",
+            "<state>block-new-sharing</state>",
+        ),
+        "GetInstanceMetadataDefaults" => xml(
+            "GetInstanceMetadataDefaults",
+            "<accountLevel><httpTokens>required</httpTokens></accountLevel>",
+        ),
+        "GetSerialConsoleAccessStatus" => xml(
+            "GetSerialConsoleAccessStatus",
+            "<serialConsoleAccessEnabled>false</serialConsoleAccessEnabled>",
+        ),
         "DescribeInstances" => xml("DescribeInstances", "<reservationSet/>"),
         "GetEbsEncryptionByDefault" => xml("GetEbsEncryptionByDefault", "<ebsEncryptionByDefault>true</ebsEncryptionByDefault>"),
         other => panic!("{other}"),
@@ -79,7 +97,7 @@ async fn run(wire: &Wire, payload: Value) -> Result<String, String> {
         mode: Mode::Notify,
         topic_arn: "arn:aws:sns:eu-central-1:111122223333:t".into(),
         queue_url: "https://sqs.eu-central-1.amazonaws.com/111122223333/q".into(),
-        rule_names: vec!["r".into()],
+        stack_id: "arn:aws:cloudformation:eu-central-1:111122223333:stack/backstop/1".into(),
     };
     let mut context = Context::default();
     context.request_id = "request-1".into();
@@ -139,6 +157,8 @@ fn put(wire: &Wire) -> Vec<String> {
         .iter()
         .filter(|call| call.operation == "PutItem")
         .map(|call| call.json["Item"]["pk"]["S"].as_str().unwrap().to_owned())
+        // Good states of settings are kept in any mode.
+        .filter(|pk| !pk.starts_with("former#"))
         .collect()
 }
 
@@ -168,6 +188,67 @@ async fn every_open_group_is_asked_about_whatever_page_it_is_on_and_one_digest_i
         Vec::<String>::new(),
         "no baseline in mode notify"
     );
+}
+
+/// A change of another account's list raises no event here, and a list that is no
+/// longer shared cannot be judged: the sweep is all that sees either.
+#[tokio::test(start_paused = true)]
+async fn lists_of_other_accounts_are_named_and_what_cannot_be_judged_is_asked_about() {
+    let group = |id: &str, list: &str| {
+        format!(
+            "<item><ownerId>111122223333</ownerId><groupId>{id}</groupId><groupName>{id}</groupName><vpcId>vpc-1</vpcId><ipPermissions><item><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort><prefixListIds><item><prefixListId>{list}</prefixListId></item></prefixListIds></item></ipPermissions></item>"
+        )
+    };
+    let wire = wire_in("enforce", move |call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => {
+            let lists = ["pl-shared", "pl-own", "pl-aws", "pl-unshared"];
+            let groups = lists.map(|list| group(&list.replace("pl-", "sg-"), list));
+            let groups = groups.concat();
+            Some(xml(
+                "DescribeSecurityGroups",
+                &format!("<securityGroupInfo>{groups}</securityGroupInfo>"),
+            ))
+        }
+        "GetManagedPrefixListEntries" if call.parameter("PrefixListId") == Some("pl-unshared") => {
+            Some(Reply::ec2_error(400, "InvalidPrefixListID.NotFound", "no"))
+        }
+        "GetManagedPrefixListEntries" => Some(xml(
+            "GetManagedPrefixListEntries",
+            "<entrySet><item><cidr>10.0.0.0/8</cidr></item></entrySet>",
+        )),
+        "DescribeManagedPrefixLists" => {
+            let list = |id: &str, owner: &str| {
+                format!("<item><prefixListId>{id}</prefixListId><ownerId>{owner}</ownerId></item>")
+            };
+            let lists = [
+                list("pl-shared", "444455556666"),
+                list("pl-own", "111122223333"),
+                list("pl-aws", "AWS"),
+            ];
+            Some(xml(
+                "DescribeManagedPrefixLists",
+                &format!("<prefixListSet>{}</prefixListSet>", lists.concat()),
+            ))
+        }
+        _ => None,
+    });
+    assert_eq!(run(&wire, json!({})).await.unwrap(), "told");
+    assert_eq!(asked(&wire), BTreeSet::from(["sg-unshared".to_owned()]));
+    let [digest] = &notices(&wire)[..] else {
+        panic!("one notice")
+    };
+    assert_eq!(
+        digest["of_others"],
+        json!({ "pl-shared": {
+            "owner": "444455556666",
+            "needed_by": { "count": 1, "examples": ["sg-shared"] },
+        } })
+    );
+    assert_eq!(
+        digest["open"]["open-ingress"],
+        json!({ "it cannot be judged": { "count": 1, "examples": ["sg-unshared"] } })
+    );
+    assert_eq!(digest["unseen"], json!([]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -301,7 +382,7 @@ async fn what_is_known_and_told_as_it_is_costs_no_event() {
         arn: "arn".into(),
         vpc: Some("vpc-1".into()),
         tags: Default::default(),
-        vpc_opt_out: None,
+        vpc_opt_outs: Default::default(),
         rules: [(
             "sgr-1".to_owned(),
             backstop_core::security_group::IngressRule {
@@ -426,6 +507,164 @@ async fn a_part_that_fails_stops_no_other_and_is_said() {
     );
 }
 
+/// A ledger that keeps what it is told, but for its indexes, on a wire on which
+/// `fails` may answer first.
+fn remembering(fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Wire {
+    let table = std::sync::Mutex::new(Table::default());
+    wire_in("off", move |call| {
+        fails(call).or_else(|| match call.operation.as_str() {
+            "Query" => None,
+            _ => table.lock().unwrap().answer(call),
+        })
+    })
+}
+
+/// The notices of a topic that `notify` was asked to tell since `from` calls.
+fn told_notices(wire: &Wire, topic: &str, from: usize) -> Vec<Record> {
+    let calls = wire.calls();
+    let asked: Vec<String> = events(wire, "Remediation Recorded")
+        .iter()
+        .map(|detail| detail["entry"].as_str().unwrap().to_owned())
+        .collect();
+    calls[from..]
+        .iter()
+        .filter(|call| call.operation == "TransactWriteItems")
+        .flat_map(|call| call.json["TransactItems"].as_array().unwrap().clone())
+        .filter_map(|item| {
+            let document = item["Put"]["Item"]["document"]["S"].as_str()?;
+            Record::parse(document).ok()
+        })
+        .filter(|record| record.outcome() == topic && asked.contains(&record.id().to_owned()))
+        .collect()
+}
+
+/// Well, ill, well, ill: each change is told, and under a key of its own, since
+/// `notify` sends what has the same key once.
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_comes_back_is_told_again_and_so_is_its_end() {
+    let subscribed = Arc::new(AtomicBool::new(true));
+    let of_topic = subscribed.clone();
+    let wire = remembering(move |call| {
+        let nobody = !of_topic.load(Ordering::SeqCst) && call.operation == "GetTopicAttributes";
+        nobody.then(|| Reply::ok("<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes/></GetTopicAttributesResult></GetTopicAttributesResponse>"))
+    });
+    let mut keys = BTreeSet::new();
+    for (well, told) in [
+        (true, 0),
+        (false, 1),
+        (false, 0),
+        (true, 1),
+        (true, 0),
+        (false, 1),
+        (true, 1),
+    ] {
+        subscribed.store(well, Ordering::SeqCst);
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        let health = told_notices(&wire, "health", from);
+        assert_eq!(health.len(), told, "{keys:?}");
+        for record in health {
+            assert!(keys.insert(record.message_key()), "sent before");
+        }
+    }
+    assert_eq!(keys.len(), 4);
+}
+
+/// The alarm about their queue is raised once, however many follow.
+#[tokio::test(start_paused = true)]
+async fn each_failed_event_is_told_once_while_older_ones_lie_in_the_queue() {
+    let bodies = Arc::new(Mutex::new((Vec::<(&str, String)>::new(), false)));
+    let queue = bodies.clone();
+    let wire = remembering(move |call| {
+        if call.operation != "ReceiveMessage" {
+            return (call.operation == "ChangeMessageVisibility").then(|| Reply::ok("{}"));
+        }
+        // All of them, and then none: they are hidden.
+        let (messages, hidden) = &mut *queue.lock().unwrap();
+        *hidden = !*hidden;
+        let shown = messages
+            .iter()
+            .filter(|_| *hidden)
+            .map(|(id, body)| json!({ "MessageId": id, "ReceiptHandle": id, "Body": body }));
+        Some(Reply::ok(
+            json!({ "Messages": shown.collect::<Vec<_>>() }).to_string(),
+        ))
+    });
+    let failed = |group: &str| {
+        json!({
+            "source": "backstop", "detail-type": "Check Requested",
+            "detail": { "control": "open-ingress", "resource": group },
+        })
+        .to_string()
+    };
+    for (id, body, event) in [
+        ("m1", failed("sg-1"), "Check Requested sg-1"),
+        // The same event once more is another message.
+        ("m2", failed("sg-1"), "Check Requested sg-1"),
+        ("m3", "no event".to_owned(), "a message that cannot be read"),
+    ] {
+        bodies.lock().unwrap().0.push((id, body));
+        bodies.lock().unwrap().1 = false;
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        let told = told_notices(&wire, "event-failed", from);
+        let [Record::Notice(notice)] = &told[..] else {
+            panic!("{told:?}")
+        };
+        let About::EventFailed(failed) = &notice.about else {
+            panic!("{notice:?}")
+        };
+        assert_eq!(
+            (failed.message.as_str(), failed.event.as_str()),
+            (id, event)
+        );
+        let calls = wire.calls();
+        let shown = calls[from..].iter().filter(|call| {
+            call.operation == "ChangeMessageVisibility" && call.json["VisibilityTimeout"] == 0
+        });
+        assert_eq!(
+            shown.count(),
+            bodies.lock().unwrap().0.len(),
+            "all are shown"
+        );
+        bodies.lock().unwrap().1 = false;
+        let from = wire.calls().len();
+        run(&wire, json!({})).await.unwrap();
+        assert!(told_notices(&wire, "event-failed", from).is_empty());
+    }
+    // A queue that cannot be read is said, and stops nothing.
+    let wire = wire_in("notify", |call| {
+        (call.operation == "ReceiveMessage").then(|| Reply::json_error("AccessDenied", "no"))
+    });
+    let error = run(&wire, json!({})).await.unwrap_err();
+    assert!(
+        error.contains("the failed events: ReceiveMessage"),
+        "{error}"
+    );
+    assert!(!notices(&wire).is_empty());
+}
+
+/// The metric that keeps the alarm on, and ends it.
+#[tokio::test(start_paused = true)]
+async fn every_sweep_reads_which_controls_have_tripped() {
+    let wire = wire_in("notify", |_| None);
+    run(&wire, json!({})).await.unwrap();
+    let read = wire.calls().into_iter().rev().find_map(|call| {
+        let keys = call.json["RequestItems"]["ledger"]["Keys"]
+            .as_array()?
+            .clone();
+        let keys = keys.iter().filter_map(|key| key["pk"]["S"].as_str());
+        let keys: BTreeSet<String> = keys.map(str::to_owned).collect();
+        keys.iter()
+            .all(|key| key.starts_with("trip#"))
+            .then_some(keys)
+    });
+    let all = ControlId::ALL
+        .iter()
+        .map(|control| format!("trip#{control}"));
+    assert_eq!(read, Some(all.collect()));
+}
+
 // --- instances
 
 const INSTANCE: &str = "i-00000000000000001";
@@ -453,7 +692,14 @@ fn page(policy: &str, missing: Option<u32>, items: impl IntoIterator<Item = Valu
 const SCANNED: i64 = 1_790_000_000;
 
 fn wire_of(page: Page) -> Wire {
+    wire_with(page, |_| None)
+}
+
+fn wire_with(page: Page, first: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Wire {
     wire_in("off", move |call| {
+        if let Some(reply) = first(call) {
+            return Some(reply);
+        }
         let of = |key: &Value| page.items.get(key["pk"]["S"].as_str().unwrap());
         Some(match call.operation.as_str() {
             "GetParameter" => Reply::ok(
@@ -671,7 +917,7 @@ async fn what_instances_lack_at_the_switch_to_enforce_is_noted_before_they_are_a
     let noted = wire
         .calls()
         .into_iter()
-        .find(|call| call.operation == "PutItem");
+        .find(|call| call.json["Item"]["fingerprints"].is_object());
     assert_eq!(
         noted.unwrap().json["Item"]["fingerprints"]["SS"],
         json!([backstop_core::controls::missing_patches::fingerprint(
@@ -815,4 +1061,130 @@ async fn a_patching_that_is_open_or_awaits_its_rescan_is_asked_for_and_not_told(
             .any(|event| event["entry"] == run_of.head.id.as_str());
         assert_eq!(told, !asks, "{status:?}");
     }
+}
+
+// --- snapshots from before patches
+
+const SNAPSHOT: &str = "snap-0a1b2c3d4e5f60718";
+
+/// A run that took the snapshot, and ended this many days ago.
+fn took_snapshot(status: Status, days: i64) -> backstop_core::patching::Patching {
+    let mut run = patching(status);
+    let ended = Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+    run.head.started_at = ended;
+    run.head.finished_at = Some(ended);
+    run.detail.snapshots = vec![SNAPSHOT.to_owned()];
+    run
+}
+
+fn snapshot_xml(started: Timestamp, entry: &str) -> Reply {
+    xml(
+        "DescribeSnapshots",
+        &format!(
+            "<snapshotSet><item><snapshotId>{SNAPSHOT}</snapshotId><volumeId>vol-1</volumeId><status>completed</status><startTime>{started}</startTime><tagSet><item><key>backstop:entry</key><value>{entry}</value></item><item><key>backstop:purpose</key><value>safety</value></item></tagSet></item></snapshotSet>"
+        ),
+    )
+}
+
+/// What the sweep asked to be deleted, and what its digest says of it.
+async fn swept_snapshot(
+    policy: &str,
+    run_of: &backstop_core::patching::Patching,
+    deletion: fn() -> Reply,
+) -> (Vec<String>, Vec<Value>) {
+    let mut record = untold(run_of);
+    record["told"] = json!({ "BOOL": true });
+    record.as_object_mut().unwrap().remove("untold");
+    let (started, entry) = (run_of.head.started_at, run_of.head.id.clone());
+    let wire = wire_with(
+        page(policy, Some(0), [walked("missing-patches"), record]),
+        move |call| match call.operation.as_str() {
+            "DescribeSnapshots"
+                if call.parameter("Filter.1.Name") == Some("tag:backstop:purpose") =>
+            {
+                assert_eq!(call.parameter("Filter.1.Value.1"), Some("safety"));
+                assert_eq!(call.parameter("Owner.1"), Some("self"));
+                Some(snapshot_xml(started, &entry))
+            }
+            "DeleteSnapshot" => Some(deletion()),
+            _ => None,
+        },
+    );
+    let _ = run(&wire, json!({})).await;
+    let calls = wire.calls();
+    let first = |is: &dyn Fn(&Call) -> bool| calls.iter().position(is);
+    let noted = first(&|call| call.json.to_string().contains("ADD snapshots_deleted"));
+    let asked = first(&|call| call.operation == "DeleteSnapshot");
+    assert_eq!(noted.is_some(), asked.is_some());
+    assert!(noted <= asked, "written ahead");
+    let deleted = calls
+        .iter()
+        .filter(|call| call.operation == "DeleteSnapshot");
+    let deleted = deleted.filter_map(|call| call.parameter("SnapshotId"));
+    (deleted.map(str::to_owned).collect(), notices(&wire))
+}
+
+fn gone() -> Reply {
+    xml("DeleteSnapshot", "<return>true</return>")
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_from_before_patches_are_deleted_when_the_run_ended_well_and_the_days_have_passed()
+ {
+    let never = ENFORCED.replace(
+        r#""version":1"#,
+        r#""version":1,"patching":{"snapshots":{"delete_after_days":0}}"#,
+    );
+    let sooner = ENFORCED.replace(
+        r#""version":1"#,
+        r#""version":1,"patching":{"snapshots":{"delete_after_days":2}}"#,
+    );
+    let killed = ENFORCED.replace(r#""version":1"#, r#""version":1,"kill_switch":true"#);
+    let told = ENFORCED.replace("enforce", "notify");
+    for (policy, status, days, deletes) in [
+        (ENFORCED, Status::Remediated, 31, true),
+        (ENFORCED, Status::Remediated, 29, false),
+        (ENFORCED, Status::Failed, 400, false),
+        (ENFORCED, Status::InProgress, 400, false),
+        (ENFORCED, Status::AwaitingRescan, 400, false),
+        (ENFORCED, Status::NeedsPerson, 400, false),
+        (sooner.as_str(), Status::Remediated, 3, true),
+        (never.as_str(), Status::Remediated, 400, false),
+        (killed.as_str(), Status::Remediated, 400, false),
+        (told.as_str(), Status::Remediated, 400, false),
+    ] {
+        let (deleted, notices) = swept_snapshot(policy, &took_snapshot(status, days), gone).await;
+        let expected: &[&str] = if deletes { &[SNAPSHOT] } else { &[] };
+        assert_eq!(deleted, expected, "{policy} {status:?} {days}");
+        let counted = notices
+            .iter()
+            .any(|notice| notice["snapshots_deleted"]["examples"] == json!([SNAPSHOT]));
+        assert_eq!(counted, deletes, "{notices:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_an_image_uses_is_left_and_counted() {
+    let in_use = || {
+        Reply::ec2_error(
+            400,
+            "InvalidSnapshot.InUse",
+            "The snapshot is currently in use by ami-1",
+        )
+    };
+    let run_of = took_snapshot(Status::Remediated, 31);
+    let (deleted, notices) = swept_snapshot(ENFORCED, &run_of, in_use).await;
+    assert_eq!(deleted, [SNAPSHOT]);
+    let digest = notices
+        .iter()
+        .find(|notice| notice["topic"] == "digest")
+        .unwrap();
+    assert_eq!(digest["snapshots_deleted"], Value::Null);
+    let kept = digest["kept"].as_object().unwrap();
+    assert!(
+        kept.iter()
+            .any(|(kind, of)| kind.contains("an image uses") && of["count"] == 1),
+        "{kept:?}"
+    );
+    assert_eq!(digest["unseen"], json!([]));
 }

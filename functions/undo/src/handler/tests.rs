@@ -45,6 +45,7 @@ fn outcome(
         step,
         permission,
         created: created.map(str::to_owned),
+        without: None,
         ending: Ending::Done,
     }
 }
@@ -551,6 +552,39 @@ async fn a_step_that_fails_is_a_failure_that_is_told_and_what_was_added_stays_fo
             ["PutItem", "PutEvents", "TransactWriteItems"]
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_ec2_takes_only_without_its_tags_is_back_and_what_it_lacks_is_said() {
+    let rules = left();
+    let wire = wire_of(&rules, entry(), |call| {
+        let tagged = call.parameter("TagSpecification.1.ResourceType").is_some();
+        (call.operation == "AuthorizeSecurityGroupIngress" && tagged)
+            .then(|| Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+    });
+    let error = run(&wire, request()).await.unwrap_err();
+    assert!(
+        error.contains("sgr-ssh is back as sgr-new without its tags, which AWS refused: AuthorizeSecurityGroupIngress: UnauthorizedOperation: no"),
+        "{error}"
+    );
+    assert!(rules.lock().unwrap().iter().any(|rule| rule.0 == "sgr-new"));
+    assert_eq!(
+        changes(&wire),
+        [
+            "CreateTags",
+            "ModifySecurityGroupRules",
+            "AuthorizeSecurityGroupIngress",
+            "AuthorizeSecurityGroupIngress",
+            // Its opt-out, so that it is not closed again.
+            "CreateTags",
+            "RevokeSecurityGroupIngress"
+        ]
+    );
+    let calls = wire.calls();
+    let tagged = calls.iter().rfind(|call| call.operation == "CreateTags");
+    let tagged = tagged.unwrap();
+    assert_eq!(tagged.parameter("ResourceId.1"), Some("sgr-new"));
+    assert_eq!(tagged.parameter("Tag.1.Key"), Some("backstop:opt-out"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,6 +22,16 @@ fn wire(
     policy: &'static str,
     fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
 ) -> Wire {
+    wire_as("backstop:opt-out", tag, policy, fails)
+}
+
+/// The same, with another key.
+fn wire_as(
+    key: &'static str,
+    tag: Option<&'static str>,
+    policy: &'static str,
+    fails: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static,
+) -> Wire {
     Wire::new(move |call| {
         if let Some(reply) = fails(call) {
             return reply;
@@ -31,7 +41,7 @@ fn wire(
                 let tags = (1..).map_while(|i| call.parameter(&format!("Filter.2.Value.{i}")));
                 let tags: String = tags
                     .filter_map(|id| Some((id, tag?)))
-                    .map(|(id, value)| format!("<item><resourceId>{id}</resourceId><key>backstop:opt-out</key><value>{value}</value></item>"))
+                    .map(|(id, value)| format!("<item><resourceId>{id}</resourceId><key>{key}</key><value>{value}</value></item>"))
                     .collect();
                 xml("DescribeTags", &format!("<tagSet>{tags}</tagSet>"))
             }
@@ -163,6 +173,28 @@ async fn what_cannot_be_read_is_held_and_what_the_policy_refuses_too() {
             "malformed"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_in_another_spelling_is_held_and_told_with_its_spelling() {
+    let mut set = event("CreateTags", &[GROUP, "i-1"]);
+    set["detail"]["requestParameters"]["tagSet"]["items"][0]["key"] = "Backstop:Opt-Out".into();
+    let wire = wire_as("Backstop:Opt-Out", Some("all"), POLICY, none);
+    assert_eq!(run(&wire, set).await.unwrap(), "told");
+    assert_eq!(
+        put(&wire),
+        ["Remediation Recorded", "Remediation Recorded"],
+        "no look"
+    );
+    for about in recorded(&wire) {
+        assert_eq!(about["key"], "Backstop:Opt-Out");
+        assert_eq!(about["value"], "all");
+        for (control, means) in about["means"].as_object().unwrap() {
+            assert_eq!(means["state"], "malformed", "{control}");
+        }
+    }
+    let about = &recorded(&wire)[1];
+    assert_eq!(about["means"].as_object().unwrap().len(), 4, "{about}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,13 +7,16 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
-use backstop_core::guards::{Fights, Guards, Trip};
+use backstop_core::controls;
+use backstop_core::guards::{Fights, Guards, Spent, Trip};
 use backstop_core::notice::Notice;
 use backstop_core::words::ControlId;
+use jiff::Timestamp;
 
 use super::items::{
-    Item, Key, baseline_key, budget_key, control_trip_key, fights_key, key, known_key, lock_key, n,
-    notice_item, resource_trip_key, s, text, transact_delete, transact_put, transact_update,
+    Item, Key, baseline_key, budget_key, control_trip_key, fights_key, former_key, key, known_key,
+    lock_key, n, notice_item, number, resource_trip_key, s, spent_key, text, transact_delete,
+    transact_put, transact_update,
 };
 use super::{BUDGET_SECONDS, Known, Ledger, LedgerError, Lock, Standing, Transacted};
 use crate::error::AwsError;
@@ -55,7 +58,13 @@ impl Ledger {
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
         let lock_name = control.lock_name();
+        // A setting of the account: there is one for each control.
+        let of_account = controls::of(control).is_some_and(|c| c.info().prefix.is_none());
         let control = control.name();
+        let formers_of = |resources: &[String]| -> Vec<Key> {
+            let resources = resources.iter().filter(|_| of_account);
+            resources.map(|id| former_key(control, id)).collect()
+        };
         let control_trip = control_trip_key(control);
         let mut standings = Vec::new();
         for resources in resources.chunks(RESOURCES_A_READ) {
@@ -71,14 +80,17 @@ impl Ledger {
                     ]
                 })
                 .collect();
-            let all: Vec<&Key> = keys.iter().flatten().chain([&control_trip]).collect();
+            let formers = formers_of(resources);
+            let all = keys.iter().flatten().chain([&control_trip]);
+            let all: Vec<&Key> = all.chain(&formers).collect();
             let items = self.get_all(&all).await?;
             let items: BTreeMap<String, Item> = items
                 .into_iter()
                 .filter_map(|item| Some((text(&item, "pk")?, item)))
                 .collect();
             let find = |(pk, _): &Key| items.get(pk);
-            for [lock, known, resource_trip, fights, baseline] in &keys {
+            for (index, [lock, known, resource_trip, fights, baseline]) in keys.iter().enumerate() {
+                let former = formers.get(index).and_then(find);
                 standings.push(Standing {
                     lock: find(lock).and_then(Lock::from_item),
                     known: find(known).and_then(Known::from_item),
@@ -87,11 +99,26 @@ impl Ledger {
                         resource_tripped: document(find(resource_trip))?,
                         fights: document(find(fights))?.unwrap_or_default(),
                         baseline: find(baseline).map(fingerprints).unwrap_or_default(),
+                        former: document(former)?,
                     },
                 });
             }
         }
         Ok(standings)
+    }
+
+    /// Keeps the last good state of a setting, to restore it by.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn keep_former(
+        &self,
+        control: ControlId,
+        resource: &str,
+        state: &impl serde::Serialize,
+    ) -> Result<(), LedgerError> {
+        let item = document_item(&former_key(control.name(), resource), state)?;
+        self.put(item, None).await.map(|_| ())
     }
 
     /// Reads items by their keys (at most 100), consistently.
@@ -183,8 +210,110 @@ impl Ledger {
             .map(|_| ())
     }
 
+    /// Trips a control for one resource, if it has not, because the resource
+    /// exceeds the budget by itself.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn trip_over_budget(
+        &self,
+        control: ControlId,
+        resource: &str,
+        trip: &Trip,
+    ) -> Result<(), LedgerError> {
+        self.note_over_budget(control, resource).await?;
+        self.trip_resource(control, resource, trip).await
+    }
+
+    /// Notes that a resource exceeds the budget by itself: that there is no room for
+    /// others, because of what it has spent in this clock hour, is no reason to trip
+    /// the control.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn note_over_budget(
+        &self,
+        control: ControlId,
+        resource: &str,
+    ) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let (spent, noted) = self.spent_at(control, resource, now).await?;
+        if spent.by_resource <= noted {
+            return Ok(());
+        }
+        let add = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&budget_key(control.name(), now))))
+            .update_expression("ADD tripped :more")
+            .expression_attribute_values(":more", n((spent.by_resource - noted) as i64));
+        // Once, whoever else notes it.
+        let note = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&spent_key(control.name(), resource, now))))
+            .update_expression("SET tripped = :spent")
+            .expression_attribute_values(":spent", n(spent.by_resource as i64));
+        let note = match noted {
+            0 => note.condition_expression("attribute_not_exists(tripped)"),
+            _ => note
+                .condition_expression("tripped = :noted")
+                .expression_attribute_values(":noted", n(noted as i64)),
+        };
+        self.transact(vec![transact_update(add), transact_update(note)])
+            .await
+            .map(|_| ())
+    }
+
+    /// How much of a control's budget is spent in this clock hour, by all resources
+    /// and by this one.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn spent(&self, control: ControlId, resource: &str) -> Result<Spent, LedgerError> {
+        let (spent, _) = self.spent_at(control, resource, self.clock.now()).await?;
+        Ok(spent)
+    }
+
+    /// As [`spent`](Self::spent), and how much of what the resource has spent is
+    /// noted as that of one that exceeds the budget by itself.
+    async fn spent_at(
+        &self,
+        control: ControlId,
+        resource: &str,
+        at: Timestamp,
+    ) -> Result<(Spent, u64), LedgerError> {
+        let all = budget_key(control.name(), at);
+        let of_resource = spent_key(control.name(), resource, at);
+        let items = self.get_all(&[&all, &of_resource]).await?;
+        let count = |of: &Key, name: &str| {
+            let is = |item: &&Item| text(item, "pk").as_ref() == Some(&of.0);
+            let count = items.iter().find(is).and_then(|item| number(item, name));
+            u64::try_from(count.unwrap_or(0)).unwrap_or(0)
+        };
+        let spent = Spent {
+            all: count(&all, "changes"),
+            by_resource: count(&of_resource, "changes"),
+            by_tripped: count(&all, "tripped"),
+        };
+        Ok((spent, count(&of_resource, "tripped")))
+    }
+
+    /// The controls that have tripped everywhere.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn tripped_controls(&self) -> Result<Vec<ControlId>, LedgerError> {
+        let of = |control: &ControlId| (*control, control_trip_key(control.name()));
+        let keys: Vec<(ControlId, Key)> = ControlId::ALL.iter().map(of).collect();
+        let wanted: Vec<&Key> = keys.iter().map(|(_, key)| key).collect();
+        let items = self.get_all(&wanted).await?;
+        let there: BTreeSet<String> = items.iter().filter_map(|item| text(item, "pk")).collect();
+        let tripped = keys.iter().filter(|(_, (pk, _))| there.contains(pk));
+        Ok(tripped.map(|(control, _)| *control).collect())
+    }
+
     /// Re-arms a control, everywhere or for one resource (there with those that
-    /// share its trip): the trip goes, and what had been counted towards it. `false`: it had not tripped.
+    /// share its trip): the trip goes, and what had been counted towards it, in the
+    /// budget too. `false`: it had not tripped.
     ///
     /// # Errors
     /// It could not be stored.
@@ -196,6 +325,11 @@ impl Ledger {
         let trip = match resource {
             None => control_trip_key(control.name()),
             Some(resource) => resource_trip_key(control.lock_name(), resource),
+        };
+        let now = self.clock.now();
+        let (spent, noted) = match resource {
+            Some(resource) => self.spent_at(control, resource, now).await?,
+            None => (Spent::default(), 0),
         };
         let control = control.name();
         let delete = |at: &Key, condition: Option<&str>| {
@@ -210,16 +344,28 @@ impl Ledger {
             None => transact_update(
                 Update::builder()
                     .table_name(&self.table)
-                    .set_key(Some(key(&budget_key(control, self.clock.now()))))
-                    .update_expression("SET changes = :none, expires_at = :expires")
+                    .set_key(Some(key(&budget_key(control, now))))
+                    .update_expression("SET changes = :none, expires_at = :expires REMOVE tripped")
                     .expression_attribute_values(":none", n(0))
-                    .expression_attribute_values(
-                        ":expires",
-                        n(self.clock.now().as_second() + BUDGET_SECONDS),
-                    ),
+                    .expression_attribute_values(":expires", n(now.as_second() + BUDGET_SECONDS)),
             ),
         };
-        let items = vec![delete(&trip, Some("attribute_exists(pk)")), forget];
+        let mut items = vec![delete(&trip, Some("attribute_exists(pk)")), forget];
+        if let Some(resource) = resource
+            && spent.by_resource > 0
+        {
+            // Else its next change would trip it again, or find no room.
+            let back = |count: u64, of: u64| n(-(count.min(of) as i64));
+            items.push(delete(&spent_key(control, resource, now), None));
+            items.push(transact_update(
+                Update::builder()
+                    .table_name(&self.table)
+                    .set_key(Some(key(&budget_key(control, now))))
+                    .update_expression("ADD changes :changes, tripped :tripped")
+                    .expression_attribute_values(":changes", back(spent.by_resource, spent.all))
+                    .expression_attribute_values(":tripped", back(noted, spent.by_tripped)),
+            ));
+        }
         Ok(matches!(self.transact(items).await?, Transacted::Done))
     }
 }

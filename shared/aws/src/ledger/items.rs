@@ -394,6 +394,11 @@ pub(super) fn baseline_key(control: &str, resource: &str) -> Key {
     state_key(format!("baseline#{control}#{resource}"))
 }
 
+/// The last good state of a setting that is restored to what it was.
+pub(super) fn former_key(control: &str, resource: &str) -> Key {
+    state_key(format!("former#{control}#{resource}"))
+}
+
 pub(super) fn known_key(control: &str, resource_id: &str) -> Key {
     (format!("known#{control}#{resource_id}"), "known")
 }
@@ -406,6 +411,12 @@ pub(super) fn budget_key(control: &str, at: Timestamp) -> Key {
     // `2026-11-24T10`: the clock hour in UTC.
     let hour: String = at.to_string().chars().take(13).collect();
     (format!("budget#{control}#{hour}"), "budget")
+}
+
+/// What one resource has spent of the budget.
+pub(super) fn spent_key(control: &str, resource: &str, at: Timestamp) -> Key {
+    let (pk, sk) = budget_key(control, at);
+    (format!("{pk}#{resource}"), sk)
 }
 
 pub(super) fn key((pk, sk): &Key) -> Item {

@@ -6,6 +6,7 @@
 //! | entry | `entry#<ulid>` | the entry as JSON in `document`, `before` compressed beside it |
 //! | lock | `lock#<control>#<resource>` | one run at a time for a resource |
 //! | budget | `budget#<control>#<hour>` | changes counted by clock hour (UTC) |
+//! | spent | `budget#<control>#<hour>#<resource>` | those of one resource, and whether it exceeds the budget by itself |
 //! | known | `known#<control>#<resource>` | what was found last and not changed, so that it is recorded once |
 //! | sent | `sent#<message key>` | messages that went out |
 //! | trip | `trip#<control>[#<resource>]` | a control that acts no more until a person re-arms it |
@@ -56,7 +57,7 @@ pub use sweep::Untold;
 
 use items::{
     Item, Key, budget_key, entry_key, key, known_key, lock_item, lock_key, n, notice_item, number,
-    s, sent_key, stored, text, transact_delete, transact_put, transact_update,
+    s, sent_key, spent_key, stored, text, transact_delete, transact_put, transact_update,
 };
 
 /// Most bytes of an entry with its `before` and the outcomes to come, when a
@@ -317,10 +318,10 @@ impl Ledger {
             self.put_run(run, "attribute_not_exists(pk)")?,
         ];
         if run.changes() > 0 {
-            let Some(count) = self.count(run, run.changes(), budget) else {
+            let Some(counts) = self.count(run, run.changes(), budget) else {
                 return Ok(Begun::OverBudget);
             };
-            items.push(count);
+            items.extend(counts);
         }
         self.begun(run, items).await
     }
@@ -348,40 +349,44 @@ impl Ledger {
             self.put_run(run, "attribute_exists(pk)")?,
         ];
         if more > 0 {
-            let Some(count) = self.count(run, more, budget) else {
+            let Some(counts) = self.count(run, more, budget) else {
                 return Ok(Begun::OverBudget);
             };
-            items.push(count);
+            items.extend(counts);
         }
         self.begun(run, items).await
     }
 
     /// Counts changes against the control's budget of the clock hour, on
     /// condition that there is room for all of them: of two runs that compete
-    /// for the last of it one is refused. `None`: there can be no room.
+    /// for the last of it one is refused; and beside it what the resource has spent
+    /// of it. `None`: there can be no room.
     fn count(
         &self,
         run: &impl LockedRun,
         changes: usize,
         budget: u32,
-    ) -> Option<TransactWriteItem> {
+    ) -> Option<[TransactWriteItem; 2]> {
         let room = i64::from(budget).checked_sub(i64::try_from(changes).ok()?)?;
         if room < 0 {
             return None;
         }
-        let now = self.clock.now();
-        Some(transact_update(
+        let (now, control) = (self.clock.now(), run.control().name());
+        let add = |to: &Key| {
             Update::builder()
                 .table_name(&self.table)
-                .set_key(Some(key(&budget_key(run.control().name(), now))))
+                .set_key(Some(key(to)))
                 .update_expression(
                     "ADD changes :changes SET expires_at = if_not_exists(expires_at, :expires)",
                 )
-                .condition_expression("attribute_not_exists(changes) OR changes <= :room")
                 .expression_attribute_values(":changes", n(changes as i64))
-                .expression_attribute_values(":room", n(room))
-                .expression_attribute_values(":expires", n(now.as_second() + BUDGET_SECONDS)),
-        ))
+                .expression_attribute_values(":expires", n(now.as_second() + BUDGET_SECONDS))
+        };
+        let all = add(&budget_key(control, now))
+            .condition_expression("attribute_not_exists(changes) OR changes <= :room")
+            .expression_attribute_values(":room", n(room));
+        let of_resource = add(&spent_key(control, run.resource_id(), now));
+        Some([transact_update(all), transact_update(of_resource)])
     }
 
     async fn begun(
@@ -404,6 +409,7 @@ impl Ledger {
                     // else the lock has to be looked at first.
                     _ if reasons
                         .iter()
+                        .take(3)
                         .map(failed_condition)
                         .eq([false, false, true]) =>
                     {

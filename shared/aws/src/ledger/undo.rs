@@ -7,6 +7,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, Update};
 use super::items::{entry_key, key, s, text, transact_update};
 use super::{Ledger, LedgerError, Transacted};
 
+/// The attribute of an entry that names the snapshots of its run which the sweep
+/// deleted.
+const SNAPSHOTS_DELETED: &str = "snapshots_deleted";
+
 impl Ledger {
     /// The undo that took an entry back, if one did.
     ///
@@ -60,6 +64,43 @@ impl Ledger {
         let update = self
             .add_to(entry, "originals_reused", volume)
             .condition_expression("attribute_exists(pk)");
+        self.transact(vec![transact_update(update)])
+            .await
+            .map(|_| ())
+    }
+
+    /// Notes on an entry that a snapshot which its run took is about to be deleted,
+    /// because the policy has kept it for long enough. `false`: there is no such
+    /// entry (any more).
+    ///
+    /// # Errors
+    /// It could not be stored, so nothing may be deleted.
+    pub async fn note_snapshot_deleted(
+        &self,
+        entry: &str,
+        snapshot: &str,
+    ) -> Result<bool, LedgerError> {
+        let update = self
+            .add_to(entry, SNAPSHOTS_DELETED, snapshot)
+            .condition_expression("attribute_exists(pk)");
+        let noted = self.transact(vec![transact_update(update)]).await?;
+        Ok(matches!(noted, Transacted::Done))
+    }
+
+    /// Takes that back: it could not be deleted.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn note_snapshot_kept(&self, entry: &str, snapshot: &str) -> Result<(), LedgerError> {
+        let update = Update::builder()
+            .table_name(&self.table)
+            .set_key(Some(key(&entry_key(entry))))
+            .update_expression(format!("DELETE {SNAPSHOTS_DELETED} :snapshots"))
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(
+                ":snapshots",
+                AttributeValue::Ss(vec![snapshot.to_owned()]),
+            );
         self.transact(vec![transact_update(update)])
             .await
             .map(|_| ())

@@ -3,7 +3,7 @@
 //!
 //! Deliberately not here: what is decided (`backstop_core::patching`).
 
-use backstop_core::patching::{Operation, Reboot, Settings};
+use backstop_core::patching::{Ended, Operation, Reboot, Settings};
 
 use crate::error::AwsError;
 
@@ -13,7 +13,7 @@ mod send;
 
 pub use reach::reach;
 pub(crate) use read::INSTANCES_PAGE;
-pub use read::{agents, commands, host, hosts, invocation, missing, states};
+pub use read::{agents, commands, commands_on, host, hosts, invocation, missing, states};
 pub use send::{lost_snapshots, safety_snapshots, send};
 
 /// What became of a command on one instance.
@@ -21,9 +21,8 @@ pub use send::{lost_snapshots, safety_snapshots, send};
 pub enum Invocation {
     /// It has not ended.
     UnderWay,
-    /// It has ended, in Systems Manager's detailed words without spaces
-    /// (`Success`, `Failed`, `DeliveryTimedOut`, …).
-    Ended(String),
+    /// It has ended; the patch state is not read.
+    Ended(Ended),
     /// Systems Manager knows of no such command on it (it keeps them for 30
     /// days).
     Unknown,

@@ -1,18 +1,23 @@
 //! Single reads of EC2 and Systems Manager, and what is made of them.
 //!
 //! Instances are asked for by filter and not by id: one id that is gone, or not
-//! visible yet, would fail the whole call.
+//! visible yet, would fail the whole call. Systems Manager knows no such filter:
+//! it is to be asked only about instances that EC2 showed, and where it does not
+//! accept one of a batch, the batch is halved until that one is alone
+//! ([`accepted`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ssm::types::{
-    CommandFilter, CommandFilterKey, InstanceInformationStringFilter, PatchOrchestratorFilter,
+    CommandFilter, CommandFilterKey, CommandInvocation, InstanceInformationStringFilter,
+    PatchOrchestratorFilter,
 };
 use aws_smithy_types::DateTime;
 use backstop_core::patching::{
-    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_LISTED, Patch, PatchState,
+    Agent, Command, DOCUMENT, Ended, Host, MOST_CVES, MOST_LISTED, Patch, PatchState,
 };
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{Invocation, MOST_INSTANCES};
 use crate::deadline::Deadline;
@@ -90,8 +95,41 @@ pub fn host(instance: &aws_sdk_ec2::types::Instance) -> Option<Host> {
     })
 }
 
+/// Reads instances in batches of [`MOST_INSTANCES`]. One that Systems Manager
+/// does not accept would fail the call for all of its batch: that is halved until
+/// the one is alone, which is then like one that it does not know.
+async fn accepted<T>(
+    ids: &[String],
+    read: impl AsyncFn(&[String]) -> Result<Vec<(String, T)>, AwsError>,
+) -> Result<BTreeMap<String, T>, AwsError> {
+    let ids = of_instances(ids);
+    let mut batches: Vec<&[String]> = ids.chunks(MOST_INSTANCES).rev().collect();
+    let mut found = BTreeMap::new();
+    while let Some(batch) = batches.pop() {
+        match read(batch).await {
+            Ok(of_batch) => found.extend(of_batch),
+            Err(error) if is_not_accepted(&error) => match batch {
+                [] | [_] => warn!(instance = ?batch, %error, "Systems Manager does not accept it"),
+                _ => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    batches.extend([second, first]);
+                }
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether Systems Manager does not accept an instance that a call names
+/// (`InvalidInstanceId`, and where ids are values of a filter
+/// `InvalidInstanceInformationFilterValue`).
+pub(super) fn is_not_accepted(error: &AwsError) -> bool {
+    error.code.starts_with("InvalidInstance")
+}
+
 /// What Systems Manager says of instances, by id; those that it does not manage
-/// are not in it.
+/// or does not accept are not in it.
 ///
 /// # Errors
 /// A call failed.
@@ -101,8 +139,8 @@ pub async fn agents(
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, Agent>, AwsError> {
     const OPERATION: &str = "DescribeInstanceInformation";
-    let mut found = BTreeMap::new();
-    for ids in of_instances(ids).chunks(MOST_INSTANCES) {
+    accepted(ids, async |ids| {
+        let mut found = Vec::new();
         let these = InstanceInformationStringFilter::builder()
             .key("InstanceIds")
             .set_values(Some(ids.to_vec()))
@@ -130,15 +168,16 @@ pub async fn agents(
                     version: some(agent.agent_version()),
                     platform: some(Some(platform.join(" ").trim())),
                 };
-                found.insert(id.to_owned(), agent);
+                found.push((id.to_owned(), agent));
             }
         }
-    }
-    Ok(found)
+        Ok(found)
+    })
+    .await
 }
 
-/// What the last patch operation left on instances, by id; those without one are
-/// not in it.
+/// What the last patch operation left on instances, by id; those without one, and
+/// those that Systems Manager does not accept, are not in it.
 ///
 /// # Errors
 /// A call failed.
@@ -148,8 +187,8 @@ pub async fn states(
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, PatchState>, AwsError> {
     const OPERATION: &str = "DescribeInstancePatchStates";
-    let mut found = BTreeMap::new();
-    for ids in of_instances(ids).chunks(MOST_INSTANCES) {
+    accepted(ids, async |ids| {
+        let mut found = Vec::new();
         let mut pages = ssm
             .describe_instance_patch_states()
             .set_instance_ids(Some(ids.to_vec()))
@@ -169,11 +208,12 @@ pub async fn states(
                         state.installed_pending_reboot_count().unwrap_or_default(),
                     ),
                 };
-                found.insert(state.instance_id().to_owned(), left);
+                found.push((state.instance_id().to_owned(), left));
             }
         }
-    }
-    Ok(found)
+        Ok(found)
+    })
+    .await
 }
 
 /// The patches that an Install would bring, as of the last operation: at most
@@ -202,8 +242,10 @@ pub async fn missing(
     while found.len() < MOST_LISTED
         && let Some(page) = within(deadline, OPERATION, pages.next()).await?
     {
-        let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
-        found.extend(page.patches().iter().map(patch));
+        match page.map_err(|e| AwsError::new(OPERATION, &e)) {
+            Err(error) if is_not_accepted(&error) => break,
+            page => found.extend(page?.patches().iter().map(patch)),
+        }
     }
     found.truncate(MOST_LISTED);
     Ok(found)
@@ -240,15 +282,10 @@ pub async fn commands(
     deadline: &Deadline,
 ) -> Result<Vec<Command>, AwsError> {
     const OPERATION: &str = "ListCommands";
-    let since = CommandFilter::builder()
-        .key(CommandFilterKey::InvokedAfter)
-        .value(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-        .build()
-        .map_err(|e| AwsError::not_sent(OPERATION, e.to_string()))?;
     let mut pages = ssm
         .list_commands()
         .instance_id(id)
-        .filters(since)
+        .filters(invoked_after(since, OPERATION)?)
         .max_results(COMMANDS_PAGE)
         .into_paginator()
         .send();
@@ -257,13 +294,67 @@ pub async fn commands(
         let Some(page) = within(deadline, OPERATION, pages.next()).await? else {
             break;
         };
-        let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
-        found.extend(page.commands().iter().filter_map(command));
+        match page.map_err(|e| AwsError::new(OPERATION, &e)) {
+            Err(error) if is_not_accepted(&error) => break,
+            page => found.extend(page?.commands().iter().filter_map(command)),
+        }
     }
     Ok(found)
 }
 
-/// A command; none: it is no patch command.
+/// As [`commands`], with what each came to on this instance: what is under way
+/// elsewhere may have ended here, or never begun.
+///
+/// # Errors
+/// A call failed.
+pub async fn commands_on(
+    ssm: &aws_sdk_ssm::Client,
+    id: &str,
+    since: Timestamp,
+    deadline: &Deadline,
+) -> Result<Vec<Command>, AwsError> {
+    const OPERATION: &str = "ListCommandInvocations";
+    let mut commands = commands(ssm, id, since, deadline).await?;
+    if commands.is_empty() {
+        return Ok(commands);
+    }
+    let mut pages = ssm
+        .list_command_invocations()
+        .instance_id(id)
+        .filters(invoked_after(since, OPERATION)?)
+        .details(true)
+        .max_results(COMMANDS_PAGE)
+        .into_paginator()
+        .send();
+    for _ in 0..COMMANDS_PAGES {
+        let Some(page) = within(deadline, OPERATION, pages.next()).await? else {
+            break;
+        };
+        let page = match page.map_err(|e| AwsError::new(OPERATION, &e)) {
+            Err(error) if is_not_accepted(&error) => break,
+            page => page?,
+        };
+        for invocation in page.command_invocations() {
+            let of = |command: &&mut Command| invocation.command_id() == Some(&command.id);
+            if let Some(command) = commands.iter_mut().find(of) {
+                let came_to = ended(invocation);
+                command.never_began = came_to.never_began();
+                command.status = came_to.status;
+            }
+        }
+    }
+    Ok(commands)
+}
+
+fn invoked_after(since: Timestamp, operation: &'static str) -> Result<CommandFilter, AwsError> {
+    CommandFilter::builder()
+        .key(CommandFilterKey::InvokedAfter)
+        .value(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .build()
+        .map_err(|e| AwsError::not_sent(operation, e.to_string()))
+}
+
+/// A command, as a whole; none: it is no patch command.
 fn command(command: &aws_sdk_ssm::types::Command) -> Option<Command> {
     command
         .document_name()
@@ -277,7 +368,32 @@ fn command(command: &aws_sdk_ssm::types::Command) -> Option<Command> {
             .map_or_else(String::new, |status| status.as_str().to_owned()),
         requested_at: command.requested_date_time().and_then(time),
         comment: command.comment().unwrap_or_default().to_owned(),
+        never_began: false,
     })
+}
+
+/// How far a command has come on an instance: how it ended, where its status says
+/// that it has.
+fn ended(invocation: &CommandInvocation) -> Ended {
+    let status = invocation.status().map(|status| status.as_str());
+    // `Delivery Timed Out` in answers, `DeliveryTimedOut` in events.
+    let mut details = some(invocation.status_details())
+        .or_else(|| some(status))
+        .unwrap_or_default();
+    details.retain(|c| !c.is_whitespace());
+    let steps = invocation.command_plugins();
+    // The document has a step for each platform; those for others are skipped.
+    let failed = steps.iter().find(|step| step.response_code() > 0);
+    Ended {
+        status: details,
+        started: steps.iter().any(|step| {
+            let started = step.response_start_date_time();
+            started.is_some_and(|at| at.secs() > 0)
+        }),
+        exit_code: failed.map(|step| step.response_code()),
+        output: some(failed.and_then(|step| step.output())),
+        state: None,
+    }
 }
 
 /// What became of a command on an instance. Right after it was sent it may
@@ -295,15 +411,11 @@ pub async fn invocation(
         .list_command_invocations()
         .command_id(command)
         .instance_id(instance)
+        .details(true)
         .send();
     let answer = match deadline.call("ListCommandInvocations", request).await {
         // The second of an instance that is gone.
-        Err(error)
-            if matches!(
-                error.code.as_str(),
-                "InvalidCommandId" | "InvalidInstanceId"
-            ) =>
-        {
+        Err(error) if error.code == "InvalidCommandId" || is_not_accepted(&error) => {
             return Ok(Invocation::Unknown);
         }
         answer => answer?,
@@ -311,15 +423,10 @@ pub async fn invocation(
     let Some(found) = answer.command_invocations().first() else {
         return Ok(Invocation::Unknown);
     };
-    let status = found.status().map(|status| status.as_str());
-    // `Delivery Timed Out` in answers, `DeliveryTimedOut` in events.
-    let mut details = some(found.status_details())
-        .or_else(|| some(status))
-        .unwrap_or_default();
-    details.retain(|c| !c.is_whitespace());
-    Ok(match details.as_str() {
+    let ended = ended(found);
+    Ok(match ended.status.as_str() {
         "" | "Pending" | "InProgress" | "Delayed" | "Cancelling" => Invocation::UnderWay,
-        _ => Invocation::Ended(details),
+        _ => Invocation::Ended(ended),
     })
 }
 

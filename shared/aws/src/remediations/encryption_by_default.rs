@@ -1,28 +1,24 @@
 //! `encryption-by-default`: the calls.
 
 use backstop_core::account_setting::AccountSetting;
-use backstop_core::control::Control as _;
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
 use backstop_core::plan::{Change, Outcome};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
 use crate::remediation::{Place, Remediation, Stopped, Walked, outcome, walk_setting};
-use crate::security_groups::partition;
+use crate::remediations::setting;
 use crate::volumes;
 
 impl Remediation for EncryptionByDefault {
     async fn gather(
         aws: &Clients,
         at: Place<'_>,
-        region: &str,
+        _region: &str,
     ) -> Result<Option<AccountSetting<bool>>, AwsError> {
         let is_on = volumes::encryption_by_default(&aws.ec2, at.deadline).await?;
-        let name = Self::INFO.id.name();
-        let partition = partition(region);
-        Ok(Some(AccountSetting::new(
-            name, partition, region, at.account, is_on,
-        )))
+        // Declarative policies know nothing of this setting.
+        Ok(Some(setting::<Self>(at, is_on, None)))
     }
 
     async fn apply(

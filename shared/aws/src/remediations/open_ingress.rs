@@ -2,11 +2,11 @@
 //!
 //! An undo tags what was narrowed and then widens it; it authorises what was
 //! revoked with its opt-out in the same call, so that no look of Backstop's finds
-//! it without one. What the remediation added goes last, and only where what it
+//! it without one (where EC2 refuses that, it is tagged right after). What the remediation added goes last, and only where what it
 //! stands for is back. Every step yields an outcome; none hides another.
 
 use backstop_core::controls::open_ingress::OpenIngress;
-use backstop_core::exemption::OPT_OUT_TAG;
+use backstop_core::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, SecurityGroup};
@@ -16,7 +16,9 @@ use crate::clients::Clients;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::remediation::{Concerned, Place, Remediation, Stopped, Walked};
-use crate::security_groups::{self, authorise_rule, modify_rule, revoke_rule};
+use crate::security_groups::{
+    self, Authorised, RULE_LIMIT, authorise_rule, modify_rule, revoke_rule,
+};
 use crate::{group_pages, opt_outs};
 
 impl Remediation for OpenIngress {
@@ -75,7 +77,7 @@ async fn restore_rules(
         let begun = outcomes.len();
         match state.act {
             Act::Authorise => {
-                outcomes.push(authorise(ec2, group, state, opt_out, deadline).await);
+                outcomes.extend(authorise(ec2, group, state, opt_out, deadline).await);
             }
             Act::Widen => outcomes.extend(widen(ec2, group, state, opt_out, deadline).await),
             Act::AsBefore | Act::Changed => {}
@@ -114,6 +116,7 @@ fn outcome(
         step,
         permission: permission.cloned(),
         created: None,
+        without: None,
         ending,
     }
 }
@@ -124,24 +127,42 @@ async fn authorise(
     state: &ItemStates<IngressRule>,
     opt_out: &dyn Fn(&IngressRule) -> String,
     deadline: &Deadline,
-) -> Outcome {
+) -> Vec<Outcome> {
     let rule = &state.before;
     let mut tags = rule.tags.clone();
-    tags.insert(OPT_OUT_TAG.to_owned(), opt_out(rule));
+    let value = opt_out(rule);
+    tags.retain(|key, _| !is_opt_out_key(key));
+    tags.insert(OPT_OUT_TAG.to_owned(), value.clone());
     let answer = authorise_rule(ec2, group, rule, &rule.permission, &tags, deadline).await;
-    let (created, ending) = match answer {
-        Ok(created) => (created, Ending::Done),
-        Err(error) if error.is_duplicate() => (None, Ending::AlreadyDone),
+    let (Authorised { created, without }, ending) = match answer {
+        Ok(made) => (made, Ending::Done),
+        Err(error) if error.is_duplicate() => (Authorised::default(), Ending::AlreadyDone),
         Err(mut error) if error.is_rule_limit() => {
-            error.message += "; make room in the group, or have its quota of rules raised";
-            (None, error.ending())
+            error.message += &format!(
+                ": {RULE_LIMIT}; make room in the group, or have its quota of rules raised"
+            );
+            (Authorised::default(), error.ending())
         }
-        Err(error) => (None, error.ending()),
+        Err(error) => (Authorised::default(), error.ending()),
     };
-    Outcome {
+    let mut outcomes = vec![Outcome {
         created,
+        without,
         ..outcome(state, Step::Authorise, Some(&rule.permission), ending)
+    }];
+    // What came back without its tags needs its opt-out, or it is closed again.
+    if let Some(Outcome {
+        created: Some(id),
+        without: Some(without),
+        ..
+    }) = outcomes.first()
+        && without.tags
+    {
+        let tagged = opt_outs::set(ec2, id, &value, deadline).await;
+        let ending = tagged.map_or_else(|error| error.ending(), |()| Ending::Done);
+        outcomes.push(outcome(state, Step::Tag, None, ending));
     }
+    outcomes
 }
 
 async fn widen(

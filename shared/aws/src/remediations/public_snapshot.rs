@@ -6,8 +6,9 @@
 use aws_sdk_ec2::types::{
     OperationType, PermissionGroup, SnapshotAttributeName, SnapshotBlockPublicAccessState,
 };
-use backstop_core::controls::public_snapshot::{EVERYONE, Holder, PublicSnapshot, Snapshot};
+use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::plan::{Change, Outcome};
+use backstop_core::sharing::{EVERYONE, Holder, Storage};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
@@ -19,7 +20,7 @@ use crate::security_groups::{partition, tags};
 const PAGE: i32 = 1000;
 
 impl Remediation for PublicSnapshot {
-    async fn gather(aws: &Clients, at: Place<'_>, id: &str) -> Result<Option<Snapshot>, AwsError> {
+    async fn gather(aws: &Clients, at: Place<'_>, id: &str) -> Result<Option<Storage>, AwsError> {
         let (ec2, deadline) = (&aws.ec2, at.deadline);
         let describe = ec2.describe_snapshots().snapshot_ids(id).send();
         let grants = ec2
@@ -52,17 +53,18 @@ impl Remediation for PublicSnapshot {
                 false => grant.user_id.map(Holder::Account),
             }
         });
-        // Only the severity depends on it: without an answer it counts as not hidden.
-        let hides = SnapshotBlockPublicAccessState::BlockAllSharing;
-        let hidden = match block {
-            Ok(block) => block.state() == Some(&hides),
+        // Only the severity and an undo depend on it: without an answer there is none.
+        use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+        let block = match block {
+            Ok(block) => block.state,
             Err(error) => {
                 tracing::warn!(%error, "whether public sharing is blocked is not known");
-                false
+                None
             }
         };
-        Ok(Some(Snapshot {
-            hidden,
+        Ok(Some(Storage {
+            hidden: block == Some(BlockAllSharing),
+            blocked: matches!(block, Some(BlockAllSharing | BlockNewSharing)),
             shared_with: shared_with.collect(),
             ..facts(snapshot, at.region)
         }))
@@ -93,7 +95,7 @@ impl Remediation for PublicSnapshot {
     async fn walk(
         aws: &Clients,
         at: Place<'_>,
-        each: impl AsyncFnMut(Vec<Snapshot>),
+        each: impl AsyncFnMut(Vec<Storage>),
     ) -> Result<Walked, Stopped> {
         let read = async |token: Option<String>| {
             let request = aws
@@ -109,7 +111,7 @@ impl Remediation for PublicSnapshot {
                 .await?;
             let snapshots = page.snapshots().iter();
             // By the request's filter; whether it is hidden, the look reads.
-            let public = snapshots.map(|snapshot| Snapshot {
+            let public = snapshots.map(|snapshot| Storage {
                 shared_with: [Holder::Everyone].into(),
                 ..facts(snapshot, at.region)
             });
@@ -129,10 +131,10 @@ impl Remediation for PublicSnapshot {
 }
 
 /// What DescribeSnapshots shows of a snapshot.
-fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Snapshot {
+fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Storage {
     let id = snapshot.snapshot_id().unwrap_or_default().to_owned();
     let tags = tags(snapshot.tags());
-    Snapshot {
+    Storage {
         // A snapshot's ARN names no account.
         arn: format!("arn:{}:ec2:{region}::snapshot/{id}", partition(region)),
         owner: snapshot.owner_id().unwrap_or_default().to_owned(),
@@ -140,6 +142,8 @@ fn facts(snapshot: &aws_sdk_ec2::types::Snapshot, region: &str) -> Snapshot {
         id,
         tags,
         hidden: false,
+        blocked: false,
         shared_with: [].into(),
+        last_used: None,
     }
 }

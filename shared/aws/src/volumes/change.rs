@@ -6,6 +6,9 @@
 //! is told from what has not: the step function concludes nothing from the
 //! former.
 //!
+//! A dry run is the same call with `DryRun`: EC2 then says whether it would carry
+//! it out, and always as an error.
+//!
 //! Never here: a forced stop or detachment (what is not written would be
 //! lost), the deletion of an original.
 
@@ -25,6 +28,9 @@ use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::tags;
 
+/// EC2's answer to a dry run of what it would carry out.
+const WOULD_BE_DONE: &str = "DryRunOperation";
+
 /// How long a throttled CreateSnapshot pauses.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -41,14 +47,22 @@ pub async fn change(
         run,
         seen,
         deadline,
+        dry_run: None,
     };
-    match run.change(change).await {
+    let answer = match change {
+        Change::DryRun(change) => run.dry_run(change).await.map(|()| None),
+        change => run.change(change).await,
+    };
+    match answer {
         Ok(made) => (Answer::Accepted, made),
         Err(error) => {
             tracing::warn!(change = %change.key(), %error, "a change was not carried out");
             (
                 Answer::Refused {
-                    unknown: error.may_have_acted(),
+                    unknown: match change {
+                        Change::DryRun(_) => error.retryable,
+                        _ => error.may_have_acted(),
+                    },
                     operation: error.operation.to_owned(),
                     code: error.code,
                     message: error.message,
@@ -64,9 +78,30 @@ struct Run<'a> {
     run: &'a Encryption,
     seen: &'a Seen,
     deadline: &'a Deadline,
+    /// `true` for a dry run, else none: nothing is sent for it.
+    dry_run: Option<bool>,
 }
 
 impl Run<'_> {
+    /// Asks whether EC2 would carry a change out.
+    async fn dry_run(self, change: &Change) -> Result<(), AwsError> {
+        let dry = Self {
+            dry_run: Some(true),
+            ..self
+        };
+        match dry.change(change).await {
+            Err(error) if error.code == WOULD_BE_DONE => Ok(()),
+            Err(error) => Err(error),
+            // Whatever was done, nothing shows that the call would be.
+            Ok(_) => Err(AwsError {
+                operation: "DryRun",
+                code: "BadResponse".to_owned(),
+                message: format!("{} was answered as if it were no dry run", change.key()),
+                retryable: false,
+            }),
+        }
+    }
+
     async fn change(&self, change: &Change) -> Result<Option<String>, AwsError> {
         match change {
             Change::Snapshot { volume, purpose } => return self.snapshot(volume, *purpose).await,
@@ -81,6 +116,10 @@ impl Run<'_> {
                 self.keep_or_delete(device, *delete).await?;
             }
             Change::TagReplaced { volume, copy } => self.tag_replaced(volume, copy).await?,
+            Change::DryRun(_) => {
+                let twice = "a dry run of a dry run".to_owned();
+                return Err(AwsError::not_sent("DryRun", twice));
+            }
         }
         Ok(None)
     }
@@ -105,6 +144,7 @@ impl Run<'_> {
             let request = self
                 .ec2
                 .create_snapshot()
+                .set_dry_run(self.dry_run)
                 .volume_id(volume)
                 .description(format!(
                     "Backstop: {} snapshot of {volume} for its encryption ({})",
@@ -140,6 +180,7 @@ impl Run<'_> {
         let request = self
             .ec2
             .copy_volumes()
+            .set_dry_run(self.dry_run)
             .source_volume_id(volume)
             .client_token(self.token("copy", volume))
             // Without it the copy would be a gp2.
@@ -165,6 +206,7 @@ impl Run<'_> {
         let request = self
             .ec2
             .create_volume()
+            .set_dry_run(self.dry_run)
             .snapshot_id(snapshot)
             .client_token(self.token("create", snapshot))
             .availability_zone(&original.zone)
@@ -182,14 +224,24 @@ impl Run<'_> {
     async fn stop(&self) -> Result<(), AwsError> {
         const OPERATION: &str = "StopInstances";
         let instance = self.instance(OPERATION)?;
-        let request = self.ec2.stop_instances().instance_ids(instance).send();
+        let request = self
+            .ec2
+            .stop_instances()
+            .set_dry_run(self.dry_run)
+            .instance_ids(instance)
+            .send();
         self.deadline.call(OPERATION, request).await.map(drop)
     }
 
     async fn start(&self) -> Result<(), AwsError> {
         const OPERATION: &str = "StartInstances";
         let instance = self.instance(OPERATION)?;
-        let request = self.ec2.start_instances().instance_ids(instance).send();
+        let request = self
+            .ec2
+            .start_instances()
+            .set_dry_run(self.dry_run)
+            .instance_ids(instance)
+            .send();
         self.deadline.call(OPERATION, request).await.map(drop)
     }
 
@@ -205,7 +257,12 @@ impl Run<'_> {
                 retryable: false,
             });
         }
-        let request = self.ec2.delete_volume().volume_id(copy).send();
+        let request = self
+            .ec2
+            .delete_volume()
+            .set_dry_run(self.dry_run)
+            .volume_id(copy)
+            .send();
         match self.deadline.call(OPERATION, request).await {
             Err(error) if error.is_gone() => Ok(()),
             answer => answer.map(drop),
@@ -250,6 +307,7 @@ impl Run<'_> {
         let request = self
             .ec2
             .detach_volume()
+            .set_dry_run(self.dry_run)
             .volume_id(volume)
             .instance_id(self.instance(OPERATION)?)
             .send();
@@ -261,6 +319,7 @@ impl Run<'_> {
         let request = self
             .ec2
             .attach_volume()
+            .set_dry_run(self.dry_run)
             .volume_id(volume)
             .instance_id(self.instance(OPERATION)?)
             .device(device)
@@ -280,6 +339,7 @@ impl Run<'_> {
         let request = self
             .ec2
             .modify_instance_attribute()
+            .set_dry_run(self.dry_run)
             .instance_id(self.instance(OPERATION)?)
             .block_device_mappings(mapping)
             .send();
@@ -287,6 +347,10 @@ impl Run<'_> {
     }
 
     async fn tag_replaced(&self, volume: &str, copy: &str) -> Result<(), AwsError> {
+        if self.dry_run.is_some() {
+            let why = "it is never asked as a dry run".to_owned();
+            return Err(AwsError::not_sent("CreateTags", why));
+        }
         tags::set(self.ec2, volume, REPLACED_BY_TAG, copy, self.deadline).await
     }
 
@@ -316,6 +380,12 @@ impl Run<'_> {
     /// repetition one thing comes. EC2 takes up to 64 characters; these are 55
     /// at most.
     fn token(&self, kind: &str, of: &str) -> String {
+        // One of its own: should EC2 remember that of a dry run, the call itself
+        // must not be taken for its repetition.
+        let kind = match self.dry_run {
+            Some(_) => "dry",
+            None => kind,
+        };
         let mut token = format!("{}-{kind}-{of}", self.run.head.id);
         token.retain(|c| c.is_ascii_graphic());
         token.truncate(64);

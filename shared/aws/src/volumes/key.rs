@@ -99,7 +99,7 @@ async fn default_key(ec2: &aws_sdk_ec2::Client, deadline: &Deadline) -> Result<S
     answer
         .kms_key_id
         .filter(|id| !id.is_empty())
-        .ok_or_else(|| super::incomplete(OPERATION, "kmsKeyId"))
+        .ok_or_else(|| AwsError::incomplete(OPERATION, "kmsKeyId"))
 }
 
 async fn described(
@@ -112,7 +112,7 @@ async fn described(
     let answer = deadline.call(OPERATION, request).await?;
     answer
         .key_metadata
-        .ok_or_else(|| super::incomplete(OPERATION, "KeyMetadata"))
+        .ok_or_else(|| AwsError::incomplete(OPERATION, "KeyMetadata"))
 }
 
 /// A key that AWS manages: usable if it is the one for EBS.

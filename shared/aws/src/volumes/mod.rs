@@ -60,6 +60,20 @@ pub async fn facts(
         Err(error) if error.is_gone() && !error.retryable => Unit::Gone,
         unit => unit?,
     };
+    facts_of(ec2, kms, unit, kms_key, deadline).await
+}
+
+/// As [`facts`], of a unit that was read already ([`of_instances`]).
+///
+/// # Errors
+/// A call failed: nothing can be said of the unit then.
+pub async fn facts_of(
+    ec2: &aws_sdk_ec2::Client,
+    kms: &aws_sdk_kms::Client,
+    unit: Unit,
+    kms_key: Option<&str>,
+    deadline: &Deadline,
+) -> Result<VolumeFacts, AwsError> {
     let mut facts = VolumeFacts {
         unit,
         copies: BTreeMap::new(),
@@ -137,6 +151,32 @@ async fn unit(
             message: format!("`{resource}` is attached to `{instance}`, which is not there (yet)"),
             retryable: true,
         })
+}
+
+/// Instances with the volumes that are attached to them, by id, for as many as
+/// there are in one read of instances and one of volumes; those that are gone are
+/// not in it.
+///
+/// # Errors
+/// A call failed.
+pub async fn of_instances(
+    ec2: &aws_sdk_ec2::Client,
+    ids: &[String],
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, Unit>, AwsError> {
+    let (instances, volumes) = tokio::join!(
+        read::instances(ec2, ids, deadline),
+        read::volumes(ec2, "attachment.instance-id", ids, deadline),
+    );
+    let volumes = by_id(volumes?);
+    let units = instances?.into_iter().map(|instance| {
+        let id = instance.id.clone();
+        let its = volumes.values();
+        let its = its.filter(|volume| volume.attachment_to(&id).is_some());
+        let its = its.cloned().collect();
+        (id, Unit::Instance(Box::new(instance), its))
+    });
+    Ok(units.collect())
 }
 
 /// An instance with the volumes that are attached to it; none: it is gone.
@@ -316,17 +356,7 @@ pub async fn encryption_by_default(
     let answer = deadline.call(OPERATION, request).await?;
     answer
         .ebs_encryption_by_default()
-        .ok_or_else(|| incomplete(OPERATION, "ebsEncryptionByDefault"))
-}
-
-/// For an answer that lacks what it is for.
-fn incomplete(operation: &'static str, field: &str) -> AwsError {
-    AwsError {
-        operation,
-        code: "BadResponse".to_owned(),
-        message: format!("the answer has no `{field}`"),
-        retryable: true,
-    }
+        .ok_or_else(|| AwsError::incomplete(OPERATION, "ebsEncryptionByDefault"))
 }
 
 /// Whether a text is an id of this kind: no wildcards, nothing made up.

@@ -16,12 +16,13 @@ use jiff::Timestamp;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::opt_outs::{VALUES, any_of};
+use crate::patching::INSTANCES_PAGE;
 use crate::security_groups::{filter, tags, within};
 
 /// How many volumes a page of DescribeVolumes holds.
 pub(crate) const VOLUMES_PAGE: i32 = 500;
 /// How many snapshots a page of DescribeSnapshots holds.
-const SNAPSHOTS_PAGE: i32 = 500;
+pub(crate) const SNAPSHOTS_PAGE: i32 = 500;
 
 /// The volumes that a filter with these values lets through, all pages.
 pub(crate) async fn volumes(
@@ -87,6 +88,31 @@ pub(super) async fn instance(
     let answer = deadline.call("DescribeInstances", request).await?;
     let mut instances = answer.reservations().iter().flat_map(|r| r.instances());
     Ok(instances.find_map(of_instance))
+}
+
+/// The instances of these ids that are there, all pages; of what other calls
+/// tell about them nothing is in it.
+pub(super) async fn instances(
+    ec2: &aws_sdk_ec2::Client,
+    ids: &[String],
+    deadline: &Deadline,
+) -> Result<Vec<Instance>, AwsError> {
+    const OPERATION: &str = "DescribeInstances";
+    let mut found = Vec::new();
+    for ids in ids.chunks(VALUES) {
+        let mut pages = ec2
+            .describe_instances()
+            .filters(any_of("instance-id", ids))
+            .max_results(INSTANCES_PAGE)
+            .into_paginator()
+            .send();
+        while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
+            let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
+            let instances = page.reservations().iter().flat_map(|r| r.instances());
+            found.extend(instances.filter_map(of_instance));
+        }
+    }
+    Ok(found)
 }
 
 /// What an instance's type and attributes say about a stop: whether it erases
@@ -227,7 +253,8 @@ fn attachment(attachment: &aws_sdk_ec2::types::VolumeAttachment) -> Attachment {
     }
 }
 
-fn snapshot(snapshot: &aws_sdk_ec2::types::Snapshot) -> Option<Snapshot> {
+/// A snapshot as DescribeSnapshots shows it; none: it has no id.
+pub(crate) fn snapshot(snapshot: &aws_sdk_ec2::types::Snapshot) -> Option<Snapshot> {
     Some(Snapshot {
         id: snapshot.snapshot_id()?.to_owned(),
         volume: text(snapshot.volume_id()),

@@ -9,6 +9,8 @@ use backstop_aws::doctor::{Deployment, examine};
 use backstop_core::doctor::Check;
 use backstop_wire::{Call, Reply, Wire};
 
+use crate::stack::resources;
+
 const REGION: &str = "eu-central-1";
 
 /// A deployment in order; `trail` and `selectors` are CloudTrail's answers.
@@ -17,6 +19,15 @@ fn answer(trail: &str, selectors: &str, call: &Call) -> Reply {
         "DescribeTrails" => Reply::ok(format!(r#"{{"trailList":[{trail}]}}"#)),
         "GetTrailStatus" => Reply::ok(r#"{"IsLogging":true}"#),
         "GetEventSelectors" => Reply::ok(selectors),
+        "ListStackResources" => resources(
+            &[
+                ("OneRule", "one", "AWS::Events::Rule", "CREATE_COMPLETE"),
+                ("TwoRule", "bus|two", "AWS::Events::Rule", "UPDATE_COMPLETE"),
+                ("GoneRule", "gone", "AWS::Events::Rule", "DELETE_COMPLETE"),
+                ("Queue", "three", "AWS::SQS::Queue", "CREATE_COMPLETE"),
+            ],
+            None,
+        ),
         "DescribeRule" => Reply::ok(r#"{"Name":"r","State":"ENABLED"}"#),
         "GetTopicAttributes" => Reply::ok(
             "<GetTopicAttributesResponse><GetTopicAttributesResult><Attributes><entry><key>SubscriptionsConfirmed</key><value>2</value></entry><entry><key>SubscriptionsPending</key><value>1</value></entry></Attributes></GetTopicAttributesResult></GetTopicAttributesResponse>",
@@ -34,7 +45,7 @@ async fn checks(wire: &Wire) -> Vec<Check> {
         topic_arn: "arn:aws:sns:eu-central-1:111122223333:t".into(),
         queue_url: "https://sqs.eu-central-1.amazonaws.com/111122223333/q".into(),
         policy_parameter: "/p".into(),
-        rule_names: vec!["one".into(), "two".into()],
+        stack: "backstop".into(),
     };
     examine(
         &Clients::new(&config),
@@ -99,6 +110,7 @@ async fn a_check_that_cannot_be_made_is_a_failed_one_that_names_the_call_and_hid
     for (operation, at) in [
         ("DescribeTrails", 0),
         ("GetEventSelectors", 0),
+        ("ListStackResources", 1),
         ("DescribeRule", 1),
         ("GetTopicAttributes", 2),
         ("GetQueueAttributes", 3),

@@ -32,6 +32,17 @@ fn wire(accepts: bool, body: &'static str) -> Wire {
     })
 }
 
+/// Lambda's record around an event, of this function.
+macro_rules! record {
+    ($function:literal) => {
+        concat!(
+            r#"{"requestContext":{"functionArn":"arn:aws:lambda:eu-central-1:111122223333:function:"#,
+            $function,
+            r#":$LATEST","condition":"RetriesExhausted"},"requestPayload":{"remediation":"01M"}}"#
+        )
+    };
+}
+
 const BARE: &str =
     r#"{"source":"backstop","detail-type":"Check Requested","detail":{"resource":"sg-1"}}"#;
 
@@ -47,10 +58,11 @@ async fn run(wire: &Wire, stack: &Stack) -> Result<String, String> {
 
 fn stack() -> Stack {
     Stack {
-        resources: [(
-            "RevokeIngressFunction".to_owned(),
-            "backstop-revoke".to_owned(),
-        )]
+        resources: [
+            ("RevokeIngressFunction", "backstop-revoke"),
+            ("UndoFunction", "backstop-undo"),
+        ]
+        .map(|(logical, physical)| (logical.to_owned(), physical.to_owned()))
         .into(),
         ..Stack::default()
     }
@@ -62,6 +74,12 @@ async fn a_message_is_deleted_after_its_event_was_accepted() {
     assert_eq!(run(&wire, &stack()).await.unwrap(), "backstop-revoke");
     let operations = wire.operations();
     assert_eq!(operations[operations.len() - 2..], ["", "DeleteMessage"]);
+    let wire = self::wire(true, record!("backstop-revoke"));
+    let function = run(&wire, &stack()).await.unwrap();
+    assert!(
+        function.ends_with(":function:backstop-revoke"),
+        "{function}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,6 +93,9 @@ async fn what_is_not_accepted_or_cannot_be_read_stays() {
             Stack::default(),
             "no function `RevokeIngressFunction`",
         ),
+        // Whoever may make a rule may write such a record.
+        (true, record!("payroll"), stack(), "no function `arn:"),
+        (true, record!("backstop-undo"), stack(), "`backstop undo`"),
     ] {
         let wire = wire(accepts, body);
         let error = run(&wire, &stack).await.unwrap_err();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::group_pages::walk;
-use backstop_core::security_group::{PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{Entries, PrefixList, SecurityGroup, Source, Tags};
 use backstop_wire::{Call, Reply, Wire};
 
 fn response(operation: &str, content: &str) -> Reply {
@@ -51,6 +51,14 @@ fn other(call: &Call) -> Reply {
             "GetManagedPrefixListEntries",
             "<entrySet><item><cidr>0.0.0.0/1</cidr></item></entrySet>",
         ),
+        "DescribeManagedPrefixLists" => {
+            assert_eq!(call.parameter("Filter.1.Name"), Some("prefix-list-id"));
+            assert_eq!(call.parameter("Filter.1.Value.1"), Some("pl-1"));
+            response(
+                "DescribeManagedPrefixLists",
+                "<prefixListSet><item><prefixListId>pl-1</prefixListId><ownerId>444455556666</ownerId></item></prefixListSet>",
+            )
+        }
         other => panic!("{other}"),
     }
 }
@@ -97,7 +105,10 @@ async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_aske
     );
 
     let group = &pages[2][1];
-    assert_eq!(group.vpc_opt_out.as_deref(), Some("all"));
+    assert_eq!(
+        group.vpc_opt_outs,
+        Tags::from([("backstop:opt-out".to_owned(), "all".to_owned())])
+    );
     assert_eq!(group.tags["owner"], "team");
     assert_eq!(
         group.arn,
@@ -105,7 +116,10 @@ async fn every_page_is_handed_over_on_its_own_and_one_that_was_throttled_is_aske
     );
     assert_eq!(
         group.prefix_lists["pl-1"],
-        PrefixList::Entries(vec!["0.0.0.0/1".into()])
+        PrefixList {
+            owner: Some("444455556666".into()),
+            entries: Entries::Read(vec!["0.0.0.0/1".into()]),
+        }
     );
     let rules: Vec<_> = group
         .rules
@@ -211,13 +225,37 @@ async fn what_cannot_be_read_beside_the_groups_is_said_and_the_walk_goes_on() {
     });
     let walked = walked.await.unwrap();
     assert_eq!((walked.seen, groups.len()), (2, 2));
-    let [vpcs, list] = &walked.unseen[..] else {
+    let [vpcs, owners, list] = &walked.unseen[..] else {
         panic!("{:?}", walked.unseen)
     };
     assert!(vpcs.starts_with("the opt-outs of VPCs: DescribeTags: UnauthorizedOperation"));
+    assert!(owners.starts_with("the owners of prefix lists: DescribeManagedPrefixLists"));
     assert!(list.starts_with("the prefix list pl-1: GetManagedPrefixListEntries"));
     assert!(matches!(
-        groups[0].prefix_lists["pl-1"],
-        PrefixList::Unreadable(_)
+        groups[0].prefix_lists["pl-1"].entries,
+        Entries::Refused(_)
     ));
+}
+
+/// It is a finding of every group that names it, and nothing that a sweep missed.
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_not_shown_is_not_among_what_could_not_be_seen() {
+    let wire = Wire::new(|call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => page(0, None),
+        "GetManagedPrefixListEntries" => {
+            Reply::ec2_error(400, "InvalidPrefixListID.NotFound", "It does not exist.")
+        }
+        "DescribeManagedPrefixLists" => response("DescribeManagedPrefixLists", "<prefixListSet/>"),
+        _ => other(call),
+    });
+    let ec2 = Clients::new(&wire.config(1)).ec2;
+    let mut groups = Vec::new();
+    let deadline = long();
+    let walked = walk(&ec2, "eu-central-1", &deadline, async |page| {
+        groups.extend(page);
+    });
+    assert_eq!(walked.await.unwrap().unseen, Vec::<String>::new());
+    let list = &groups[1].prefix_lists["pl-1"];
+    assert!(matches!(list.entries, Entries::NotShown(_)), "{list:?}");
+    assert_eq!(list.owner, None);
 }

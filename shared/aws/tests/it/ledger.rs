@@ -160,6 +160,17 @@ async fn begin_takes_lock_stores_before_and_counts_the_budget_in_one_transaction
         items[2]["Update"]["ExpressionAttributeValues"][":changes"]["N"],
         "2"
     );
+    // And what of it is this resource's, on no condition.
+    let of_resource = &items[3]["Update"];
+    assert_eq!(
+        of_resource["Key"]["pk"]["S"],
+        format!("budget#open-ingress#{hour}#sg-0123456789abcdef0")
+    );
+    assert_eq!(
+        of_resource["ExpressionAttributeValues"][":changes"]["N"],
+        "2"
+    );
+    assert_eq!(of_resource.get("ConditionExpression"), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +196,8 @@ async fn the_budget_is_a_condition_of_the_same_transaction() {
     let refused = |lock: &'static str| {
         Wire::new(move |_: &Call| {
             cancelled(json!([
-                { "Code": lock }, { "Code": "None" }, { "Code": "ConditionalCheckFailed" }
+                { "Code": lock }, { "Code": "None" }, { "Code": "ConditionalCheckFailed" },
+                { "Code": "None" }
             ]))
         })
     };

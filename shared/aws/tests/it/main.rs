@@ -9,6 +9,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod account_settings;
+mod calls;
 mod doctor;
 mod executions;
 mod failed_events;
@@ -19,8 +21,10 @@ mod model;
 mod patching;
 mod patchings_ledger;
 mod policy_and_bus;
+mod public_image;
 mod public_snapshot;
 mod security_groups;
+mod stack;
 mod stored;
 mod storms;
 mod volume_pages;

@@ -32,14 +32,21 @@ const TWO_RUNS: Bounds = Bounds {
     attempts: 1,
     faults: 0,
     budget: 9,
+    others: 0,
     stuck: 0,
     sweeps: false,
 };
 
 /// Parts of conditions that make no difference as long as no invocation outlives
 /// its lease and no entry vanishes: a lease's value is one holder's alone, and its
-/// lock is held for one entry.
-const IMPLIED: [(&str, &str); 7] = [
+/// lock is held for one entry. And of two runs without a lock that note the same at
+/// once, which are one after the other here.
+const IMPLIED: [(&str, &str); 9] = [
+    (
+        "attribute_not_exists(tripped)",
+        "attribute_not_exists(tripped)",
+    ),
+    ("tripped = :noted", "tripped = :noted"),
     ("attribute_exists(pk)", "attribute_exists(pk)"),
     (OURS, "entry = :entry"),
     (OURS, "holder = :holder"),
@@ -53,7 +60,7 @@ const QUIET: &str = "entry = :entry AND holder = :holder AND attribute_not_exist
 const AS_READ: &str = "entry = :entry AND lease_until = :lease AND holder = :holder";
 
 /// What is checked.
-const CHECKED: [(&str, Bounds); 8] = [
+const CHECKED: [(&str, Bounds); 9] = [
     (
         "three events, one fault",
         Bounds {
@@ -121,6 +128,16 @@ const CHECKED: [(&str, Bounds); 8] = [
             events: &[0, 1, 2],
             attempts: 2,
             budget: 2,
+            ..TWO_RUNS
+        },
+    ),
+    (
+        "a budget of two changes, of which others have made one, one fault",
+        Bounds {
+            attempts: 3,
+            faults: 1,
+            budget: 2,
+            others: 1,
             ..TWO_RUNS
         },
     ),
@@ -294,7 +311,7 @@ fn plain((items, request, budget): Met) -> Met {
         }
         Request::Release(by) => Request::Release(names.holder(by)),
         Request::Told(of) => Request::Told(names.id(of)),
-        Request::Trip | Request::TripTold => request,
+        Request::Trip | Request::TripTold | Request::TripResource => request,
     };
     let mut renamed = Items {
         entries: [None; table::ENTRIES],
@@ -488,12 +505,32 @@ impl Memory {
                 items.push(self.stored(id, entry).await);
             }
         }
+        let hour = "budget#open-ingress#2026-11-24T10";
         if of.changes > 0 {
-            items.push(json!({
-                "pk": { "S": "budget#open-ingress#2026-11-24T10" },
+            let mut item = json!({
+                "pk": { "S": hour },
                 "sk": { "S": "budget" },
                 "changes": { "N": of.changes.to_string() },
-            }));
+            });
+            if of.tripped > 0 {
+                item["tripped"] = json!({ "N": of.tripped.to_string() });
+            }
+            items.push(item);
+        }
+        if of.own > 0 {
+            let mut item = json!({
+                "pk": { "S": format!("{hour}#{RESOURCE}") },
+                "sk": { "S": "budget" },
+                "changes": { "N": of.own.to_string() },
+            });
+            if of.tripped > 0 {
+                item["tripped"] = json!({ "N": of.tripped.to_string() });
+            }
+            items.push(item);
+        }
+        if of.resource_trip {
+            let pk = format!("trip#open-ingress#{RESOURCE}");
+            items.push(json!({ "pk": { "S": pk }, "sk": { "S": "state" } }));
         }
         if of.trip.is_some() {
             items.push(json!({ "pk": { "S": "trip#open-ingress" }, "sk": { "S": "state" } }));
@@ -567,6 +604,14 @@ impl Memory {
             Request::Told(of) => format!("{:?}", ledger.mark_told(&id(of)).await.unwrap()),
             // The same for a notice.
             Request::TripTold => "()".to_owned(),
+            Request::TripResource => {
+                let trip = Trip {
+                    at: now,
+                    why: "too much".to_owned(),
+                };
+                let tripped = ledger.trip_over_budget(CONTROL, RESOURCE, &trip).await;
+                format!("{:?}", tripped.unwrap())
+            }
         }
     }
 }
@@ -607,9 +652,14 @@ fn modelled(items: &mut Items, request: Request, budget: u8) -> &'static str {
         ) => "Done",
         (Request::Trip, Answer::Done) => "true",
         (Request::Trip, _) => "false",
-        (Request::Finish(..) | Request::Release(_) | Request::Told(_) | Request::TripTold, _) => {
-            "()"
-        }
+        (
+            Request::Finish(..)
+            | Request::Release(_)
+            | Request::Told(_)
+            | Request::TripTold
+            | Request::TripResource,
+            _,
+        ) => "()",
     }
 }
 

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
+use backstop_aws::kept_snapshots::{self, Deletion};
 use backstop_aws::patching::{
-    Batch, Invocation, MOST_INSTANCES, agents, commands, hosts, invocation, lost_snapshots,
-    missing, reach, safety_snapshots, send, states,
+    Batch, Invocation, MOST_INSTANCES, agents, commands, commands_on, hosts, invocation,
+    lost_snapshots, missing, reach, safety_snapshots, send, states,
 };
 use backstop_core::patching::{
-    Agent, Command, Host, MOST_LISTED, Operation, Patch, PatchState, Patching, Reach, Reboot,
-    Settings,
+    Agent, Command, Ended, Host, MOST_LISTED, Operation, Patch, PatchState, Patching, Reach,
+    Reboot, Settings,
 };
+use backstop_core::volumes::Snapshot;
 use backstop_core::words::Actor;
 use backstop_wire::{Call, Reply, Wire};
 use jiff::Timestamp;
@@ -614,6 +616,7 @@ async fn patch_commands_are_told_from_others_by_their_document() {
         status: "InProgress".into(),
         requested_at: Some(at("2026-11-24T10:59:30.25Z")),
         comment: "by hand".into(),
+        never_began: false,
     };
     assert_eq!(
         found,
@@ -1513,7 +1516,12 @@ async fn a_command_without_an_id_may_have_been_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn an_invocation_has_ended_when_its_details_say_so() {
-    let ended = |status: &str| Invocation::Ended(status.to_owned());
+    let ended = |status: &str| {
+        Invocation::Ended(Ended {
+            status: status.to_owned(),
+            ..Ended::default()
+        })
+    };
     for (status, details, expected) in [
         ("Pending", json!("Pending"), Invocation::UnderWay),
         ("InProgress", json!("InProgress"), Invocation::UnderWay),
@@ -1554,8 +1562,268 @@ async fn an_invocation_has_ended_when_its_details_say_so() {
         assert_eq!(wire.operations(), ["ListCommandInvocations"]);
         assert_eq!(
             wire.calls()[0].json,
-            json!({"CommandId": COMMAND, "InstanceId": INSTANCE})
+            json!({"CommandId": COMMAND, "InstanceId": INSTANCE, "Details": true})
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_says_whether_anything_ran_and_what_the_step_that_failed_printed() {
+    let started = seconds("2026-11-24T10:59:31Z");
+    for (steps, expected) in [
+        // As Systems Manager lists a document with a step for each platform.
+        (
+            json!([
+                {"Name": "PatchWindows", "Status": "Success", "StatusDetails": "Success", "ResponseCode": 0},
+                {"Name": "PatchLinux", "Status": "Failed", "ResponseCode": 146,
+                 "ResponseStartDateTime": started, "Output": "Unsupported Operating System"},
+            ]),
+            (true, Some(146), Some("Unsupported Operating System")),
+        ),
+        (
+            json!([{"Name": "PatchLinux", "Status": "Cancelled", "ResponseCode": -1}]),
+            (false, None, None),
+        ),
+        (
+            json!([{"Name": "PatchLinux", "Status": "Cancelled", "ResponseCode": -1, "ResponseStartDateTime": started}]),
+            (true, None, None),
+        ),
+        (
+            json!([{"Name": "PatchLinux", "Status": "Failed", "ResponseCode": 1, "ResponseStartDateTime": 0, "Output": ""}]),
+            (false, Some(1), None),
+        ),
+        (json!([]), (false, None, None)),
+    ] {
+        let answer = json!({"CommandInvocations": [{
+            "CommandId": COMMAND, "InstanceId": INSTANCE, "Status": "Failed",
+            "StatusDetails": "Failed", "CommandPlugins": steps,
+        }]});
+        let wire = Wire::new(move |_: &Call| json_reply(answer.clone()));
+        let found = invocation(&ssm(&wire, 1), COMMAND, INSTANCE, &long()).await;
+        let Invocation::Ended(ended) = found.unwrap() else {
+            panic!("it has ended")
+        };
+        let output = ended.output.as_deref();
+        assert_eq!((ended.started, ended.exit_code, output), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_command_came_to_on_the_instance_counts_and_not_as_a_whole() {
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "ListCommands" => json_reply(json!({"Commands": [
+            command_json("c-1", "AWS-RunPatchBaseline", json!({"Operation": ["Install"]})),
+            command_json("c-2", "AWS-RunPatchBaseline", json!({"Operation": ["Install"]})),
+            command_json("c-3", "AWS-RunPatchBaseline", json!({"Operation": ["Install"]})),
+        ]})),
+        _ => json_reply(json!({"CommandInvocations": [
+            {"CommandId": "c-1", "InstanceId": INSTANCE, "Status": "Failed", "StatusDetails": "Terminated"},
+            {"CommandId": "c-2", "InstanceId": INSTANCE, "Status": "InProgress", "StatusDetails": "In Progress"},
+            {"CommandId": "c-9", "InstanceId": INSTANCE, "Status": "Success", "StatusDetails": "Success"},
+        ]})),
+    });
+    let since = at("2026-11-24T08:00:00Z");
+    let found = commands_on(&ssm(&wire, 1), INSTANCE, since, &long()).await;
+    let found: Vec<(String, bool, bool)> = found
+        .unwrap()
+        .into_iter()
+        .map(|command| {
+            (
+                command.id.clone(),
+                command.never_began,
+                command.is_under_way(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("c-1", true, false),
+        ("c-2", false, true),
+        ("c-3", false, true),
+    ];
+    assert_eq!(
+        found,
+        expected.map(|(id, idle, at_work)| (id.to_owned(), idle, at_work))
+    );
+    assert_eq!(
+        wire.operations(),
+        ["ListCommands", "ListCommandInvocations"]
+    );
+    assert_eq!(
+        wire.calls()[1].json,
+        json!({
+            "InstanceId": INSTANCE, "MaxResults": 50, "Details": true,
+            "Filters": [{"key": "InvokedAfter", "value": "2026-11-24T08:00:00Z"}],
+        })
+    );
+    // Without a command there is nothing to ask about.
+    let none = Wire::new(|_: &Call| json_reply(json!({"Commands": []})));
+    commands_on(&ssm(&none, 1), INSTANCE, since, &long())
+        .await
+        .unwrap();
+    assert_eq!(none.operations(), ["ListCommands"]);
+}
+
+// ------------------------------------------- instances that are not accepted
+
+/// Refuses a call that names one of these, as Systems Manager does: as a whole.
+fn refusing(bad: &[usize]) -> Wire {
+    let bad: Vec<String> = bad.iter().copied().map(id).collect();
+    Wire::new(move |call: &Call| {
+        let texts = |list: &Value| -> Vec<String> {
+            let list = list.as_array().unwrap().iter();
+            list.map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        let (asked, answer): (_, fn(&str) -> Value) = match call.operation.as_str() {
+            "DescribeInstanceInformation" => (
+                texts(&call.json["Filters"][0]["Values"]),
+                |id| json!({"InstanceId": id, "PingStatus": "Online"}),
+            ),
+            _ => (texts(&call.json["InstanceIds"]), state_json),
+        };
+        if asked.iter().any(|id| bad.contains(id)) {
+            return Reply::json_error("InvalidInstanceId", "");
+        }
+        let list: Vec<Value> = asked.iter().map(|id| answer(id)).collect();
+        json_reply(json!({"InstanceInformationList": list, "InstancePatchStates": list}))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_instance_that_systems_manager_does_not_accept_fails_the_read_for_no_other() {
+    for bad in [
+        &[][..],
+        &[0],
+        &[49],
+        &[50],
+        &[17, 18, 140],
+        &[0, 25, 49, 99, 149],
+    ] {
+        let expected: BTreeSet<String> = (0..150).filter(|n| !bad.contains(n)).map(id).collect();
+        let wire = refusing(bad);
+        let found = agents(&ssm(&wire, 1), &ids(150), &long()).await.unwrap();
+        assert_eq!(
+            found.into_keys().collect::<BTreeSet<_>>(),
+            expected,
+            "{bad:?}"
+        );
+        // Halved, and not each by itself: two calls for each level of the 50.
+        let most = 3 + bad.len() * 12;
+        assert!(
+            wire.calls().len() <= most,
+            "{} for {bad:?}",
+            wire.calls().len()
+        );
+        let wire = refusing(bad);
+        let found = states(&ssm(&wire, 1), &ids(150), &long()).await.unwrap();
+        assert_eq!(
+            found.into_keys().collect::<BTreeSet<_>>(),
+            expected,
+            "{bad:?}"
+        );
+    }
+    // Where it accepts none, none is managed, and that is an answer.
+    let all: Vec<usize> = (0..50).collect();
+    let found = agents(&ssm(&refusing(&all), 1), &ids(50), &long()).await;
+    assert!(found.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_instance_that_systems_manager_does_not_accept_nothing_is_known() {
+    let wire = Wire::new(|_: &Call| Reply::json_error("InvalidInstanceId", ""));
+    let ssm = ssm(&wire, 1);
+    let since = at("2026-11-24T08:00:00Z");
+    assert_eq!(missing(&ssm, INSTANCE, &long()).await.unwrap(), []);
+    assert_eq!(commands(&ssm, INSTANCE, since, &long()).await.unwrap(), []);
+    assert_eq!(
+        commands_on(&ssm, INSTANCE, since, &long()).await.unwrap(),
+        []
+    );
+}
+
+// ------------------------------------------- snapshots that were kept for long
+
+fn kept(id: &str, tags: &[(&str, &str)]) -> Snapshot {
+    Snapshot {
+        id: id.into(),
+        volume: "vol-1".into(),
+        state: "completed".into(),
+        started_at: None,
+        tags: tags
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_of_runs_are_asked_for_by_their_marks_page_by_page() {
+    let wire = Wire::new(|call: &Call| match call.parameter("NextToken") {
+        None => snapshots_xml(
+            &snapshot_xml("snap-1", "vol-1", "completed", "safety"),
+            Some("two"),
+        ),
+        Some(_) => snapshots_xml(
+            &snapshot_xml("snap-2", "vol-2", "completed", "safety"),
+            None,
+        ),
+    });
+    let mut pages: Vec<Vec<String>> = Vec::new();
+    let seen = kept_snapshots::walk(&ec2(&wire, 1), &long(), async |page| {
+        pages.push(page.into_iter().map(|snapshot| snapshot.id).collect());
+    })
+    .await;
+    assert_eq!(seen.unwrap(), 2);
+    assert_eq!(pages, [["snap-1"], ["snap-2"]]);
+    let call = &wire.calls()[0];
+    for (name, value) in [
+        ("Owner.1", "self"),
+        ("Filter.1.Name", "tag:backstop:purpose"),
+        ("Filter.1.Value.1", "safety"),
+        ("Filter.2.Name", "tag-key"),
+        ("Filter.2.Value.1", "backstop:entry"),
+        ("MaxResults", "500"),
+    ] {
+        assert_eq!(call.parameter(name), Some(value), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_without_our_marks_is_not_deleted_and_one_in_use_is_left() {
+    let safety = [("backstop:purpose", "safety"), ("backstop:entry", "01K0")];
+    for (tags, code, expected) in [
+        (&safety[..], None, Ok(Deletion::Gone)),
+        (
+            &safety,
+            Some("InvalidSnapshot.NotFound"),
+            Ok(Deletion::Gone),
+        ),
+        (&safety, Some("InvalidSnapshot.InUse"), Ok(Deletion::InUse)),
+        (
+            &safety,
+            Some("UnauthorizedOperation"),
+            Err("UnauthorizedOperation"),
+        ),
+    ] {
+        let wire = Wire::new(move |_: &Call| match code {
+            Some(code) => Reply::ec2_error(400, code, ""),
+            None => response("DeleteSnapshot", "<return>true</return>"),
+        });
+        let deleted = kept_snapshots::delete(&ec2(&wire, 1), &kept("snap-1", tags), &long()).await;
+        assert_eq!(
+            deleted.map_err(|error| error.code),
+            expected.map_err(str::to_owned)
+        );
+        assert_eq!(wire.calls()[0].parameter("SnapshotId"), Some("snap-1"));
+    }
+    for tags in [
+        &safety[..1],
+        &safety[1..],
+        &[],
+        &[("backstop:purpose", "transfer"), ("backstop:entry", "01K0")],
+    ] {
+        let wire = Wire::new(|_: &Call| panic!("it is not asked for"));
+        let deleted = kept_snapshots::delete(&ec2(&wire, 1), &kept("snap-1", tags), &long()).await;
+        assert!(deleted.is_err(), "{tags:?}");
     }
 }
 

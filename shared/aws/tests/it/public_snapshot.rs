@@ -1,15 +1,14 @@
 //! The calls of `public-snapshot`, against the real EC2 client with answers
 //! written from the EC2 API reference.
 
-use std::time::Duration;
-
-use backstop_aws::clients::Clients;
-use backstop_aws::deadline::Deadline;
 use backstop_aws::error::AwsError;
-use backstop_aws::remediation::{Place, Remediation as _};
-use backstop_core::controls::public_snapshot::{Holder, PublicSnapshot, Snapshot};
+use backstop_aws::remediation::Remediation as _;
+use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::plan::{Change, Ending, Outcome, Step};
+use backstop_core::sharing::{Holder, Storage};
 use backstop_wire::{Call, Reply, Wire};
+
+use crate::calls::{at, failing, parameters, xml};
 
 const ID: &str = "snap-0a3f5c7e91b2d4f60";
 const READS: [&str; 3] = [
@@ -17,12 +16,6 @@ const READS: [&str; 3] = [
     "DescribeSnapshots",
     "GetSnapshotBlockPublicAccessState",
 ];
-
-fn xml(operation: &str, content: &str) -> Reply {
-    Reply::ok(format!(
-        "<{operation}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>{content}</{operation}Response>"
-    ))
-}
 
 fn snapshots(ids: &[&str], next: Option<&str>) -> Reply {
     let items: String = ids
@@ -50,36 +43,7 @@ fn answer(call: &Call) -> Reply {
     }
 }
 
-/// A wire on which one operation fails.
-fn failing(operation: &'static str, code: &'static str) -> Wire {
-    Wire::new(move |call| match call.operation == operation {
-        true => Reply::ec2_error(400, code, "no"),
-        false => answer(call),
-    })
-}
-
-fn parameters(call: &Call) -> Vec<(&str, &str)> {
-    let all = call.parameters.iter();
-    let mut all: Vec<(&str, &str)> = all
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .filter(|(key, _)| !["Action", "Version"].contains(key))
-        .collect();
-    all.sort_unstable();
-    all
-}
-
-/// Does something with the clients of a wire, at a place.
-async fn at<T>(wire: &Wire, act: impl AsyncFnOnce(&Clients, Place<'_>) -> T) -> T {
-    let deadline = Deadline::new(Duration::from_secs(60));
-    let place = Place {
-        account: "111122223333",
-        region: "eu-central-1",
-        deadline: &deadline,
-    };
-    act(&Clients::new(&wire.config(1)), place).await
-}
-
-async fn gather(wire: &Wire) -> Result<Option<Snapshot>, AwsError> {
+async fn gather(wire: &Wire) -> Result<Option<Storage>, AwsError> {
     at(wire, async |aws, place| {
         PublicSnapshot::gather(aws, place, ID).await
     })
@@ -99,14 +63,16 @@ async fn a_snapshot_is_read_in_one_round_trip_with_all_its_grants() {
     let snapshot = gather(&wire).await.unwrap().unwrap();
     assert_eq!(
         snapshot,
-        Snapshot {
+        Storage {
             id: ID.to_owned(),
             arn: format!("arn:aws:ec2:eu-central-1::snapshot/{ID}"),
             owner: "111122223333".to_owned(),
             name: "nightly".to_owned(),
             tags: [("Name".to_owned(), "nightly".to_owned())].into(),
             hidden: true,
+            blocked: true,
             shared_with: [Holder::Everyone, Holder::Account("444455556666".to_owned())].into(),
+            last_used: None,
         }
     );
     assert_eq!(wire.sequential_round_trips(), 1);
@@ -132,10 +98,10 @@ async fn a_snapshot_is_read_in_one_round_trip_with_all_its_grants() {
 #[tokio::test(start_paused = true)]
 async fn one_that_is_gone_is_none_and_another_accounts_shows_no_grants() {
     for operation in &READS[..2] {
-        let wire = failing(operation, "InvalidSnapshot.NotFound");
+        let wire = failing(operation, "InvalidSnapshot.NotFound", answer);
         assert_eq!(gather(&wire).await.unwrap(), None, "{operation}");
     }
-    let wire = failing(READS[0], "AuthFailure");
+    let wire = failing(READS[0], "AuthFailure", answer);
     let snapshot = gather(&wire).await.unwrap().unwrap();
     assert!(snapshot.shared_with.is_empty());
 }
@@ -143,7 +109,7 @@ async fn one_that_is_gone_is_none_and_another_accounts_shows_no_grants() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_is_denied_is_an_error_that_names_it() {
     for operation in [READS[0], READS[1]] {
-        let wire = failing(operation, "UnauthorizedOperation");
+        let wire = failing(operation, "UnauthorizedOperation", answer);
         let error = gather(&wire).await.unwrap_err();
         assert_eq!(
             (error.operation, error.code.as_str(), error.retryable),
@@ -177,7 +143,7 @@ async fn the_grant_to_everyone_is_removed_or_added_and_nothing_else() {
         );
     }
     // Shared again while the account blocks that.
-    let wire = failing("ModifySnapshotAttribute", "OperationNotPermitted");
+    let wire = failing("ModifySnapshotAttribute", "OperationNotPermitted", answer);
     let outcomes = apply(&wire, &removes.reversed()).await;
     assert!(outcomes[0].failed(), "{outcomes:?}");
 }
@@ -190,7 +156,7 @@ async fn the_walk_asks_for_what_is_public_of_this_account_page_by_page() {
     });
     let mut pages: Vec<Vec<String>> = Vec::new();
     let walked = at(&wire, async |aws, place| {
-        let each = async |page: Vec<Snapshot>| {
+        let each = async |page: Vec<Storage>| {
             let public = [Holder::Everyone].into();
             assert!(page.iter().all(|snapshot| snapshot.shared_with == public));
             pages.push(page.into_iter().map(|snapshot| snapshot.id).collect());
@@ -208,12 +174,17 @@ async fn the_walk_asks_for_what_is_public_of_this_account_page_by_page() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_deleted_meanwhile_is_no_failure_and_neither_is_an_unknown_block() {
-    let wire = failing("ModifySnapshotAttribute", "InvalidSnapshot.NotFound");
+    let wire = failing(
+        "ModifySnapshotAttribute",
+        "InvalidSnapshot.NotFound",
+        answer,
+    );
     let outcomes = apply(&wire, &Change::remove("all", Holder::Everyone)).await;
     assert_eq!(outcomes[0].ending, Ending::AlreadyDone);
 
-    let wire = failing(READS[2], "UnauthorizedOperation");
+    let wire = failing(READS[2], "UnauthorizedOperation", answer);
     let snapshot = gather(&wire).await.unwrap().unwrap();
     assert!(!snapshot.hidden, "the severer of the two");
+    assert!(!snapshot.blocked, "an undo is tried");
     assert!(snapshot.shared_with.contains(&Holder::Everyone));
 }

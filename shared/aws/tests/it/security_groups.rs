@@ -4,15 +4,18 @@
 //! `InvalidPermission.Duplicate` on modify, the group's rule limit, denials
 //! half-way, throttling, pages).
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
 use backstop_aws::remediation::Concerned;
 use backstop_aws::security_groups::{apply, gather, groups_naming};
-use backstop_core::plan::{Change, Ending, Outcome, Step};
+use backstop_core::plan::{Change, Ending, Outcome, Step, Without};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source};
+use backstop_core::security_group::{
+    Entries, IngressRule, PrefixList, SecurityGroup, Source, Tags,
+};
 use backstop_wire::{Call, Reply, Wire};
 use tokio::time::Instant;
 
@@ -123,14 +126,17 @@ async fn a_group_is_read_whole_in_one_round_and_a_second_for_prefix_lists() {
     );
     assert_eq!(group.rules["sgr-1"].description.as_deref(), Some("ssh"));
     assert_eq!(
-        group.vpc_opt_out.as_deref(),
-        Some("all"),
+        group.vpc_opt_outs,
+        Tags::from([("backstop:opt-out".to_owned(), "all".to_owned())]),
         "the tag of the group's own VPC"
     );
     assert_eq!(group.tags["owner"], "team-web");
     assert_eq!(
         group.prefix_lists["pl-1"],
-        PrefixList::Entries(vec!["0.0.0.0/1".into(), "128.0.0.0/1".into()])
+        PrefixList::of(Entries::Read(vec![
+            "0.0.0.0/1".into(),
+            "128.0.0.0/1".into()
+        ]))
     );
     let rules = wire
         .calls()
@@ -169,17 +175,13 @@ async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
         ("DescribeSecurityGroups", "UnauthorizedOperation"),
         ("DescribeSecurityGroupRules", "UnauthorizedOperation"),
         ("DescribeTags", "UnauthorizedOperation"),
-        ("GetManagedPrefixListEntries", "UnauthorizedOperation"),
     ] {
         let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
             operation if operation == denied => {
                 Reply::ec2_error(403, code, "You are not authorized")
             }
             "DescribeSecurityGroups" => group_xml("vpc-1"),
-            "DescribeSecurityGroupRules" => rules_xml(
-                &rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false),
-                None,
-            ),
+            "DescribeSecurityGroupRules" => rules_xml("", None),
             "DescribeTags" => tags_xml(NO_TAGS),
             other => panic!("{other}"),
         });
@@ -194,8 +196,73 @@ async fn a_read_that_fails_is_an_error_with_operation_code_and_message() {
     }
 }
 
+/// A group with a rule for a list whose entries are answered with an error, and
+/// whose owner EC2 tells.
+fn list_fails(status: u16, code: &'static str) -> Wire {
+    Wire::new(move |call: &Call| match call.operation.as_str() {
+        "DescribeSecurityGroups" => group_xml("vpc-1"),
+        "DescribeSecurityGroupRules" => rules_xml(
+            &(rule_xml("sgr-3", "<prefixListId>pl-1</prefixListId>", false)
+                + &rule_xml("sgr-4", "<cidrIpv4>0.0.0.0/0</cidrIpv4>", false)),
+            None,
+        ),
+        "DescribeTags" => tags_xml(NO_TAGS),
+        "GetManagedPrefixListEntries" => Reply::ec2_error(status, code, "said AWS"),
+        "DescribeManagedPrefixLists" => {
+            assert_eq!(call.parameter("Filter.1.Name"), Some("prefix-list-id"));
+            assert_eq!(call.parameter("Filter.1.Value.1"), Some("pl-1"));
+            response(
+                "DescribeManagedPrefixLists",
+                "<prefixListSet><item><prefixListId>pl-1</prefixListId><ownerId>444455556666</ownerId></item></prefixListSet>",
+            )
+        }
+        other => panic!("{other}"),
+    })
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_list_that_is_no_longer_shared_does_not_hide_the_other_rules() {
+async fn a_list_that_cannot_be_read_hides_no_other_rule_and_is_known_for_what_it_is() {
+    let said = |code: &str| format!("GetManagedPrefixListEntries: {code}: said AWS");
+    let owner = Some("444455556666".to_owned());
+    for (status, code, list) in [
+        (
+            400,
+            "InvalidPrefixListID.NotFound",
+            PrefixList {
+                owner: owner.clone(),
+                entries: Entries::NotShown(said("InvalidPrefixListID.NotFound")),
+            },
+        ),
+        (
+            403,
+            "UnauthorizedOperation",
+            PrefixList {
+                owner: owner.clone(),
+                entries: Entries::Refused(said("UnauthorizedOperation")),
+            },
+        ),
+        (
+            503,
+            "RequestLimitExceeded",
+            PrefixList::of(Entries::Failed(said("RequestLimitExceeded"))),
+        ),
+        // Whatever its code, a fault of AWS's passes.
+        (
+            500,
+            "Strange",
+            PrefixList::of(Entries::Failed(said("Strange"))),
+        ),
+    ] {
+        let wire = list_fails(status, code);
+        let read = gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long()).await;
+        let group = group(read.unwrap());
+        assert_eq!(group.prefix_lists["pl-1"], list, "{code}");
+        assert_eq!(group.rules.len(), 2, "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_owner_a_list_is_unreadable_all_the_same() {
     let wire = Wire::new(|call: &Call| match call.operation.as_str() {
         "DescribeSecurityGroups" => group_xml("vpc-1"),
         "DescribeSecurityGroupRules" => rules_xml(
@@ -203,21 +270,16 @@ async fn a_list_that_is_no_longer_shared_does_not_hide_the_other_rules() {
             None,
         ),
         "DescribeTags" => tags_xml(NO_TAGS),
-        "GetManagedPrefixListEntries" => Reply::ec2_error(
-            400,
-            "InvalidPrefixListID.NotFound",
-            "The prefix list ID 'pl-1' does not exist",
-        ),
+        "GetManagedPrefixListEntries" => {
+            Reply::ec2_error(400, "InvalidPrefixListID.NotFound", "said AWS")
+        }
+        "DescribeManagedPrefixLists" => Reply::ec2_error(403, "UnauthorizedOperation", "no"),
         other => panic!("{other}"),
     });
-    let group = group(
-        gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long())
-            .await
-            .unwrap(),
-    );
-    assert!(
-        matches!(&group.prefix_lists["pl-1"], PrefixList::Unreadable(why) if why.contains("InvalidPrefixListID.NotFound"))
-    );
+    let read = gather(&ec2(&wire, 1), GROUP, "eu-central-1", &long()).await;
+    let list = &group(read.unwrap()).prefix_lists["pl-1"];
+    assert!(matches!(list.entries, Entries::NotShown(_)), "{list:?}");
+    assert_eq!(list.owner, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -580,6 +642,8 @@ async fn a_part_that_is_there_already_counts_as_done() {
     );
 }
 
+const NO_ROOM: &str = "the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries";
+
 #[tokio::test(start_paused = true)]
 async fn without_room_in_the_group_the_exposure_goes_all_the_same_and_the_loss_is_named() {
     let wire = failing(
@@ -591,28 +655,189 @@ async fn without_room_in_the_group_the_exposure_goes_all_the_same_and_the_loss_i
     assert_eq!(
         endings(&wire, &[narrowed("sgr-1")]).await,
         [
-            "sgr-1 Authorise tcp 443: skipped: the group holds as many rules as it may; this allowed part is lost",
-            "sgr-1 Narrow tcp 80: done"
+            format!("sgr-1 Authorise tcp 443: skipped: {NO_ROOM}"),
+            "sgr-1 Narrow tcp 80: done".to_owned()
+        ]
+    );
+    assert_eq!(wire.operations().len(), 2, "less of it takes no less room");
+}
+
+/// A wire on which a rule is not changed in place, and the group has room for so
+/// many more rules.
+fn with_room(room: usize) -> Wire {
+    let room = Arc::new(Mutex::new(room));
+    Wire::new(move |call: &Call| {
+        let mut room = room.lock().unwrap();
+        match call.operation.as_str() {
+            "ModifySecurityGroupRules" => {
+                Reply::ec2_error(400, "InvalidParameterValue", "said AWS")
+            }
+            "AuthorizeSecurityGroupIngress" if *room == 0 => {
+                Reply::ec2_error(400, "RulesPerSecurityGroupLimitExceeded", "said AWS")
+            }
+            operation => {
+                match operation {
+                    "AuthorizeSecurityGroupIngress" => *room -= 1,
+                    _ => *room += 1,
+                }
+                done(operation)
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_allowed_part_takes_the_place_of_its_rule_where_no_other_is_free() {
+    assert_eq!(
+        endings(&with_room(0), &[narrowed("sgr-1")]).await,
+        [
+            format!("sgr-1 Authorise tcp 443: skipped: {NO_ROOM}"),
+            "sgr-1 Revoke: done".to_owned(),
+            "sgr-1 Authorise tcp 80: done".to_owned(),
+        ]
+    );
+    assert_eq!(
+        endings(&with_room(1), &[narrowed("sgr-1")]).await,
+        [
+            "sgr-1 Authorise tcp 443: done",
+            "sgr-1 Revoke: done",
+            "sgr-1 Authorise tcp 80: done",
         ]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_cannot_be_authorised_keeps_its_rule_and_is_a_failure() {
-    let wire = failing(
-        "AuthorizeSecurityGroupIngress",
-        None,
-        403,
-        "UnauthorizedOperation",
-    );
+async fn a_part_that_ec2_refuses_for_good_is_lost_and_the_exposure_goes() {
+    for (status, code) in [
+        (403, "UnauthorizedOperation"),
+        (400, "InvalidParameterValue"),
+        (400, "InvalidPermission.Malformed"),
+        (400, "OperationNotPermitted"),
+        (400, "SomethingNew"),
+    ] {
+        let wire = failing("AuthorizeSecurityGroupIngress", None, status, code);
+        let refused =
+            format!("skipped: EC2 refuses it: AuthorizeSecurityGroupIngress: {code}: said AWS");
+        assert_eq!(
+            endings(&wire, &[narrowed("sgr-1"), revoked("sgr-2")]).await,
+            [
+                format!("sgr-1 Authorise tcp 443: {refused}"),
+                "sgr-1 Narrow tcp 80: done".to_owned(),
+                "sgr-2 Revoke: done".to_owned(),
+            ]
+        );
+        let tried: Vec<(bool, bool)> = wire
+            .calls()
+            .iter()
+            .filter(|call| call.operation == "AuthorizeSecurityGroupIngress")
+            .map(|call| (tagged(call), described(call)))
+            .collect();
+        assert_eq!(
+            tried,
+            [(true, true), (false, true), (false, false)],
+            "{code}"
+        );
+    }
+    // Nor is a rule kept that cannot be changed in place.
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "RevokeSecurityGroupIngress" => done(&call.operation),
+        _ => Reply::ec2_error(400, "InvalidParameterValue", "said AWS"),
+    });
+    let lost = endings(&wire, &[narrowed("sgr-1")]).await;
+    assert_eq!(lost.len(), 3);
+    assert_eq!(lost[2], "sgr-1 Revoke: done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_a_retry_may_authorise_keeps_its_rule_until_then() {
+    for (status, code) in [
+        (503, "RequestLimitExceeded"),
+        (400, "Throttling"),
+        (500, "InternalError"),
+        (503, "Unavailable"),
+        (500, "SomethingNew"),
+        (400, "RequestExpired"),
+    ] {
+        let wire = failing("AuthorizeSecurityGroupIngress", None, status, code);
+        assert_eq!(
+            endings(&wire, &[narrowed("sgr-1"), revoked("sgr-2")]).await,
+            [
+                format!("sgr-1 Authorise tcp 443: failed: AuthorizeSecurityGroupIngress {code}"),
+                "sgr-1 Narrow tcp 80: skipped: an allowed part could not be authorised before"
+                    .to_owned(),
+                "sgr-2 Revoke: done".to_owned()
+            ]
+        );
+        let authorise = |operation: &&String| *operation == "AuthorizeSecurityGroupIngress";
+        assert_eq!(
+            wire.operations().iter().filter(authorise).count(),
+            1,
+            "{code}"
+        );
+    }
+    // Throttled at the second try: the first answer decides nothing.
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "AuthorizeSecurityGroupIngress" if tagged(call) => {
+            Reply::ec2_error(403, "UnauthorizedOperation", "said AWS")
+        }
+        "AuthorizeSecurityGroupIngress" => {
+            Reply::ec2_error(503, "RequestLimitExceeded", "said AWS")
+        }
+        operation => done(operation),
+    });
     assert_eq!(
-        endings(&wire, &[narrowed("sgr-1"), revoked("sgr-2")]).await,
-        [
-            "sgr-1 Authorise tcp 443: failed: AuthorizeSecurityGroupIngress UnauthorizedOperation",
-            "sgr-1 Narrow tcp 80: skipped: an allowed part could not be authorised before",
-            "sgr-2 Revoke: done"
-        ]
+        endings(&wire, &[narrowed("sgr-1")]).await[0],
+        "sgr-1 Authorise tcp 443: failed: AuthorizeSecurityGroupIngress RequestLimitExceeded"
     );
+}
+
+fn tagged(call: &Call) -> bool {
+    call.parameter("TagSpecification.1.ResourceType").is_some()
+}
+
+fn described(call: &Call) -> bool {
+    call.parameter("IpPermissions.1.IpRanges.1.Description")
+        .is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ec2_refuses_whole_is_authorised_without_tags_then_without_description() {
+    type Refuses = fn(&Call) -> bool;
+    let (tags, description): (Refuses, Refuses) = (tagged, described);
+    for (refuses, without_description, tries) in [(tags, false, 2), (description, true, 3)] {
+        let wire = Wire::new(move |call: &Call| match call.operation.as_str() {
+            "AuthorizeSecurityGroupIngress" if refuses(call) => {
+                Reply::ec2_error(403, "UnauthorizedOperation", "said AWS")
+            }
+            operation => done(operation),
+        });
+        let outcomes = apply_all(&wire, &[narrowed("sgr-1")], &long()).await;
+        assert_eq!(
+            short(&outcomes),
+            ["sgr-1 Authorise tcp 443: done", "sgr-1 Narrow tcp 80: done"]
+        );
+        assert_eq!(outcomes[0].created.as_deref(), Some("sgr-new"));
+        let without = Without {
+            tags: true,
+            description: without_description,
+            why: "AuthorizeSecurityGroupIngress: UnauthorizedOperation: said AWS".to_owned(),
+        };
+        assert_eq!(outcomes[0].without, Some(without));
+        assert_eq!(wire.operations().len(), tries + 1);
+    }
+    // What it never had is not missing, and not tried without.
+    let mut bare = narrowed("sgr-1");
+    bare.before.as_mut().unwrap().tags.clear();
+    let wire = Wire::new(|call: &Call| match call.operation.as_str() {
+        "AuthorizeSecurityGroupIngress" if described(call) => {
+            Reply::ec2_error(400, "InvalidParameterValue", "said AWS")
+        }
+        operation => done(operation),
+    });
+    let outcomes = apply_all(&wire, &[bare], &long()).await;
+    let without = outcomes[0].without.as_ref().unwrap();
+    assert_eq!((without.tags, without.description), (false, true));
+    assert_eq!(wire.operations().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,9 @@
 //! deleted; a new field, status or kind gets a new fixture.
 //!
 //! They were written by the functions themselves, in runs on AWS in memory.
-//! Those named `…-full` were not: they hold every optional field at once.
+//! Those named `…-full` were not: they hold every optional field at once. Those of
+//! `public-image` and of the account settings that are restored were made by hand,
+//! after those of `public-snapshot` and `encryption-by-default`.
 //!
 //! Deliberately not here: items without a document (locks, counters).
 
@@ -217,9 +219,9 @@ const REACHED: &[Reached] = &[
             "existing",
             "tripped",
             "stopped",
+            "pending",
         ],
         never: &[
-            (&["pending"], "a rule is closed at once"),
             (&["refused"], "no rule is spared for what closing it breaks"),
             (&["rolled-back"], "what failed half-way is tried again"),
             (&["needs-person"], "a failure says so"),
@@ -380,9 +382,107 @@ const REACHED: &[Reached] = &[
             "existing",
             "tripped",
             "stopped",
+            "pending",
         ],
         never: &[
-            (&["pending"], "a grant goes at once"),
+            (
+                &["refused"],
+                "no grant is spared for what removing it breaks",
+            ),
+            (&["rolled-back"], "what failed is tried again"),
+            (&["needs-person"], "a failure says so"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        control: Some(ControlId::SnapshotSharingBlock),
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "existing",
+            "tripped",
+            "stopped",
+        ],
+        never: &[
+            (&["held"], "an account has no tags that might be unreadable"),
+            (&["not-owned"], "the setting is the account's own"),
+            (
+                &["pending", "refused"],
+                "restoring it disturbs nothing that was there before",
+            ),
+            (&["rolled-back", "needs-person"], "one call fails, or not"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        control: Some(ControlId::MetadataDefaults),
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "existing",
+            "tripped",
+            "stopped",
+        ],
+        never: &[
+            (&["held"], "an account has no tags that might be unreadable"),
+            (&["not-owned"], "the setting is the account's own"),
+            (
+                &["pending", "refused"],
+                "restoring it disturbs nothing that was there before",
+            ),
+            (&["rolled-back", "needs-person"], "one call fails, or not"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        control: Some(ControlId::SerialConsole),
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "existing",
+            "tripped",
+            "stopped",
+        ],
+        never: &[
+            (&["held"], "an account has no tags that might be unreadable"),
+            (&["not-owned"], "the setting is the account's own"),
+            (
+                &["pending", "refused"],
+                "restoring it disturbs nothing that was there before",
+            ),
+            (&["rolled-back", "needs-person"], "one call fails, or not"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        control: Some(ControlId::PublicImage),
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "held",
+            "not-owned",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
             (
                 &["refused"],
                 "no grant is spared for what removing it breaks",
@@ -407,6 +507,7 @@ const REACHED: &[Reached] = &[
             "control-tripped",
             "digest",
             "health",
+            "event-failed",
             "storm",
         ],
         never: &[],

@@ -1058,6 +1058,109 @@ async fn the_other_changes_say_exactly_what_they_mean_and_force_nothing() {
     }
 }
 
+/// Every change that is asked for ahead, with its operation.
+fn asked_ahead() -> Vec<(Change, &'static str)> {
+    let (volume, device) = (ROOT.to_owned(), "/dev/xvda".to_owned());
+    vec![
+        (Change::Start { back: false }, "StartInstances"),
+        (
+            Change::Detach {
+                volume: volume.clone(),
+            },
+            "DetachVolume",
+        ),
+        (
+            Change::Attach {
+                volume: volume.clone(),
+                device: device.clone(),
+            },
+            "AttachVolume",
+        ),
+        (
+            Change::KeepOrDelete {
+                volume: volume.clone(),
+                device,
+                delete: true,
+            },
+            "ModifyInstanceAttribute",
+        ),
+        (copy_of_root(), "CopyVolumes"),
+        (
+            Change::Create {
+                volume,
+                snapshot: "snap-0123456789abcdef0".to_owned(),
+            },
+            "CreateVolume",
+        ),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_is_the_same_call_and_well_answered_by_dry_run_operation_alone() {
+    let run = run(json!({}));
+    let seen = looked_at(&run);
+    let error = Reply::ec2_error;
+    for (change_, operation) in asked_ahead() {
+        let dry_run = Change::DryRun(Box::new(change_.clone()));
+        let wire = Wire::new(move |_: &Call| error(412, "DryRunOperation", "would have"));
+        let asked = change(&ec2(&wire, 1), &run, &seen, &dry_run, &long()).await;
+        assert_eq!(asked, (Answer::Accepted, None), "{operation}");
+        // A token of its own: should EC2 remember it, the call itself is another.
+        let without = |wire: &Wire, left_out: &[&str]| {
+            let mut sent = sent(wire, operation);
+            sent.retain(|(name, _)| !left_out.contains(&name.as_str()));
+            sent
+        };
+        let asked = without(&wire, &["ClientToken", "DryRun"]);
+        assert!(sent(&wire, operation).contains(&("DryRun".to_owned(), "true".to_owned())));
+        let token = |wire: &Wire| {
+            let sent = sent(wire, operation);
+            sent.into_iter().find(|(name, _)| name == "ClientToken")
+        };
+        let its_token = token(&wire);
+
+        let wire = Wire::new(move |_: &Call| accepted(operation));
+        change(&ec2(&wire, 1), &run, &seen, &change_, &long()).await;
+        assert_eq!(without(&wire, &["ClientToken"]), asked, "{operation}");
+        if let Some(token) = token(&wire) {
+            assert_ne!(Some(token), its_token);
+        }
+
+        // Whatever else comes refuses, or says nothing.
+        for (reply, code, says_nothing) in [
+            (
+                error(403, "UnauthorizedOperation", "m"),
+                "UnauthorizedOperation",
+                false,
+            ),
+            (
+                error(400, "InvalidParameterValue", "m"),
+                "InvalidParameterValue",
+                false,
+            ),
+            (
+                error(400, "InvalidVolume.NotFound", "m"),
+                "InvalidVolume.NotFound",
+                false,
+            ),
+            (
+                error(503, "RequestLimitExceeded", "m"),
+                "RequestLimitExceeded",
+                true,
+            ),
+            (error(500, "InternalError", "m"), "InternalError", true),
+            (Reply::Broken, "NoConnection", true),
+        ] {
+            let wire = Wire::new(move |_: &Call| reply.clone());
+            let (answer, _) = change(&ec2(&wire, 1), &run, &seen, &dry_run, &long()).await;
+            assert_eq!(refusal(&answer), (operation, code, says_nothing));
+        }
+        let wire = Wire::new(move |_: &Call| accepted(operation));
+        let (answer, _) = change(&ec2(&wire, 1), &run, &seen, &dry_run, &long()).await;
+        assert!(matches!(answer, Answer::Refused { unknown: false, .. }));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_may_have_happened_is_told_from_what_has_not() {
     let run = run(json!({}));

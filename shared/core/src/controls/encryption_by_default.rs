@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::account_setting::AccountSetting;
+use crate::account_setting::{self, AccountSetting};
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::{Finding, Verdict};
 use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
@@ -33,13 +33,7 @@ pub struct Settings {
 
 impl Settings {
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
-        match &self.exemption {
-            Some(exemption) if exemption.owner.trim().is_empty() => Err((
-                "exemption.owner".to_owned(),
-                "it is empty: name who answers for it".to_owned(),
-            )),
-            _ => Ok(()),
-        }
+        account_setting::check_exemption(self.exemption.as_ref())
     }
 }
 
@@ -99,6 +93,7 @@ impl Control for EncryptionByDefault {
     fn judge(
         setting: &AccountSetting<bool>,
         _settings: &Settings,
+        _former: Option<&bool>,
         spared: &IsSpared<'_>,
     ) -> Verdict<bool> {
         if setting.state {
@@ -110,9 +105,11 @@ impl Control for EncryptionByDefault {
         };
         Verdict::Violates(Finding {
             severity: Severity::Medium,
+            severities: BTreeMap::new(),
             exposures: vec![Exposure::of(SETTING, false)],
             changes,
             notes: Vec::new(),
+            left: None,
         })
     }
 

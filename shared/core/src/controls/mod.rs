@@ -6,9 +6,13 @@ use crate::info::ControlInfo;
 use crate::words::ControlId;
 
 pub mod encryption_by_default;
+pub mod metadata_defaults;
 pub mod missing_patches;
 pub mod open_ingress;
+pub mod public_image;
 pub mod public_snapshot;
+pub mod serial_console;
+pub mod snapshot_sharing_block;
 pub mod unencrypted_volume;
 pub mod unmanaged_instance;
 pub mod vulnerable_package;
@@ -18,6 +22,10 @@ pub static CONTROLS: &[&dyn AnyControl] = &[
     &open_ingress::OpenIngress,
     &encryption_by_default::EncryptionByDefault,
     &public_snapshot::PublicSnapshot,
+    &public_image::PublicImage,
+    &snapshot_sharing_block::SnapshotSharingBlock,
+    &metadata_defaults::MetadataDefaults,
+    &serial_console::SerialConsole,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

@@ -3,60 +3,24 @@
 //!
 //! The grant to everyone goes; accounts that are named keep theirs, for backup
 //! services share by name. Deliberately not here: the account's setting that
-//! blocks public sharing, of which only the severity depends.
+//! blocks public sharing, of which only the severity depends, and an undo.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::control::{ByHand, Control, IsSpared, Subject};
-use crate::exemption::OPT_OUT_TAG;
-use crate::finding::{Finding, Verdict};
+use crate::finding::Verdict;
 use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal, Tagged};
-use crate::plan::{Change, Exposure, ItemId};
-use crate::security_group::Tags;
-use crate::shell::{ascii_json, aws};
-use crate::words::{ControlId, Severity};
-
-/// The item of the grant to everyone, as EC2 names the group.
-pub const EVERYONE: &str = "all";
+use crate::plan::{Exposure, ItemId};
+use crate::sharing::{self, EVERYONE, Holder, Storage};
+use crate::words::ControlId;
 
 /// The control's settings: there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {}
-
-/// Who may use a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Holder {
-    /// Every AWS account.
-    Everyone,
-    /// This account.
-    Account(String),
-}
-
-/// What is read of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Its id.
-    pub id: String,
-    /// Its ARN.
-    pub arn: String,
-    /// The account that owns it.
-    pub owner: String,
-    /// Its name, for people.
-    pub name: String,
-    /// Its tags.
-    pub tags: Tags,
-    /// Whether the account's block of public sharing hides it from everyone. The
-    /// grant stays, and is in force again once the block is lifted.
-    pub hidden: bool,
-    /// Who may use it beside its owner.
-    pub shared_with: BTreeSet<Holder>,
-}
 
 /// The control.
 #[derive(Clone, Copy, Debug)]
@@ -114,81 +78,54 @@ impl Control for PublicSnapshot {
     };
 
     type Settings = Settings;
-    type Facts = Snapshot;
+    type Facts = Storage;
     type State = Holder;
 
-    fn subject(snapshot: &Snapshot) -> Subject<'_> {
-        Subject {
-            id: &snapshot.id,
-            arn: &snapshot.arn,
-            name: &snapshot.name,
-            owner: &snapshot.owner,
-            tags: &snapshot.tags,
-            inherited: Vec::new(),
-        }
+    fn subject(snapshot: &Storage) -> Subject<'_> {
+        snapshot.subject()
     }
 
-    fn items(snapshot: &Snapshot) -> BTreeMap<ItemId, Holder> {
-        let holders = snapshot.shared_with.iter().cloned();
-        holders
-            .map(|holder| match &holder {
-                Holder::Everyone => (EVERYONE.to_owned(), holder),
-                Holder::Account(id) => (id.clone(), holder),
-            })
-            .collect()
+    fn items(snapshot: &Storage) -> BTreeMap<ItemId, Holder> {
+        snapshot.grants()
     }
 
-    fn judge(snapshot: &Snapshot, _settings: &Settings, spared: &IsSpared<'_>) -> Verdict<Holder> {
-        if !snapshot.shared_with.contains(&Holder::Everyone) {
-            return Verdict::Compliant;
-        }
-        Verdict::Violates(Finding {
-            severity: match snapshot.hidden {
-                true => Severity::High,
-                false => Severity::Critical,
-            },
-            exposures: vec![Exposure::of(EVERYONE, Holder::Everyone)],
-            changes: match spared(EVERYONE) {
-                true => Vec::new(),
-                false => vec![Change::remove(EVERYONE, Holder::Everyone)],
-            },
-            notes: Vec::new(),
-        })
+    fn judge(
+        snapshot: &Storage,
+        _settings: &Settings,
+        _former: Option<&Holder>,
+        spared: &IsSpared<'_>,
+    ) -> Verdict<Holder> {
+        snapshot.judge(spared)
     }
 
     fn line(_grant: &str, holder: &Holder) -> String {
-        match holder {
-            Holder::Everyone => "shared with everyone".to_owned(),
-            Holder::Account(id) => format!("shared with the account {id}"),
-        }
+        holder.line()
     }
 
     fn remaining(exposure: &Exposure<Holder>) -> String {
-        format!(
-            "it is still {}",
-            Self::line(&exposure.item, &exposure.state)
-        )
+        sharing::remaining(exposure)
     }
 
     fn name(_grant: &str) -> String {
-        "the grant to everyone".to_owned()
+        sharing::name()
+    }
+
+    fn bars_undo(snapshot: &Storage) -> Option<String> {
+        sharing::bars_undo(
+            snapshot,
+            "snapshots",
+            "ec2 disable-snapshot-block-public-access",
+            "snapshots that it hides are public from then on",
+        )
     }
 
     fn commands(back: &ByHand<'_, Holder>) -> Vec<String> {
-        let tag = json!([{ "Key": OPT_OUT_TAG, "Value": back.opt_out }]);
-        let opt_out = [
-            ("--resources", back.resource.to_owned()),
-            ("--tags", ascii_json(&tag)),
-        ];
         let share = [
-            ("--snapshot-id", back.resource.to_owned()),
-            ("--attribute", "createVolumePermission".to_owned()),
-            ("--operation-type", "add".to_owned()),
-            ("--group-names", EVERYONE.to_owned()),
+            ("--snapshot-id", back.resource),
+            ("--attribute", "createVolumePermission"),
+            ("--operation-type", "add"),
+            ("--group-names", EVERYONE),
         ];
-        vec![
-            aws("ec2 create-tags", back.region, &opt_out),
-            aws("ec2 modify-snapshot-attribute", back.region, &share),
-        ]
+        sharing::commands(back, "ec2 modify-snapshot-attribute", &share)
     }
 }

@@ -27,13 +27,14 @@ use crate::encryption::{
 };
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Case, Guards, Spared};
+use crate::managers::{self, Manager};
 use crate::reason::Reason;
 use crate::rules::{Existing, OptOutRules, Rules};
 use crate::run::{Head, Run, VERSION};
 use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::volumes::{self, COPY_OF_TAG, Instance, Unit, Volume, VolumeFacts};
-use crate::words::{ControlId, Mode, Severity, Status, digest};
+use crate::words::{Actor, ControlId, Mode, Severity, Status, digest};
 
 /// What the control says about a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +154,7 @@ pub fn decide(
     decision.because = guards::held_back(&Case {
         other_owner: None,
         spared,
+        left: None,
         mode: control.mode.unwrap_or(circumstances.mode),
         kill_switch: rules.kill_switch,
         guards: circumstances.guards,
@@ -328,7 +330,7 @@ fn plan(
 #[must_use]
 pub fn exempt(tags: &Tags, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     exemption::read(
-        tags.get(OPT_OUT_TAG).map(String::as_str),
+        tags,
         ControlId::UnencryptedVolume,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,
@@ -371,6 +373,21 @@ pub fn hold<'a>(
         Exemption::Malformed { .. } => why(format!("the tag {OPT_OUT_TAG} cannot be read")),
         _ => None,
     }
+}
+
+/// What manages a unit: the volumes that are not encrypted, or their instance.
+#[must_use]
+pub fn managed_by(facts: &VolumeFacts, actor: &Actor) -> Option<Manager> {
+    let tags: Vec<&Tags> = match &facts.unit {
+        Unit::Gone => return None,
+        Unit::Volume(volume) => vec![&volume.tags],
+        Unit::Instance(instance, volumes) => {
+            let open = volumes.iter().filter(|volume| !volume.encrypted);
+            let volumes = open.map(|volume| &volume.tags);
+            std::iter::once(&instance.tags).chain(volumes).collect()
+        }
+    };
+    managers::managed_by(&tags, actor)
 }
 
 /// Digest of control and volume.
@@ -455,7 +472,7 @@ pub fn record(facts: &VolumeFacts, decision: &Decision, about: About<'_>) -> Opt
             attempts: 1,
             started_at: about.now,
             finished_at: (!begins).then_some(about.now),
-            managed_by: guards::managed_by(tags, &about.trigger.actor),
+            managed_by: managed_by(facts, &about.trigger.actor).map(|manager| manager.to_string()),
         },
         detail: EncryptionDetail {
             way: decision.way,

@@ -26,6 +26,9 @@ impl Purpose {
     }
 }
 
+/// What the key of a dry run begins with, ahead of that of its change.
+pub(super) const DRY_RUN: &str = "dry run ";
+
 /// One change of the world. Each is safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -91,6 +94,9 @@ pub enum Change {
         /// Its encrypted copy.
         copy: String,
     },
+    /// AWS is asked whether it would carry a change out, with the arguments of
+    /// its call; nothing is changed.
+    DryRun(Box<Change>),
 }
 
 impl Change {
@@ -109,6 +115,7 @@ impl Change {
             Self::Attach { volume, .. } => format!("attach {volume}"),
             Self::KeepOrDelete { volume, .. } => format!("termination {volume}"),
             Self::TagReplaced { volume, .. } => format!("tag {volume}"),
+            Self::DryRun(change) => format!("{DRY_RUN}{}", change.key()),
         }
     }
 }
@@ -129,6 +136,13 @@ pub enum Note {
     /// as refused.
     Refuse {
         /// Everything that forbids it, one sentence each.
+        why: Vec<String>,
+    },
+    /// AWS would refuse what the run needs, as dry runs show: the run ends as
+    /// refused, with nothing stopped or moved, and the unit is left alone until
+    /// a person re-arms it (the next look would ask the same again).
+    DryRunsRefused {
+        /// What AWS would refuse, one sentence each.
         why: Vec<String>,
     },
     /// A volume's copy is made from a snapshot.

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, End, Note};
+use super::change::{Change, DRY_RUN, End, Note};
 use crate::reason::Reason;
 use crate::run::Run;
 use crate::security_group::Tags;
@@ -92,6 +92,15 @@ pub struct Progress {
     /// What a person has to know at once, while the run goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<String>,
+    /// How often that has become something else: the same may be told again, with
+    /// something else in between.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attention_changed: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// That the instance was seen stopped.
@@ -152,7 +161,7 @@ pub struct Tries {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Answer {
-    /// It was accepted.
+    /// It was accepted; of a dry run: it would be.
     Accepted,
     /// It was refused, or failed.
     Refused {
@@ -163,7 +172,8 @@ pub enum Answer {
         /// AWS's message.
         message: String,
         /// Whether AWS may have acted all the same (no answer came), so that
-        /// nothing may be concluded from it.
+        /// nothing may be concluded from it. Of a dry run also a throttled one,
+        /// which says nothing of what would come of the call.
         unknown: bool,
     },
 }
@@ -253,6 +263,15 @@ impl Encryption {
                     trip: false,
                 });
             }
+            Note::DryRunsRefused { why } => {
+                self.detail.progress.back.get_or_insert(Back {
+                    at: now,
+                    why: why.join("; "),
+                    refusals: why.clone(),
+                    status: Status::Refused,
+                    trip: true,
+                });
+            }
             Note::FromSnapshot { volume, why } => {
                 self.detail
                     .progress
@@ -265,7 +284,13 @@ impl Encryption {
                     launched_at: *launched_at,
                 });
             }
-            Note::Attention { text } => self.detail.progress.attention = Some(text.clone()),
+            Note::Attention { text } => {
+                let progress = &mut self.detail.progress;
+                if progress.attention.as_ref().is_some_and(|told| told != text) {
+                    progress.attention_changed += 1;
+                }
+                progress.attention = Some(text.clone());
+            }
         }
     }
 
@@ -317,6 +342,11 @@ impl Encryption {
                 answer: None,
                 made: None,
             });
+        // A dry run is asked for anew once its answer is old.
+        if matches!(change, Change::DryRun(_)) && tries.answer == Some(Answer::Accepted) {
+            tries.count = 0;
+            tries.first_at = now;
+        }
         tries.count += 1;
         tries.last_at = now;
         tries.answer = None;
@@ -338,6 +368,17 @@ impl Encryption {
         self.detail.reasons.extend(end.why.iter().cloned());
         self.detail.instance_gone = end.instance_gone;
         self.head.finished_at = Some(now);
+    }
+
+    /// The codes with which AWS refused dry runs: what it would refuse to this
+    /// run.
+    #[must_use]
+    pub fn refused_dry_runs(&self) -> BTreeSet<&str> {
+        let tries = self.detail.progress.tries.iter();
+        tries
+            .filter(|(key, tries)| key.starts_with(DRY_RUN) && !tries.may_have_happened())
+            .filter_map(|(_, tries)| tries.refused_with())
+            .collect()
     }
 
     /// Ids of what a kind of change made.
@@ -390,10 +431,14 @@ impl Encryption {
             .attention
             .as_deref()
             .unwrap_or_default();
+        let changed = match self.detail.progress.attention_changed {
+            0 => String::new(),
+            times => format!(" {times}"),
+        };
         digest([
             format!("encryption {}", self.head.id).as_str(),
             &format!("status {}", self.head.status.name()),
-            &format!("attention {attention}"),
+            &format!("attention {attention}{changed}"),
         ])
     }
 

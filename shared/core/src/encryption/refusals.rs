@@ -2,6 +2,7 @@
 //! before each of its steps.
 
 use super::settings::Settings;
+use crate::managers::{self, Kind};
 use crate::security_group::Tags;
 use crate::volumes::{COPY_OF_TAG, Instance, MOST_TAGS, Volume};
 
@@ -19,7 +20,8 @@ pub fn refusals<'a>(
     settings: &Settings,
 ) -> Vec<String> {
     let mut why = Vec::new();
-    for volume in volumes {
+    let of_volumes: Vec<&Volume> = volumes.into_iter().collect();
+    for volume in &of_volumes {
         let id = &volume.id;
         if volume.tags.contains_key(COPY_OF_TAG) {
             why.push(format!(
@@ -42,6 +44,7 @@ pub fn refusals<'a>(
                 "{id} belongs to Kubernetes (tag {tag}), which knows it by its id"
             ));
         }
+        why.extend(in_a_stack(id, &volume.tags, settings));
         if volume.carried_tags().len() + OWN_TAGS > MOST_TAGS {
             why.push(format!(
                 "{id} has so many tags that its copy would have no room for Backstop's {OWN_TAGS} (at most {MOST_TAGS})"
@@ -51,7 +54,7 @@ pub fn refusals<'a>(
     if let Some(instance) = instance {
         let id = &instance.id;
         let tag = |key: &str| instance.tags.get(key);
-        if let Some(group) = tag("aws:autoscaling:groupName") {
+        if let Some(group) = managers::auto_scaling_group(&instance.tags) {
             why.push(format!(
                 "{id} is a member of the Auto Scaling group {group}, which would replace it when it is stopped: encrypt in the launch template"
             ));
@@ -68,6 +71,10 @@ pub fn refusals<'a>(
         }
         if let Some(tag) = orchestrated(&instance.tags) {
             why.push(format!("{id} is a node of Kubernetes (tag {tag})"));
+        }
+        // Of an undo, which replaces nothing, volumes are not asked about.
+        if !of_volumes.is_empty() {
+            why.extend(in_a_stack(id, &instance.tags, settings));
         }
         if instance.marketplace {
             why.push(format!(
@@ -107,10 +114,17 @@ pub fn refusals<'a>(
 }
 
 /// The tag by which an orchestrator marks what it manages.
-fn orchestrated(tags: &Tags) -> Option<&String> {
-    tags.keys().find(|key| {
-        key.starts_with("ebs.csi.aws.com/")
-            || key.starts_with("kubernetes.io/")
-            || key.as_str() == "CSIVolumeName"
-    })
+fn orchestrated(tags: &Tags) -> Option<String> {
+    let manager = managers::tagged(tags, Kind::orchestrates)?;
+    manager.tag.map(|(key, _)| key)
+}
+
+/// That a CloudFormation stack made a volume or instance, where the policy does
+/// not allow to replace what one made. An update replaces a volume, or its whole
+/// instance, whose encryption is not the template's.
+fn in_a_stack(id: &str, tags: &Tags, settings: &Settings) -> Option<String> {
+    let stack = managers::stack(tags).filter(|_| !settings.replace_stack_volumes)?;
+    Some(format!(
+        "{id} is managed by {stack}, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)"
+    ))
 }

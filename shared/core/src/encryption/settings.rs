@@ -59,6 +59,10 @@ pub struct Settings {
     /// Whether an instance with a public IPv4 address that a stop releases may
     /// be stopped all the same.
     pub release_public_ipv4: bool,
+    /// Whether volumes may be replaced that a CloudFormation stack made, or whose
+    /// instance one made: with the stack's next update they are replaced again,
+    /// by new ones.
+    pub replace_stack_volumes: bool,
     /// The KMS key of copies: an ARN, id or `alias/…`; absent: the account's
     /// key for EBS.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +81,7 @@ impl Default for Settings {
             max_downtime_minutes: 30,
             health_minutes: 10,
             release_public_ipv4: false,
+            replace_stack_volumes: false,
             kms_key: None,
             originals: Originals::default(),
         }

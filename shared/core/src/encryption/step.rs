@@ -5,8 +5,8 @@
 //! AWS do between two looks, the next step follows from the second look.
 //!
 //! ```text
-//! attached:    safety snapshots ─► stop ─► copies ─► detach, attach, … ─► start ─► healthy ─► tag
-//!                                                └──────────► back ◄─────────────────┘
+//! attached:    dry runs ─► safety snapshots ─► stop ─► copies ─► detach, attach, … ─► start ─► healthy ─► tag
+//!                                                            └──────────► back ◄─────────────────┘
 //! unattached:  safety snapshot ─────────► copy ─► tag
 //! ```
 //!
@@ -19,17 +19,21 @@
 //! - a copy is seen encrypted, and of the same make, before anything is detached
 //! - an instance that the run stopped is started again, with its originals if
 //!   not with the copies
+//! - no instance is stopped, and no volume moved, before AWS has said in dry runs
+//!   that it would carry out what follows, as far as that can be asked ahead
 //!
 //! Deliberately not here: reading the world, and taking the step.
 
 use std::collections::BTreeMap;
 
+use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
-use super::change::{Change, End, Note, Purpose};
+use super::change::{Change, DRY_RUN, End, Note, Purpose};
 use super::record::{Answer, Back, Encryption, Tries, Way};
 use super::refusals::refusals;
 use super::settings::Settings;
+use crate::exemption;
 use crate::volumes::{
     COPY_OF_TAG, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Volume,
 };
@@ -51,6 +55,12 @@ const LONGEST_COPY: SignedDuration = SignedDuration::from_hours(2);
 /// For how long an instance that was started may not show before it is taken for
 /// gone.
 const LONGEST_UNSEEN: SignedDuration = SignedDuration::from_hours(2);
+/// For how long the answer to a dry run counts when an instance is about to be
+/// stopped: snapshots may have taken hours since.
+const DRY_RUN_HOLDS: SignedDuration = SignedDuration::from_mins(15);
+/// For how long a person is waited for whose opt-out keeps the way back from
+/// being taken.
+const LONGEST_ASKED: SignedDuration = SignedDuration::from_hours(24);
 /// Seconds between two looks while an instance is down.
 const BRISK: u32 = 15;
 
@@ -303,6 +313,10 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
             return Some(refuse(vec![another_copy(&v.id, other)]));
         }
     }
+    // Ahead of the snapshots, which cost money and may take hours.
+    if let Some(step) = dry_runs(world, changes_ahead(world, true), None) {
+        return Some(step);
+    }
     if let Some(step) = safety_snapshots(world) {
         return Some(step);
     }
@@ -313,7 +327,129 @@ fn unready(world: &World<'_>, instance: &Instance, before: &Instance) -> Option<
             false,
         ));
     }
-    None
+    dry_runs(world, changes_ahead(world, true), Some(DRY_RUN_HOLDS))
+}
+
+/// Everything that the run will change once the instance is down, as far as AWS
+/// can be asked ahead. Copies have no ids before they are made, so attachments
+/// are asked of the originals, as on the way back; and a copy from a snapshot is
+/// asked of the safety snapshot, once there is one.
+fn changes_ahead(world: &World<'_>, starts: bool) -> Vec<Change> {
+    let run = world.run;
+    let mut changes: Vec<Change> = starts
+        .then_some(Change::Start { back: false })
+        .into_iter()
+        .collect();
+    for v in &run.detail.volumes {
+        changes.push(Change::Detach {
+            volume: v.id.clone(),
+        });
+        changes.extend(attachment_ahead(v, &v.id));
+        match run.detail.progress.from_snapshot.contains_key(&v.id) {
+            false => changes.push(Change::Copy {
+                volume: v.id.clone(),
+            }),
+            true => changes.extend(world.snapshot_of(&v.id, Purpose::Safety).map(|snapshot| {
+                Change::Create {
+                    volume: v.id.clone(),
+                    snapshot: snapshot.id.clone(),
+                }
+            })),
+        }
+    }
+    changes
+}
+
+/// How a volume is attached in the place of one that was there before.
+fn attachment_ahead(before: &Volume, volume: &str) -> Vec<Change> {
+    let (device, delete) = device_of(before);
+    let attach = Change::Attach {
+        volume: volume.to_owned(),
+        device: device.to_owned(),
+    };
+    // EC2 attaches a volume so that it stays when the instance goes.
+    let goes = delete.then(|| Change::KeepOrDelete {
+        volume: volume.to_owned(),
+        device: device.to_owned(),
+        delete,
+    });
+    std::iter::once(attach).chain(goes).collect()
+}
+
+/// What came of dry runs that are not all answered well.
+enum Ahead {
+    /// This has to be done first.
+    Step(Step),
+    /// AWS would refuse this, one sentence each.
+    Refused(Vec<String>),
+    /// AWS does not answer, and why.
+    Unanswered(String),
+}
+
+/// Dry runs of changes, while nothing is lost by going back; none: AWS would
+/// carry out every one of them. `holds`: for how long an answer counts; none:
+/// for good.
+fn dry_runs(
+    world: &World<'_>,
+    changes: Vec<Change>,
+    holds: Option<SignedDuration>,
+) -> Option<Step> {
+    match asked_ahead(world, changes, holds)? {
+        Ahead::Step(step) => Some(step),
+        Ahead::Refused(why) => Some(Step::Note(Note::DryRunsRefused { why })),
+        Ahead::Unanswered(why) => Some(go_back(&why, Status::Pending, false)),
+    }
+}
+
+/// Asks for every dry run before it says that one is refused: whoever has to
+/// grant something is told all of it at once.
+fn asked_ahead(
+    world: &World<'_>,
+    changes: Vec<Change>,
+    holds: Option<SignedDuration>,
+) -> Option<Ahead> {
+    let mut refused = Vec::new();
+    for change in changes {
+        let dry_run = Change::DryRun(Box::new(change.clone()));
+        let tries = world.run.detail.progress.tries(&dry_run);
+        let answer = tries.and_then(|tries| Some((tries, tries.answer.as_ref()?)));
+        match answer {
+            Some((tries, Answer::Accepted))
+                if holds.is_none_or(|holds| world.since(tries.last_at) < holds) => {}
+            Some((tries, answer @ Answer::Refused { .. })) if !passes(answer) => {
+                let why = tries.refusal().unwrap_or_default();
+                match change {
+                    // Then the copy is made in the other way, which is asked next.
+                    Change::Copy { volume } => {
+                        let why = format!("a direct copy would be refused: {why}");
+                        return Some(Ahead::Step(Step::Note(Note::FromSnapshot { volume, why })));
+                    }
+                    _ => refused.push(format!(
+                        "AWS would refuse a call that the run needs, as its dry run shows ({}): {why}",
+                        change.key()
+                    )),
+                }
+            }
+            _ => match attempt(world, dry_run) {
+                Ok(step) => return Some(Ahead::Step(step)),
+                Err(why) => {
+                    return Some(Ahead::Unanswered(format!(
+                        "AWS does not answer whether it would carry out what the run needs ({}): {why}",
+                        change.key()
+                    )));
+                }
+            },
+        }
+    }
+    (!refused.is_empty()).then_some(Ahead::Refused(refused))
+}
+
+/// Whether a refusal may pass by itself, and so says nothing of the next try.
+fn passes(answer: &Answer) -> bool {
+    match answer {
+        Answer::Accepted => false,
+        Answer::Refused { unknown, code, .. } => *unknown || code == "RequestLimitExceeded",
+    }
 }
 
 /// A stop takes as long as the operating system does. It is never forced: that
@@ -416,7 +552,17 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     if let Some(problem) = world.moved(&instance.id) {
         return go_back(&problem, Status::RolledBack, false);
     }
+    // As long as the run has neither stopped nor moved anything, a refusal costs
+    // nothing.
+    let volumes = &run.detail.volumes;
+    let untouched = !ours && !volumes.iter().any(|v| world.touched(v, &instance.id));
+    if untouched && let Some(step) = dry_runs(world, changes_ahead(world, false), None) {
+        return step;
+    }
     if let Some(step) = safety_snapshots(world) {
+        return step;
+    }
+    if untouched && let Some(step) = dry_runs(world, changes_ahead(world, false), None) {
         return step;
     }
     // Copies of all volumes first: nothing is detached before every one is
@@ -436,6 +582,15 @@ fn stopped(world: &World<'_>, instance: &Instance) -> Step {
     }
     if let Some(step) = first(steps) {
         return step;
+    }
+    if untouched {
+        let copies = volumes
+            .iter()
+            .filter_map(|v| Some((v, world.copy_of(&v.id)?)));
+        let attachments = copies.flat_map(|(v, copy)| attachment_ahead(v, &copy.id));
+        if let Some(step) = dry_runs(world, attachments.collect(), None) {
+            return step;
+        }
     }
     for v in &run.detail.volumes {
         if let Some(step) = swap(world, v, &instance.id) {
@@ -686,6 +841,9 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
     let Some(back) = &run.detail.progress.back else {
         return wait(BRISK, "a reason to go back");
     };
+    if let Some(step) = undo_ahead(world, instance, back) {
+        return step;
+    }
     match instance.state.as_str() {
         "running" => {
             let on_copies = run.detail.volumes.iter().any(|v| {
@@ -702,6 +860,9 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
                 let by_us = start.is_some_and(Tries::may_have_happened);
                 if !by_us && run.detail.undoes.is_none() {
                     return half_swapped(world, instance);
+                }
+                if let Some(step) = asks_for_an_end(world, instance, back) {
+                    return step;
                 }
                 return persist(world, Change::Stop { back: true }).unwrap_or_else(|why| {
                     finish(
@@ -747,6 +908,64 @@ fn back(world: &World<'_>, instance: &Instance) -> Step {
         "stopping" => stopping(world, instance),
         state => wait(BRISK, &format!("the instance to leave the state {state}")),
     }
+}
+
+/// Dry runs of all that an undo needs, before it has stopped or moved anything;
+/// none: AWS would carry it out, or it has begun to.
+fn undo_ahead(world: &World<'_>, instance: &Instance, back: &Back) -> Option<Step> {
+    let run = world.run;
+    let begun = |key: &String| !key.starts_with(DRY_RUN);
+    if run.detail.undoes.is_none()
+        || run.detail.progress.tries.keys().any(begun)
+        || !matches!(instance.state.as_str(), "running" | "stopped")
+    {
+        return None;
+    }
+    let start = instance.is_up().then_some(Change::Start { back: true });
+    let mut changes: Vec<Change> = start.into_iter().collect();
+    let volumes = run.detail.volumes.iter();
+    for v in volumes.filter(|v| world.wants_original(&v.id, &instance.id)) {
+        let copy = world.copy_of(&v.id);
+        if let Some(copy) = copy.filter(|copy| copy.attachment_to(&instance.id).is_some()) {
+            changes.push(Change::Detach {
+                volume: copy.id.clone(),
+            });
+        }
+        changes.extend(attachment_ahead(v, &v.id));
+    }
+    let why = match asked_ahead(world, changes, None)? {
+        Ahead::Step(step) => return Some(step),
+        Ahead::Refused(why) => why,
+        Ahead::Unanswered(why) => vec![why],
+    };
+    let why = std::iter::once(back.why.clone()).chain(why).collect();
+    Some(Step::End(needs_person(why)))
+}
+
+/// The instance has to be stopped to go back, and IAM enforces an opt-out
+/// without an end, which somebody has set meanwhile: a person is asked for one
+/// that has an end, and waited for. None: there is no such opt-out.
+fn asks_for_an_end(world: &World<'_>, instance: &Instance, back: &Back) -> Option<Step> {
+    let asked = exemption::asks_for_an_end(
+        &instance.tags,
+        &instance.id,
+        &world.run.head.region,
+        world.run.head.control,
+        Offset::UTC.to_datetime(back.at).date(),
+    )?;
+    let text = format!(
+        "{}. Backstop goes on by itself then: {}",
+        asked.why, asked.command
+    );
+    if world.run.detail.progress.attention.as_ref() != Some(&text) {
+        return Some(Step::Note(Note::Attention { text }));
+    }
+    if world.since(back.at) < LONGEST_ASKED {
+        let seconds = LONGEST_PAUSE.as_secs() as u32;
+        return Some(wait(seconds, "somebody to give the opt-out an end"));
+    }
+    let why = vec![back.why.clone(), text];
+    Some(finish(world, needs_person(why)))
 }
 
 /// Puts every original back where it was, or its copy where there is no
@@ -838,14 +1057,13 @@ fn persist(world: &World<'_>, change: Change) -> Result<Step, String> {
     // The code alone: messages vary from try to try, and each new text is told.
     let (problem, passing) = match &tries.answer {
         // No answer, or "slower", once or twice says nothing yet.
-        Some(Answer::Refused {
-            operation,
-            code,
-            unknown,
-            ..
-        }) => (
+        Some(
+            answer @ Answer::Refused {
+                operation, code, ..
+            },
+        ) => (
             format!("{operation}: {code}"),
-            *unknown || code == "RequestLimitExceeded" || is_taken(&change, code),
+            passes(answer) || is_taken(&change, code),
         ),
         // An instance that AWS starts and that does not stay up is `stopped`
         // again, with a reason: so EC2 reports what EBS or KMS refuse.
@@ -1111,15 +1329,18 @@ fn attempt(world: &World<'_>, change: Change) -> Result<Step, String> {
 
 /// Tries again when it is time.
 fn paced(world: &World<'_>, change: Change, tries: &Tries) -> Step {
-    let (pause, look) = match &tries.answer {
-        Some(Answer::Refused { unknown: false, .. }) => {
+    // What a dry run asked for shows no effect that could be waited for.
+    let again = matches!(change, Change::DryRun(_))
+        || matches!(&tries.answer, Some(Answer::Refused { unknown: false, .. }));
+    let (pause, look) = match again {
+        true => {
             let grown = PAUSE * i32::try_from(tries.count).unwrap_or(i32::MAX).min(20);
             (grown.min(LONGEST_PAUSE), LONGEST_PAUSE)
         }
         // Accepted, or not answered: its effect may not show yet. In the long
         // run it is looked at less often: an execution holds 25,000 events.
-        _ if tries.count > MOST_TRIES => (LONGEST_PAUSE, LONGEST_PAUSE),
-        _ => (LAG, PAUSE),
+        false if tries.count > MOST_TRIES => (LONGEST_PAUSE, LONGEST_PAUSE),
+        false => (LAG, PAUSE),
     };
     let left = pause - world.since(tries.last_at);
     if left <= SignedDuration::ZERO {

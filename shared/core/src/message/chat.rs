@@ -86,9 +86,9 @@ pub(super) fn card(card: &Card<'_>) -> Value {
 /// The sections of the story, except those that are next steps.
 fn description(sections: &[Section]) -> String {
     let mut text = String::new();
-    for Section { heading, lines } in sections.iter().filter(|s| !is_next_step(s)) {
-        add(&mut text, &format!("*{heading}*"));
-        for line in lines {
+    for section in sections.iter().filter(|section| !section.is_next_step) {
+        add(&mut text, &format!("*{}*", section.heading));
+        for line in &section.lines {
             add(
                 &mut text,
                 &format!("• {}", plain(&one_line(line, MOST_LINE))),
@@ -112,17 +112,13 @@ fn add(text: &mut String, line: &str) {
 fn next_steps(record: &str, sections: &[Section]) -> Vec<String> {
     let steps = sections
         .iter()
-        .filter(|section| is_next_step(section))
-        .map(|Section { heading, lines }| format!("{heading}: {}", lines.join(" ")));
+        .filter(|section| section.is_next_step)
+        .map(|section| format!("{}: {}", section.heading, section.lines.join(" ")));
     let entry = format!("Everything else: ledger entry {record}");
     steps
         .chain([entry])
         .map(|step| plain(&one_line(&step, MOST_STEP)))
         .collect()
-}
-
-fn is_next_step(section: &Section) -> bool {
-    section.heading.starts_with("How to ")
 }
 
 /// A text in which a chat client finds no markup, no link and nobody to

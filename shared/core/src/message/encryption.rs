@@ -25,7 +25,7 @@ pub use notification::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
     NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption,
 };
-pub use sections::steps;
+pub use sections::{managed_volumes, steps};
 
 use made::parts;
 use story::{Story, severity};

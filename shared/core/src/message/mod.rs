@@ -32,7 +32,8 @@ mod undo;
 pub use crate::prose::one_line;
 pub use encryption::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
-    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption, steps,
+    NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption, managed_volumes,
+    steps,
 };
 pub use envelope::{MOST_BYTES, Message, is_list};
 pub use notice::{

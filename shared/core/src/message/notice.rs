@@ -23,9 +23,11 @@ use super::subject::shortened_subject;
 use super::text;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
-    About, ControlTripped, Digest, Health, Notice, Open, OptOutChanged, OptOutSeen, Storm,
+    About, ControlTripped, Digest, EVENT_FAILED, EventFailed, Health, Notice, Open, OptOutChanged,
+    OptOutSeen, Storm,
 };
-use crate::prose::{clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::prose::{self, clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::shell::{ascii_json, aws};
 use crate::storms::MOST_TEAMS;
 use crate::words::{ControlId, Severity, Status};
 
@@ -90,6 +92,9 @@ pub enum NotifiedAbout {
     OptOutChanged {
         /// Id of the resource that carries the tag, or carried it.
         resource: String,
+        /// The tag's key as it is spelt; absent: `backstop:opt-out`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         /// The tag's value now; absent: there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         value: Option<String>,
@@ -116,6 +121,23 @@ pub enum NotifiedAbout {
     Health {
         /// One for each check that failed; none: all is well again.
         failed: Vec<NotifiedCheck>,
+    },
+    /// An event was given up.
+    EventFailed {
+        /// SQS's id of the message in the queue of failed events.
+        message: String,
+        /// The function that failed on it, or that it is for; absent: the message
+        /// cannot be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        function: Option<String>,
+        /// The event, in a few words.
+        event: String,
+        /// What the function said, or why the message cannot be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// When it was given up, as the message states.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed_at: Option<String>,
     },
     /// Many entries of one kind, told as one.
     Storm {
@@ -158,8 +180,16 @@ pub struct NotifiedDigest {
     /// deleted.
     #[serde(default)]
     pub deleted: NotifiedOpen,
+    /// Snapshots taken before patches were installed that the policy had kept for
+    /// long enough, and that were deleted.
+    #[serde(default)]
+    pub snapshots_deleted: NotifiedOpen,
     /// Opt-outs that want somebody's attention.
     pub opt_outs: Vec<NotifiedOptOutSeen>,
+    /// What resources depend on and other accounts own, by id (prefix lists): a
+    /// change of it raises no event here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub of_others: BTreeMap<String, NotifiedOfOther>,
     /// Entries taken up again because their lease had lapsed.
     pub resumed: u64,
     /// Entries told because nobody had been.
@@ -175,6 +205,15 @@ pub struct NotifiedOpen {
     pub count: u64,
     /// The first few, by id.
     pub examples: Vec<String>,
+}
+
+/// Something that another account owns, and what depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotifiedOfOther {
+    /// The account.
+    pub owner: String,
+    /// The resources that depend on it.
+    pub needed_by: NotifiedOpen,
 }
 
 /// An opt-out tag that wants somebody's attention.
@@ -258,6 +297,7 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
     match about {
         About::OptOutChanged(changed) => NotifiedAbout::OptOutChanged {
             resource: name(&changed.resource),
+            key: some_text(&changed.key),
             value: some_text(&changed.value),
             means: changed.means.iter().map(|(c, e)| (*c, e.into())).collect(),
             actor: (&changed.actor).into(),
@@ -275,6 +315,13 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
                 found: cut(&failed.found),
                 remedy: cut(&failed.remedy),
             }),
+        },
+        About::EventFailed(failed) => NotifiedAbout::EventFailed {
+            message: name(&failed.message),
+            function: some_text(&failed.function),
+            event: cut(&failed.event),
+            error: some_text(&failed.error),
+            failed_at: some_text(&failed.failed_at),
         },
         About::Storm(storm) => {
             let teams: Vec<&String> = storm.teams.iter().collect();
@@ -312,7 +359,17 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
     let met_first = some(&digest.met_first);
     let kept = digest.kept.iter();
     let kept = kept.map(|(kind, of)| (name(kind), some(of))).collect();
+    let snapshots_deleted = some(&digest.snapshots_deleted);
     let deleted = some(&digest.deleted);
+    let of_others = digest.of_others.iter().take(most);
+    let of_others = of_others
+        .map(|(id, of)| {
+            let owner = name(&of.owner);
+            let needed_by = some(&of.needed_by);
+            (name(id), NotifiedOfOther { owner, needed_by })
+        })
+        .collect();
+    *omitted += digest.of_others.len().saturating_sub(most) as u64;
     let outcomes = digest.outcomes.iter().map(|(control, outcomes)| {
         let outcomes = outcomes.iter().take(most);
         (*control, outcomes.map(|(o, n)| (name(o), *n)).collect())
@@ -326,6 +383,7 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
         met_first,
         kept,
         deleted,
+        snapshots_deleted,
         opt_outs: first(&digest.opt_outs, most, omitted, |seen| NotifiedOptOutSeen {
             resource: name(&seen.resource),
             value: cut(&seen.value),
@@ -334,6 +392,7 @@ fn notified_digest(digest: &Digest, most: usize, omitted: &mut u64) -> NotifiedD
             owner: some_text(&seen.owner),
             why: some_text(&seen.why),
         }),
+        of_others,
         resumed: digest.resumed,
         told: digest.told,
         unseen: first(&digest.unseen, most, omitted, |line| cut(line)),
@@ -398,10 +457,11 @@ fn told(notice: &Notice) -> Told {
         sections: Vec::new(),
     };
     match &notice.about {
-        About::OptOutChanged(changed) => opt_out_changed(changed, &mut told),
+        About::OptOutChanged(changed) => opt_out_changed(changed, &notice.region, &mut told),
         About::ControlTripped(tripped) => control_tripped(tripped, &mut told),
         About::Digest(digest) => say_digest(digest, &mut told),
         About::Health(health) => say_health(health, &mut told),
+        About::EventFailed(failed) => say_event_failed(failed, &mut told),
         About::Storm(storm) => say_storm(storm, &mut told),
     }
     told
@@ -409,7 +469,7 @@ fn told(notice: &Notice) -> Told {
 
 // ------------------------------------------------------------------ opt-outs
 
-fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
+fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
     let id = or(&one_line(&changed.resource, 60), "unknown");
     let controls = |of: fn(&Exemption) -> bool| {
         let named = changed.means.iter().filter(|(_, e)| of(e));
@@ -447,26 +507,33 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
     told.resources.push(changed.resource.clone());
 
     let value = changed.value.as_deref();
-    told.sections.push(Section {
-        heading: "What changed".into(),
-        lines: vec![match value {
+    let key = changed.key.as_deref().unwrap_or(OPT_OUT_TAG);
+    told.sections.push(Section::new(
+        "What changed",
+        vec![match value {
             Some(value) => format!(
-                "The tag {OPT_OUT_TAG} of {id} is now `{}`.",
+                "The tag {} of {id} is now `{}`.",
+                one_line(key, MOST_TEXT),
                 one_line(value, MOST_TEXT)
             ),
             None => format!("The tag {OPT_OUT_TAG} of {id} is gone."),
         }],
-    });
-    told.sections.push(Section {
-        heading: "What it means".into(),
-        lines: meaning(changed, &id),
-    });
-    told.sections.push(Section {
-        heading: "Who did it, as the event states".into(),
-        lines: who(&changed.actor),
-    });
-    let remove =
-        format!("remove the tag: aws ec2 delete-tags --resources {id} --tags Key={OPT_OUT_TAG}");
+    ));
+    told.sections
+        .push(Section::new("What it means", meaning(changed, &id)));
+    told.sections.push(Section::new(
+        "Who did it, as the event states",
+        who(&changed.actor),
+    ));
+    let remove = aws(
+        "ec2 delete-tags",
+        region,
+        &[
+            ("--resources", id.clone()),
+            ("--tags", ascii_json(&json!([{ "Key": key }]))),
+        ],
+    );
+    let remove = format!("remove the tag: {remove}");
     let (heading, lines) = match value {
         None => (
             "How to opt out again",
@@ -477,8 +544,16 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
         Some(_) if !malformed.is_empty() => (
             "How to put it right",
             vec![
-                format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
-                format!("Or {remove}"),
+                match &changed.key {
+                    None => format!("Write it as {SPELLING}. Nothing is changed meanwhile."),
+                    Some(_) => format!(
+                        "Tag {id} with the key {OPT_OUT_TAG} and {SPELLING}. While the other spelling is there, nothing is changed."
+                    ),
+                },
+                match &changed.key {
+                    None => format!("Or {remove}"),
+                    Some(_) => format!("Then, or if it is to be remediated, {remove}"),
+                },
             ],
         ),
         Some(_) => (
@@ -486,10 +561,7 @@ fn opt_out_changed(changed: &OptOutChanged, told: &mut Told) {
             vec![format!("If it is not meant to be, {remove}")],
         ),
     };
-    told.sections.push(Section {
-        heading: heading.into(),
-        lines,
-    });
+    told.sections.push(Section::next_step(heading, lines));
 }
 
 fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
@@ -540,9 +612,7 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
     told.resources.push(tripped.resource.clone());
     let resource = or_unknown(Some(&tripped.resource), MOST_TEXT);
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: vec![
+        Section::new("What happened", vec![
                 format!(
                     "{} to {resource} would have exceeded the budget of {control}: {} changes in a clock hour (UTC).",
                     counted(u64::from(tripped.changes), "change"),
@@ -551,23 +621,16 @@ fn control_tripped(tripped: &ControlTripped, told: &mut Told) {
                 format!("It tripped at {}.", time(tripped.at)),
                 "A wrong policy, or somebody who opens many resources at once, looks like this."
                     .to_owned(),
-            ],
-        },
-        Section {
-            heading: "What stays open".into(),
-            lines: vec![
+            ]),
+        Section::new("What stays open", vec![
                 format!("{resource}, and everything that {control} finds from now on."),
-                "It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.".to_owned(),
-            ],
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![
+                "Each critical finding is told by itself. The others are only recorded: the digest of the next sweep lists them, `backstop scan` shows them now.".to_owned(),
+            ]),
+        Section::next_step("How to go on", vec![
                 "Find the cause first: `backstop history` shows what was changed and who had opened it.".to_owned(),
                 format!("Then: backstop re-arm {control}"),
-                "The next sweep puts right what is still open.".to_owned(),
-            ],
-        },
+                "The next sweep puts right what is still open, and ends the alarm.".to_owned(),
+            ]),
     ];
 }
 
@@ -659,6 +722,13 @@ fn say_digest(digest: &Digest, told: &mut Told) {
             some(&digest.deleted)
         ));
     }
+    if digest.snapshots_deleted.count > 0 {
+        done.push(format!(
+            "{} from before patches deleted, as the policy says (`patching.snapshots.delete_after_days`): {}",
+            counted(digest.snapshots_deleted.count, "snapshot"),
+            some(&digest.snapshots_deleted)
+        ));
+    }
     let mut opt_outs = shortened(&digest.opt_outs, MOST_LINES, say_opt_out);
     if digest.more_opt_outs > 0 {
         opt_outs.push(format!(
@@ -668,6 +738,14 @@ fn say_digest(digest: &Digest, told: &mut Told) {
     }
     let unseen = shortened(&digest.unseen, MOST_LINES, |line| {
         one_line(line, 2 * MOST_TEXT)
+    });
+    let of_others = shortened(&digest.of_others, MOST_LINES, |(id, of)| {
+        format!(
+            "{}, of the account {}: {}",
+            one_line(id, 100),
+            one_line(&of.owner, 100),
+            some(&of.needed_by)
+        )
     });
     let mut steps = Vec::new();
     if !open.is_empty() {
@@ -687,17 +765,18 @@ fn say_digest(digest: &Digest, told: &mut Told) {
         ("What is open, and why", open),
         ("What could not be seen", unseen),
         ("Met by the sweep before any event", met_first),
+        (
+            "Prefix lists of other accounts: a change of one raises no event here, only the sweep sees it",
+            of_others,
+        ),
         ("Unencrypted data that is kept", kept),
         ("Opt-outs that ended, end soon or cannot be read", opt_outs),
         ("What was done", done),
-        ("How to go on", steps),
     ]
     .into_iter()
     .filter(|(_, lines): &(_, Vec<String>)| !lines.is_empty())
-    .map(|(heading, lines)| Section {
-        heading: heading.into(),
-        lines,
-    })
+    .map(|(heading, lines)| Section::new(heading, lines))
+    .chain([Section::next_step("How to go on", steps)])
     .collect();
 }
 
@@ -743,10 +822,10 @@ fn say_opt_out(seen: &OptOutSeen) -> String {
 fn say_health(health: &Health, told: &mut Told) {
     if health.failed.is_empty() {
         told.headline = "HEALTHY: every check of Backstop itself passes again".to_owned();
-        told.sections.push(Section {
-            heading: "What was found".into(),
-            lines: vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
-        });
+        told.sections.push(Section::new(
+            "What was found",
+            vec!["Nothing is out of order any more. There is nothing to do.".to_owned()],
+        ));
         return;
     }
     let names: Vec<&String> = health.failed.iter().map(|failed| &failed.check).collect();
@@ -755,16 +834,16 @@ fn say_health(health: &Health, told: &mut Told) {
         joined(&names, 5)
     );
     told.severity = Severity::Critical;
-    told.sections.push(Section {
-        heading: "What is out of order".into(),
-        lines: shortened(&health.failed, MOST_LINES, |failed| {
+    told.sections.push(Section::new(
+        "What is out of order",
+        shortened(&health.failed, MOST_LINES, |failed| {
             format!(
                 "{}: {}.",
                 one_line(&failed.check, 50),
                 clause(&failed.found, MOST_TEXT)
             )
         }),
-    });
+    ));
     let mut steps = shortened(&health.failed, MOST_LINES, |failed| {
         format!(
             "{}: {}.",
@@ -773,10 +852,49 @@ fn say_health(health: &Health, told: &mut Told) {
         )
     });
     steps.push("Then: backstop doctor".to_owned());
-    told.sections.push(Section {
-        heading: "How to put it in order".into(),
-        lines: steps,
-    });
+    told.sections
+        .push(Section::next_step("How to put it in order", steps));
+}
+
+// -------------------------------------------------------------- failed events
+
+fn say_event_failed(failed: &EventFailed, told: &mut Told) {
+    let event = one_line(&failed.event, 100);
+    let error = failed
+        .error
+        .as_deref()
+        .map(|error| clause(error, MOST_TEXT));
+    let at = failed.failed_at.as_deref();
+    let at = at.map_or_else(String::new, |at| format!(" at {}", one_line(at, 50)));
+    told.severity = Severity::Critical;
+    told.resources.push(failed.event.clone());
+    let happened = match &failed.function {
+        Some(function) => {
+            let function = one_line(function, 100);
+            told.headline = format!("EVENT FAILED: {event}, given up by {function}");
+            let error = error.unwrap_or_else(|| "it was never delivered".to_owned());
+            format!("{event} is for the function {function} and was given up{at}: {error}.")
+        }
+        None => {
+            told.headline = format!("EVENT FAILED: {event}");
+            format!(
+                "A message in the queue of failed events cannot be read: {}.",
+                error.unwrap_or_else(|| "nobody knows why".to_owned())
+            )
+        }
+    };
+    let message = one_line(&failed.message, 100);
+    told.sections = vec![
+        Section::new("What happened", vec![happened]),
+        Section::new("What it means", vec![
+            "What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.".to_owned(),
+        ]),
+        Section::next_step("How to go on", vec![
+            "Look at all of them: backstop failed list".to_owned(),
+            format!("Once the cause is gone: backstop failed redrive {message}"),
+            "The event is kept for 14 days. It is not told again.".to_owned(),
+        ]),
+    ];
 }
 
 // --------------------------------------------------------------------- storm
@@ -853,31 +971,20 @@ fn say_storm(storm: &Storm, told: &mut Told) {
             false => format!("and {unnamed} more: backstop history shows them"),
         });
     }
-    let step = if failed {
+    let step = if storm.outcome == EVENT_FAILED {
+        "What they were about may be as it was. Look for the cause they share: backstop failed list; once it is gone: backstop failed redrive --all."
+    } else if failed {
         "They may still be open. Look for the cause they share in the first entry (backstop history RESOURCE); close them by hand if no message says that they are fixed."
     } else {
         "Find out who is behind it: backstop history RESOURCE names the caller of each. One that is meant to be: backstop undo ENTRY."
     };
     told.sections = vec![
-        Section {
-            heading: "What happened".into(),
-            lines: happened,
-        },
-        Section {
-            heading: "Which they are".into(),
-            lines: examples,
-        },
-        Section {
-            heading: "How to go on".into(),
-            lines: vec![step.to_owned()],
-        },
+        Section::new("What happened", happened),
+        Section::new("Which they are", examples),
+        Section::next_step("How to go on", vec![step.to_owned()]),
     ];
 }
 
 fn counted(count: u64, what: &str) -> String {
-    match (count, what) {
-        (1, _) => format!("1 {what}"),
-        (_, "entry") => format!("{count} entries"),
-        _ => format!("{count} {what}s"),
-    }
+    prose::counted(usize::try_from(count).unwrap_or(usize::MAX), what)
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::chat::Card;
 use super::story::Story;
 use crate::exemption::Exemption;
-use crate::plan::{Change, Ending, Exposure, Outcome, Step, Verification};
+use crate::plan::{Change, Ending, Exposure, Outcome, Step, Unjudged, Verification, Without};
 use crate::ports::Permission;
 use crate::prose::{one_line, or};
 use crate::security_group::{IngressRule, Source};
@@ -206,6 +206,10 @@ pub struct NotifiedExposure {
     pub public_addresses: String,
     /// Whether the source also admits private or special addresses.
     pub private_part: bool,
+    /// Why the rule could not be judged: then `exposed` is what may be too open, and
+    /// how many addresses the source admits is not known. Absent where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unjudged: Option<Unjudged>,
     /// What the rule's own opt-out tag says.
     pub exemption: NotifiedExemption,
     /// Stays the same when the rule is put back under a new id.
@@ -228,6 +232,9 @@ pub enum NotifiedExemption {
         value: String,
         /// What is wrong with it.
         problem: String,
+        /// The tag's key as it is spelt; absent: `backstop:opt-out`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// No tag: it was there before the control was switched to `enforce`.
     Existing,
@@ -275,6 +282,9 @@ pub struct NotifiedOutcome {
     /// The id of the rule that the step made or took back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// What that rule lacks, because AWS refused it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<Without>,
     /// How it ended.
     pub ending: Ending,
 }
@@ -516,6 +526,23 @@ fn state(of: &Value) -> Value {
     }
 }
 
+/// Why a rule could not be judged; what others wrote is cut.
+fn unjudged(why: &Unjudged) -> Unjudged {
+    match why {
+        Unjudged::PrefixList { id, owner, why } => Unjudged::PrefixList {
+            id: name(id),
+            owner: some_name(owner),
+            why: text(why),
+        },
+        Unjudged::Entries { id, owner, entries } => Unjudged::Entries {
+            id: name(id),
+            owner: some_name(owner),
+            entries: texts(entries, MOST_WORDS),
+        },
+        Unjudged::Block { block } => Unjudged::Block { block: text(block) },
+    }
+}
+
 /// An exposure as the first release published it; none of other controls.
 fn exposure(exposure: &Exposure) -> Option<NotifiedExposure> {
     let rule = IngressRule::deserialize(&exposure.state).ok()?;
@@ -528,6 +555,7 @@ fn exposure(exposure: &Exposure) -> Option<NotifiedExposure> {
             .map_or(0, |reach| reach.public_addresses)
             .to_string(),
         private_part: exposure.reach.is_some_and(|reach| reach.private_part),
+        unjudged: exposure.unjudged.as_ref().map(unjudged),
         exemption: (&exposure.exemption).into(),
         fingerprint: name(&exposure.fingerprint),
     })
@@ -545,9 +573,14 @@ impl From<&Exemption> for NotifiedExemption {
             Exemption::Exempt(o) => Self::Exempt(opt_out(o)),
             Exemption::Ended(o) => Self::Ended(opt_out(o)),
             Exemption::Existing => Self::Existing,
-            Exemption::Malformed { value, problem } => Self::Malformed {
+            Exemption::Malformed {
+                value,
+                problem,
+                key,
+            } => Self::Malformed {
                 value: text(value),
                 problem: text(problem),
+                key: some_text(key),
             },
         }
     }
@@ -580,6 +613,10 @@ impl From<&Outcome> for NotifiedOutcome {
             step: outcome.step,
             traffic: outcome.permission.as_ref().map(Into::into),
             created: some_name(&outcome.created),
+            without: outcome.without.as_ref().map(|without| Without {
+                why: text(&without.why),
+                ..without.clone()
+            }),
             ending: ending(&outcome.ending),
         }
     }

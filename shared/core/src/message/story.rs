@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::any_control::AnyControl;
 use crate::control::ByHand;
@@ -22,7 +22,10 @@ use crate::entry::Entry;
 use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::info::{Phrases, Tagged};
 use crate::plan::{Ending, Exposure, Outcome, Step};
-use crate::prose::{capitalised, clause, joined, one_line, or, or_unknown, time};
+use crate::prose::{capitalised, clause, joined, one_line, or, or_unknown, shortened, time};
+use crate::reason::Reason;
+use crate::run::Head;
+use crate::shell::{ascii_json, quote};
 use crate::words::{Actor, Status};
 
 mod sections;
@@ -31,6 +34,8 @@ mod sections;
 const MOST_LINES: usize = 5;
 /// Most characters of a text that somebody else wrote.
 const MOST_TEXT: usize = 300;
+/// Most commands in a section.
+const MOST_COMMANDS: usize = 10;
 /// For how many days the opt-outs hold that a message proposes.
 const OPT_OUT_DAYS: i64 = 90;
 
@@ -40,6 +45,28 @@ pub(super) struct Section {
     pub(super) heading: Cow<'static, str>,
     /// One line each.
     pub(super) lines: Vec<String>,
+    /// Whether it says what the reader may do next: chat lists those apart, and
+    /// cuts them short.
+    pub(super) is_next_step: bool,
+}
+
+impl Section {
+    /// What there is to know.
+    pub(super) fn new(heading: impl Into<Cow<'static, str>>, lines: Vec<String>) -> Self {
+        Self {
+            heading: heading.into(),
+            lines,
+            is_next_step: false,
+        }
+    }
+
+    /// What the reader may do next.
+    pub(super) fn next_step(heading: &'static str, lines: Vec<String>) -> Self {
+        Self {
+            is_next_step: true,
+            ..Self::new(heading, lines)
+        }
+    }
 }
 
 /// The words where the control has none: its findings are not remediated at once,
@@ -139,7 +166,7 @@ impl<'a> Story<'a> {
             opt_out: &format!(
                 "{} until={} reason=undo",
                 self.entry.head.control,
-                self.opt_out_until()
+                opt_out_until(&self.entry.head)
             ),
             outcomes: self.all_outcomes(item),
         })?;
@@ -221,7 +248,10 @@ impl<'a> Story<'a> {
         let all = || self.entry.detail.exposures.iter();
         let concerned: Vec<&Exposure> = match self.entry.head.status {
             Status::Failed => all().filter(|e| self.failed(&e.item)).collect(),
-            Status::Remediated => all().filter(|e| !e.exemption.holds()).collect(),
+            Status::Remediated => all()
+                .filter(|e| !e.exemption.holds())
+                .filter(|e| !e.is_left_unjudged(&self.entry.detail.plan.changes))
+                .collect(),
             _ => all().filter(|e| !self.cut(&e.item)).collect(),
         };
         if concerned.is_empty() {
@@ -252,12 +282,151 @@ impl<'a> Story<'a> {
                 && outcome.ending == Ending::Done
         })
     }
+}
 
-    /// The last day of the opt-outs that the message proposes.
-    pub(super) fn opt_out_until(&self) -> Date {
-        let started = Offset::UTC.to_datetime(self.entry.head.started_at).date();
-        started.saturating_add(OPT_OUT_DAYS.days())
+/// The last day (UTC) of the opt-outs that a message proposes.
+pub(super) fn opt_out_until(head: &Head) -> Date {
+    let started = Offset::UTC.to_datetime(head.started_at).date();
+    started.saturating_add(OPT_OUT_DAYS.days())
+}
+
+/// An opt-out as a team may write it, with why it has to be.
+pub(super) fn sample_opt_out(head: &Head, why: &str) -> String {
+    format!(
+        "{} until={} owner={} reason={why}",
+        head.control,
+        opt_out_until(head),
+        owner(head.team.as_deref()),
+    )
+}
+
+/// The command that opts the resource of a run out.
+pub(super) fn opt_out_command(head: &Head) -> String {
+    let value = sample_opt_out(head, "why it must stay as it is");
+    let tag = format!("Key={OPT_OUT_TAG},Value={value}");
+    command(
+        &head.region,
+        "ec2 create-tags",
+        &[("--resources", &[head.resource_id()]), ("--tags", &[&tag])],
+    )
+}
+
+/// How an opt-out of these resources is ended, each with the key of its tag.
+pub(super) fn end_opt_out<'a>(
+    head: &Head,
+    carriers: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Section {
+    let lines = shortened(carriers, MOST_COMMANDS, |(id, key)| {
+        let tag = match key {
+            OPT_OUT_TAG => format!("Key={OPT_OUT_TAG}"),
+            // The shorthand has no place for every character that a key may have.
+            key => ascii_json(&json!([{ "Key": key }])),
+        };
+        command(
+            &head.region,
+            "ec2 delete-tags",
+            &[("--resources", &[id]), ("--tags", &[&tag])],
+        )
+    });
+    Section::next_step("How to end the opt-out", lines)
+}
+
+/// The command that re-arms a control, everywhere or for the resource alone.
+pub(super) fn re_arm(head: &Head, resource_alone: bool) -> String {
+    let control = head.control;
+    match resource_alone {
+        true => format!(
+            "backstop re-arm {control} {}",
+            quote(&one_line(head.resource_id(), 100))
+        ),
+        false => format!("backstop re-arm {control}"),
     }
+}
+
+/// What leads on where a tag, a setting or a guard keeps Backstop from changing
+/// anything.
+pub(super) fn way_out(head: &Head, because: Option<&Reason>) -> Vec<String> {
+    match (head.status, &head.exemption) {
+        (Status::Exempt, Exemption::Exempt(opt_out)) => {
+            vec![format!("The opt-out holds {}.", terms(opt_out))]
+        }
+        (Status::Held, _) => unreadable_tag(&head.exemption),
+        (Status::Existing, _) => vec![format!(
+            "To have it remediated, set `\"existing\": \"enforce\"` for {} in the policy.",
+            head.control
+        )],
+        (Status::Tripped, _) => vec![
+            "Remediation is paused until someone finds the cause and re-arms it:".to_owned(),
+            re_arm(head, because.is_some_and(Reason::is_trip_of_resource)),
+        ],
+        (Status::Stopped, _) => {
+            vec!["It is checked again by the first sweep after the kill switch is off.".to_owned()]
+        }
+        (Status::Pending, _) if because == Some(&Reason::BudgetSpent) => {
+            vec!["It is remediated by the first sweep of the next hour.".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What is to be said of an opt-out that does not hold the run back: that it has
+/// ended, or that the tag of a part cannot be read.
+pub(super) fn opt_out_notes(head: &Head, part: &str) -> Vec<String> {
+    match &head.exemption {
+        Exemption::Ended(opt_out) => {
+            vec![ended_opt_out("The opt-out", opt_out)]
+        }
+        Exemption::Malformed { .. } if head.status != Status::Held => {
+            let first = format!("The tag {OPT_OUT_TAG} of {part} cannot be read.");
+            let what = unreadable_tag(&head.exemption);
+            std::iter::once(first).chain(what).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn ended_opt_out(of: &str, opt_out: &OptOut) -> String {
+    format!("{of} has ended: it held {}.", terms(opt_out))
+}
+
+/// An option of a command, with its values; a switch has none.
+pub(super) type Flag<'a> = (&'a str, &'a [&'a str]);
+
+/// A command of the AWS CLI, with words that a shell takes as they are meant.
+pub(super) fn command(region: &str, operation: &str, options: &[Flag<'_>]) -> String {
+    let mut command = format!("aws {operation} --region {}", quote(&one_line(region, 50)));
+    for (name, values) in options {
+        command += &format!(" {name}");
+        for value in *values {
+            command += &format!(" {}", quote(&one_line(value, 2 * MOST_TEXT)));
+        }
+    }
+    command
+}
+
+/// A clause as a sentence. Ids stay as they are, and so does the end of a command,
+/// or it would be typed with the full stop.
+pub(super) fn sentence(text: &str, most: usize) -> String {
+    let clause = clause(text, most);
+    let is_id = clause
+        .split(' ')
+        .next()
+        .is_some_and(|word| word.trim_end_matches(':').contains(['-', '_', ':']));
+    let mut sentence = match is_id {
+        true => clause,
+        false => capitalised(&clause),
+    };
+    let last = sentence.rsplit(": ").next().unwrap_or_default();
+    let is_command = last.starts_with("aws ") && !last.ends_with(')');
+    if !is_command && !sentence.ends_with(['?', '!']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+/// Who touched the resource last.
+pub(super) fn who_touched(actor: &Actor) -> Section {
+    Section::new("Who touched it last, as the event states", who(actor))
 }
 
 /// Who called, what, from where and with what.
@@ -296,7 +465,7 @@ pub(super) fn owner(team: Option<&str>) -> &str {
 /// What is wrong with an opt-out tag, and how it is written; nothing where it can
 /// be read.
 pub(super) fn unreadable_tag(exemption: &Exemption) -> Vec<String> {
-    let Exemption::Malformed { value, problem } = exemption else {
+    let Exemption::Malformed { value, problem, .. } = exemption else {
         return Vec::new();
     };
     vec![
@@ -309,6 +478,17 @@ pub(super) fn unreadable_tag(exemption: &Exemption) -> Vec<String> {
     ]
 }
 
+/// Over what manages a resource.
+pub(super) const MANAGER: &str = "Who manages it";
+
+/// That something manages a resource, and what follows from that.
+pub(super) fn managed_by(manager: &str) -> String {
+    format!(
+        "It is managed by {}: change it there, or it comes back.",
+        one_line(manager, MOST_TEXT)
+    )
+}
+
 /// When a run of many invocations was at work on what.
 pub(super) fn the_run(
     resource: &str,
@@ -318,9 +498,9 @@ pub(super) fn the_run(
     policy_version: i64,
 ) -> Section {
     let ended = ended.map(|at| format!(", ended: {}", time(at)));
-    Section {
-        heading: "The run".into(),
-        lines: vec![
+    Section::new(
+        "The run",
+        vec![
             format!("Resource: {}", one_line(resource, MOST_TEXT)),
             format!(
                 "Begun: {}{}, attempts: {attempts}, policy version: {policy_version}",
@@ -328,7 +508,7 @@ pub(super) fn the_run(
                 ended.unwrap_or_default(),
             ),
         ],
-    }
+    )
 }
 
 fn by_item<'a>(
@@ -402,7 +582,10 @@ pub(super) fn ended(outcome: &Outcome) -> String {
         .map(|id| format!(" ({})", one_line(id, 100)))
         .unwrap_or_default();
     let ending = match &outcome.ending {
-        Ending::Done => "done".to_owned(),
+        Ending::Done => match &outcome.without {
+            Some(without) => format!("done, {without}"),
+            None => "done".to_owned(),
+        },
         Ending::AlreadyDone => "it was so already".to_owned(),
         Ending::Skipped { why } => format!("not done: {}", one_line(why, MOST_TEXT)),
         Ending::Failed {

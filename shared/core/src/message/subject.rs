@@ -3,7 +3,7 @@
 
 use super::story::Story;
 use crate::entry::Entry;
-use crate::prose::one_line;
+use crate::prose::{joined, one_line};
 use crate::run::Head;
 use crate::words::Status;
 
@@ -87,29 +87,41 @@ pub(super) fn shortened_subject(headline: &str) -> String {
     format!("{}...", kept.trim_end())
 }
 
-/// The first line of a body: the subject uncut, and why nothing was changed.
+/// The first line of a body: the subject uncut, why nothing was changed, and what
+/// was allowed and is lost.
 pub(super) fn first_line(story: &Story<'_>) -> String {
     let why = match story.entry.head.status {
         Status::Notified => ", nothing was changed",
         Status::Held => ", its opt-out tag cannot be read",
         Status::NotOwned => ", it belongs to another account",
         Status::Existing => ", it was there before enforce and was left",
+        Status::Tripped if story.changed_something() => {
+            ", the control has tripped: nothing more was changed"
+        }
         Status::Tripped => ", the control has tripped: nothing was changed",
+        Status::Stopped if story.changed_something() => {
+            ", the kill switch is on: nothing more was changed"
+        }
         Status::Stopped => ", the kill switch is on: nothing was changed",
+        Status::Pending => ", the budget of this hour is used up: nothing was changed",
         Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
-        // The last five are of encryptions and patchings, which have stories of
+        // The last four are of encryptions and patchings, which have stories of
         // their own.
         Status::InProgress
         | Status::Remediated
         | Status::Failed
         | Status::Exempt
-        | Status::Pending
         | Status::Refused
         | Status::RolledBack
         | Status::NeedsPerson
         | Status::AwaitingRescan => "",
     };
-    headline(story, &story.headlines(&[5]).concat(), 100) + why
+    let mut line = headline(story, &story.headlines(&[5]).concat(), 100) + why;
+    let lost: Vec<String> = story.lost().into_iter().map(|(_, what, _)| what).collect();
+    if !lost.is_empty() {
+        line += &format!(", LOST with it: {}", joined(&lost, 5));
+    }
+    line
 }
 
 fn headline(story: &Story<'_>, found: &str, name: usize) -> String {

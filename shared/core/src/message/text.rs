@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::chat::Card;
 use super::notification::LedgerKey;
-use super::story::{PutBack, Section, Story, ended, terms};
+use super::story::{PutBack, Section, Story, ended, opt_out_until, terms};
 use crate::exemption::Exemption;
 use crate::info::OptOutOn;
 use crate::plan::Exposure;
@@ -140,7 +140,7 @@ fn put_it_back(story: &Story<'_>, most: usize) -> Option<String> {
         return None;
     }
     let shown: Vec<&PutBack> = story.put_back.iter().take(most).collect();
-    let (item, until) = (story.phrases.item, story.opt_out_until());
+    let (item, until) = (story.phrases.item, opt_out_until(&story.entry.head));
     let opt_out = match story.opt_out_on() {
         OptOutOn::Item => format!(
             "Every {item} gets an opt-out until {until}; a {item} that was revoked gets a new id."

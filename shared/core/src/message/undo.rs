@@ -199,43 +199,36 @@ fn headline(undo: &Undo) -> String {
 }
 
 fn sections(undo: &Undo) -> Vec<Section> {
-    let mut sections = vec![Section {
-        heading: "Who asked for it, as stated".into(),
-        lines: vec![
+    let mut sections = vec![Section::new(
+        "Who asked for it, as stated",
+        vec![
             format!("Who: {}", or_unknown(undo.by.as_deref(), MOST_TEXT)),
             format!("Why: {}", or_unknown(Some(&undo.reason), MOST_TEXT)),
         ],
-    }];
+    )];
     if !undo.problems.is_empty() {
-        sections.push(Section {
-            heading: "What failed".into(),
-            lines: shortened(&undo.problems, MOST_LINES, |problem| {
+        sections.push(Section::new(
+            "What failed",
+            shortened(&undo.problems, MOST_LINES, |problem| {
                 format!("{}.", clause(problem, 2 * MOST_TEXT))
             }),
-        });
+        ));
     }
-    sections.push(Section {
-        heading: match undo.status {
+    sections.push(Section::new(
+        match undo.status {
             UndoStatus::Undone => "What was put back",
             _ => "What was to be put back",
-        }
-        .into(),
-        lines: shortened(&undo.restored, MOST_LINES, |line| {
+        },
+        shortened(&undo.restored, MOST_LINES, |line| {
             format!("{}.", clause(line, 2 * MOST_TEXT))
         }),
-    });
+    ));
     sections.push(match undo.status {
-        UndoStatus::Undone => Section {
-            heading: "How to keep it, or to end it".into(),
-            lines: kept_until(undo),
-        },
-        _ => Section {
-            heading: "How to go on".into(),
-            lines: vec![format!(
+        UndoStatus::Undone => Section::next_step("How to keep it, or to end it", kept_until(undo)),
+        _ => Section::next_step("How to go on", vec![format!(
                 "Remove the cause and ask again: backstop undo {}. What is done already is recognised.",
                 undo.undoes
-            )],
-        },
+            )]),
     });
     sections
 }

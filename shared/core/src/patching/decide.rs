@@ -24,13 +24,14 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AutoScaling, Host, MOST_LISTED, MOST_RECORDED, Need, Operation, PatchFacts, Patching,
-    PatchingDetail, Settings, Vulnerability, Wait,
+    AutoScaling, Command, Host, MOST_LISTED, MOST_RECORDED, Need, Operation, PatchFacts, Patching,
+    PatchingDetail, Settings, Vulnerability, Wait, cannot_be_patched,
 };
 use crate::controls::{missing_patches, unmanaged_instance, vulnerable_package};
-use crate::exemption::{self, Exemption, OPT_OUT_TAG};
+use crate::exemption::{self, Exemption};
 use crate::guards::{self, Case, Guards, Spared};
-use crate::reason::Reason;
+use crate::managers;
+use crate::reason::{Meanwhile, Reason};
 use crate::rules::OptOutRules;
 use crate::run::{Head, Run, VERSION};
 use crate::security_group::Tags;
@@ -40,6 +41,10 @@ use crate::words::{ControlId, Mode, Severity, Status};
 /// After how long an instance is scanned again for what every approved patch did
 /// not mend: AWS's own baselines approve a patch seven days after its release.
 const RESCAN_UNMENDED: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// How many commands that never began on an instance are followed by another one
+/// within the cool-down.
+const MOST_NOT_BEGUN: usize = 5;
 
 /// The rules by which it is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,7 +273,13 @@ fn judge(
     let by_findings = |existing| {
         let severity = worst.unwrap_or(Severity::High);
         let control = ControlId::VulnerablePackage;
-        found(control, severity, Operation::Install, true, existing)
+        // Whether its operating system can be patched at all, a scan says: without
+        // snapshots and changing nothing.
+        let operation = match facts.state {
+            Some(_) => Operation::Install,
+            None => Operation::Scan,
+        };
+        found(control, severity, operation, true, existing)
     };
     let by_state = || {
         if !running || !is_on(ControlId::MissingPatches) {
@@ -355,6 +366,7 @@ fn plan(
     let held = guards::held_back(&Case {
         other_owner: None,
         spared,
+        left: None,
         mode: at.mode_of(found.control, rules),
         kill_switch: rules.kill_switch,
         guards: at.guards.get(&found.control).unwrap_or(&unguarded),
@@ -391,6 +403,9 @@ fn plan(
         decision.status = status;
         decision.reasons.push(why);
     };
+    if let Some(why) = facts.cannot_be_patched() {
+        return ends(Status::Refused, cannot_be_patched(why));
+    }
     let settings = rules.settings;
     if let Some(group) = host.auto_scaling_group()
         && settings.auto_scaling == AutoScaling::Replace
@@ -422,39 +437,48 @@ pub fn stops(
     rules: &Rules<'_>,
     mode: Mode,
     now: Timestamp,
-) -> Option<(Status, String)> {
-    let back = |why: &str| Some((Status::RolledBack, why.to_owned()));
+) -> Option<Reason> {
     if rules.kill_switch {
-        return Some((Status::Stopped, "the kill switch is on".to_owned()));
+        return Some(Reason::KillSwitch);
     }
+    changed_meanwhile(run, host, encryption, rules, mode, now)
+        .map(|what| Reason::Meanwhile { what })
+}
+
+fn changed_meanwhile(
+    run: &Patching,
+    host: Option<&Host>,
+    encryption: Option<&str>,
+    rules: &Rules<'_>,
+    mode: Mode,
+    now: Timestamp,
+) -> Option<Meanwhile> {
     if rules.mode(run.head.control, mode) != Mode::Enforce {
-        return back("the mode is `enforce` no more");
+        return Some(Meanwhile::EnforceNoMore);
     }
     let Some(host) = host.filter(|host| !host.is_ended()) else {
-        return back("the instance is gone");
+        return Some(Meanwhile::InstanceGone);
     };
     if host.state != "running" {
-        return back("the instance does not run any more");
+        return Some(Meanwhile::NotRunning);
     }
     match exempt(&host.tags, run.head.control, rules.opt_out, now) {
-        Exemption::Malformed { .. } => {
-            return back("its opt-out tag was set meanwhile and cannot be read");
-        }
-        tag if tag.holds() => return back("it was opted out meanwhile"),
+        Exemption::Malformed { .. } => return Some(Meanwhile::OptOutUnreadable),
+        tag if tag.holds() => return Some(Meanwhile::OptedOut),
         _ => {}
     }
     if let Some(entry) = encryption {
-        return back(&being_encrypted(entry));
+        return Some(being_encrypted(entry));
     }
-    if run.detail.operation == Operation::Install && !rules.settings.in_window(now) {
-        return back("the maintenance window has closed");
-    }
-    None
+    let closed = run.detail.operation == Operation::Install && !rules.settings.in_window(now);
+    closed.then_some(Meanwhile::WindowClosed)
 }
 
 /// An encryption stops the instance, in the middle of an installation as well.
-fn being_encrypted(entry: &str) -> String {
-    format!("its volumes are being encrypted (entry {entry}), for which it is stopped")
+fn being_encrypted(entry: &str) -> Meanwhile {
+    Meanwhile::BeingEncrypted {
+        entry: entry.to_owned(),
+    }
 }
 
 /// Why what Inspector found is told and not patched.
@@ -462,12 +486,20 @@ fn only_told(findings: &[Vulnerability]) -> Vec<String> {
     let unmended = findings.iter().any(|finding| finding.unmended).then_some(
         "every approved patch was installed and did not mend it: does the patch baseline approve the fixed version?",
     );
-    let other = findings
-        .iter()
-        .any(|finding| !finding.unmended)
+    let others = || findings.iter().filter(|finding| !finding.unmended);
+    let subscriptions: BTreeSet<&str> = others()
+        .filter_map(Vulnerability::needs_subscription)
+        .collect();
+    let other = others()
+        .any(|finding| finding.needs_subscription().is_none())
         .then_some("no patch of the operating system mends it");
-    let why = unmended.into_iter().chain(other);
-    why.map(str::to_owned).collect()
+    let why = unmended.into_iter().chain(other).map(str::to_owned);
+    why.chain(subscriptions.into_iter().map(|subscription| {
+        format!(
+            "the version that fixes it comes with a subscription ({subscription}): the sources that the instance comes with do not deliver it"
+        )
+    }))
+    .collect()
 }
 
 /// What an instance has to wait for.
@@ -492,7 +524,7 @@ fn waits(
         ));
     }
     if let Some(entry) = &facts.encrypting {
-        return Some((Wait::Command, being_encrypted(entry)));
+        return Some((Wait::Command, being_encrypted(entry).to_string()));
     }
     if let Some(command) = facts.commands.iter().find(|command| command.is_under_way()) {
         return Some((
@@ -505,10 +537,22 @@ fn waits(
     }
     // A scan that left nothing is not sent again at once either.
     let counts = |name: &str| operation == Operation::Scan || name == Operation::Install.name();
-    let sent = facts
+    let cools = |at: Timestamp| {
+        at.checked_add(settings.cool_down())
+            .is_ok_and(|end| end > now)
+    };
+    let (idle, ran): (Vec<&Command>, Vec<&Command>) = facts
         .commands
         .iter()
         .filter(|command| command.operation.as_deref().is_some_and(counts))
+        .filter(|command| command.requested_at.is_some_and(cools))
+        .partition(|command| command.never_began);
+    // What never began on it has done nothing that needs a pause, until it has
+    // happened too often.
+    let too_often = idle.len() >= MOST_NOT_BEGUN;
+    let sent = ran
+        .iter()
+        .chain(idle.iter().filter(|_| too_often))
         .filter_map(|command| command.requested_at);
     let ended = facts
         .state
@@ -557,10 +601,12 @@ fn is_young(host: &Host, settings: &Settings, now: Timestamp) -> bool {
 pub fn exempt(tags: &Tags, control: ControlId, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
     let read = |control| own_exemption(tags, control, opt_out, now);
     match control {
-        ControlId::VulnerablePackage | ControlId::MissingPatches => exemption::strongest([
-            read(ControlId::VulnerablePackage),
-            read(ControlId::MissingPatches),
-        ]),
+        ControlId::VulnerablePackage | ControlId::MissingPatches => {
+            exemption::of_one_resource(vec![
+                read(ControlId::VulnerablePackage),
+                read(ControlId::MissingPatches),
+            ])
+        }
         own => read(own),
     }
 }
@@ -573,7 +619,7 @@ fn own_exemption(
     now: Timestamp,
 ) -> Exemption {
     exemption::read(
-        tags.get(OPT_OUT_TAG).map(String::as_str),
+        tags,
         control,
         Offset::UTC.to_datetime(now).date(),
         opt_out.require_end,
@@ -665,7 +711,8 @@ pub fn record(
             attempts: 1,
             started_at: about.now,
             finished_at: (!begins).then_some(about.now),
-            managed_by: guards::managed_by(&host.tags, &about.trigger.actor),
+            managed_by: managers::managed_by(&[&host.tags], &about.trigger.actor)
+                .map(|manager| manager.to_string()),
         },
         detail: PatchingDetail {
             operation: decision.operation,
@@ -676,10 +723,12 @@ pub fn record(
             before: facts.state.clone(),
             after: None,
             agent: facts.agent.clone(),
-            snapshots_wanted: settings.snapshots && decision.operation == Operation::Install,
+            snapshots_wanted: settings.snapshots.take && decision.operation == Operation::Install,
             snapshots: Vec::new(),
             batch: None,
             command: None,
+            not_begun: Vec::new(),
+            unpatchable: facts.cannot_be_patched().cloned(),
             waits: decision.waits,
             reasons: decision.reasons.clone(),
             because: decision.because.clone(),

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::managers;
 use crate::security_group::Tags;
 use crate::words::Severity;
 
@@ -23,6 +24,35 @@ pub const OS: &str = "OS";
 /// Most findings that are remembered of an instance, the worst first: an item of
 /// the ledger holds no more.
 pub const MOST_FINDINGS: usize = 300;
+
+/// What marks a fixed version that the sources an operating system comes with do
+/// not deliver, and the subscription that does. Ubuntu's `+esm` and `~esm` are
+/// packages of Expanded Security Maintenance, `fips` those of its certified
+/// modules (ubuntu.com/security); `ksplice` are Oracle's live-patched libraries.
+/// Whether an instance has the subscription shows in its patch state: a scan
+/// lists what its sources deliver.
+const SUBSCRIPTIONS: &[(&str, &str)] = &[
+    ("+esm", "Ubuntu Pro"),
+    ("~esm", "Ubuntu Pro"),
+    ("+fips", "Ubuntu Pro"),
+    ("~fips", "Ubuntu Pro"),
+    (".ksplice", "Oracle Ksplice"),
+];
+
+/// The exit code of [`DOCUMENT`] for an operating system that Patch Manager does
+/// not know (`SNAPSHOT_UNSUPPORTED_OS`; github.com/aws/amazon-ssm-agent/issues/453).
+const UNSUPPORTED_OS: i32 = 146;
+
+/// What [`DOCUMENT`] prints, in lower case, where the operating system, or its
+/// package manager with the Python that is there, cannot be patched.
+const UNSUPPORTED: &[&str] = &[
+    "unsupportedoperatingsystem",
+    "unsupported operating system",
+    "unsupported package manager",
+];
+
+/// Most characters of what a command printed that are kept.
+const MOST_OUTPUT: usize = 200;
 
 /// CVEs of a patch that are kept: a kernel mends hundreds, and a record has room
 /// for the first few.
@@ -80,8 +110,7 @@ impl Host {
     /// The Auto Scaling group that it is a member of.
     #[must_use]
     pub fn auto_scaling_group(&self) -> Option<&str> {
-        let group = self.tags.get("aws:autoscaling:groupName");
-        group.map(String::as_str)
+        managers::auto_scaling_group(&self.tags)
     }
 }
 
@@ -164,10 +193,26 @@ pub struct Package {
 }
 
 impl Package {
-    /// Whether a patch of the operating system mends it.
+    /// Whether a patch of the operating system mends it that the sources which it
+    /// comes with deliver.
     #[must_use]
     pub fn is_patchable(&self) -> bool {
-        self.manager == OS && self.fixed_in.is_some()
+        self.manager == OS && self.fixed_in.is_some() && self.subscription().is_none()
+    }
+
+    /// The subscription that delivers the fixed version of a package of the
+    /// operating system; none: it needs none, or there is no fixed version.
+    #[must_use]
+    pub fn subscription(&self) -> Option<&'static str> {
+        let fixed = self.fixed_in.as_deref().filter(|_| self.manager == OS)?;
+        let fixed = fixed.to_ascii_lowercase();
+        SUBSCRIPTIONS
+            .iter()
+            .find(|(mark, _)| {
+                let mut ends = fixed.split(mark).skip(1);
+                ends.any(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+            })
+            .map(|(_, subscription)| *subscription)
     }
 }
 
@@ -223,6 +268,97 @@ impl Vulnerability {
     pub fn has_patch(&self) -> bool {
         self.packages.iter().any(Package::is_patchable)
     }
+
+    /// The subscription without which nothing of it can be patched; none: a patch
+    /// needs no subscription, or there is no patch.
+    #[must_use]
+    pub fn needs_subscription(&self) -> Option<&'static str> {
+        match self.has_patch() {
+            true => None,
+            false => self.packages.iter().find_map(Package::subscription),
+        }
+    }
+}
+
+/// That Patch Manager cannot patch an instance, as a command found out, and of
+/// which agent and operating system that holds: no further command changes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpatchable {
+    /// What the command printed about it, or Systems Manager's word for it.
+    pub says: String,
+    /// The command's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The agent's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The operating system's name and version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+impl Unpatchable {
+    /// What a command that did not succeed shows; none: another try may help.
+    #[must_use]
+    pub fn shown_by(ended: &Ended, agent: Option<&Agent>) -> Option<Self> {
+        let output = ended.output.as_deref().unwrap_or_default();
+        let printed = output.lines().find(|line| {
+            let line = line.to_ascii_lowercase();
+            UNSUPPORTED.iter().any(|words| line.contains(words))
+        });
+        let printed = printed.map(|line| line.trim().chars().take(MOST_OUTPUT).collect());
+        let says = match ended.status.as_str() {
+            "Success" => None,
+            "InvalidPlatform" | "UnsupportedPlatformType" => Some(ended.status.clone()),
+            _ if ended.exit_code == Some(UNSUPPORTED_OS) => {
+                printed.or_else(|| Some("unsupported operating system".to_owned()))
+            }
+            _ => printed,
+        }?;
+        Some(Self {
+            says,
+            exit_code: ended.exit_code,
+            agent: agent.and_then(|agent| agent.version.clone()),
+            platform: agent.and_then(|agent| agent.platform.clone()),
+        })
+    }
+
+    /// Whether it holds of this agent and its operating system.
+    #[must_use]
+    pub fn holds_of(&self, agent: &Agent) -> bool {
+        self.agent == agent.version && self.platform == agent.platform
+    }
+}
+
+/// How a command ended on an instance, with what Systems Manager says of its
+/// patches since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// In Systems Manager's detailed words (StatusDetails), without spaces.
+    pub status: String,
+    /// Whether anything of it is known to have run.
+    pub started: bool,
+    /// The exit code of the step that failed.
+    pub exit_code: Option<i32>,
+    /// What that step printed: its beginning.
+    pub output: Option<String>,
+    /// What the last patch operation left.
+    pub state: Option<PatchState>,
+}
+
+impl Ended {
+    /// Whether nothing of it began on the instance, so that it has not failed
+    /// there.
+    #[must_use]
+    pub fn never_began(&self) -> bool {
+        // `Cancelled` may also come while it runs; of the others its turn has not
+        // come, after failures elsewhere or in time.
+        let before_it_began = matches!(
+            self.status.as_str(),
+            "Terminated" | "RateExceeded" | "DeliveryTimedOut" | "Undeliverable" | "Cancelled"
+        );
+        before_it_began && !self.started
+    }
 }
 
 /// What Inspector reported of an instance, as the ledger keeps it: events are
@@ -243,6 +379,12 @@ pub struct Reports {
     pub unclear: BTreeSet<String>,
     /// How many installations failed in a row.
     pub failures: u32,
+    /// That no command can patch it, as the last one found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unpatchable: Option<Unpatchable>,
+    /// Whether that is recorded as a finding; the run that found it out told it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unpatchable_recorded: bool,
     /// Rises with every write.
     #[serde(skip)]
     pub revision: u64,
@@ -369,6 +511,7 @@ impl Reports {
             && self.closed.is_empty()
             && self.awaiting.is_empty()
             && self.failures == 0
+            && self.unpatchable.is_none()
     }
 }
 
@@ -379,8 +522,12 @@ pub struct Command {
     pub id: String,
     /// `Scan` or `Install`, where it is a patch operation.
     pub operation: Option<String>,
-    /// `Pending`, `InProgress`, `Success`, …: of the command as a whole.
+    /// `Pending`, `InProgress`, `Success`, …: on this instance where Systems
+    /// Manager says so, else of the command as a whole.
     pub status: String,
+    /// Whether nothing of it began on this instance.
+    #[serde(default)]
+    pub never_began: bool,
     /// When it was sent.
     pub requested_at: Option<Timestamp>,
     /// What it says of itself.
@@ -461,6 +608,18 @@ pub struct PatchFacts {
     /// The ledger entry of an encryption of its volumes that is under way: that
     /// stops the instance.
     pub encrypting: Option<String>,
+    /// That no command could patch it when one was sent last.
+    pub unpatchable: Option<Unpatchable>,
+}
+
+impl PatchFacts {
+    /// That no command can patch it, while agent and operating system are the
+    /// ones of which that is known.
+    #[must_use]
+    pub fn cannot_be_patched(&self) -> Option<&Unpatchable> {
+        let agent = self.agent.as_ref()?;
+        self.unpatchable.as_ref().filter(|it| it.holds_of(agent))
+    }
 }
 
 #[cfg(test)]

@@ -24,10 +24,10 @@ mod facts;
 mod settings;
 
 pub use facts::{
-    Agent, Command, DOCUMENT, Host, MOST_CVES, MOST_FINDINGS, Need, OS, Package, Patch, PatchFacts,
-    PatchState, Reach, Reports, Vulnerability,
+    Agent, Command, DOCUMENT, Ended, Host, MOST_CVES, MOST_FINDINGS, Need, OS, Package, Patch,
+    PatchFacts, PatchState, Reach, Reports, Unpatchable, Vulnerability,
 };
-pub use settings::{AutoScaling, Reboot, Settings};
+pub use settings::{AutoScaling, Reboot, Settings, Snapshots};
 
 /// For how long Inspector has time to look again after an installation: it scans
 /// a changed package inventory within the day.
@@ -90,6 +90,9 @@ pub struct Sent {
     /// (`Success`, `Failed`, `DeliveryTimedOut`, …); none: under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// The exit code of the step that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// When it was first seen to have ended, while Systems Manager does not show
     /// what it left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,7 @@ impl Sent {
             id,
             at,
             ended: None,
+            exit_code: None,
             seen_ended: None,
         }
     }
@@ -153,6 +157,13 @@ pub struct PatchingDetail {
     /// The command that was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Sent>,
+    /// Commands that were sent before it and never began on the instance, oldest
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_begun: Vec<Sent>,
+    /// That Patch Manager cannot patch the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpatchable: Option<Unpatchable>,
     /// What it waits for, while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<Wait>,
@@ -180,16 +191,6 @@ pub struct PatchingDetail {
     pub revision: u64,
 }
 
-/// How a command ended on an instance, with what Systems Manager says of its
-/// patches since.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// In Systems Manager's detailed words.
-    pub status: String,
-    /// What the last patch operation left.
-    pub state: Option<PatchState>,
-}
-
 /// What an end came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
@@ -198,6 +199,8 @@ pub enum Came {
     /// The command succeeded, and Systems Manager does not show yet what it
     /// left.
     NotShownYet,
+    /// Nothing of the command began on the instance: the run goes on without it.
+    NotBegun,
 }
 
 impl Patching {
@@ -267,10 +270,27 @@ impl Patching {
         ended.is_some_and(|status| !INCONCLUSIVE.contains(&status))
     }
 
+    /// Whether no further try helps until a person has changed something.
+    #[must_use]
+    pub fn needs_a_change(&self) -> bool {
+        let command = self.detail.command.as_ref();
+        let ended = command.and_then(|sent| sent.ended.as_deref());
+        self.head.status == Status::Failed && ended == Some("AccessDenied")
+    }
+
     /// Takes the end of its command. Success is what Systems Manager's patch
-    /// state says since, and not that the command ran; what Inspector found is
-    /// for Inspector to close.
+    /// state says since, and neither that the command ran nor its exit code; what
+    /// Inspector found is for Inspector to close.
     pub fn take_end(&mut self, ended: &Ended, now: Timestamp) -> Came {
+        if ended.never_began() {
+            self.detail.batch = None;
+            let sent = self.detail.command.take();
+            self.detail.not_begun.extend(sent.map(|sent| Sent {
+                ended: Some(ended.status.clone()),
+                ..sent
+            }));
+            return Came::NotBegun;
+        }
         let sent_at = self.detail.command.as_ref().map(|sent| sent.at);
         let seen_at = self
             .detail
@@ -309,18 +329,38 @@ impl Patching {
                 return Came::NotShownYet;
             };
             self.conclude_success(state.clone(), now);
+        } else if let Some(state) = since.filter(|state| self.is_done(state)) {
+            self.detail.reasons.push(format!(
+                "the command ended as {}{}, but Systems Manager shows that it did its work",
+                ended.status,
+                exit_code(ended)
+            ));
+            self.conclude_success(state.clone(), now);
         } else {
             self.head.status = Status::Failed;
-            self.detail.reasons.push(failure(&ended.status));
             self.detail.after = since.cloned();
+            self.detail.unpatchable = Unpatchable::shown_by(ended, self.detail.agent.as_ref());
+            self.detail.reasons.push(match &self.detail.unpatchable {
+                Some(why) => cannot_be_patched(why),
+                None => failure(ended),
+            });
         }
         if let Some(sent) = &mut self.detail.command {
             sent.ended = Some(ended.status.clone());
+            sent.exit_code = ended.exit_code;
         }
         if self.head.status != Status::AwaitingRescan {
             self.head.finished_at = Some(now);
         }
         Came::Concluded
+    }
+
+    /// Whether a patch state is the one that this operation leaves where it did
+    /// all of its work.
+    fn is_done(&self, state: &PatchState) -> bool {
+        let operation = self.detail.operation;
+        state.operation == operation.name()
+            && (operation == Operation::Scan || (state.missing == 0 && state.failed == 0))
     }
 
     fn conclude_success(&mut self, state: PatchState, now: Timestamp) {
@@ -472,22 +512,49 @@ const INCONCLUSIVE: &[&str] = &[
     "Cancelled",
 ];
 
-/// What a command that did not succeed came to, in words.
-fn failure(status: &str) -> String {
+/// Why no command can patch an instance, in words.
+pub(crate) fn cannot_be_patched(why: &Unpatchable) -> String {
+    let exit_code = why
+        .exit_code
+        .map_or_else(String::new, |code| format!(", exit code {code}"));
+    format!(
+        "Patch Manager cannot patch its operating system as it is ({}{exit_code}): it is not tried again until the SSM agent or the operating system changes",
+        why.says
+    )
+}
+
+/// Why a run ends without a command, when the last one never began.
+#[must_use]
+pub fn never_began(sent: &Sent) -> String {
+    let status = sent.ended.as_deref().unwrap_or_default();
     let what = match status {
-        "DeliveryTimedOut" | "Delivery Timed Out" | "Undeliverable" => {
-            "the command did not begin on the instance in time: its agent was not online, or its turn had not come when the maintenance window closed"
-        }
-        "ExecutionTimedOut" | "Execution Timed Out" | "TimedOut" => {
+        "Terminated" | "RateExceeded" => "it had failed on too many other instances",
+        "Cancelled" => "it was cancelled",
+        _ => "the agent was not online, or its turn had not come in time",
+    };
+    format!(
+        "the command {} did not begin on the instance: {what} ({status})",
+        sent.id
+    )
+}
+
+/// `, exit code 1`; nothing where none is known.
+fn exit_code(ended: &Ended) -> String {
+    ended
+        .exit_code
+        .map_or_else(String::new, |code| format!(", exit code {code}"))
+}
+
+/// What a command that did not succeed came to, in words.
+fn failure(ended: &Ended) -> String {
+    let status = ended.status.as_str();
+    let what = match status {
+        "ExecutionTimedOut" | "TimedOut" => {
             "the command ran out of time on the instance: it may have installed a part"
         }
         "Cancelled" => "the command was cancelled: it may have installed a part",
-        "Terminated" | "RateExceeded" => {
-            "the command was not run here, because it failed on too many other instances"
-        }
         "AccessDenied" => "the command was denied on the instance",
-        "InvalidPlatform" => "the document does not know the instance's operating system",
         _ => "the command failed on the instance: it may have installed a part",
     };
-    format!("{what} ({status})")
+    format!("{what} ({status}{})", exit_code(ended))
 }

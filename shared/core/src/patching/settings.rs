@@ -1,9 +1,13 @@
 //! How patches are installed: the policy's part that `vulnerable-package` and
 //! `missing-patches` share, for they end in the same command.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use jiff::{SignedDuration, Timestamp};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error as _, MapAccess};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::windows::{self, Window};
 
@@ -47,6 +51,100 @@ pub enum AutoScaling {
     Patch,
 }
 
+/// For how many days at most snapshots may be kept before the sweep deletes them:
+/// the ledger's records, which say how the run ended, are kept for little longer.
+const MOST_KEPT_DAYS: u32 = 365;
+
+/// The snapshots that are taken before patches are installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Snapshots {
+    /// Whether they are taken.
+    pub take: bool,
+    /// After how many days the sweep deletes them; 0: never.
+    pub delete_after_days: u32,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            take: true,
+            delete_after_days: 30,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Snapshots {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Snapshots;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a boolean, or an object with `take` and `delete_after_days`")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, take: bool) -> Result<Snapshots, E> {
+                Ok(Snapshots {
+                    take,
+                    ..Snapshots::default()
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Snapshots, A::Error> {
+                let mut all = Snapshots::default();
+                while let Some(field) = map.next_key::<String>()? {
+                    match field.as_str() {
+                        "take" => all.take = map.next_value()?,
+                        "delete_after_days" => all.delete_after_days = map.next_value()?,
+                        other => {
+                            return Err(A::Error::unknown_field(
+                                other,
+                                &["take", "delete_after_days"],
+                            ));
+                        }
+                    }
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Snapshots {
+    fn schema_name() -> Cow<'static, str> {
+        "Snapshots".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The snapshots that are taken before patches are installed.",
+            "oneOf": [
+                { "type": "boolean", "description": "Short for `take`." },
+                {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "take": {
+                            "type": "boolean",
+                            "default": true,
+                            "description": "Whether they are taken.",
+                        },
+                        "delete_after_days": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "maximum": MOST_KEPT_DAYS,
+                            "default": Self::default().delete_after_days,
+                            "description": "After how many days the sweep deletes those of runs that ended well; 0: never.",
+                        },
+                    },
+                },
+            ],
+        })
+    }
+}
+
 /// How patches are installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -66,9 +164,9 @@ pub struct Settings {
     pub cool_down_hours: u32,
     /// What is done about members of Auto Scaling groups.
     pub auto_scaling: AutoScaling,
-    /// Whether snapshots of the instance's volumes are taken first. They are
+    /// Snapshots of the instance's volumes that are taken first. They are
     /// crash-consistent: what was only in memory is not in them.
-    pub snapshots: bool,
+    pub snapshots: Snapshots,
     /// On how many instances a command runs at a time: a number, or a share
     /// like `10%`.
     #[schemars(regex(pattern = r"^([1-9][0-9]{0,6}|[1-9][0-9]?%|100%)$"))]
@@ -87,7 +185,7 @@ impl Default for Settings {
             min_age_minutes: 60,
             cool_down_hours: 24,
             auto_scaling: AutoScaling::Replace,
-            snapshots: true,
+            snapshots: Snapshots::default(),
             max_concurrency: "10%".to_owned(),
             max_errors: "10%".to_owned(),
         }
@@ -129,6 +227,13 @@ impl Settings {
                     format!("{value} is out of range; allowed is {least} to {most}"),
                 );
             }
+        }
+        let days = self.snapshots.delete_after_days;
+        if days > MOST_KEPT_DAYS {
+            return problem(
+                "snapshots.delete_after_days",
+                format!("{days} is out of range; allowed is 0 (never) to {MOST_KEPT_DAYS}"),
+            );
         }
         for (field, text, least) in [
             ("max_concurrency", &self.max_concurrency, 1),

@@ -1,18 +1,21 @@
 //! What the sweep makes of a page of instances: whether one wants a closer look,
-//! and why it is open.
+//! and why it is open; and of the snapshots that were taken before patches: which
+//! have been kept for long enough.
 //!
 //! Deliberately not here: the closer look (`patching::decide`, by the
 //! remediation function), and the walk (`backstop_aws::instance_pages`).
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::exemption::OPT_OUT_TAG;
+use crate::encryption::Purpose;
+use crate::exemption::opt_out_tags;
 use crate::guards::Guards;
 use crate::patching::decide::exempt;
-use crate::patching::{Agent, PatchFacts};
+use crate::patching::{Agent, PatchFacts, Patching};
 use crate::policy::Policy;
+use crate::volumes::{ENTRY_TAG, PURPOSE_TAG, Snapshot};
 use crate::words::{ControlId, Mode, Status, digest};
 
 /// Hours after which what waits is looked at again although a page shows no
@@ -52,7 +55,7 @@ pub fn page_key(
     let mut parts = vec![
         format!("{} {:?}", host.state, host.auto_scaling_group()),
         format!("{:?} {}", host.instance_profile, host.public_ipv4),
-        format!("{:?}", host.tags.get(OPT_OUT_TAG)),
+        format!("{:?}", opt_out_tags(&host.tags).collect::<Vec<_>>()),
         format!("{:?}", facts.agent.as_ref().map(Agent::is_online)),
         format!(
             "{:?}",
@@ -91,6 +94,8 @@ pub fn page_key(
         "{:?}",
         policy.controls.vulnerable_package.settings.severity
     ));
+    // Which agent and operating system it is matters to nothing else.
+    parts.extend(facts.cannot_be_patched().map(|why| format!("{why:?}")));
     for finding in &facts.findings {
         parts.push(format!(
             "{} {:?} {} {} {}",
@@ -102,6 +107,46 @@ pub fn page_key(
         ));
     }
     digest(parts.iter().map(String::as_str))
+}
+
+/// Whether a snapshot may have been kept for long enough, by what a page shows of
+/// it. Whoever opts one out, in whatever words, keeps it: IAM does not let it be
+/// deleted either.
+#[must_use]
+pub fn is_old_enough(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> bool {
+    let opted_out = opt_out_tags(&snapshot.tags).next().is_some();
+    !opted_out && !policy.kill_switch && is_over(snapshot.started_at, policy, now)
+}
+
+/// Whether a snapshot that a run took before it installed patches is to be
+/// deleted: the run is over and ended well, and the policy has kept it for long
+/// enough since. Of an instance that was gone before that was known, nobody can
+/// say that it ended well.
+#[must_use]
+pub fn may_be_deleted(
+    snapshot: &Snapshot,
+    run: &Patching,
+    policy: &Policy,
+    mode: Mode,
+    now: Timestamp,
+) -> bool {
+    let tag = |key: &str| snapshot.tags.get(key).map(String::as_str);
+    let ours = tag(ENTRY_TAG) == Some(&run.head.id)
+        && tag(PURPOSE_TAG) == Some(Purpose::Safety.name())
+        && run.detail.snapshots.contains(&snapshot.id);
+    let ended_well = run.head.status == Status::Remediated && !run.detail.instance_gone;
+    let acts = policy.controls.mode(run.head.control).unwrap_or(mode) == Mode::Enforce;
+    ours && ended_well
+        && acts
+        && is_old_enough(snapshot, policy, now)
+        && is_over(run.head.finished_at, policy, now)
+}
+
+/// Whether the days that the policy keeps snapshots for have passed since a time.
+fn is_over(since: Option<Timestamp>, policy: &Policy, now: Timestamp) -> bool {
+    let days = policy.patching.snapshots.delete_after_days;
+    let kept_for = SignedDuration::from_hours(24 * i64::from(days));
+    days > 0 && since.is_some_and(|since| now.duration_since(since) >= kept_for)
 }
 
 /// Whether the cool-down after the last operation is over, as far as a page
@@ -116,6 +161,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::exemption::OPT_OUT_TAG;
     use crate::guards::Trip;
     use crate::patching::{Command, Host, OS, Package, Patch, PatchState, Reach, Vulnerability};
     use crate::words::Severity;

@@ -11,9 +11,9 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::controls::unencrypted_volume::{exempt, fingerprint};
 use crate::encryption::Purpose;
-use crate::exemption::OPT_OUT_TAG;
 use crate::guards::Guards;
 use crate::policy::Policy;
+use crate::security_group::Tags;
 use crate::volumes::{
     ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot, Unit, Volume, VolumeFacts,
     replacement,
@@ -32,14 +32,14 @@ pub fn unit_of(volume: &Volume) -> &str {
 }
 
 /// A unit as pages show it, with the copies that its volumes' tags name. Of an
-/// instance that is its id, what its opt-out tag says, and its unencrypted
+/// instance that is its id, its opt-out tags, and its unencrypted
 /// volumes; its state is not known, so that nothing is decided to begin: what
 /// is decided to wait takes a closer look.
 #[must_use]
 pub fn as_shown(
     unit: &str,
     mut volumes: Vec<Volume>,
-    opt_out: Option<&String>,
+    opt_outs: &Tags,
     copies: &BTreeMap<String, Volume>,
 ) -> VolumeFacts {
     let named: BTreeMap<String, Volume> = volumes
@@ -50,13 +50,12 @@ pub fn as_shown(
     let unit = match volumes.pop_if(|volume| volume.id == unit) {
         Some(volume) => Unit::Volume(Box::new(volume)),
         None => {
-            let tag = opt_out.map(|value| (OPT_OUT_TAG.to_owned(), value.clone()));
             let instance = Instance {
                 id: unit.to_owned(),
                 state: "unknown".to_owned(),
                 launched_at: None,
                 instance_type: String::new(),
-                tags: tag.into_iter().collect(),
+                tags: opt_outs.clone(),
                 lifecycle: None,
                 instance_store: false,
                 auto_public_ipv4: None,
@@ -167,6 +166,7 @@ mod tests {
     use super::*;
     use crate::controls::unencrypted_volume::{Circumstances, Decision, Verdict, decide};
     use crate::encryption::{Attached, Originals};
+    use crate::exemption::OPT_OUT_TAG;
     use crate::volumes::{Attachment, COPY_OF_TAG};
     use crate::windows::Window;
 
@@ -353,9 +353,10 @@ mod tests {
             settings.attached = attached;
             settings.windows = vec![always.clone()];
             let copies = copies.iter().map(|c| (c.id.clone(), c.clone())).collect();
-            let opt_out = opt_out.map(str::to_owned);
+            let opt_outs = opt_out.map(|value| (OPT_OUT_TAG.to_owned(), value.to_owned()));
+            let opt_outs = opt_outs.into_iter().collect();
             let unit = unit_of(volume).to_owned();
-            let facts = as_shown(&unit, vec![volume.clone()], opt_out.as_ref(), &copies);
+            let facts = as_shown(&unit, vec![volume.clone()], &opt_outs, &copies);
             let circumstances = Circumstances {
                 mode: Mode::Notify,
                 now: at(1),

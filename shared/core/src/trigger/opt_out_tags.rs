@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::event::{
     BrokenEvent, CLOUDTRAIL_CALL, actor, broken, envelope, foreign, list, needed, succeeded, text,
 };
-use crate::exemption::OPT_OUT_TAG;
+use crate::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use crate::words::Actor;
 
 /// The EC2 calls that set or remove tags.
@@ -68,7 +68,7 @@ pub fn opt_out_tags(payload: &Value) -> Result<TagsParsed, BrokenEvent> {
     let keys: Vec<String> = texts(request, &["tagSet", "Tag", "tag"], &["key", "Key"]);
     // `DeleteTags` without tags removes them all.
     let all = keys.is_empty() && call == "DeleteTags" && !is_omitted(parameters);
-    if !all && !keys.is_empty() && !keys.iter().any(|key| key == OPT_OUT_TAG) {
+    if !all && !keys.is_empty() && !keys.iter().any(|key| is_opt_out_key(key)) {
         return ignored(format!("the call `{call}` does not name `{OPT_OUT_TAG}`"));
     }
     let mut resources = Vec::new();

@@ -51,9 +51,19 @@ pub fn plan(
         return Decision::Nothing(format!("{} is an undo itself", entry.head.id));
     }
     if entry.is_open() {
+        let own = match (&entry.detail.instance, entry.detail.volumes.first()) {
+            (Some(instance), _) => instance.tags.get(OPT_OUT_TAG),
+            (None, volume) => volume.and_then(|volume| volume.tags.get(OPT_OUT_TAG)),
+        };
+        let opt_out = exemption::dated_command(
+            own.map(String::as_str),
+            entry.resource_id(),
+            &entry.head.region,
+            entry.head.control,
+            today,
+        );
         return Decision::Refused(format!(
-            "the run is under way; an opt-out on {} takes it back before anything is swapped",
-            entry.resource_id()
+            "the run is under way; an opt-out with an end takes it back before anything is swapped: {opt_out}"
         ));
     }
     let live = |id: &str| now.get(id).filter(|volume| volume.exists());
@@ -127,11 +137,17 @@ pub fn plan(
             }
         }
     }
-    if !back.is_empty() && instance.is_up() && opted_out_for_ever(instance, entry, today) {
-        problems.push(format!(
-            "{} carries an opt-out without an end, for which IAM keeps Backstop from stopping it: stop it yourself, or give the opt-out an `until=`, and ask again",
-            instance.id
-        ));
+    if !back.is_empty()
+        && instance.is_up()
+        && let Some(asked) = exemption::asks_for_an_end(
+            &instance.tags,
+            &instance.id,
+            &entry.head.region,
+            entry.head.control,
+            today,
+        )
+    {
+        problems.push(format!("{}, and ask again: {}", asked.why, asked.command));
     }
     if !problems.is_empty() {
         Decision::Refused(problems.join("; "))
@@ -142,12 +158,6 @@ pub fn plan(
     } else {
         Decision::AsBefore
     }
-}
-
-fn opted_out_for_ever(instance: &Instance, entry: &Encryption, today: Date) -> bool {
-    let tag = instance.tags.get(OPT_OUT_TAG).map(String::as_str);
-    let read = exemption::read(tag, entry.head.control, today, false);
-    matches!(read, Exemption::Exempt(opt_out) if opt_out.until.is_none())
 }
 
 /// What is said of an original that is there no more.

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 
 use super::{Answer, Answered};
 use crate::exemption::OPT_OUT_TAG;
-use crate::patching::{Operation, Patching};
+use crate::patching::{Operation, Patching, never_began};
 use crate::words::Status;
 
 /// What a request to take a patching back is answered; the opt-out that it
@@ -67,6 +67,9 @@ fn under_way(run: &Patching) -> String {
 /// Why nothing can have been installed; `None`: something may have been.
 fn not_installed(run: &Patching) -> Option<String> {
     let Some(sent) = &run.detail.command else {
+        if let Some(sent) = run.detail.not_begun.last() {
+            return Some(never_began(sent));
+        }
         return Some(match run.head.status {
             Status::Pending => {
                 let why = run.detail.reasons.last().cloned().unwrap_or_default();
@@ -107,7 +110,7 @@ fn by_hand(run: &Patching) -> String {
     }
     let ids = run.detail.snapshots.join(" ");
     format!(
-        "What the volumes held before is in the snapshots {}. By hand: see which volume each is of (aws ec2 describe-snapshots --region {region} --snapshot-ids {ids}), make a volume of each in the instance's availability zone (aws ec2 create-volume --region {region} --snapshot-id <snap-…> --availability-zone <zone> --volume-type <type>, with the old one's type and IOPS), stop {instance}, and attach the new volumes in the place of the old ones. They are crash-consistent, and what was written since is only on the old volumes: keep those.",
+        "What the volumes held before is in the snapshots {}. By hand: see which volume each is of (aws ec2 describe-snapshots --region {region} --snapshot-ids {ids}), make a volume of each in the instance's availability zone (aws ec2 create-volume --region {region} --snapshot-id <snap-…> --availability-zone <zone> --volume-type <type>, with the old one's type and IOPS), stop {instance}, and attach the new volumes in the place of the old ones. They are crash-consistent, and what was written since is only on the old volumes: keep those. The sweep deletes the snapshots of a run that ended well, as the policy says (`patching.snapshots.delete_after_days`).",
         run.detail.snapshots.join(", "),
         region = run.head.region,
         instance = run.resource_id()

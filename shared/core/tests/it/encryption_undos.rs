@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use backstop_core::controls::unencrypted_volume::{About, Circumstances, decide, record};
 use backstop_core::encryption::{Answer, Change, Encryption, Way};
-use backstop_core::exemption::Exemption;
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG};
 use backstop_core::guards::Guards;
 use backstop_core::policy::Policy;
 use backstop_core::trigger::Trigger;
@@ -14,7 +14,7 @@ use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, ENTRY_TAG, Instance, REPLACED_BY_TAG, Unit, Volume, VolumeFacts,
 };
 use backstop_core::words::{Actor, Mode, Status};
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 
 const ENTRY: &str = "01K00000000000000000000000";
 const TODAY: jiff::civil::Date = jiff::civil::date(2026, 11, 24);
@@ -240,6 +240,63 @@ fn what_cannot_be_taken_back_is_said() {
     );
 }
 
+/// IAM enforces an opt-out without an end, so that the stop would be denied; one
+/// with an end is honoured by the code alone, which goes back all the same.
+#[test]
+fn an_opt_out_without_an_end_is_asked_to_get_one_with_the_command() {
+    let now = world(&[original(None), copy(Some(INSTANCE))]);
+    let tagged = |value: &str, state: &str| {
+        let mut instance = instance(state);
+        instance.tags.insert(OPT_OUT_TAG.into(), value.into());
+        plan(&entry(true), Some(&instance), &now, TODAY)
+    };
+    for (value, until) in [
+        ("unencrypted-volume", "unencrypted-volume"),
+        ("unencrypted-volume owner=db", "unencrypted-volume"),
+        (
+            "open-ingress+unencrypted-volume",
+            "open-ingress+unencrypted-volume",
+        ),
+    ] {
+        let Decision::Refused(why) = tagged(value, "running") else {
+            panic!("{value}: {:?}", tagged(value, "running"));
+        };
+        let end = TODAY.saturating_add(7.days());
+        let command = format!(
+            "aws ec2 create-tags --region eu-central-1 --resources {INSTANCE} --tags 'Key=backstop:opt-out,Value={until} until={end} reason=undo'"
+        );
+        assert!(why.contains("keeps Backstop from stopping it"), "{why}");
+        assert!(why.ends_with(&command), "{why}");
+    }
+    for (value, state) in [
+        ("unencrypted-volume until=2099-01-31", "running"),
+        ("open-ingress", "running"),
+        ("unencrypted-volume", "stopped"),
+    ] {
+        let decision = tagged(value, state);
+        assert!(
+            matches!(decision, Decision::SwapBack(_)),
+            "{value}: {decision:?}"
+        );
+    }
+}
+
+#[test]
+fn a_run_under_way_is_taken_back_by_an_opt_out_that_has_an_end() {
+    let mut open = entry(true);
+    open.head.status = Status::InProgress;
+    let now = world(&[original(None), copy(Some(INSTANCE))]);
+    let Decision::Refused(why) = plan(&open, Some(&instance("running")), &now, TODAY) else {
+        panic!()
+    };
+    let end = TODAY.saturating_add(7.days());
+    let tag = format!("Value=unencrypted-volume until={end}");
+    assert!(
+        why.contains("aws ec2 create-tags") && why.contains(&tag),
+        "{why}"
+    );
+}
+
 #[test]
 fn what_is_said_of_an_original_that_is_gone_names_its_snapshot() {
     let mut entry = entry(true);
@@ -299,4 +356,25 @@ fn runs_that_replaced_nothing_are_under_way_or_undos_themselves_are_not_taken_ba
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// IAM denies the stop by the value, however the key is spelt.
+#[test]
+fn an_opt_out_without_an_end_is_one_in_any_spelling_of_its_key() {
+    let now = world(&[original(None), copy(Some(INSTANCE))]);
+    let planned = |key: &str, value: &str| {
+        let mut running = instance("running");
+        running.tags.insert(key.into(), value.into());
+        plan(&entry(true), Some(&running), &now, TODAY)
+    };
+    for key in ["backstop:opt-out", "Backstop:Opt-Out"] {
+        let Decision::Refused(why) = planned(key, "all") else {
+            panic!("{key}");
+        };
+        assert!(why.contains("an opt-out without an end"), "{why}");
+        let ends = planned(key, "all until=2199-01-31");
+        assert!(matches!(ends, Decision::SwapBack(_)), "{key}: {ends:?}");
+    }
+    let other = planned("backstop:opt-outs", "all");
+    assert!(matches!(other, Decision::SwapBack(_)), "{other:?}");
 }

@@ -35,7 +35,7 @@ fn group(rules: &[IngressRule]) -> SecurityGroup {
         arn: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0".into(),
         vpc: None,
         tags: BTreeMap::new(),
-        vpc_opt_out: None,
+        vpc_opt_outs: BTreeMap::new(),
         rules: rules
             .iter()
             .map(|rule| (rule.id.clone(), rule.clone()))
@@ -86,6 +86,7 @@ fn outcome(rule: &str, step: Step, ending: Ending) -> Outcome {
         step,
         permission: None,
         created: None,
+        without: None,
         ending,
     }
 }
@@ -291,6 +292,42 @@ fn a_failure_that_somebody_mended_by_hand_is_no_failure_any_more() {
             failed_key,
             "that it is fixed is told"
         );
+    }
+}
+
+#[test]
+fn a_failure_stays_one_while_its_item_is_exposed_in_another_way() {
+    let mut entry = entry(&group(&[rule("sgr-1", 22, 22, "0.0.0.0/0")]));
+    entry.add_round([outcome(
+        "sgr-1",
+        Step::Revoke,
+        denied("UnauthorizedOperation"),
+    )]);
+    for (port, ends) in [(23, Status::Failed), (443, Status::Remediated)] {
+        let now = group(&[rule("sgr-1", port, port, "0.0.0.0/0")]);
+        let decision = decide(Some(&now), &Policy::default(), Mode::Enforce);
+        let mut entry = entry.clone();
+        decide::settle::<OpenIngress>(&mut entry, &now.rules, &decision);
+        assert_eq!(entry.has_failures(), ends == Status::Failed);
+        assert_eq!(conclude(&mut entry, Some(&now)), ends);
+    }
+}
+
+/// Somebody removed the rule, and what we had added for it could not be removed.
+#[test]
+fn what_we_added_and_could_not_take_back_stays_a_failure_until_it_is_gone() {
+    let mut entry = entry(&group(&[rule("sgr-1", 0, 80, "0.0.0.0/0")]));
+    let take_back = Outcome {
+        created: Some("sgr-added".into()),
+        ..outcome("sgr-1", Step::TakeBack, denied("UnauthorizedOperation"))
+    };
+    entry.add_round([take_back]);
+    let added = group(&[rule("sgr-added", 80, 80, "0.0.0.0/0")]);
+    for (now, ends) in [(&added, Status::Failed), (&group(&[]), Status::Remediated)] {
+        let mut entry = entry.clone();
+        let decision = decide(Some(now), &Policy::default(), Mode::Enforce);
+        decide::settle::<OpenIngress>(&mut entry, &now.rules, &decision);
+        assert_eq!(conclude(&mut entry, Some(now)), ends);
     }
 }
 

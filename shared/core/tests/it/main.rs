@@ -9,6 +9,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod account_setting_cases;
 mod encryption_simulation;
 mod encryption_undos;
 mod entries;
@@ -16,6 +17,7 @@ mod message;
 mod open_ingress_cases;
 mod open_ingress_properties;
 mod patching_cases;
+mod public_image_cases;
 mod public_snapshot_cases;
 mod undos;
 mod unencrypted_volume_cases;

@@ -5,20 +5,28 @@
 //! are `22`, `0-1024`, `type/code` (ICMP, and every pair with -1) or `none`; the
 //! source is a CIDR block, a prefix list (`pl-…`) or a group (`sg-…`). What
 //! follows `tag` is the rule's opt-out tag. Other lines: `pl-1 = blocks`,
-//! `pl-1 unreadable`, `group tag …`, `vpc tag …`, `owner account`.
+//! `pl-1 unreadable` (or `refused`, `throttled`) with its owner, `group tag …`,
+//! `vpc tag …`, `owner account`. A tag is an opt-out, with another key where it
+//! begins with `key=…;`.
 
 use std::collections::BTreeMap;
 
+use backstop_core::control::Control as _;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::decide::{self, Circumstances};
 use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::finding::Verdict;
-use backstop_core::guards::Guards;
-use backstop_core::plan::{self, Disposition};
+use backstop_core::guards::{Guards, Trip};
+use backstop_core::plan::{self, Disposition, Ending, Outcome, Step};
 use backstop_core::policy::{Governed, Policy};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
-use backstop_core::words::{Mode, Severity};
+use backstop_core::reason::Reason;
+use backstop_core::security_group::{
+    Entries, IngressRule, PrefixList, SecurityGroup, Source, Tags,
+};
+use backstop_core::sweep;
+use backstop_core::trigger::Trigger;
+use backstop_core::words::{Actor, Mode, Severity};
 
 const ACCOUNT: &str = "111122223333";
 
@@ -151,27 +159,24 @@ fn facts(text: &str) -> SecurityGroup {
         arn: format!("arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-1"),
         vpc: Some("vpc-1".into()),
         tags: Tags::new(),
-        vpc_opt_out: None,
+        vpc_opt_outs: Tags::new(),
         rules: BTreeMap::new(),
         prefix_lists: BTreeMap::new(),
     };
     for line in lines(text) {
         if let Some(value) = line.strip_prefix("group tag") {
-            group
-                .tags
-                .insert(OPT_OUT_TAG.to_owned(), value.trim().to_owned());
+            group.tags.extend(opt_out_tag(value));
         } else if let Some(value) = line.strip_prefix("vpc tag") {
-            group.vpc_opt_out = Some(value.trim().to_owned());
+            group.vpc_opt_outs.extend(opt_out_tag(value));
         } else if let Some(account) = line.strip_prefix("owner ") {
             group.owner = account.to_owned();
         } else if let Some((list, blocks)) = line.split_once(" =") {
             let blocks = blocks.split_whitespace().map(str::to_owned).collect();
             group
                 .prefix_lists
-                .insert(list.to_owned(), PrefixList::Entries(blocks));
-        } else if let Some(list) = line.strip_suffix(" unreadable") {
-            let why = PrefixList::Unreadable("InvalidPrefixListID.NotFound".to_owned());
-            group.prefix_lists.insert(list.to_owned(), why);
+                .insert(list.to_owned(), PrefixList::of(Entries::Read(blocks)));
+        } else if let Some((list, problem)) = unread(&line) {
+            group.prefix_lists.insert(list.to_owned(), problem);
         } else {
             let rule = rule(&line);
             group.rules.insert(rule.id.clone(), rule);
@@ -180,9 +185,34 @@ fn facts(text: &str) -> SecurityGroup {
     group
 }
 
+/// `all`, or `key=Backstop:Opt-Out;all`.
+fn opt_out_tag(text: &str) -> Option<(String, String)> {
+    let (key, value) = match text.trim_start().strip_prefix("key=") {
+        Some(text) => text.split_once(';')?,
+        None => (OPT_OUT_TAG, text),
+    };
+    Some((key.to_owned(), value.trim().to_owned()))
+}
+
+/// `pl-1 unreadable`, `refused` or `throttled`; what follows is the list's owner.
+fn unread(line: &str) -> Option<(&str, PrefixList)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [list, problem, ref owner @ ..] = words[..] else {
+        return None;
+    };
+    let entries = match problem {
+        "unreadable" => Entries::NotShown("InvalidPrefixListID.NotFound".to_owned()),
+        "refused" => Entries::Refused("UnauthorizedOperation".to_owned()),
+        "throttled" => Entries::Failed("RequestLimitExceeded".to_owned()),
+        _ => return None,
+    };
+    let owner = owner.first().map(|owner| (*owner).to_owned());
+    Some((list, PrefixList { owner, entries }))
+}
+
 fn rule(line: &str) -> IngressRule {
     let (line, tag) = match line.split_once(" tag") {
-        Some((line, tag)) => (line, Some(tag.trim().to_owned())),
+        Some((line, tag)) => (line, opt_out_tag(tag)),
         None => (line, None),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -196,7 +226,7 @@ fn rule(line: &str) -> IngressRule {
     };
     let source = match source {
         list if list.starts_with("pl-") => Source::PrefixList(list.to_owned()),
-        group if group.starts_with("sg-") => Source::SecurityGroup(group.to_owned()),
+        group if group.contains("sg-") => Source::SecurityGroup(group.to_owned()),
         block if block.contains(':') => Source::Ipv6(block.to_owned()),
         block => Source::Ipv4(block.to_owned()),
     };
@@ -209,10 +239,7 @@ fn rule(line: &str) -> IngressRule {
         },
         source,
         description: Some(format!("why {id} is there")),
-        tags: tag
-            .map(|tag| (OPT_OUT_TAG.to_owned(), tag))
-            .into_iter()
-            .collect(),
+        tags: tag.into_iter().collect(),
     }
 }
 
@@ -327,13 +354,28 @@ const NARROWED_V4: &str =
     "narrow a to tcp 80, authorise tcp 443, authorise icmp 3/4, authorise icmp 8/-1";
 
 #[test]
-fn s2_an_unreadable_prefix_list_is_named_and_nothing_is_guessed() {
-    check(
-        "pl-1 unreadable\n a tcp 22 pl-1\n b tcp 22 0.0.0.0/0",
-        "Enforce: the prefix list pl-1 could not be read and was not judged: InvalidPrefixListID.NotFound
-         revoke b",
+fn s2_of_several_allowed_parts_the_first_of_the_policy_stays_in_place() {
+    let listed = |tcp: &str| format!(r#"{{"authorised_ports":{{"tcp":{tcp},"udp":[53]}}}}"#);
+    for (tcp, plan) in [
+        ("[80,443]", "narrow a to tcp 80, authorise tcp 443"),
+        ("[443,80]", "narrow a to tcp 443, authorise tcp 80"),
+        (
+            r#"[443,"100-200",80]"#,
+            "narrow a to tcp 443, authorise tcp 100-200, authorise tcp 80",
+        ),
+        // Neighbours are one part, which counts as early as the first of them.
+        (
+            "[443,81,22,80]",
+            "narrow a to tcp 443, authorise tcp 80-81, authorise tcp 22",
+        ),
+    ] {
+        check_under(&listed(tcp), "a tcp 0-1024 0.0.0.0/0", plan);
+    }
+    check_under(
+        r#"{"icmp":[{"type":8},{"type":3,"code":4}]}"#,
+        "a icmp -1/-1 0.0.0.0/0",
+        "narrow a to icmp 8/-1, authorise icmp 3/4",
     );
-    check("pl-1 unreadable\n a tcp 22 pl-1", "compliant");
 }
 
 // --- 3. what is no exposure -----------------------------------------------
@@ -613,7 +655,7 @@ fn s4_settings_are_obeyed() {
     check_under(
         ports,
         "a tcp 0-65535 0.0.0.0/0\n b udp 400-500 0.0.0.0/0\n c tcp 8010-8020 ::/0",
-        "narrow a to tcp 443, authorise tcp 8000-8100
+        "narrow a to tcp 8000-8100, authorise tcp 443
          narrow b to udp 443",
     );
     check_under(ports, "a tcp 80 0.0.0.0/0", "revoke a");
@@ -699,10 +741,11 @@ fn s4_revokes_come_before_narrowings_each_by_rule_id() {
 #[test]
 fn s4_part_of_all_traffic_may_exceed_the_limit_at_one_port_only() {
     // `a` alone is within the limit; with `b` it is not, at port 22. What is
-    // left of `a` is said with rules as far as rules can say it.
+    // left of `a` is said with rules as far as rules can say it, first the part
+    // that holds the ports of the policy.
     check(
         "a -1 -1/-1 52.0.0.0/8\n b tcp 22 8.8.8.8/32",
-        "narrow a to tcp 0-21, authorise tcp 23-65535, authorise udp 0-65535, authorise icmp -1/-1, lose every other protocol",
+        "narrow a to tcp 23-65535, authorise tcp 0-21, authorise udp 0-65535, authorise icmp -1/-1, lose every other protocol",
     );
     check(
         "a icmp -1/-1 52.0.0.0/8\n b icmp 13/-1 8.8.8.8/32",
@@ -856,6 +899,22 @@ fn s7_an_opted_out_group_is_found_and_not_changed() {
     ] {
         check(&format!("{open}{tags}"), expected);
     }
+    // IAM reads an opt-out in these spellings and would deny the change.
+    for (tags, expected) in [
+        ("group tag key=Backstop:Opt-Out;all", held),
+        ("vpc tag key=BACKSTOP:OPT-OUT;open-ingress", held),
+        ("group tag key= backstop:opt-out ;all", held),
+        ("group tag all\n group tag key=Backstop:Opt-Out;all", held),
+        ("group tag key=Backstop:Opt-Out;all\n vpc tag all", exempt),
+        ("group tag key=Backstop:Opt-Out;missing-patches", "revoke a"),
+        ("group tag key=backstop:opt-outs;all", "revoke a"),
+    ] {
+        check(&format!("{open}{tags}"), expected);
+    }
+    check(
+        "a tcp 22 0.0.0.0/0 tag key=Backstop:Opt-Out;all\n b tcp 22 ::/0",
+        "revoke b",
+    );
     check("group tag yes\n a tcp 443 0.0.0.0/0", "compliant");
     // The group's opt-out speaks for its rules: a tag on one of them that
     // cannot be read holds nothing that is not held already.
@@ -1104,14 +1163,6 @@ fn s8_gone_empty_and_compliant_groups_need_nothing() {
     );
 }
 
-#[test]
-fn s8_what_cannot_be_a_block_admits_nobody_that_could_be_counted() {
-    check(
-        "a tcp 22 0.0.0.0\n b tcp 22 0.0.0.0/33\n c tcp 22 world\n d tcp 22 ::/129\n e tcp 22 pl-9",
-        "compliant",
-    );
-}
-
 // --- what is said about it ------------------------------------------------
 
 #[test]
@@ -1247,4 +1298,264 @@ fn a_fingerprint_stays_when_a_rule_is_put_back_under_another_id() {
     ] {
         assert_ne!(of(other), first, "{other}");
     }
+}
+
+// --- 10. what cannot be judged ---------------------------------------------
+
+const CLOSE: &str = r#"{"unreadable_lists":"close"}"#;
+const NOT_SHOWN: &str = "a was not judged: the prefix list pl-1 (owner: unknown) cannot be read: InvalidPrefixListID.NotFound";
+
+fn found(settings: &str, group: &str) -> Vec<(String, bool)> {
+    let decision = decision(settings, group);
+    let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
+    exposures
+        .iter()
+        .map(|e| (e.item.clone(), e.unjudged.is_some()))
+        .collect()
+}
+
+#[test]
+fn s10_a_list_that_cannot_be_read_is_a_finding_and_closed_only_by_policy() {
+    let group = "pl-1 unreadable\n a tcp 22 pl-1";
+    check(
+        group,
+        &format!("NotifyOnly: {NOT_SHOWN}; it cannot be judged"),
+    );
+    assert_eq!(found("{}", group), [("a".to_owned(), true)]);
+    assert_eq!(
+        severity(group),
+        Severity::Medium,
+        "nothing is known to be open"
+    );
+    check_under(CLOSE, group, &format!("Enforce: {NOT_SHOWN}\n revoke a"));
+
+    // With its owner, where EC2 says who that is.
+    check(
+        "pl-1 unreadable 444455556666\n a tcp 22 pl-1",
+        "NotifyOnly: a was not judged: the prefix list pl-1 (owner: 444455556666) cannot be read: InvalidPrefixListID.NotFound; it cannot be judged",
+    );
+    // What other rules admit is closed beside it.
+    let both = "pl-1 unreadable\n a tcp 22 pl-1\n b tcp 22 0.0.0.0/0";
+    check(both, &format!("Enforce: {NOT_SHOWN}\n revoke b"));
+    assert_eq!(
+        found("{}", both),
+        [("a".to_owned(), true), ("b".to_owned(), false)]
+    );
+    assert_eq!(severity(both), Severity::Critical);
+    check_under(
+        CLOSE,
+        both,
+        &format!("Enforce: {NOT_SHOWN}\n revoke a\n revoke b"),
+    );
+}
+
+#[test]
+fn s10_whoever_a_list_admits_the_ports_that_the_policy_allows_may_stay() {
+    for settings in ["{}", CLOSE] {
+        for rule in ["a tcp 443 pl-1", "a tcp 80 pl-1", "a icmp 8/-1 pl-1"] {
+            check_under(settings, &format!("pl-1 unreadable\n {rule}"), "compliant");
+        }
+    }
+    let high_risk = r#"{"allow":"high-risk-ports","unreadable_lists":"close"}"#;
+    check_under(high_risk, "pl-1 unreadable\n a tcp 9 pl-1", "compliant");
+    for (rule, plan) in [
+        ("a tcp 0-1024 pl-1", "narrow a to tcp 80, authorise tcp 443"),
+        (
+            "a -1 -1/-1 pl-1",
+            "narrow a to tcp 80, authorise tcp 443, authorise icmp 3/4, authorise icmp 8/-1, authorise icmpv6 2/-1, authorise icmpv6 128/-1",
+        ),
+    ] {
+        let group = format!("pl-1 unreadable\n {rule}");
+        check_under(CLOSE, &group, &format!("Enforce: {NOT_SHOWN}\n {plan}"));
+    }
+}
+
+#[test]
+fn s10_a_list_that_ec2_refuses_to_show_is_told_and_never_closed() {
+    let refused = "NotifyOnly: a was not judged: the prefix list pl-1 (owner: unknown) cannot be read: UnauthorizedOperation; it cannot be judged";
+    for settings in ["{}", CLOSE] {
+        check_under(settings, "pl-1 refused\n a tcp 22 pl-1", refused);
+    }
+}
+
+#[test]
+fn s10_a_list_that_a_retry_may_read_keeps_no_other_rule_from_being_judged() {
+    for settings in ["{}", CLOSE] {
+        check_under(settings, "pl-1 throttled\n a tcp 22 pl-1", "compliant");
+        check_under(
+            settings,
+            "pl-1 throttled\n a tcp 22 pl-1\n b tcp 22 0.0.0.0/0",
+            "Enforce: the prefix list pl-1 could not be read and was not judged: RequestLimitExceeded
+             revoke b",
+        );
+    }
+    let group = facts("pl-1 throttled\n pl-2 unreadable\n a tcp 22 pl-1\n b tcp 22 pl-2");
+    assert_eq!(
+        OpenIngress::unread(&group),
+        ["the prefix list pl-1 could not be read and was not judged: RequestLimitExceeded"]
+    );
+}
+
+#[test]
+fn s10_what_is_not_judged_takes_no_neighbour_with_it_and_holds_to_opt_outs() {
+    check_under(
+        CLOSE,
+        "pl-1 unreadable\n a tcp 22 pl-1\n b tcp 22 52.0.0.0/8",
+        &format!("Enforce: {NOT_SHOWN}\n revoke a"),
+    );
+    for settings in ["{}", CLOSE] {
+        check_under(
+            settings,
+            "pl-1 unreadable\n a tcp 22 pl-1 tag all until=2027-01-31",
+            &format!("Exempt: {NOT_SHOWN}; the tag backstop:opt-out opts it out"),
+        );
+    }
+    check(
+        "owner 444455556666\n pl-1 unreadable\n a tcp 22 pl-1",
+        &format!("NotOwned: {NOT_SHOWN}; the resource belongs to the account 444455556666"),
+    );
+}
+
+#[test]
+fn s10_what_is_only_told_is_told_in_every_mode_and_whatever_has_tripped() {
+    let group = facts("pl-1 unreadable\n a tcp 22 pl-1");
+    let trip = Trip {
+        at: "2026-11-24T09:00:00Z".parse().unwrap(),
+        why: "the budget is used up".to_owned(),
+    };
+    let tripped = Guards {
+        control_tripped: Some(trip.clone()),
+        resource_tripped: Some(trip),
+        ..Guards::default()
+    };
+    for mode in [Mode::Notify, Mode::Enforce] {
+        for guards in [&Guards::default(), &tripped] {
+            let decision = decide_guarded(Some(&group), &policy("{}"), mode, guards);
+            assert_eq!(decision.plan.unwrap().because, Some(Reason::NotJudged));
+        }
+    }
+    // With nothing to be closed the baseline has nothing to spare.
+    let decision = decide(&group, &policy("{}"), Mode::Enforce);
+    assert_eq!(sweep::baseline(&decision), Vec::<String>::new());
+    assert_eq!(sweep::reason(&decision), Some("it cannot be judged"));
+    assert_eq!(
+        sweep::baseline(&decide(&group, &policy(CLOSE), Mode::Enforce)).len(),
+        1
+    );
+}
+
+#[test]
+fn s10_a_source_is_read_where_it_is_certain_and_else_told_as_not_judged() {
+    let with = |source: Source| {
+        let mut group = facts("a tcp 22 0.0.0.0/0");
+        group.rules.get_mut("a").unwrap().source = source;
+        group
+    };
+    let v4 = |text: &str| with(Source::Ipv4(text.to_owned()));
+    let v6 = |text: &str| with(Source::Ipv6(text.to_owned()));
+    let listed = |entries: &[&str]| {
+        let mut group = facts("a tcp 22 pl-1");
+        let entries = entries.iter().map(|entry| (*entry).to_owned()).collect();
+        let list = PrefixList::of(Entries::Read(entries));
+        group.prefix_lists.insert("pl-1".to_owned(), list);
+        group
+    };
+    for group in [
+        v4("0/0"),
+        v4("0.0.0.0/0 "),
+        v4(" 0.0.0.0/0"),
+        v6("::0/0"),
+        v6(" ::/0"),
+        listed(&["0/0"]),
+        listed(&["0.0.0.0/0 "]),
+        listed(&["10.0.0.0/8", "::/0\n"]),
+        // What can be read is too much already.
+        listed(&["0.0.0.0/0", "everybody"]),
+    ] {
+        let decision = decide(&group, &policy("{}"), Mode::Enforce);
+        assert_eq!(written(&decision), ["revoke a"], "{group:?}");
+    }
+    for (group, why) in [
+        (v4("10/8"), "its source `10/8` is no CIDR block"),
+        (v4(""), "its source `` is no CIDR block"),
+        (v6("::/129"), "its source `::/129` is no CIDR block"),
+        (
+            listed(&["10.0.0.0/8", "everybody", "10/8"]),
+            "the prefix list pl-1 (owner: unknown) has entries that are no CIDR blocks: `10/8, everybody`",
+        ),
+    ] {
+        let decision = decide(&group, &policy("{}"), Mode::Enforce);
+        let told = format!("NotifyOnly: a was not judged: {why}; it cannot be judged");
+        assert_eq!(written(&decision), [told]);
+        let decision = decide(&group, &policy(CLOSE), Mode::Enforce);
+        let closed = format!("Enforce: a was not judged: {why}");
+        assert_eq!(written(&decision), [closed, "revoke a".to_owned()]);
+    }
+    check("pl-1 = 10.0.0.0/8 52.0.0.0/8\n a tcp 22 pl-1", "compliant");
+    // A list that is not among the facts is not known to admit nobody.
+    assert_eq!(found("{}", "a tcp 22 pl-9"), [("a".to_owned(), true)]);
+}
+
+#[test]
+fn s10_lists_of_other_accounts_are_known_by_their_owner() {
+    let group = facts(
+        "pl-1 unreadable 444455556666\n pl-2 unreadable\n pl-3 unreadable AWS\n pl-4 unreadable 111122223333",
+    );
+    assert_eq!(
+        OpenIngress::of_others(&group, ACCOUNT),
+        BTreeMap::from([("pl-1".to_owned(), "444455556666".to_owned())])
+    );
+}
+
+#[test]
+fn s10_what_is_left_unjudged_fails_no_run_and_counts_for_no_fight() {
+    let group = facts("pl-1 unreadable\n a tcp 22 pl-1\n b tcp 22 0.0.0.0/0");
+    let decision = decide(&group, &policy("{}"), Mode::Enforce);
+    let trigger = Trigger {
+        region: "eu-central-1".into(),
+        account: ACCOUNT.into(),
+        resource: "sg-1".into(),
+        actor: Actor::default(),
+    };
+    let about = decide::About {
+        id: "01M7SH8XYF6H0J2M4N8P7R3T1W",
+        trigger: &trigger,
+        owner_tag: "owner",
+        policy_version: 1,
+        now: "2026-11-24T10:00:00Z".parse().unwrap(),
+    };
+    let mut entry = decide::entry::<OpenIngress>(Some(&group), &decision, about).unwrap();
+    let closed: Vec<&str> = entry.closed_fingerprints().collect();
+    assert_eq!(closed, [entry.detail.exposures[1].fingerprint.as_str()]);
+
+    entry.add_round([Outcome {
+        round: 0,
+        item: "b".into(),
+        step: Step::Revoke,
+        permission: None,
+        created: None,
+        without: None,
+        ending: Ending::Done,
+    }]);
+    let mut after = group.clone();
+    after.rules.remove("b");
+    let now = decide(&after, &policy("{}"), Mode::Enforce);
+    let verified = decide::verify::<OpenIngress>(&entry, &group.rules, &after.rules, &now);
+    assert!(verified.passed(), "{verified:?}");
+    // Where the policy says to close it, it has to be gone.
+    let now = decide(&after, &policy(CLOSE), Mode::Enforce);
+    let verified = decide::verify::<OpenIngress>(&entry, &group.rules, &after.rules, &now);
+    assert!(!verified.passed(), "{verified:?}");
+
+    // What turns out to be open is news, although it is the same rule.
+    let mode = Mode::Notify;
+    let entry_of = |text: &str| {
+        let group = facts(text);
+        let decision = decide(&group, &policy("{}"), mode);
+        let entry = decide::entry::<OpenIngress>(Some(&group), &decision, about).unwrap();
+        (entry.state_key(), entry.page_key())
+    };
+    let unjudged = entry_of("pl-1 unreadable\n a tcp 22 pl-1");
+    let open = entry_of("pl-1 = 0.0.0.0/0\n a tcp 22 pl-1");
+    assert!(unjudged.0 != open.0 && unjudged.1 != open.1);
 }

@@ -17,12 +17,15 @@ use backstop_core::patching::decide::{
 };
 use backstop_core::patching::{
     Agent, Came, Command, Ended, Host, MOST_LISTED, MOST_RECORDED, OS, Operation, Package, Patch,
-    PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Vulnerability, Wait,
+    PatchFacts, PatchState, Patching, Reach, Reboot, Reports, Sent, Unpatchable, Vulnerability,
+    Wait,
 };
 use backstop_core::policy::Policy;
-use backstop_core::reason::Reason;
+use backstop_core::reason::{Meanwhile, Reason};
 use backstop_core::run::{Head, Run};
+use backstop_core::sweep::patching::may_be_deleted;
 use backstop_core::trigger::Trigger;
+use backstop_core::volumes::Snapshot;
 use backstop_core::words::{Actor, ControlId, Mode, Severity, Status};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -173,9 +176,13 @@ fn unmanaged(f: &mut PatchFacts) {
 }
 
 fn tagged(value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
-    let value = value.to_owned();
+    tagged_as(OPT_OUT_TAG, value)
+}
+
+fn tagged_as(key: &str, value: &str) -> impl FnOnce(&mut PatchFacts) + use<> {
+    let (key, value) = (key.to_owned(), value.to_owned());
     move |f| {
-        host(f).tags.insert(OPT_OUT_TAG.into(), value);
+        host(f).tags.insert(key, value);
     }
 }
 
@@ -185,7 +192,7 @@ fn command(operation: &str, status: &str, requested_at: Timestamp) -> Command {
         operation: Some(operation.into()),
         status: status.into(),
         requested_at: Some(requested_at),
-        comment: String::new(),
+        ..Command::default()
     }
 }
 
@@ -533,11 +540,6 @@ fn an_instance_that_was_never_scanned_is_scanned_and_nothing_is_installed() {
             .insert("aws:autoscaling:groupName".into(), "web".into());
     });
     patching(closed_window()).begins(&member, SCAN);
-    // One with a finding that a patch mends needs no scan first.
-    let facts = and(never_scanned(), |f| {
-        f.findings = vec![of_os(1, Severity::High)]
-    });
-    defaults().begins(&facts, BY_FINDING);
     // What is only told does not stand in its way.
     let facts = and(never_scanned(), |f| f.findings = vec![of_npm(1)]);
     defaults().begins(&facts, SCAN);
@@ -628,7 +630,7 @@ fn with_unmanaged_instance_off_a_finding_is_refused_with_what_the_instance_lacks
     let facts = and(with(unmanaged), |f| {
         f.findings = vec![of_os(1, Severity::High)]
     });
-    off().check(&facts, &format!("refused {BY_FINDING}"), &["role: "]);
+    off().check(&facts, "refused vulnerable-package scan", &["role: "]);
     let lost = and(with_missing(), |f| f.agent = Some(agent("Inactive")));
     off().check(&lost, &format!("refused {BY_STATE}"), &["`Inactive`"]);
     off().check(&with(unmanaged), "compliant", &[]);
@@ -877,6 +879,26 @@ fn an_opt_out_that_cannot_be_read_holds_the_command_back() {
     ] {
         let facts = and(with_finding(), tagged(tag));
         defaults().check(&facts, &format!("held {BY_FINDING}"), &["cannot be read"]);
+    }
+}
+
+#[test]
+fn an_opt_out_whose_key_is_spelt_as_only_iam_reads_it_holds_the_command_back() {
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "all"),
+        ("BACKSTOP:OPT-OUT", "missing-patches until=2027-01-31"),
+        (" backstop:opt-out", "vulnerable-package"),
+    ] {
+        let facts = and(with_finding(), tagged_as(key, tag));
+        defaults().check(&facts, &format!("held {BY_FINDING}"), &["cannot be read"]);
+        let both = and(facts, tagged("all"));
+        defaults().check(&both, &format!("held {BY_FINDING}"), &["cannot be read"]);
+    }
+    for (key, tag) in [
+        ("Backstop:Opt-Out", "unencrypted-volume"),
+        ("backstop:opt-outs", "all"),
+    ] {
+        defaults().begins(&and(with_finding(), tagged_as(key, tag)), BY_FINDING);
     }
 }
 
@@ -1364,34 +1386,50 @@ fn what_changed_between_the_decision_and_the_command_keeps_it_from_being_sent() 
         )
     };
     assert_eq!(stopped(&defaults(), &run, &with_missing()), None);
-    let back = |facts: PatchFacts| {
-        let (status, why) = stopped(&defaults(), &run, &facts).unwrap();
-        assert_eq!(status, Status::RolledBack);
-        why
-    };
-    for (facts, words) in [
-        (with(|f| f.host = None), "gone"),
-        (with(|f| host(f).state = "terminated".into()), "gone"),
-        (with(|f| host(f).state = "stopped".into()), "does not run"),
+    let meanwhile = |what| Some(Reason::Meanwhile { what });
+    for (facts, expected) in [
+        (with(|f| f.host = None), Meanwhile::InstanceGone),
+        (
+            with(|f| host(f).state = "terminated".into()),
+            Meanwhile::InstanceGone,
+        ),
+        (
+            with(|f| host(f).state = "stopped".into()),
+            Meanwhile::NotRunning,
+        ),
         (
             with(tagged("missing-patches until=2027-01-31")),
-            "opted out",
+            Meanwhile::OptedOut,
         ),
-        (with(tagged("vulnerable-package")), "opted out"),
-        (with(tagged("mising-patches")), "cannot be read"),
+        (with(tagged("vulnerable-package")), Meanwhile::OptedOut),
+        (with(tagged("mising-patches")), Meanwhile::OptOutUnreadable),
+        (
+            with(tagged_as("Backstop:Opt-Out", "all")),
+            Meanwhile::OptOutUnreadable,
+        ),
+        (
+            with(|f| f.encrypting = Some("01ENC".into())),
+            Meanwhile::BeingEncrypted {
+                entry: "01ENC".into(),
+            },
+        ),
     ] {
-        let why = back(facts);
-        assert!(why.contains(words), "{why}");
+        let why = stopped(&defaults(), &run, &facts).unwrap();
+        assert_eq!(why.status(), Status::RolledBack);
+        assert_eq!(why, Reason::Meanwhile { what: expected });
     }
     let off = defaults().mode_of(ControlId::MissingPatches, "notify");
-    assert!(stopped(&off, &run, &with_missing()).is_some());
+    assert_eq!(
+        stopped(&off, &run, &with_missing()),
+        meanwhile(Meanwhile::EnforceNoMore)
+    );
     let killed = defaults().top("kill_switch", json!(true));
-    let (status, _) = stopped(&killed, &run, &with_missing()).unwrap();
-    assert_eq!(status, Status::Stopped);
+    let why = stopped(&killed, &run, &with_missing()).unwrap();
+    assert_eq!((&why, why.status()), (&Reason::KillSwitch, Status::Stopped));
     // A window that has closed holds an installation back, and no scan.
     let closed = patching(closed_window());
-    let (_, why) = stopped(&closed, &run, &with_missing()).unwrap();
-    assert!(why.contains("window"), "{why}");
+    let why = stopped(&closed, &run, &with_missing());
+    assert_eq!(why, meanwhile(Meanwhile::WindowClosed));
     assert_eq!(stopped(&closed, &scan, &never_scanned()), None);
 }
 
@@ -1553,6 +1591,7 @@ fn success(state: Option<PatchState>) -> Ended {
     Ended {
         status: "Success".into(),
         state,
+        ..Ended::default()
     }
 }
 
@@ -1663,22 +1702,18 @@ fn every_other_end_is_a_failure_that_says_what_happened() {
         ("Failed", "failed on the instance"),
         ("TimedOut", "ran out of time"),
         ("ExecutionTimedOut", "ran out of time"),
-        ("DeliveryTimedOut", "did not begin on the instance in time"),
-        ("Undeliverable", "did not begin on the instance in time"),
         ("Cancelled", "was cancelled"),
-        ("Terminated", "was not run here"),
         ("AccessDenied", "was denied"),
-        (
-            "InvalidPlatform",
-            "does not know the instance's operating system",
-        ),
+        ("InvalidPlatform", "cannot patch its operating system"),
         ("SomethingNew", "failed on the instance"),
     ] {
         for facts in [with_finding(), with_missing(), never_scanned()] {
             let mut run = sent(&facts);
             let ended = Ended {
                 status: status.into(),
+                started: true,
                 state: facts.state.clone(),
+                ..Ended::default()
             };
             assert_eq!(run.take_end(&ended, later()), Came::Concluded, "{status}");
             assert_eq!(run.head.status, Status::Failed, "{status}");
@@ -1705,11 +1740,345 @@ fn a_command_that_failed_halfway_shows_what_it_left() {
     run.take_end(
         &Ended {
             status: "Failed".into(),
+            started: true,
             state: state.clone(),
+            ..Ended::default()
         },
         later(),
     );
     assert_eq!((run.head.status, run.detail.after), (Status::Failed, state));
+}
+
+#[test]
+fn the_patch_state_counts_and_not_the_exit_code() {
+    let by_install = |change: fn(&mut PatchState)| {
+        let mut left = state("Install", now() + SignedDuration::from_mins(5), 0);
+        change(&mut left);
+        Some(left)
+    };
+    let cases: [(Option<PatchState>, bool); 6] = [
+        (by_install(|_| {}), true),
+        (by_install(|state| state.pending_reboot = 2), true),
+        (by_install(|state| state.missing = 1), false),
+        (by_install(|state| state.failed = 1), false),
+        // Somebody's scan saw the same, and was not what was sent.
+        (by_install(|state| state.operation = "Scan".into()), false),
+        // From before it was sent.
+        (
+            by_install(|state| state.ended_at = Some(hours_ago(1))),
+            false,
+        ),
+    ];
+    for status in ["Failed", "ExecutionTimedOut", "Cancelled"] {
+        for (state, installed) in cases.clone() {
+            for (facts, done) in [
+                (with_missing(), Status::Remediated),
+                (with_finding(), Status::AwaitingRescan),
+            ] {
+                let mut run = sent(&facts);
+                let ended = Ended {
+                    status: status.into(),
+                    started: true,
+                    exit_code: Some(37),
+                    state: state.clone(),
+                    ..Ended::default()
+                };
+                assert_eq!(run.take_end(&ended, later()), Came::Concluded);
+                let expected = if installed { done } else { Status::Failed };
+                assert_eq!(run.head.status, expected, "{status} {state:?}");
+                let why = run.detail.reasons.join(". ");
+                assert!(
+                    why.contains(status) && why.contains("exit code 37"),
+                    "{why}"
+                );
+                let command = run.detail.command.unwrap();
+                assert_eq!(command.exit_code, Some(37));
+                assert_eq!(command.ended.as_deref(), Some(status));
+            }
+        }
+    }
+    // A scan that shows what is missing has done its work.
+    let mut run = sent(&never_scanned());
+    let scanned = Ended {
+        status: "Failed".into(),
+        started: true,
+        state: by_install(|state| {
+            state.operation = "Scan".into();
+            state.missing = 4;
+        }),
+        ..Ended::default()
+    };
+    run.take_end(&scanned, later());
+    assert_eq!(run.head.status, Status::Remediated);
+}
+
+#[test]
+fn an_instance_on_which_nothing_began_has_not_failed() {
+    for (status, started, expected) in [
+        ("Terminated", false, Came::NotBegun),
+        ("RateExceeded", false, Came::NotBegun),
+        ("Undeliverable", false, Came::NotBegun),
+        ("DeliveryTimedOut", false, Came::NotBegun),
+        ("Cancelled", false, Came::NotBegun),
+        ("Cancelled", true, Came::Concluded),
+        ("Terminated", true, Came::Concluded),
+        ("Failed", false, Came::Concluded),
+        ("ExecutionTimedOut", false, Came::Concluded),
+        ("AccessDenied", false, Came::Concluded),
+        ("InvalidPlatform", false, Came::Concluded),
+        ("SomethingNew", false, Came::Concluded),
+    ] {
+        for facts in [with_finding(), with_missing(), never_scanned()] {
+            let mut run = sent(&facts);
+            run.detail.batch = Some("01KAT5J9ZZZZZZZZZZZZZZZZZZ".into());
+            run.detail.snapshots = vec!["snap-1".into()];
+            let ended = Ended {
+                status: status.into(),
+                started,
+                state: facts.state.clone(),
+                ..Ended::default()
+            };
+            let command = run.detail.command.clone().unwrap();
+            assert_eq!(run.take_end(&ended, later()), expected, "{status}");
+            if expected == Came::Concluded {
+                assert_eq!(run.head.status, Status::Failed, "{status}");
+                continue;
+            }
+            assert!(run.is_open(), "{status}");
+            assert_eq!(run.head.finished_at, None);
+            assert_eq!((&run.detail.command, &run.detail.batch), (&None, &None));
+            assert_eq!(run.detail.snapshots, ["snap-1"], "they serve the next try");
+            let before: Vec<(&str, Option<&str>)> = run
+                .detail
+                .not_begun
+                .iter()
+                .map(|sent| (sent.id.as_str(), sent.ended.as_deref()))
+                .collect();
+            assert_eq!(before, [(command.id.as_str(), Some(status))]);
+        }
+    }
+}
+
+#[test]
+fn a_command_that_never_began_cools_nothing_down_unless_it_happens_again_and_again() {
+    let idle = |minutes| Command {
+        never_began: true,
+        ..command("Install", "Terminated", minutes_ago(minutes))
+    };
+    let with_commands = |commands: Vec<Command>| and(with_missing(), |f| f.commands = commands);
+    for count in 0..5 {
+        let facts = with_commands((1..=count).map(idle).collect());
+        defaults().begins(&facts, BY_STATE);
+    }
+    let waits = |facts: &PatchFacts| defaults().decide(facts).waits;
+    let facts = with_commands((1..=5).map(idle).collect());
+    assert_eq!(waits(&facts), Some(Wait::CoolDown));
+    // One of them did begin.
+    let ran = command("Install", "Failed", minutes_ago(3));
+    assert_eq!(
+        waits(&with_commands(vec![idle(1), ran])),
+        Some(Wait::CoolDown)
+    );
+    // Those of long ago do not count.
+    let facts = with_commands((0..9).map(|n| idle(25 * 60 + n)).collect());
+    assert_eq!(waits(&facts), None);
+}
+
+/// What the document prints where Patch Manager does not know the system, in a
+/// form of our own.
+const NOT_SUPPORTED: &str = "downloading\nroot [ERROR]: An error occurred (UnsupportedOperatingSystem) when calling the GetDeployablePatchSnapshotForInstance operation\nfailed to run commands: exit status 146";
+
+#[test]
+fn an_operating_system_that_cannot_be_patched_is_told_from_an_installation_that_failed() {
+    for (status, exit_code, output, expected) in [
+        ("Failed", Some(146), Some(NOT_SUPPORTED), true),
+        ("Failed", Some(146), None, true),
+        ("Failed", Some(1), Some(NOT_SUPPORTED), true),
+        (
+            "Failed",
+            Some(1),
+            Some("Unsupported Operating System"),
+            true,
+        ),
+        (
+            "Failed",
+            Some(1),
+            Some("An unsupported package manager and python version combination was found."),
+            true,
+        ),
+        ("InvalidPlatform", None, None, true),
+        ("Failed", Some(1), None, false),
+        (
+            "Failed",
+            Some(1),
+            Some("TypeError: unsupported operand type(s) for %"),
+            false,
+        ),
+        ("Failed", Some(156), Some("no space left on device"), false),
+        ("ExecutionTimedOut", None, None, false),
+    ] {
+        let mut run = sent(&never_scanned());
+        let ended = Ended {
+            status: status.into(),
+            started: true,
+            exit_code,
+            output: output.map(str::to_owned),
+            state: None,
+        };
+        assert_eq!(run.take_end(&ended, later()), Came::Concluded);
+        assert_eq!(run.head.status, Status::Failed, "{output:?}");
+        assert_eq!(run.detail.unpatchable.is_some(), expected, "{output:?}");
+        let why = run.detail.reasons.join(". ");
+        assert!(!(expected && why.contains("may have installed")), "{why}");
+    }
+}
+
+#[test]
+fn what_cannot_be_patched_is_refused_until_its_agent_or_its_system_is_another() {
+    let found_out = |facts: &PatchFacts| {
+        let ended = Ended {
+            status: "Failed".into(),
+            started: true,
+            exit_code: Some(146),
+            ..Ended::default()
+        };
+        Unpatchable::shown_by(&ended, facts.agent.as_ref())
+    };
+    for facts in [never_scanned(), with_finding(), with_missing()] {
+        let known = and(facts, |f| f.unpatchable = found_out(f));
+        let decision = defaults().decide(&known);
+        assert_eq!(decision.status, Status::Refused);
+        let why = decision.reasons.join(". ");
+        assert!(why.contains("cannot patch") && why.contains("146"), "{why}");
+        let run = defaults().record(&known).unwrap();
+        assert_eq!(run.detail.unpatchable, known.unpatchable);
+        let changes: [fn(&mut Agent); 2] = [
+            |agent| agent.version = Some("3.4.0.0".into()),
+            |agent| agent.platform = Some("Debian 13".into()),
+        ];
+        for change in changes {
+            let changed = and(known.clone(), |f| change(f.agent.as_mut().unwrap()));
+            assert_eq!(defaults().decide(&changed).status, Status::InProgress);
+        }
+        // A ping says nothing about that.
+        let pinged = and(known.clone(), |f| {
+            f.agent.as_mut().unwrap().last_ping = Some(now());
+        });
+        assert_eq!(defaults().decide(&pinged).status, Status::Refused);
+        // An opt-out comes first.
+        let opted_out = and(known, tagged("all until=2027-01-01"));
+        assert_eq!(defaults().decide(&opted_out).status, Status::Exempt);
+    }
+}
+
+#[test]
+fn a_snapshot_is_deleted_only_where_its_own_run_ended_well_and_nobody_wants_it_kept() {
+    let mut run = sent(&with_missing());
+    run.take_end(&left(|_| {}), later());
+    run.detail.snapshots = vec!["snap-1".into()];
+    let snapshot = Snapshot {
+        id: "snap-1".into(),
+        volume: "vol-1".into(),
+        state: "completed".into(),
+        started_at: Some(now()),
+        tags: [
+            ("backstop:entry", run.head.id.as_str()),
+            ("backstop:purpose", "safety"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
+    };
+    let in_days = |days: i64| later() + SignedDuration::from_hours(24 * days);
+    let deletes = |snapshot: &Snapshot, run: &Patching, at: Timestamp| {
+        may_be_deleted(snapshot, run, &defaults().parsed(), Mode::Enforce, at)
+    };
+    assert!(deletes(&snapshot, &run, in_days(30)));
+    assert!(!deletes(
+        &snapshot,
+        &run,
+        in_days(30) - SignedDuration::from_secs(1)
+    ));
+    type Change = fn(&mut Snapshot, &mut Patching);
+    let changes: [Change; 10] = [
+        |snapshot, _| snapshot.id = "snap-2".into(),
+        |snapshot, _| drop(snapshot.tags.remove("backstop:entry")),
+        |snapshot, _| drop(snapshot.tags.remove("backstop:purpose")),
+        |snapshot, _| {
+            snapshot
+                .tags
+                .insert("backstop:purpose".into(), "transfer".into());
+        },
+        |snapshot, _| {
+            snapshot.tags.insert(OPT_OUT_TAG.into(), "keep it".into());
+        },
+        |snapshot, _| {
+            snapshot
+                .tags
+                .insert("Backstop:Opt-Out".into(), "all".into());
+        },
+        |snapshot, _| snapshot.started_at = None,
+        |_, run| run.detail.instance_gone = true,
+        |_, run| run.head.finished_at = None,
+        |_, run| run.head.status = Status::Failed,
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let (mut snapshot, mut run) = (snapshot.clone(), run.clone());
+        change(&mut snapshot, &mut run);
+        assert!(!deletes(&snapshot, &run, in_days(400)), "{n}");
+    }
+}
+
+#[test]
+fn an_instance_without_a_patch_state_is_scanned_before_anything_is_installed() {
+    let facts = and(with_finding(), |f| f.state = None);
+    defaults().begins(&facts, "vulnerable-package scan");
+    let run = defaults().record(&facts).unwrap();
+    assert!(!run.detail.snapshots_wanted);
+    defaults().begins(&with_finding(), BY_FINDING);
+}
+
+#[test]
+fn a_fix_that_needs_a_subscription_is_told_and_not_installed() {
+    for (fixed_in, subscription) in [
+        ("3.0.2-0ubuntu1.15+esm1", Some("Ubuntu Pro")),
+        ("0:2.27-3ubuntu1.6~esm4", Some("Ubuntu Pro")),
+        ("1.1.1f-1ubuntu2.fips.2.8+ESM1", Some("Ubuntu Pro")),
+        ("3.0.2-0ubuntu1.10+Fips1.1", Some("Ubuntu Pro")),
+        ("2:2.28-236.0.1.ksplice1.el8_9.12", Some("Oracle Ksplice")),
+        ("3.0.2-0ubuntu1.15", None),
+        ("1.2.3+esmeralda1", None),
+        ("1.2.3-esm1", None),
+        ("1:3.0.7-27.el9_3", None),
+    ] {
+        let package = package("openssl", "OS", Some(fixed_in));
+        assert_eq!(package.subscription(), subscription, "{fixed_in}");
+        let facts = and(healthy(), |f| {
+            f.findings = vec![finding(1, Severity::High, vec![package])];
+        });
+        let decision = defaults().decide(&facts);
+        let Some(subscription) = subscription else {
+            assert_eq!(decision.status, Status::InProgress, "{fixed_in}");
+            continue;
+        };
+        assert_eq!(decision.control(), Some(ControlId::VulnerablePackage));
+        assert_eq!(decision.status, Status::Notified, "{fixed_in}");
+        let why = decision.reasons.join(". ");
+        assert!(why.contains(subscription), "{why}");
+        // A scan that lists it says that its sources deliver it.
+        let listed = and(facts, |f| f.state = Some(state("Scan", hours_ago(2), 1)));
+        defaults().begins(&listed, BY_STATE);
+    }
+    // What another package manager installed needs no subscription of the system's.
+    let of_pip = package("django", "PIP", Some("1.2+esm1"));
+    assert_eq!(of_pip.subscription(), None);
+    // Of several packages one is delivered.
+    let mixed = vec![
+        package("a", "OS", Some("1+esm1")),
+        package("b", "OS", Some("2")),
+    ];
+    let finding = finding(2, Severity::High, mixed);
+    assert_eq!(finding.needs_subscription(), None);
+    assert!(finding.is_patchable());
 }
 
 #[test]
@@ -2446,7 +2815,12 @@ proptest! {
             };
             prop_assert!(!world.tripped[n] && world.enforces(n));
             match (decision.operation, n) {
-                (Operation::Install, 0) => prop_assert!(world.asks_by_finding() && !world.install_held()),
+                (Operation::Install, 0) => prop_assert!(
+                    world.asks_by_finding() && world.patches.is_some() && !world.install_held()
+                ),
+                (Operation::Scan, 0) if world.patches.is_none() => {
+                    prop_assert!(world.asks_by_finding() && !world.scan_held());
+                }
                 (Operation::Install, _) => prop_assert!(world.asks_by_state() && !world.install_held()),
                 (Operation::Scan, 1) => prop_assert!(world.asks_for_a_scan() && !world.scan_held()),
                 (Operation::Scan, _) => prop_assert!(
@@ -2454,10 +2828,11 @@ proptest! {
                 ),
             }
         } else if !world.held() && world.tripped == [false, false] {
+            // What was never scanned is scanned first.
             let asks = world.asks_by_finding() || world.asks_by_state();
-            if asks {
+            if asks && world.patches.is_some() {
                 prop_assert!(world.install_held(), "{:?}", decision);
-            } else if world.asks_for_a_scan() {
+            } else if asks || world.asks_for_a_scan() {
                 prop_assert!(world.scan_held(), "{:?}", decision);
             }
         }

@@ -29,7 +29,7 @@ fn group(rules: &[IngressRule]) -> SecurityGroup {
         arn: "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0".into(),
         vpc: None,
         tags: Tags::new(),
-        vpc_opt_out: None,
+        vpc_opt_outs: Tags::new(),
         rules: rules
             .iter()
             .map(|rule| (rule.id.clone(), rule.clone()))
@@ -96,6 +96,7 @@ fn remediated(group: &SecurityGroup) -> Option<(Entry, SecurityGroup)> {
             step,
             permission: permission.cloned(),
             created,
+            without: None,
             ending: Ending::Done,
         };
         for (n, part) in change.add.iter().enumerate() {

@@ -728,6 +728,14 @@ const REFUSALS: &[(&str, &str)] = &[
         "vol-b belongs to Kubernetes (tag CSIVolumeName), which knows it by its id",
     ),
     (
+        "volume vol-b \n tag vol-b aws:cloudformation:stack-name = web",
+        "vol-b is managed by the CloudFormation stack web, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
+    ),
+    (
+        "volume vol-b \n tag vol-b aws:cloudformation:logical-id = Data",
+        "vol-b is managed by a CloudFormation stack, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
+    ),
+    (
         "volume vol-b tags=49",
         "vol-b has so many tags that its copy would have no room for Backstop's 2 (at most 50)",
     ),
@@ -773,6 +781,11 @@ const REFUSALS_OF_INSTANCES: &[(&str, &str, &str)] = &[
         "",
         "tag i-1 kubernetes.io/cluster/blue = owned",
         "i-1 is a node of Kubernetes (tag kubernetes.io/cluster/blue)",
+    ),
+    (
+        "",
+        "tag i-1 aws:cloudformation:stack-name = web",
+        "i-1 is managed by the CloudFormation stack web, whose next update may replace what was swapped by a new, empty volume: set `Encrypted: true` in its template, or allow it (`replace_stack_volumes`)",
     ),
     (
         "marketplace",
@@ -872,6 +885,32 @@ fn what_a_stop_costs_counts_only_where_we_would_stop_it() {
             "{traits}"
         );
     }
+}
+
+#[test]
+fn what_a_stack_made_may_be_replaced_where_the_policy_says_so() {
+    let mut under = swap();
+    under.policy["controls"]["unencrypted-volume"]["settings"]["replace_stack_volumes"] =
+        json!(true);
+    for tagged in ["i-1", "vol-a"] {
+        let there = format!(
+            "instance running \n volume vol-a \n tag {tagged} aws:cloudformation:stack-name = web"
+        );
+        under.check(&there, "in-progress swap: vol-a");
+        assert_eq!(swap().status(&there), Status::Refused, "{tagged}");
+        // The first message names it.
+        let record = under.record(&there).unwrap();
+        assert_eq!(
+            record.head.managed_by.as_deref(),
+            Some("the CloudFormation stack web"),
+            "{tagged}"
+        );
+    }
+    // What Terraform made carries no tag that only it can set: it is told.
+    swap().check(
+        "instance running \n volume vol-a \n tag vol-a managed-by = terraform",
+        "in-progress swap: vol-a",
+    );
 }
 
 #[test]
@@ -987,6 +1026,37 @@ fn opt_outs_of_an_instance_hold_for_all_its_volumes() {
 }
 
 #[test]
+fn an_opt_out_whose_key_is_spelt_as_only_iam_reads_it_holds() {
+    let there = "instance running \n volume vol-a \n volume vol-b";
+    for (tag, expected) in [
+        (
+            "i-1 Backstop:Opt-Out = all",
+            format!("held swap: \n {UNREADABLE}"),
+        ),
+        (
+            "i-1 BACKSTOP:OPT-OUT = unencrypted-volume until=2027-01-31",
+            format!("held swap: \n {UNREADABLE}"),
+        ),
+        (
+            "vol-a Backstop:Opt-Out = all",
+            "in-progress swap: vol-b
+             vol-a stays as it is: its tag backstop:opt-out cannot be read"
+                .to_owned(),
+        ),
+        (
+            "i-1 Backstop:Opt-Out = missing-patches",
+            "in-progress swap: vol-a vol-b".to_owned(),
+        ),
+        (
+            "i-1 backstop:opt-outs = all",
+            "in-progress swap: vol-a vol-b".to_owned(),
+        ),
+    ] {
+        swap().check(&format!("{there} \n tag {tag}"), &expected);
+    }
+}
+
+#[test]
 fn opt_outs_of_a_volume_that_is_attached_nowhere() {
     for (tag, expected) in [
         ("all", format!("exempt unattached: \n {OPTED_OUT}")),
@@ -1090,6 +1160,7 @@ fn what_the_tags_say_is_kept_for_the_message() {
             Exemption::Malformed {
                 value: "al".into(),
                 problem: "`al` is neither `all` nor the name of a control".into(),
+                key: None,
             },
         ),
     ] {

@@ -100,6 +100,94 @@ impl Instance {
     }
 }
 
+/// A machine image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Who may launch it beside its owner: accounts, ARNs, or `all`.
+    pub shared_with: BTreeSet<String>,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+/// Settings that an account has in a Region, as EC2 spells them; at first as they
+/// should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The block of public sharing of snapshots.
+    pub block: String,
+    /// The block of public sharing of images.
+    pub image_block: String,
+    /// Whether tokens are required of new instances; `no-preference`: nothing is
+    /// said of it.
+    pub tokens: String,
+    /// The hop limit of new instances; `-1`: nothing is said of it.
+    pub hops: String,
+    /// Whether the serial console may be used.
+    pub console: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            block: "block-new-sharing".to_owned(),
+            image_block: "unblocked".to_owned(),
+            tokens: "required".to_owned(),
+            hops: "2".to_owned(),
+            console: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Answers a call about one of them; none: it is about something else.
+    pub fn answer(
+        &mut self,
+        operation: &str,
+        parameter: impl Fn(&str) -> Option<String>,
+    ) -> Option<String> {
+        match operation {
+            "EnableSnapshotBlockPublicAccess" => {
+                self.block = parameter("State").unwrap_or_default()
+            }
+            "DisableSnapshotBlockPublicAccess" => self.block = "unblocked".to_owned(),
+            "EnableSerialConsoleAccess" => self.console = true,
+            "DisableSerialConsoleAccess" => self.console = false,
+            "ModifyInstanceMetadataDefaults" => {
+                // What is not named stays.
+                self.tokens = parameter("HttpTokens").unwrap_or_else(|| self.tokens.clone());
+                let hops = parameter("HttpPutResponseHopLimit");
+                self.hops = hops.unwrap_or_else(|| self.hops.clone());
+            }
+            "GetSnapshotBlockPublicAccessState"
+            | "GetSerialConsoleAccessStatus"
+            | "GetInstanceMetadataDefaults"
+            | "GetImageBlockPublicAccessState" => {}
+            _ => return None,
+        }
+        Some(match operation {
+            "GetInstanceMetadataDefaults" => {
+                let known = |name: &str, value: &str| match value {
+                    "no-preference" | "-1" => String::new(),
+                    value => format!("<{name}>{value}</{name}>"),
+                };
+                let tokens = known("httpTokens", &self.tokens);
+                let hops = known("httpPutResponseHopLimit", &self.hops);
+                format!("<accountLevel>{tokens}{hops}</accountLevel>")
+            }
+            "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
+            "GetImageBlockPublicAccessState" => format!(
+                "<imageBlockPublicAccessState>{}</imageBlockPublicAccessState>",
+                self.image_block
+            ),
+            other if other.contains("SerialConsole") => format!(
+                "<serialConsoleAccessEnabled>{}</serialConsoleAccessEnabled>",
+                self.console
+            ),
+            _ => format!("<state>{}</state>", self.block),
+        })
+    }
+}
+
 /// EC2 of one account and Region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ec2 {
@@ -117,6 +205,10 @@ pub struct Ec2 {
     pub instances: BTreeMap<String, Instance>,
     /// Whether new volumes are encrypted by themselves.
     pub encryption_by_default: bool,
+    /// Images by id.
+    pub images: BTreeMap<String, Image>,
+    /// Other settings of the account.
+    pub settings: Settings,
     /// Copies by client token, with what was asked for.
     tokens: BTreeMap<String, (Vec<(String, String)>, String)>,
     ids: u64,
@@ -138,6 +230,9 @@ impl Ec2 {
 
     /// Answers a call to EC2; none: it is another service's.
     pub fn answer(&mut self, call: &Call, now: Timestamp) -> Option<Reply> {
+        if call.parameter("DryRun") == Some("true") {
+            return Some(self.dry_run(call));
+        }
         let answer = match call.operation.as_str() {
             "DescribeSecurityGroups" => self.describe_groups(call),
             "DescribeSecurityGroupRules" => self.describe_rules(call),
@@ -151,7 +246,9 @@ impl Ec2 {
             "DescribeSnapshots" => self.describe_snapshots(call, now),
             "DescribeSnapshotAttribute" => self.describe_grants(call),
             "ModifySnapshotAttribute" => self.modify_grants(call),
-            "GetSnapshotBlockPublicAccessState" => Ok("<state>unblocked</state>".to_owned()),
+            "DescribeImages" => self.describe_images(call),
+            "DescribeImageAttribute" => self.describe_launch_permissions(call),
+            "ModifyImageAttribute" => self.modify_launch_permissions(call),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
@@ -173,10 +270,17 @@ impl Ec2 {
                 self.encryption_by_default = true;
                 Ok(self.by_default())
             }
+            "DisableEbsEncryptionByDefault" => {
+                self.encryption_by_default = false;
+                Ok(self.by_default())
+            }
             "GetEbsDefaultKmsKeyId" => Ok("<kmsKeyId>alias/aws/ebs</kmsKeyId>".to_owned()),
             "DescribeRouteTables" => Ok("<routeTableSet/>".to_owned()),
             "DescribeVpcEndpoints" => Ok("<vpcEndpointSet/>".to_owned()),
-            _ => return None,
+            operation => {
+                let parameter = |name: &str| call.parameter(name).map(str::to_owned);
+                Ok(self.settings.answer(operation, parameter)?)
+            }
         };
         let name = &call.operation;
         Some(match answer {
@@ -185,6 +289,39 @@ impl Ec2 {
             )),
             Err((code, message)) => Reply::ec2_error(400, code, &message),
         })
+    }
+
+    /// A dry run changes nothing, and its answer is always an error. EC2 looks at
+    /// rights and at what is named, not at the state that it is in.
+    fn dry_run(&self, call: &Call) -> Reply {
+        const MODELLED: [&str; 6] = [
+            "AttachVolume",
+            "CopyVolumes",
+            "CreateVolume",
+            "DetachVolume",
+            "ModifyInstanceAttribute",
+            "StartInstances",
+        ];
+        let operation = call.operation.as_str();
+        assert!(MODELLED.contains(&operation), "a dry run of {operation}");
+        let names = [
+            "InstanceId",
+            "InstanceId.1",
+            "VolumeId",
+            "SourceVolumeId",
+            "SnapshotId",
+        ];
+        for id in names.into_iter().filter_map(|name| call.parameter(name)) {
+            let code = match id.split_once('-') {
+                Some(("i", _)) if !self.instances.contains_key(id) => "InvalidInstanceID.NotFound",
+                Some(("vol", _)) if !self.volumes.contains_key(id) => "InvalidVolume.NotFound",
+                Some(("snap", _)) if !self.snapshots.contains_key(id) => "InvalidSnapshot.NotFound",
+                _ => continue,
+            };
+            return Reply::ec2_error(400, code, id);
+        }
+        let message = "Request would have succeeded, but DryRun flag is set.";
+        Reply::ec2_error(412, "DryRunOperation", message)
     }
 
     // --- security groups
@@ -335,12 +472,14 @@ impl Ec2 {
 
     // --- tags
 
-    fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
+    /// The tags of a resource; `None`: there is no such resource.
+    pub fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
         Some(match id.split_once('-')?.0 {
             "sg" => self.groups.get_mut(id)?,
             "sgr" => &mut self.rules.get_mut(id)?.tags,
             "vol" => &mut self.volumes.get_mut(id)?.tags,
             "snap" => &mut self.snapshots.get_mut(id)?.tags,
+            "ami" => &mut self.images.get_mut(id)?.tags,
             "i" => &mut self.instances.get_mut(id)?.tags,
             _ => return None,
         })
@@ -385,7 +524,7 @@ impl Ec2 {
             for (id, tags) in resources {
                 for (key, value) in *tags {
                     let passes = filters.iter().all(|(name, values)| match *name {
-                        "key" => values.contains(&key.as_str()),
+                        "key" => values.iter().any(|pattern| like(pattern, key)),
                         "resource-type" => values.contains(kind),
                         "resource-id" => values.contains(&id.as_str()),
                         other => panic!("DescribeTags: {other}"),
@@ -481,18 +620,81 @@ impl Ec2 {
 
     fn modify_grants(&mut self, call: &Call) -> Answer {
         let id = call.parameter("SnapshotId").unwrap();
+        let blocked = self.settings.block != "unblocked";
         let Some(snapshot) = self.snapshots.get_mut(id) else {
             return Err(("InvalidSnapshot.NotFound", id.to_owned()));
         };
+        let adds = call.parameter("OperationType") == Some("add");
+        if blocked && adds && call.list("UserGroup").contains(&"all") {
+            return Err((
+                "OperationNotPermitted",
+                "public sharing is blocked".to_owned(),
+            ));
+        }
         for holder in call
             .list("UserGroup")
             .into_iter()
             .chain(call.list("UserId"))
         {
-            match call.parameter("OperationType") {
-                Some("add") => snapshot.shared_with.insert(holder.to_owned()),
-                _ => snapshot.shared_with.remove(holder),
+            match adds {
+                true => snapshot.shared_with.insert(holder.to_owned()),
+                false => snapshot.shared_with.remove(holder),
             };
+        }
+        Ok("<return>true</return>".to_owned())
+    }
+
+    fn describe_images(&self, call: &Call) -> Answer {
+        let ids = call.list("ImageId");
+        if let Some(missing) = ids.iter().find(|id| !self.images.contains_key(**id)) {
+            return Err(("InvalidAMIID.NotFound", missing.to_string()));
+        }
+        let public = match filters(call)[..] {
+            [] => false,
+            [("is-public", ref values)] => values[..] == ["true"],
+            ref other => panic!("DescribeImages: {other:?}"),
+        };
+        let mut items = String::new();
+        for (id, image) in &self.images {
+            let named = ids.is_empty() || ids.contains(&id.as_str());
+            if named && (!public || image.shared_with.contains("all")) {
+                let _ = write!(
+                    items,
+                    "<item><imageId>{id}</imageId><imageOwnerId>{}</imageOwnerId>{}</item>",
+                    self.account,
+                    tag_set(&image.tags)
+                );
+            }
+        }
+        Ok(format!("<imagesSet>{items}</imagesSet>"))
+    }
+
+    fn image(&mut self, call: &Call) -> Result<&mut Image, (&'static str, String)> {
+        let id = call.parameter("ImageId").unwrap();
+        let image = self.images.get_mut(id);
+        image.ok_or_else(|| ("InvalidAMIID.NotFound", id.to_owned()))
+    }
+
+    fn describe_launch_permissions(&mut self, call: &Call) -> Answer {
+        let holders = self.image(call)?.shared_with.iter();
+        let items: String = holders
+            .map(|holder| match holder.as_str() {
+                "all" => "<item><group>all</group></item>".to_owned(),
+                account => format!("<item><userId>{account}</userId></item>"),
+            })
+            .collect();
+        Ok(format!("<launchPermission>{items}</launchPermission>"))
+    }
+
+    fn modify_launch_permissions(&mut self, call: &Call) -> Answer {
+        let of = |way: &str| call.parameter(&format!("LaunchPermission.{way}.1.Group"));
+        let (adds, removes) = (of("Add"), of("Remove"));
+        let image = self.image(call)?;
+        if let Some(holder) = removes {
+            image.shared_with.remove(holder);
+        }
+        if let Some(holder) = adds {
+            image.shared_with.insert(holder.to_owned());
         }
         Ok("<return>true</return>".to_owned())
     }
@@ -751,6 +953,19 @@ fn tagged(filter: &str, values: &[&str], tags: &Tags) -> bool {
             .is_some_and(|value| values.contains(&value.as_str())),
         ("tag-key", _) => values.iter().any(|key| tags.contains_key(*key)),
         (other, _) => panic!("the filter {other}"),
+    }
+}
+
+/// Whether a text is what a filter's pattern says: `*` is any number of
+/// characters, `?` exactly one.
+fn like(pattern: &str, text: &str) -> bool {
+    let mut rest = pattern.chars();
+    match (rest.next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), None) => like(rest.as_str(), text),
+        (Some('*'), Some(c)) => like(rest.as_str(), text) || like(pattern, &text[c.len_utf8()..]),
+        (Some(p), Some(c)) => (p == '?' || p == c) && like(rest.as_str(), &text[c.len_utf8()..]),
+        _ => false,
     }
 }
 

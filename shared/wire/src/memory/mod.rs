@@ -42,6 +42,8 @@ pub struct Cloud {
     pub published: Vec<(String, String)>,
     /// The executions that were started: name and input, oldest first.
     pub executions: Vec<(String, Value)>,
+    /// Names of the stack's rules.
+    pub rules: Vec<String>,
 }
 
 impl Cloud {
@@ -96,11 +98,22 @@ impl Cloud {
             }
             // Backstop's own health, which is good.
             "DescribeTrails" => {
-                json!({ "trailList": [{ "Name": "t", "TrailARN": "arn:t", "IsMultiRegionTrail": true }] })
+                // Of the organisation, at home in another Region.
+                let arn = "arn:aws:cloudtrail:eu-west-1:444455556666:trail/t";
+                json!({ "trailList": [{ "Name": "t", "TrailARN": arn, "IsMultiRegionTrail": true }] })
             }
             "GetTrailStatus" => json!({ "IsLogging": true }),
             "GetEventSelectors" => {
                 json!({ "EventSelectors": [{ "ReadWriteType": "All", "IncludeManagementEvents": true }] })
+            }
+            "ListStackResources" => {
+                let members = self.rules.iter().map(|rule| {
+                    format!("<member><LogicalResourceId>{rule}</LogicalResourceId><PhysicalResourceId>{rule}</PhysicalResourceId><ResourceType>AWS::Events::Rule</ResourceType><LastUpdatedTimestamp>2026-11-24T10:00:00Z</LastUpdatedTimestamp><ResourceStatus>CREATE_COMPLETE</ResourceStatus></member>")
+                });
+                let members: String = members.collect();
+                return Reply::ok(format!(
+                    "<ListStackResourcesResponse><ListStackResourcesResult><StackResourceSummaries>{members}</StackResourceSummaries></ListStackResourcesResult></ListStackResourcesResponse>"
+                ));
             }
             "DescribeRule" => json!({ "Name": call.json["Name"], "State": "ENABLED" }),
             "GetTopicAttributes" => {
@@ -109,6 +122,7 @@ impl Cloud {
                 );
             }
             "GetQueueAttributes" => json!({ "Attributes": { "ApproximateNumberOfMessages": "0" } }),
+            "ReceiveMessage" => json!({}),
             other => panic!("AWS in memory has no {other}"),
         };
         Reply::ok(answer.to_string())

@@ -84,19 +84,23 @@ impl SystemsManager {
             "SendCommand" => self.send(request, now),
             "ListCommands" => self.list(request, now),
             "ListCommandInvocations" => {
-                let (command, of) = (text(&request["CommandId"]), text(&request["InstanceId"]));
-                let known = self.commands.iter().find(|known| known.id == command);
-                let Some(known) = known.filter(|known| known.instances.contains(&of)) else {
+                let (asked, of) = (request["CommandId"].as_str(), text(&request["InstanceId"]));
+                let known = self.commands.iter().filter(|known| {
+                    known.instances.contains(&of) && asked.is_none_or(|id| known.id == id)
+                });
+                let list: Vec<Value> = known
+                    .map(|known| {
+                        let details = match now < known.ends() {
+                            true => "In Progress",
+                            false => "Success",
+                        };
+                        json!({ "CommandId": known.id, "InstanceId": of, "StatusDetails": details })
+                    })
+                    .collect();
+                if asked.is_some() && list.is_empty() {
                     return Some(Reply::json_error("InvalidCommandId", ""));
-                };
-                let details = if now < known.ends() {
-                    "In Progress"
-                } else {
-                    "Success"
-                };
-                json!({ "CommandInvocations": [
-                    { "CommandId": command, "InstanceId": of, "StatusDetails": details },
-                ] })
+                }
+                json!({ "CommandInvocations": list })
             }
             _ => return None,
         };

@@ -397,7 +397,7 @@ fn problems(aws: &LocalAws) -> Vec<Value> {
 }
 
 /// The messages about a unit that are no digest.
-async fn told(aws: &LocalAws, unit: &str, count: usize) -> Vec<Published> {
+pub(crate) async fn told(aws: &LocalAws, unit: &str, count: usize) -> Vec<Published> {
     let of_unit = || -> Vec<Published> {
         let mut all = published_about(aws, unit);
         all.retain(|m| !m.bodies["sqs"].contains("\"outcome\":\"digest\""));
@@ -747,6 +747,31 @@ fn an_instance_that_does_not_start_with_its_copies_gets_its_originals_back() {
         assert_eq!(look(aws, &event), "tripped");
         aws.quiet().await;
         assert_eq!(made(aws).len(), changes);
+    });
+}
+
+#[test]
+fn what_ec2_would_refuse_is_refused_with_nothing_stopped_or_snapshotted() {
+    scenario(async |aws| {
+        aws.set_policy(&swap_always()).await.unwrap();
+        aws.proxy.copy_volumes(true);
+        let machine = Machine::new(aws).await;
+        let before = machine.devices(aws).await;
+        aws.proxy
+            .fail_next("dry run AttachVolume", 1, Fault::denied());
+        let event = cloudtrail::instance_state(&machine.id, "running");
+        aws.deliver(&event).await.unwrap();
+        let entry = ended(aws, &machine.id, 1).await.remove(0);
+        assert_eq!(entry["status"], "refused", "{entry:#}");
+        assert_eq!(made(aws), Vec::<String>::new());
+        assert_eq!(machine.state(aws).await, "running");
+        machine.is_as_before(aws, &before).await;
+        let messages = told(aws, &machine.id, 2).await;
+        contains(
+            &messages[1],
+            &["AttachVolume", "UnauthorizedOperation", "re-arm"],
+        );
+        assert_eq!(look(aws, &event), "tripped");
     });
 }
 

@@ -70,9 +70,10 @@ fn a_budget_is_never_exceeded_by_runs_that_compete_and_its_trip_is_told_once() {
         .unwrap();
         let group = Group::new(aws, &[]).await;
         let event = group.open(aws, &[SSH], &[]).await;
-        assert_eq!(check(aws, &event), "known");
+        assert_eq!(check(aws, &event), "tripped", "critical: told by itself");
         assert_eq!(group.rules(aws).await.len(), 1);
         assert_eq!(group.entries(aws).await[0]["status"], "tripped");
+        group.messages(aws, 1).await;
 
         re_arm(aws, None).await;
         assert_eq!(check(aws, &event), "remediated");

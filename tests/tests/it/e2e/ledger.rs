@@ -28,7 +28,7 @@ use backstop_wire::memory::table::{Index, Table};
 use backstop_wire::{Call, Reply, Wire};
 
 use super::*;
-use crate::faults::{Fault, Scene, Story, Watch, Way, indexes, stories};
+use crate::faults::{Fault, Scene, Story, Watch, Way, indexes, ledger_table, stories};
 
 /// A table of the emulator's, beside one in memory.
 struct Beside {
@@ -53,7 +53,7 @@ impl Beside {
             differences: Mutex::default(),
         };
         for item in cloud.table.items.values() {
-            let put = json!({ "TableName": "ledger", "Item": item });
+            let put = json!({ "TableName": ledger_table(), "Item": item });
             let (status, answer) = beside.call("PutItem", &put);
             assert_eq!(status, 200, "{answer}");
         }
@@ -62,9 +62,7 @@ impl Beside {
 
     /// Makes a call of the emulator.
     fn call(&self, operation: &str, request: &Value) -> (u16, Value) {
-        let request = request
-            .to_string()
-            .replace("\"ledger\"", &json!(self.table).to_string());
+        let request = request.to_string().replace(&ledger_table(), &self.table);
         let target = format!("DynamoDB_20120810.{operation}");
         let headers = [
             ("host", "localhost"),
@@ -77,9 +75,7 @@ impl Beside {
         ];
         let request = Message::request("POST", "/", &headers, request.as_bytes());
         let answer = request.send(self.at).unwrap();
-        let body = answer
-            .text()
-            .replace(&json!(self.table).to_string(), "\"ledger\"");
+        let body = answer.text().replace(&self.table, &ledger_table());
         (answer.status(), serde_json::from_str(&body).unwrap())
     }
 
@@ -105,7 +101,7 @@ impl Beside {
     /// How many calls were compared; panics where answers differed, or what both
     /// tables hold in the end does.
     fn done(&self) -> usize {
-        let (_, theirs) = self.call("Scan", &json!({ "TableName": "ledger" }));
+        let (_, theirs) = self.call("Scan", &json!({ "TableName": ledger_table() }));
         let ours = self
             .memory
             .lock()
@@ -197,10 +193,11 @@ fn plain(answer: &Value) -> Value {
 
 /// Plays a story beside the emulator: undisturbed, and with the first writes of
 /// the ledger repeated or never answered. How many calls were compared.
-async fn beside<S: Story>(aws: &LocalAws) -> usize {
+async fn beside(aws: &LocalAws, story: impl Story + Send + Sync) -> usize {
     const MOST: usize = 8;
     let writes = ["PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems"];
-    let scene = elsewhere(Scene::<S>::set);
+    let function = story.function();
+    let scene = elsewhere(|| Scene::set(story));
     let table = Beside::new(aws, &scene.cloud).await;
     let watch = |table: &Arc<Beside>| -> Arc<Watch> {
         let table = table.clone();
@@ -216,7 +213,7 @@ async fn beside<S: Story>(aws: &LocalAws) -> usize {
         for way in [Way::AnswerLost, Way::Killed] {
             let table = Beside::new(aws, &scene.cloud).await;
             let fault = Fault {
-                function: S::FUNCTION,
+                function,
                 call: call.clone(),
                 way,
             };
@@ -236,11 +233,11 @@ fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn the_table_in_memory_answers_what_the_emulator_answers() {
     scenario(async |aws| {
-        let compared = beside::<stories::Revoke>(aws).await
-            + beside::<stories::Sweep>(aws).await
-            + beside::<stories::Undo>(aws).await
-            + beside::<stories::Encrypt>(aws).await
-            + beside::<stories::Patch>(aws).await;
+        let compared = beside(aws, stories::Revoke).await
+            + beside(aws, stories::Sweep).await
+            + beside(aws, stories::Undo).await
+            + beside(aws, stories::Encrypt).await
+            + beside(aws, stories::Patch).await;
         println!("{compared} calls were answered alike");
         assert!(compared > 1_000, "{compared}");
     });
@@ -262,7 +259,7 @@ fn runs_that_compete_are_refused_in_memory_as_they_are_by_the_emulator() {
                 reply
             }
         });
-        let ledger = Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned());
+        let ledger = Ledger::new(&Clients::new(&wire.config(1)), ledger_table());
         compete(&ledger).await;
         let compared = table.done();
         println!("{compared} calls were answered alike");

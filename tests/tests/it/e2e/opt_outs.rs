@@ -168,6 +168,33 @@ fn an_unreadable_opt_out_is_told_with_the_spelling_and_holds() {
     });
 }
 
+/// IAM reads `Backstop:Opt-Out` as the opt-out that it enforces.
+#[test]
+fn an_opt_out_whose_key_is_spelt_otherwise_is_told_with_the_right_one_and_holds() {
+    scenario(async |aws| {
+        const OTHER: &str = "Backstop:Opt-Out";
+        let group = Group::new(aws, &[(OTHER, "all")]).await;
+        let opened = group.open(aws, &[SSH], &[]).await;
+        let mut event = tagged("CreateTags", &[&group.id]);
+        event["detail"]["requestParameters"]["tagSet"]["items"][0]["key"] = json!(OTHER);
+        assert_eq!(aws.deliver(&event).await.unwrap(), [WATCH]);
+        let message = told_once(aws, &group.id).await;
+        assert!(message.subject.unwrap().contains("UNREADABLE"));
+        for part in ["`Backstop:Opt-Out`", "`backstop:opt-out`"] {
+            assert!(message.bodies["email"].contains(part), "{part}");
+        }
+        assert_eq!(check(aws, &opened), "held");
+        assert_eq!(group.rules(aws).await.len(), 1, "held");
+        // One that only looks like it reaches nobody and holds nothing.
+        event["detail"]["requestParameters"]["tagSet"]["items"][0]["key"] =
+            json!("backstop:opt-outs");
+        assert!(aws.deliver(&event).await.unwrap().is_empty());
+        let group = Group::new(aws, &[("backstop:opt-outs", "all")]).await;
+        let opened = group.open(aws, &[SSH], &[]).await;
+        assert_eq!(check(aws, &opened), "remediated");
+    });
+}
+
 #[test]
 fn calls_about_other_tags_reach_nobody_and_those_that_do_not_say_reach_us() {
     scenario(async |aws| {

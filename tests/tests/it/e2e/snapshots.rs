@@ -2,6 +2,8 @@
 
 use aws_sdk_ec2::types::{OperationType, SnapshotAttributeName};
 
+use backstop_wire::memory::ec2::Settings;
+
 use super::encryption::look_by;
 use super::sweep::{settle, sweep};
 use super::undo::{request, undo};
@@ -11,6 +13,12 @@ use super::*;
 pub(crate) const UNSHARE: &str = "UnshareStorageFunction";
 const OPT_OUT: &str = "backstop:opt-out";
 const FRIEND: &str = "444455556666";
+
+/// Lets snapshots be shared publicly, until the end of the scenario.
+fn unblock(aws: &LocalAws) {
+    aws.proxy
+        .settings(|settings| settings.block = "unblocked".to_owned());
+}
 
 /// A new snapshot, private.
 async fn snapshot(aws: &LocalAws) -> String {
@@ -74,7 +82,7 @@ async fn opt_out(aws: &LocalAws, id: &str) -> Option<String> {
 }
 
 /// Waits until this many messages about it are out, and no more.
-async fn told(aws: &LocalAws, id: &str, count: usize) -> Vec<Published> {
+pub(crate) async fn told(aws: &LocalAws, id: &str, count: usize) -> Vec<Published> {
     wait_for(&format!("{count} messages about {id}"), async || {
         (published_about(aws, id).len() >= count).then_some(())
     })
@@ -106,6 +114,7 @@ fn a_snapshot_shared_with_everyone_is_closed_and_a_named_account_keeps_its_grant
         assert_eq!(look_by(aws, UNSHARE, &event), "nothing to do");
 
         // Back, and left alone from then on.
+        unblock(aws);
         let answer = undo(aws, &request(entry));
         assert_eq!(answer["verdict"], "undone", "{answer}");
         assert_eq!(holders(aws, &id).await, [FRIEND, "all"]);
@@ -171,6 +180,9 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     .await;
     aws.quiet().await;
     let entries = aws.entries_of(&id).await.unwrap();
+    unblock(aws);
     assert_eq!(undo(aws, &request(&entries[0]))["verdict"], "undone");
     aws.quiet().await;
+    aws.proxy
+        .settings(|settings| *settings = Settings::default());
 }

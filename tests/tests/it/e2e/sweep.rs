@@ -356,6 +356,9 @@ pub(crate) async fn exercise(aws: &LocalAws) {
         aws.proxy
             .fail_next(call, 1, Fault::Answer(answer.to_string()));
     }
+    aws.give_up(&json!({"source": "aws.events", "detail-type": "Scheduled Event"}))
+        .await
+        .unwrap();
     sweep(aws);
     aws.quiet().await;
     aws.set_policy(&policy(json!({"mode": "notify"})))
@@ -363,4 +366,28 @@ pub(crate) async fn exercise(aws: &LocalAws) {
         .unwrap();
     sweep(aws);
     aws.quiet().await;
+    aws.failed_events().await.unwrap();
+}
+
+#[test]
+fn each_failed_event_is_told_once_although_an_old_one_lies_in_the_queue() {
+    scenario(async |aws| {
+        settle(aws).await;
+        let told = |aws: &LocalAws| -> Vec<String> {
+            let subjects = aws.published().into_iter().filter_map(|m| m.subject);
+            subjects.filter(|s| s.contains("EVENT FAILED")).collect()
+        };
+        for (resource, number) in [("sg-1", 1), ("sg-2", 2)] {
+            let event = cloudtrail::check_requested("open-ingress", resource);
+            aws.give_up(&event).await.unwrap();
+            for _ in 0..2 {
+                sweep(aws);
+                aws.quiet().await;
+            }
+            let told = told(aws);
+            assert_eq!(told.len(), number, "{told:?}");
+            assert!(told[number - 1].contains(resource), "{told:?}");
+        }
+        assert_eq!(aws.failed_events().await.unwrap().len(), 2, "they stay");
+    });
 }

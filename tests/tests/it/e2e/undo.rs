@@ -195,7 +195,7 @@ fn an_undo_that_failed_half_way_is_told_and_finished_by_asking_again() {
     scenario(async |aws| {
         let (group, before, entry) = remediated(aws).await;
         aws.proxy
-            .fail_next("AuthorizeSecurityGroupIngress", 1, Fault::denied());
+            .fail_next("AuthorizeSecurityGroupIngress", 3, Fault::denied());
         let error = aws.call(UNDO, &request(&entry)).unwrap_err();
         let error = error["errorMessage"].as_str().unwrap();
         assert!(error.contains("UnauthorizedOperation"), "{error}");
@@ -272,6 +272,9 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     group
         .open(aws, &[Open("tcp", 3389, 3389, "0.0.0.0/0", "late")], &[])
         .await;
+    // It asks whose a list is that it is not shown.
+    aws.proxy
+        .fail_next("GetManagedPrefixListEntries", 1, Fault::denied());
     let tagging = Held::next(aws, "CreateTags");
     aws.start_function(UNDO, &request(&entry)).unwrap();
     tagging.reached().await;

@@ -14,14 +14,15 @@ use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients, with_
 use backstop_aws::clock::Clock;
 use backstop_aws::ledger::Ledger;
 use backstop_aws::settings::{
-    EncryptSettings, NotifySettings, PatchSettings, RemediationSettings, SweepSettings,
-    UndoSettings, WatchSettings,
+    DEFAULT_MODE, EncryptSettings, NotifySettings, PatchSettings, RemediationSettings,
+    SweepSettings, UndoSettings, WatchSettings,
 };
-use backstop_core::words::Mode;
 use backstop_engine::Engine;
+use backstop_tests::iam::{Request, Verdict, judge};
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::native_events::command_status;
-use backstop_tests::template::{self, matches, text};
+use backstop_tests::stack::Stack;
+use backstop_tests::template::{self, Statement, matches, role_of, text};
 use backstop_wire::memory::Cloud;
 use backstop_wire::memory::table::Index;
 use backstop_wire::{Call, Reply, Wire};
@@ -29,6 +30,8 @@ use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::requests::requests;
 
 /// More deliveries than any run of a few functions needs: one that makes so many
 /// never ends.
@@ -56,74 +59,44 @@ impl Function {
         };
         // Made only for those who take them: a story starts functions by the hundred.
         let encryption = || EncryptionClients::new(&config);
-        let of = |name: &str| format!("arn:aws:{name}:{REGION}:{ACCOUNT}:backstop");
-        let (ledger_table, policy_parameter) = ("ledger".to_owned(), "/backstop/policy".to_owned());
-        let (topic_arn, state_machine_arn) = (of("sns"), of("states"));
-        let remediation = RemediationSettings {
-            ledger_table: ledger_table.clone(),
-            policy_parameter: policy_parameter.clone(),
-            mode: Mode::Enforce,
-            owner_tag_key: "owner".to_owned(),
+        let environment = &DEPLOYED.environments[id];
+        let get = |name: &str| match name {
+            // The template's default is `notify`.
+            DEFAULT_MODE => Some("enforce".to_owned()),
+            name => environment.get(name).cloned(),
         };
-        let at_once =
-            |controls| Self::AtOnce(Engine::new(clients.clone(), remediation.clone(), controls));
+        let at_once = |controls| {
+            let settings = RemediationSettings::read(&get).unwrap();
+            Self::AtOnce(Engine::new(clients.clone(), settings, controls))
+        };
         match id {
             "RevokeIngressFunction" => at_once(revoke_ingress::CONTROLS),
             "RestoreAccountDefaultsFunction" => at_once(restore_account_defaults::CONTROLS),
             "UnshareStorageFunction" => at_once(unshare_storage::CONTROLS),
             "EncryptVolumeFunction" => {
-                let settings = EncryptSettings {
-                    remediation,
-                    state_machine_arn,
-                };
-                Self::EncryptVolume(encrypt_volume::Handler::new(
-                    clients,
-                    encryption(),
-                    settings,
-                ))
+                let settings = EncryptSettings::read(&get).unwrap();
+                let encryption = encryption();
+                Self::EncryptVolume(encrypt_volume::Handler::new(clients, encryption, settings))
             }
             "PatchInstanceFunction" => {
-                let settings = PatchSettings {
-                    remediation,
-                    command_log_group: "/backstop/patch-commands".to_owned(),
-                };
+                let settings = PatchSettings::read(&get).unwrap();
                 Self::PatchInstance(patch_instance::Handler::new(clients, settings))
             }
             "NotifyFunction" => {
-                let settings = NotifySettings {
-                    ledger_table,
-                    topic_arn,
-                };
+                let settings = NotifySettings::read(&get).unwrap();
                 Self::Notify(notify::Handler::new(clients, settings))
             }
             "SweepFunction" => {
-                let settings = SweepSettings {
-                    ledger_table,
-                    policy_parameter,
-                    mode: Mode::Enforce,
-                    topic_arn,
-                    queue_url: format!("https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/failed"),
-                    rule_names: template::rules()
-                        .into_iter()
-                        .map(|r| r.logical_id)
-                        .collect(),
-                };
+                let settings = SweepSettings::read(&get).unwrap();
                 let operations = OperationsClients::new(&config);
                 Self::Sweep(sweep::Handler::new(clients, operations, settings))
             }
             "UndoFunction" => {
-                let settings = UndoSettings {
-                    ledger_table,
-                    policy_parameter,
-                    state_machine_arn,
-                };
+                let settings = UndoSettings::read(&get).unwrap();
                 Self::Undo(undo::Handler::new(clients, encryption(), settings))
             }
             "WatchOptOutsFunction" => {
-                let settings = WatchSettings {
-                    ledger_table,
-                    policy_parameter,
-                };
+                let settings = WatchSettings::read(&get).unwrap();
                 Self::WatchOptOuts(watch_opt_outs::Handler::new(clients, settings))
             }
             other => panic!("the fault run does not know the function {other}"),
@@ -217,13 +190,20 @@ pub(crate) struct Fault {
 /// Is shown every call to the ledger's table that takes effect, and its answer.
 pub(crate) type Watch = dyn Fn(&Call, &Reply) + Send + Sync;
 
+/// Is asked about every call of a function before AWS is, which it may change
+/// meanwhile; what it does not answer, AWS does.
+type Meddler = Box<dyn FnMut(&Call, &mut Cloud) -> Option<Reply> + Send>;
+
 /// What the wires of all functions share.
 struct Shared {
     clock: Clock,
     cloud: Mutex<Cloud>,
     watch: Option<Arc<Watch>>,
     calls: Mutex<Vec<(&'static str, Nth)>>,
+    /// What was asked of IAM: function, request and answer.
+    asked: Mutex<Vec<(&'static str, Request, Verdict)>>,
     fault: Mutex<Option<Fault>>,
+    meddler: Mutex<Option<(&'static str, Meddler)>>,
     killed: Notify,
     /// Whether the event of the run that was killed is lost with it.
     lost: Mutex<bool>,
@@ -246,7 +226,15 @@ impl Shared {
         if let Some(reply) = instead {
             return reply;
         }
-        let reply = lock(&self.cloud).answer(call, now);
+        if let Some(refusal) = self.ask_iam(function, call) {
+            return refusal;
+        }
+        let mut cloud = lock(&self.cloud);
+        let meddled = match &mut *lock(&self.meddler) {
+            Some((of, meddle)) if *of == function => meddle(call, &mut cloud),
+            _ => None,
+        };
+        let reply = meddled.unwrap_or_else(|| cloud.answer(call, now));
         if let Some(watch) = &self.watch
             && call.service == "dynamodb"
         {
@@ -262,10 +250,26 @@ impl Shared {
         self.killed.notify_one();
         Reply::Silence
     }
+
+    /// Asks IAM by the function's role; what AWS answers unless it may.
+    fn ask_iam(&self, function: &'static str, call: &Call) -> Option<Reply> {
+        let requests = requests(call, &lock(&self.cloud));
+        let mut may = true;
+        for request in requests {
+            let verdict = judge(&DEPLOYED.statements[function], &request);
+            may &= verdict == Verdict::Allowed;
+            lock(&self.asked).push((function, request, verdict));
+        }
+        if may {
+            None
+        } else {
+            Way::Denied.instead(&call.service)
+        }
+    }
 }
 
 /// How an invocation ended.
-enum Ended {
+pub(crate) enum Ended {
     Answered(Value),
     Failed(String),
     /// Nobody will try it again.
@@ -303,15 +307,16 @@ struct Delivery {
 /// An account in which the stack is deployed.
 pub(crate) struct Account {
     shared: Arc<Shared>,
-    warm: BTreeMap<&'static str, Function>,
+    /// The functions that are warm, and what they call AWS over.
+    warm: BTreeMap<&'static str, (Function, Wire)>,
     on_their_way: Vec<Delivery>,
     started: BTreeSet<String>,
     ended_commands: BTreeSet<String>,
     requests: usize,
     /// The invocations that failed: function and error.
-    pub(super) failed: Vec<(String, String)>,
+    pub(crate) failed: Vec<(String, String)>,
     /// What was given up: function and error.
-    pub(super) given_up: Vec<(String, String)>,
+    pub(crate) given_up: Vec<(String, String)>,
 }
 
 impl Account {
@@ -325,7 +330,9 @@ impl Account {
                 cloud: Mutex::new(cloud),
                 watch,
                 calls: Mutex::default(),
+                asked: Mutex::default(),
                 fault: Mutex::default(),
+                meddler: Mutex::default(),
                 killed: Notify::new(),
                 lost: Mutex::default(),
             }),
@@ -338,35 +345,51 @@ impl Account {
     }
 
     /// An empty account with the template's table.
-    pub(super) fn empty(policy: &Value, clock: Clock) -> Self {
-        let cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
+    pub(crate) fn empty(policy: &Value, clock: Clock) -> Self {
+        let mut cloud = Cloud::new(ACCOUNT, &policy.to_string(), indexes());
+        cloud.rules = template::rules()
+            .iter()
+            .map(|rule| DEPLOYED.stack.name(&rule.logical_id))
+            .collect();
         Self::new(cloud, clock, None)
     }
 
-    pub(super) fn cloud(&self) -> MutexGuard<'_, Cloud> {
+    pub(crate) fn cloud(&self) -> MutexGuard<'_, Cloud> {
         lock(&self.shared.cloud)
     }
 
-    pub(super) fn now(&self) -> jiff::Timestamp {
+    pub(crate) fn now(&self) -> jiff::Timestamp {
         self.shared.clock.now()
     }
 
     /// The ledger, read past the functions and their faults.
-    pub(super) fn ledger(&self) -> Ledger {
+    pub(crate) fn ledger(&self) -> Ledger {
         let shared = self.shared.clone();
         let wire = Wire::new(move |call| lock(&shared.cloud).answer(call, shared.clock.now()));
-        Ledger::new(&Clients::new(&wire.config(1)), "ledger".to_owned())
+        Ledger::new(&Clients::new(&wire.config(1)), ledger_table())
     }
 
     /// The calls that a function has made, in order.
-    pub(super) fn calls_of(&self, function: &str) -> Vec<Nth> {
+    pub(crate) fn calls_of(&self, function: &str) -> Vec<Nth> {
         let calls = lock(&self.shared.calls);
         let of = calls.iter().filter(|(of, _)| *of == function);
         of.map(|(_, nth)| nth.clone()).collect()
     }
 
+    /// What was asked of IAM, in order: function, request and answer.
+    pub(super) fn asked(&self) -> Vec<(&'static str, Request, Verdict)> {
+        lock(&self.shared.asked).clone()
+    }
+
+    /// What IAM did not allow: function, request and answer.
+    pub(super) fn refused(&self) -> Vec<(&'static str, Request, Verdict)> {
+        let asked = lock(&self.shared.asked);
+        let refused = asked.iter().filter(|(.., of)| *of != Verdict::Allowed);
+        refused.cloned().collect()
+    }
+
     /// Has a call fail.
-    pub(super) fn fail(&self, fault: Fault) {
+    pub(crate) fn fail(&self, fault: Fault) {
         *lock(&self.shared.fault) = Some(fault);
     }
 
@@ -375,8 +398,27 @@ impl Account {
         lock(&self.shared.fault).is_none()
     }
 
+    /// Has somebody meddle with a function's calls from now on.
+    pub(crate) fn meddle(
+        &self,
+        function: &'static str,
+        meddler: impl FnMut(&Call, &mut Cloud) -> Option<Reply> + Send + 'static,
+    ) {
+        *lock(&self.shared.meddler) = Some((function, Box::new(meddler)));
+    }
+
+    /// Ends that.
+    pub(crate) fn leave_alone(&self) {
+        *lock(&self.shared.meddler) = None;
+    }
+
+    /// What a warm function calls AWS over.
+    pub(crate) fn wire(&self, function: &str) -> Option<&Wire> {
+        self.warm.get(function).map(|(_, wire)| wire)
+    }
+
     /// Has a function take an event as a rule or a person hands it over.
-    pub(super) fn start(&mut self, function: &'static str, event: &Value) {
+    pub(crate) fn start(&mut self, function: &'static str, event: &Value) {
         let via = match queue_of(function) {
             Some(_) => Via::Queue,
             None => Via::Event,
@@ -397,7 +439,7 @@ impl Account {
     }
 
     /// Lets everything happen that follows from what is on its way.
-    pub(super) async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         for _ in 0..MOST_DELIVERIES {
             self.collect();
             let next = self.on_their_way.iter().enumerate();
@@ -472,7 +514,12 @@ impl Account {
     }
 
     /// One invocation.
-    async fn invoke(&mut self, function: &'static str, payload: Value, request: &str) -> Ended {
+    pub(crate) async fn invoke(
+        &mut self,
+        function: &'static str,
+        payload: Value,
+        request: &str,
+    ) -> Ended {
         let shared = self.shared.clone();
         let limit = Duration::from_secs(DEPLOYED.timeouts[function]);
         let mut context = Context::default();
@@ -484,9 +531,9 @@ impl Account {
             let shared = shared.clone();
             let clock = shared.clock;
             let wire = Wire::new(move |call| shared.answer(function, call));
-            Function::start(function, &wire, clock)
+            (Function::start(function, &wire, clock), wire)
         });
-        let run = warm.handle(LambdaEvent::new(payload, context));
+        let run = warm.0.handle(LambdaEvent::new(payload, context));
         let ended = tokio::select! {
             biased;
             () = shared.killed.notified() => Err("Runtime.ExitError"),
@@ -640,7 +687,7 @@ fn names(cloud: &Cloud) -> BTreeSet<String> {
 }
 
 /// A function's logical id, for as long as the tests run.
-fn id_of(function: &str) -> &'static str {
+pub(crate) fn id_of(function: &str) -> &'static str {
     let known = DEPLOYED.timeouts.get_key_value(function);
     known
         .unwrap_or_else(|| panic!("the template has no function {function}"))
@@ -649,6 +696,11 @@ fn id_of(function: &str) -> &'static str {
 
 /// What the template says of the functions, read once.
 struct Deployed {
+    stack: Stack,
+    /// The environment of each function.
+    environments: BTreeMap<String, BTreeMap<String, String>>,
+    /// The statements of each function's role.
+    statements: BTreeMap<String, Vec<Statement>>,
     /// Seconds that each function's invocations may take.
     timeouts: BTreeMap<String, u64>,
     /// How often Lambda tries a failed event again.
@@ -664,7 +716,18 @@ static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
     let machine = template::read("functions/encrypt-volume/state-machine.asl.json");
     let mut rules = template::rules();
     rules.retain(|rule| !rule.pattern.is_null());
+    let stack = Stack::new("backstop");
+    let ids: Vec<String> = template::functions().into_keys().collect();
     Deployed {
+        environments: ids
+            .iter()
+            .map(|id| (id.clone(), stack.environment(id)))
+            .collect(),
+        statements: ids
+            .iter()
+            .map(|id| (id.clone(), stack.statements(&role_of(id))))
+            .collect(),
+        stack,
         timeouts: template::functions()
             .iter()
             .map(|(id, of)| (id.clone(), timeout(of)))
@@ -682,6 +745,11 @@ static DEPLOYED: LazyLock<Deployed> = LazyLock::new(|| {
 /// How a function takes from a queue; none: it does not.
 fn queue_of(function: &str) -> Option<&'static Value> {
     DEPLOYED.queues.get(function)
+}
+
+/// The name of the ledger's table.
+pub(crate) fn ledger_table() -> String {
+    DEPLOYED.stack.name("LedgerTable")
 }
 
 /// The indexes of the ledger's table, as the template has them.

@@ -11,38 +11,48 @@
 //! `e2e/failing_calls.rs`.
 
 mod account;
+pub(crate) mod opt_outs;
+mod requests;
 pub(crate) mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backstop_aws::clock::Clock;
+use backstop_core::words::ControlId;
 use backstop_wire::memory::Cloud;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::account::{Account, Nth};
-pub(crate) use self::account::{Fault, Watch, Way, indexes};
-use backstop_aws::clock::Clock;
+pub(crate) use self::account::{
+    Account, Ended, Fault, Nth, Watch, Way, id_of, indexes, ledger_table,
+};
+use crate::contract::{FIXTURES, Fixture};
 
 /// A function at its work on one resource.
 pub(crate) trait Story {
-    /// Logical id of the function.
-    const FUNCTION: &'static str;
     /// The state before the event, which `wrong` compares the end with.
     type Before: Send + Sync;
 
+    /// Logical id of the function.
+    fn function(&self) -> &'static str;
+
     /// Makes the world before the event.
-    async fn set(account: &mut Account) -> (Value, Self::Before);
+    async fn set(&self, account: &mut Account) -> (Value, Self::Before);
 
     /// Whether nothing but the sweep finds a run whose execution is gone.
-    const NEEDS_THE_SWEEP: bool = false;
+    fn needs_the_sweep(&self) -> bool {
+        false
+    }
 
     /// How long after its end the event is delivered again.
-    const AGAIN_AFTER: Duration = Duration::ZERO;
+    fn again_after(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// What is wrong at the end; empty if nothing is.
-    async fn wrong(account: &Account, before: &Self::Before, end: &End) -> Vec<String>;
+    async fn wrong(&self, account: &Account, before: &Self::Before, end: &End) -> Vec<String>;
 }
 
 /// What an end is the end of.
@@ -70,15 +80,15 @@ impl End {
 }
 
 /// Longer than any lease: after this, the lock of a run that stopped has expired.
-const LAPSED: Duration = Duration::from_secs(3700);
+pub(crate) const LAPSED: Duration = Duration::from_secs(3700);
 
 /// When every run begins.
-fn beginning() -> Timestamp {
+pub(crate) fn beginning() -> Timestamp {
     "2026-11-24T10:00:00Z".parse().unwrap()
 }
 
 /// Runs on time that passes at once.
-fn run<T>(run: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(run: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -89,6 +99,7 @@ fn run<T>(run: impl Future<Output = T>) -> T {
 
 /// The world of a story before its event, and when that is.
 pub(crate) struct Scene<S: Story> {
+    story: S,
     pub(crate) cloud: Cloud,
     at: Timestamp,
     event: Value,
@@ -96,13 +107,14 @@ pub(crate) struct Scene<S: Story> {
 }
 
 impl<S: Story> Scene<S> {
-    pub(crate) fn set() -> Self {
+    pub(crate) fn set(story: S) -> Self {
         run(async {
             let clock = Clock::of_timers(beginning());
             let mut account = Account::empty(&stories::policy(), clock);
-            let (event, before) = S::set(&mut account).await;
+            let (event, before) = story.set(&mut account).await;
             let (cloud, at) = (account.cloud().clone(), account.now());
             Self {
+                story,
                 cloud,
                 at,
                 event,
@@ -124,6 +136,7 @@ impl<S: Story> Scene<S> {
         fault: Option<Fault>,
         watch: Option<Arc<Watch>>,
     ) -> (Vec<Nth>, Vec<String>) {
+        let function = self.story.function();
         run(async {
             let clock = Clock::of_timers(self.at);
             let mut account = Account::new(self.cloud.clone(), clock, watch);
@@ -134,28 +147,28 @@ impl<S: Story> Scene<S> {
                 fault,
                 again: false,
             };
-            account.start(S::FUNCTION, &self.event);
+            account.start(function, &self.event);
             account.settle().await;
             if end.is_of(Way::KilledForGood) {
                 // Another event comes while the lock is live, and one after that.
                 for wait in [Duration::ZERO, LAPSED] {
                     tokio::time::sleep(wait).await;
-                    account.start(S::FUNCTION, &self.event);
+                    account.start(function, &self.event);
                     account.settle().await;
                 }
-                if S::NEEDS_THE_SWEEP {
-                    account.start(stories::Sweep::FUNCTION, &json!({}));
+                if self.story.needs_the_sweep() {
+                    account.start(stories::Sweep.function(), &json!({}));
                     account.settle().await;
                 }
             }
             let mut wrong = self.wrong(&account, &end).await;
-            let calls = account.calls_of(S::FUNCTION);
+            let calls = account.calls_of(function);
             if !account.has_failed() {
                 wrong.push("the call was not made".to_owned());
             }
-            tokio::time::sleep(S::AGAIN_AFTER).await;
+            tokio::time::sleep(self.story.again_after()).await;
             let failed = account.failed.len();
-            account.start(S::FUNCTION, &self.event);
+            account.start(function, &self.event);
             account.settle().await;
             end.again = true;
             let mut again = self.wrong(&account, &end).await;
@@ -168,7 +181,11 @@ impl<S: Story> Scene<S> {
     }
 
     async fn wrong(&self, account: &Account, end: &End) -> Vec<String> {
-        let mut wrong = S::wrong(account, &self.before, end).await;
+        let mut wrong = self.story.wrong(account, &self.before, end).await;
+        let refused = account.refused().into_iter();
+        wrong.extend(refused.map(|(function, request, verdict)| {
+            format!("{function}: IAM answers {verdict:?} to {request:?}")
+        }));
         let given_up = account.given_up.iter();
         wrong.extend(given_up.map(|(function, why)| format!("{function} has given up: {why}")));
         wrong
@@ -176,18 +193,20 @@ impl<S: Story> Scene<S> {
 }
 
 /// The whole table of a story that has this many calls at least.
-fn every_call_fails_in_every_way<S: Story>(at_least: usize) {
-    these_calls_fail_in_every_way::<S>("every call", at_least, |calls| calls);
+fn every_call_fails_in_every_way(story: impl Story, at_least: usize) {
+    these_calls_fail_in_every_way(story, "every call", at_least, |calls| calls);
 }
 
 /// The table of those calls of a story that are chosen. Prints what it did.
-fn these_calls_fail_in_every_way<S: Story>(
+fn these_calls_fail_in_every_way(
+    story: impl Story,
     which: &str,
     at_least: usize,
     choose: impl FnOnce(Vec<Nth>) -> Vec<Nth>,
 ) {
     let started = Instant::now();
-    let scene = Scene::<S>::set();
+    let function = story.function();
+    let scene = Scene::set(story);
     let (calls, wrong) = scene.play(None);
     assert!(wrong.is_empty(), "the clean run: {wrong:#?}");
     let calls = choose(calls);
@@ -196,7 +215,7 @@ fn these_calls_fail_in_every_way<S: Story>(
     for way in Way::ALL {
         for call in &calls {
             let (_, wrong) = scene.play(Some(Fault {
-                function: S::FUNCTION,
+                function,
                 call: call.clone(),
                 way: *way,
             }));
@@ -212,8 +231,7 @@ fn these_calls_fail_in_every_way<S: Story>(
         }
     }
     println!(
-        "{}, {which}: {} calls x {} ways = {} runs in {:.1} s",
-        S::FUNCTION,
+        "{function}, {which}: {} calls x {} ways = {} runs in {:.1} s",
         calls.len(),
         Way::ALL.len(),
         calls.len() * Way::ALL.len(),
@@ -224,37 +242,43 @@ fn these_calls_fail_in_every_way<S: Story>(
 
 #[test]
 fn revoke_ingress_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Revoke>(15);
+    every_call_fails_in_every_way(stories::Revoke, 15);
 }
 
 #[test]
 fn the_sweep_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Sweep>(46);
+    every_call_fails_in_every_way(stories::Sweep, 46);
 }
 
 #[test]
 fn undo_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Undo>(18);
+    every_call_fails_in_every_way(stories::Undo, 18);
+}
+
+/// The fixtures of the controls that are remediated at once, but for open-ingress:
+/// the stories above do more of it.
+fn controls() -> impl Iterator<Item = &'static dyn Fixture> {
+    let fixtures = FIXTURES.iter().copied();
+    fixtures.filter(|of| of.control() != ControlId::OpenIngress)
 }
 
 #[test]
-fn unshare_storage_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Unshare>(10);
+fn every_control_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    for fixture in controls() {
+        every_call_fails_in_every_way(stories::Remediation(fixture), 9);
+    }
 }
 
 #[test]
-fn the_undo_of_a_grant_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::UndoUnshare>(15);
-}
-
-#[test]
-fn restore_account_defaults_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Restore>(9);
+fn every_undo_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
+    for fixture in controls() {
+        every_call_fails_in_every_way(stories::UndoOf(fixture), 11);
+    }
 }
 
 #[test]
 fn encrypt_volume_begins_a_run_once_whichever_call_fails_in_whichever_way() {
-    these_calls_fail_in_every_way::<stories::Encrypt>("its beginning", 14, |mut calls| {
+    these_calls_fail_in_every_way(stories::Encrypt, "its beginning", 14, |mut calls| {
         calls.truncate(begins(&calls));
         calls
     });
@@ -262,7 +286,7 @@ fn encrypt_volume_begins_a_run_once_whichever_call_fails_in_whichever_way() {
 
 #[test]
 fn encrypt_volume_carries_a_run_to_its_end_whichever_call_fails_in_whichever_way() {
-    these_calls_fail_in_every_way::<stories::Encrypt>("its steps", 49, |mut calls| {
+    these_calls_fail_in_every_way(stories::Encrypt, "its steps", 64, |mut calls| {
         let mut steps = calls.split_off(begins(&calls));
         // Of the reads each kind where it comes first: at the beginning, while the
         // instance is down, between volumes, and once it is up again.
@@ -287,5 +311,5 @@ fn begins(calls: &[Nth]) -> usize {
 
 #[test]
 fn patch_instance_comes_to_the_same_end_whichever_call_fails_in_whichever_way() {
-    every_call_fails_in_every_way::<stories::Patch>(44);
+    every_call_fails_in_every_way(stories::Patch, 44);
 }

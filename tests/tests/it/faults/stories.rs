@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use std::time::Duration;
 
+use backstop_core::info::OptOutOn;
 use backstop_core::record::Record;
 use backstop_core::security_group::IngressRule;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::{cloudtrail, native_events};
-use backstop_wire::memory::ec2::{Instance, Rule, Snapshot, Tags, Volume};
+use backstop_wire::memory::ec2::{Ec2, Instance, Rule, Tags, Volume};
 use backstop_wire::memory::systems_manager::PatchState;
 use serde_json::{Value, json};
 
 use super::account::{Account, Way};
 use super::{End, Story};
+use crate::contract::{self, Fixture};
 
 /// The policy of every story. The budget of open-ingress is raised so that it never
 /// limits a run.
@@ -205,46 +207,57 @@ fn told(account: &Account, records: &[Record], end: &End) -> Vec<String> {
 }
 
 impl Story for Revoke {
-    const FUNCTION: &'static str = "RevokeIngressFunction";
+    fn function(&self) -> &'static str {
+        "RevokeIngressFunction"
+    }
+
     type Before = Group;
 
-    async fn set(account: &mut Account) -> (Value, Group) {
+    async fn set(&self, account: &mut Account) -> (Value, Group) {
         Group::open(account)
     }
 
-    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+    async fn wrong(&self, account: &Account, group: &Group, end: &End) -> Vec<String> {
         group.wrong(account, CLOSED, end).await
     }
 }
 
 impl Story for Sweep {
-    const FUNCTION: &'static str = "SweepFunction";
+    fn function(&self) -> &'static str {
+        "SweepFunction"
+    }
+
     type Before = Group;
 
     /// As its schedule does.
-    const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+    fn again_after(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
 
-    async fn set(account: &mut Account) -> (Value, Group) {
+    async fn set(&self, account: &mut Account) -> (Value, Group) {
         // The first sweep in `enforce` makes the baseline: what is open then
         // would stay.
-        account.start(Self::FUNCTION, &json!({}));
+        account.start(self.function(), &json!({}));
         account.settle().await;
         let (_, group) = Group::open(account);
         (json!({}), group)
     }
 
-    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+    async fn wrong(&self, account: &Account, group: &Group, end: &End) -> Vec<String> {
         group.wrong(account, CLOSED, end).await
     }
 }
 
 impl Story for Undo {
-    const FUNCTION: &'static str = "UndoFunction";
+    fn function(&self) -> &'static str {
+        "UndoFunction"
+    }
+
     type Before = Group;
 
-    async fn set(account: &mut Account) -> (Value, Group) {
+    async fn set(&self, account: &mut Account) -> (Value, Group) {
         let (event, group) = Group::open(account);
-        account.start(Revoke::FUNCTION, &event);
+        account.start(Revoke.function(), &event);
         account.settle().await;
         let arn = cloudtrail::security_group_arn(&group.id);
         let [remediation] = &records(account, &arn).await[..] else {
@@ -254,7 +267,7 @@ impl Story for Undo {
         (ask, group)
     }
 
-    async fn wrong(account: &Account, group: &Group, end: &End) -> Vec<String> {
+    async fn wrong(&self, account: &Account, group: &Group, end: &End) -> Vec<String> {
         let mut wrong = group.wrong(account, OPEN, end).await;
         let arn = cloudtrail::security_group_arn(&group.id);
         let undone = |record: &Record| record.outcome() == "undone";
@@ -265,118 +278,86 @@ impl Story for Undo {
     }
 }
 
-/// `unshare-storage` takes the grant to everyone from a snapshot.
-pub(crate) struct Unshare;
+/// A control that is remediated at once closes what is exposed on its resource.
+pub(crate) struct Remediation(pub(crate) &'static dyn Fixture);
 /// A person undoes that.
-pub(crate) struct UndoUnshare;
+pub(crate) struct UndoOf(pub(crate) &'static dyn Fixture);
 
-/// Whom a snapshot that was made public is shared with, beside everyone.
-const PARTNER: &str = "444455556666";
-
-/// Makes a snapshot public that a partner may use, and the event of it.
-fn public_snapshot(account: &Account) -> (Value, String) {
-    let started = account.now() - Duration::from_secs(86_400);
-    let mut cloud = account.cloud();
-    let id = cloud.ec2.new_id("snap");
-    let snapshot = Snapshot {
-        volume: "vol-0123456789abcdef0".to_owned(),
-        started,
-        shared_with: ["all".to_owned(), PARTNER.to_owned()].into(),
-        tags: Tags::new(),
-    };
-    cloud.ec2.snapshots.insert(id.clone(), snapshot);
-    let request = json!({ "snapshotId": id, "attributeType": "CREATE_VOLUME_PERMISSION" });
-    let event = cloudtrail::call(
-        "ModifySnapshotAttribute",
-        request,
-        json!({ "_return": true }),
-    );
-    (event, id)
-}
-
-/// The records about a snapshot, whose ARN names no account.
-async fn records_of_snapshot(account: &Account, id: &str) -> Vec<Record> {
-    records(account, &format!("arn:aws:ec2:{REGION}::snapshot/{id}")).await
-}
-
-/// What is not as it has to be about a snapshot that these may use.
-async fn wrong_about(account: &Account, id: &str, expected: &[&str], end: &End) -> Vec<String> {
-    let records = records_of_snapshot(account, id).await;
+/// What is not as it has to be about a fixture's resource.
+async fn wrong_about(account: &Account, fixture: &dyn Fixture, end: &End) -> Vec<String> {
+    let records = contract::records(account).await;
     let mut wrong = told(account, &records, end);
-    let shared_with = account.cloud().ec2.snapshots[id].shared_with.clone();
-    if !shared_with.iter().eq(expected) {
-        wrong.push(format!("it is shared with {shared_with:?}"));
-    }
-    // What was there before is in the ledger, and nobody else's grant.
+    // What was there before the change is in the ledger, and nothing else.
     let mut kept = records.iter().filter_map(|record| match record {
-        Record::Remediation(entry) => Some(entry.detail.before.clone()),
+        Record::Remediation(entry) => Some(&entry.detail.before),
         _ => None,
     });
-    let everyone = BTreeMap::from([("all".to_owned(), json!("everyone"))]);
-    if !kept.any(|before| before == everyone) {
-        wrong.push("no record holds the grant as it was before".to_owned());
+    if !kept.any(|before| before.keys().eq(fixture.items())) {
+        wrong.push("no record holds what was there before".to_owned());
     }
     wrong
 }
 
-impl Story for Unshare {
-    const FUNCTION: &'static str = "UnshareStorageFunction";
-    type Before = String;
+impl Story for Remediation {
+    type Before = Ec2;
 
-    async fn set(account: &mut Account) -> (Value, String) {
-        public_snapshot(account)
+    fn function(&self) -> &'static str {
+        contract::function(self.0)
     }
 
-    async fn wrong(account: &Account, id: &String, end: &End) -> Vec<String> {
-        wrong_about(account, id, &[PARTNER], end).await
-    }
-}
-
-impl Story for UndoUnshare {
-    const FUNCTION: &'static str = "UndoFunction";
-    type Before = String;
-
-    async fn set(account: &mut Account) -> (Value, String) {
-        let (event, id) = public_snapshot(account);
-        account.start(Unshare::FUNCTION, &event);
-        account.settle().await;
-        let [remediation] = &records_of_snapshot(account, &id).await[..] else {
-            panic!("one record")
-        };
-        let ask = json!({"remediation": remediation.id(), "reason": "a fault run"});
-        (ask, id)
+    async fn set(&self, account: &mut Account) -> (Value, Ec2) {
+        let Self(fixture) = self;
+        contract::place(*fixture, &mut account.cloud());
+        let placed = account.cloud().ec2.clone();
+        for item in fixture.items() {
+            fixture.expose(item, &mut account.cloud().ec2);
+        }
+        (contract::event(*fixture), placed)
     }
 
-    async fn wrong(account: &Account, id: &String, end: &End) -> Vec<String> {
-        let mut wrong = wrong_about(account, id, &[PARTNER, "all"], end).await;
-        let tags = account.cloud().ec2.snapshots[id].tags.clone();
-        if !tags.contains_key("backstop:opt-out") {
-            wrong.push("it carries no opt-out".to_owned());
+    async fn wrong(&self, account: &Account, placed: &Ec2, end: &End) -> Vec<String> {
+        let mut wrong = wrong_about(account, self.0, end).await;
+        let now = &account.cloud().ec2;
+        if now != placed {
+            wrong.push(format!("it shows {:?}", self.0.shows(now)));
         }
         wrong
     }
 }
 
-/// `restore-account-defaults` turns the encryption of new volumes on again.
-pub(crate) struct Restore;
+impl Story for UndoOf {
+    /// What the resource shows while it is exposed.
+    type Before = Vec<String>;
 
-impl Story for Restore {
-    const FUNCTION: &'static str = "RestoreAccountDefaultsFunction";
-    type Before = ();
-
-    async fn set(account: &mut Account) -> (Value, ()) {
-        account.cloud().ec2.encryption_by_default = false;
-        let name = "DisableEbsEncryptionByDefault";
-        let answer = json!({ "_return": true });
-        (cloudtrail::call(name, json!({}), answer), ())
+    fn function(&self) -> &'static str {
+        "UndoFunction"
     }
 
-    async fn wrong(account: &Account, (): &(), end: &End) -> Vec<String> {
-        let arn = format!("arn:aws:ec2:{REGION}:{ACCOUNT}:encryption-by-default/{REGION}");
-        let records = records(account, &arn).await;
-        let mut wrong = told(account, &records, end);
-        if !account.cloud().ec2.encryption_by_default {
-            wrong.push("it is off".to_owned());
+    async fn set(&self, account: &mut Account) -> (Value, Vec<String>) {
+        let remediation = Remediation(self.0);
+        let (event, _) = remediation.set(account).await;
+        let exposed = self.0.shows(&account.cloud().ec2);
+        account.start(remediation.function(), &event);
+        account.settle().await;
+        let records = contract::records(account).await;
+        let [remediation] = &records[..] else {
+            panic!("one record")
+        };
+        if contract::info(self.0).opt_out_on == OptOutOn::Policy {
+            let mut policy = policy();
+            let control = self.0.control().name();
+            policy["controls"][control] = contract::exempt("2027-01-31");
+            account.cloud().policy = policy.to_string();
+        }
+        let ask = json!({"remediation": remediation.id(), "reason": "a fault run"});
+        (ask, exposed)
+    }
+
+    async fn wrong(&self, account: &Account, exposed: &Vec<String>, end: &End) -> Vec<String> {
+        let mut wrong = wrong_about(account, self.0, end).await;
+        let shows = self.0.shows(&account.cloud().ec2);
+        if shows != *exposed {
+            wrong.push(format!("it shows {shows:?}"));
         }
         wrong
     }
@@ -468,48 +449,68 @@ impl Machine {
     }
 }
 
-/// The changes of an encryption that leave no other way to the same end.
-const LEADS_BACK: &[(&str, usize)] = &[
-    ("CreateSnapshot", 0),
-    ("StopInstances", 0),
+/// The dry runs of an encryption without which it is not begun. (Without direct
+/// copies the other way is asked for.)
+const ASKED_AHEAD: &[(&str, usize)] = &[
+    ("StartInstances", 0),
     ("DetachVolume", 0),
     ("AttachVolume", 0),
     ("ModifyInstanceAttribute", 0),
-    ("StartInstances", 0),
+];
+
+/// The changes of an encryption that leave no other way to the same end; those
+/// that were asked for ahead are the second of their kind.
+const LEADS_BACK: &[(&str, usize)] = &[
+    ("CreateSnapshot", 0),
+    ("StopInstances", 0),
+    ("DetachVolume", 1),
+    ("AttachVolume", 1),
+    ("ModifyInstanceAttribute", 1),
+    ("StartInstances", 1),
 ];
 
 impl Story for Encrypt {
-    const FUNCTION: &'static str = "EncryptVolumeFunction";
-    const NEEDS_THE_SWEEP: bool = true;
+    fn function(&self) -> &'static str {
+        "EncryptVolumeFunction"
+    }
+
+    fn needs_the_sweep(&self) -> bool {
+        true
+    }
+
     type Before = Machine;
 
-    async fn set(account: &mut Account) -> (Value, Machine) {
+    async fn set(&self, account: &mut Account) -> (Value, Machine) {
         // The first sweep in `enforce` makes the baseline.
-        account.start(Sweep::FUNCTION, &json!({}));
+        account.start(Sweep.function(), &json!({}));
         account.settle().await;
         let machine = Machine::new(account);
         let event = cloudtrail::check_requested("unencrypted-volume", &machine.volume);
         (event, machine)
     }
 
-    async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
+    async fn wrong(&self, account: &Account, machine: &Machine, end: &End) -> Vec<String> {
         let arn = machine.arn();
         let mut records = records(account, &arn).await;
         // The sweep has found that the instance is not a managed one, too.
         records.retain(|record| matches!(record, Record::Encryption(_)));
         let mut wrong = told(account, &records, end);
         let outcomes: Vec<&str> = records.iter().map(Record::outcome).collect();
-        // If AWS refuses a change for good, the run rolls back to the original and the
+        // If AWS refuses a dry run, nothing is begun. If it refuses a change for good,
+        // the run rolls back to the original. Both times the
         // control trips for the instance until a person re-arms it. If the original
         // cannot be tagged, the copy stays in use and a person is notified. A run whose
         // execution is gone is resumed an hour later; by then a stopped instance has
         // been down too long, so the run rolls back.
         let late = end.is_of(Way::KilledForGood) && outcomes.last() == Some(&"rolled-back");
+        let refused = end.refused(ASKED_AHEAD);
         let leads_back = end.refused(LEADS_BACK) || late;
         let unmarked = end.refused(&[("CreateTags", 0)]);
         // Whether it has been looked at again since depends on what took it up.
         let looked_at = end.again || (late && outcomes.len() > 1);
         let expected: &[&str] = match (leads_back, unmarked, looked_at) {
+            _ if refused && end.again => &["tripped", "refused"],
+            _ if refused => &["refused"],
             (true, _, false) => &["rolled-back"],
             (true, _, true) => &["tripped", "rolled-back"],
             (_, true, _) => &["needs-person"],
@@ -518,7 +519,10 @@ impl Story for Encrypt {
         if outcomes != expected {
             wrong.push(format!("the records are {outcomes:?}"));
         }
-        let replaced = !leads_back;
+        if refused && !account.cloud().ec2.snapshots.is_empty() {
+            wrong.push("there are snapshots of what was refused".to_owned());
+        }
+        let replaced = !leads_back && !refused;
         wrong.extend(machine.wrong(account, replaced));
         wrong
     }
@@ -529,10 +533,13 @@ impl Story for Encrypt {
 pub(crate) struct Patch;
 
 impl Story for Patch {
-    const FUNCTION: &'static str = "PatchInstanceFunction";
+    fn function(&self) -> &'static str {
+        "PatchInstanceFunction"
+    }
+
     type Before = Machine;
 
-    async fn set(account: &mut Account) -> (Value, Machine) {
+    async fn set(&self, account: &mut Account) -> (Value, Machine) {
         let machine = Machine::new(account);
         let scanned = PatchState {
             operation: "Scan".to_owned(),
@@ -545,7 +552,7 @@ impl Story for Patch {
         (event, machine)
     }
 
-    async fn wrong(account: &Account, machine: &Machine, end: &End) -> Vec<String> {
+    async fn wrong(&self, account: &Account, machine: &Machine, end: &End) -> Vec<String> {
         let arn = machine.arn();
         let records = records(account, &arn).await;
         let mut wrong = told(account, &records, end);

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::control::ByHand;
-use crate::exemption::OPT_OUT_TAG;
+use crate::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use crate::plan::{Ending, Step};
 use crate::ports::Permission;
 use crate::security_group::{IngressRule, Source};
@@ -55,7 +55,7 @@ fn authorise(back: &ByHand<'_, IngressRule>, rule: &IngressRule) -> String {
         .tags
         .iter()
         // AWS's own tags cannot be written.
-        .filter(|(key, _)| !key.starts_with("aws:") && *key != OPT_OUT_TAG)
+        .filter(|(key, _)| !key.starts_with("aws:") && !is_opt_out_key(key))
         .map(|(key, value)| json!({ "Key": key, "Value": value }))
         .collect();
     tags.push(opt_out(back));

@@ -15,6 +15,8 @@
 //! 8. gone, empty, compliant groups: nothing to do
 //! 9. a tripped control, the kill switch, what was there before `enforce`:
 //!    found, not changed
+//! 10. a source that cannot be judged: found, told, and closed only where the
+//!     policy says so
 //!
 //! Deliberately not here: reading the group, and changing it.
 
@@ -27,14 +29,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::address::{AddressSet, Family, block_size};
+use crate::address::{AddressSet, Family, block_size, read};
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::exemption::Exemption;
 use crate::finding::{Finding, Verdict};
 use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
-use crate::plan::{Change, Exposure, ItemId, Reach, Step};
+use crate::plan::{Change, Exposure, ItemId, Reach, Step, Unjudged};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
-use crate::security_group::{IngressRule, PrefixList, SecurityGroup, Source, Tags};
+use crate::security_group::{AWS, Entries, IngressRule, SecurityGroup, Source, Tags};
 use crate::trigger::{self, BrokenEvent, Parsed};
 use crate::words::{ControlId, Severity, digest};
 
@@ -84,6 +86,21 @@ pub struct IcmpType {
     /// The code; without it, every code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u8>,
+}
+
+/// What is done about a rule whose source cannot be judged, because the prefix
+/// list that it names is not shown to this account, or holds entries that are no
+/// CIDR blocks, or because its own block is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnreadableLists {
+    /// Told, and left as it is.
+    #[default]
+    Notify,
+    /// Closed like a rule that admits the whole internet: what may be open to the
+    /// world stays. A list that EC2 refuses to show for want of rights is told
+    /// only: a mistake in Backstop's own role must close nothing.
+    Close,
 }
 
 /// How many public addresses may be admitted to a point that is not open to
@@ -137,6 +154,8 @@ pub struct Settings {
     pub icmpv6: Vec<IcmpType>,
     /// From how many public addresses a port counts as open to the world.
     pub max_public_bits: MaxPublicBits,
+    /// What is done about rules whose source cannot be judged.
+    pub unreadable_lists: UnreadableLists,
 }
 
 impl Default for Settings {
@@ -153,6 +172,7 @@ impl Default for Settings {
             icmp: vec![icmp(3, Some(4)), icmp(8, None)],
             icmpv6: vec![icmp(2, None), icmp(128, None)],
             max_public_bits: MaxPublicBits::default(),
+            unreadable_lists: UnreadableLists::default(),
         }
     }
 }
@@ -179,27 +199,8 @@ impl Settings {
     /// The points of a lane that may be open to the world.
     fn allowed(&self, lane: &Lane) -> Points {
         let mut points = Points::new();
-        let icmp = |types: &[IcmpType], points: &mut Points| {
-            for IcmpType { kind, code } in types {
-                let first = u16::from(*kind) * 256;
-                match code {
-                    Some(code) => {
-                        points.insert(first + u16::from(*code)..=first + u16::from(*code))
-                    }
-                    None => points.insert(first..=first + 255),
-                }
-            }
-        };
         match (self.allow, lane) {
-            (Allow::AuthorisedPorts, Lane::Tcp) => {
-                points.extend(self.authorised_ports.tcp.iter().map(|p| p.0.clone()));
-            }
-            (Allow::AuthorisedPorts, Lane::Udp) => {
-                points.extend(self.authorised_ports.udp.iter().map(|p| p.0.clone()));
-            }
-            (Allow::AuthorisedPorts, Lane::Icmp) => icmp(&self.icmp, &mut points),
-            (Allow::AuthorisedPorts, Lane::Icmpv6) => icmp(&self.icmpv6, &mut points),
-            (Allow::AuthorisedPorts, Lane::Other(_) | Lane::Rest) => {}
+            (Allow::AuthorisedPorts, _) => points.extend(self.authorised(lane)),
             (Allow::HighRiskPorts, Lane::Tcp | Lane::Udp) => {
                 points.insert(WHOLE);
                 for ports in &self.high_risk_ports {
@@ -209,6 +210,43 @@ impl Settings {
             (Allow::HighRiskPorts, _) => points.insert(WHOLE),
         }
         points
+    }
+
+    /// The points of a lane that the policy lists as open to the world, in its
+    /// order.
+    fn authorised(&self, lane: &Lane) -> Vec<RangeInclusive<u16>> {
+        let ports = |ports: &[Ports]| ports.iter().map(|ports| ports.0.clone()).collect();
+        let icmp = |types: &[IcmpType]| {
+            let points = types.iter().map(|IcmpType { kind, code }| {
+                let first = u16::from(*kind) * 256;
+                match code {
+                    Some(code) => first + u16::from(*code)..=first + u16::from(*code),
+                    None => first..=first + 255,
+                }
+            });
+            points.collect()
+        };
+        match lane {
+            Lane::Tcp => ports(&self.authorised_ports.tcp),
+            Lane::Udp => ports(&self.authorised_ports.udp),
+            Lane::Icmp => icmp(&self.icmp),
+            Lane::Icmpv6 => icmp(&self.icmpv6),
+            Lane::Other(_) | Lane::Rest => Vec::new(),
+        }
+    }
+
+    /// Where the policy's list of its protocol names an allowed part: the earlier,
+    /// the more it matters that the part is kept.
+    fn rank(&self, part: &Permission) -> usize {
+        let listed = match (self.allow, part.lane()) {
+            (Allow::AuthorisedPorts, Some(lane)) => self.authorised(&lane),
+            _ => Vec::new(),
+        };
+        let points = part.points();
+        let named = |range: &RangeInclusive<u16>| {
+            range.start() <= points.end() && points.start() <= range.end()
+        };
+        listed.iter().position(named).unwrap_or(listed.len())
     }
 }
 
@@ -425,8 +463,113 @@ fn excess(grants: &[Grant<'_>], here: &[usize], limit: u128) -> Vec<usize> {
     }
 }
 
+/// A rule whose source cannot be judged, as far as the policy does not allow the
+/// rule's ports to the world: whoever the source is, those may stay.
+struct Unknown {
+    cut: Cut,
+    why: Unjudged,
+    /// Whether the policy may close it.
+    closable: bool,
+}
+
+/// Every rule whose source cannot be judged, by id.
+fn unknowns(group: &SecurityGroup, settings: &Settings) -> BTreeMap<String, Unknown> {
+    let in_play = |family| {
+        let admits = group.rules.values().filter(move |rule| {
+            public_space(group, &rule.source, family).is_some()
+                || unjudged(group, &rule.source).is_some()
+                    && families(group, &rule.source).contains(&family)
+        });
+        lanes(family, admits.map(|rule| &rule.permission))
+    };
+    let mut unknowns = BTreeMap::new();
+    for rule in group.rules.values() {
+        let Some((why, closable)) = unjudged(group, &rule.source) else {
+            continue;
+        };
+        let families = families(group, &rule.source).into_iter();
+        let lanes: BTreeSet<Lane> = families.flat_map(in_play).collect();
+        let lanes = Vec::from_iter(lanes);
+        let whole = rule.permission.coverage(&lanes);
+        let mut allowed = Coverage::default();
+        for lane in lanes {
+            for points in settings.allowed(&lane) {
+                allowed.add(lane.clone(), points);
+            }
+        }
+        let removed = whole.minus(&allowed);
+        if !removed.is_empty() {
+            let kept = whole.minus(&removed);
+            let cut = Cut { removed, kept };
+            unknowns.insert(rule.id.clone(), Unknown { cut, why, closable });
+        }
+    }
+    unknowns
+}
+
+/// Most entries that are named as no CIDR blocks.
+const MOST_ENTRIES: usize = 3;
+
+/// Why it is not known whom a source admits, and whether the policy may close it.
+/// `None`: it is known, or a retry is to find out.
+fn unjudged(group: &SecurityGroup, source: &Source) -> Option<(Unjudged, bool)> {
+    let id = match source {
+        Source::Ipv4(block) | Source::Ipv6(block) => {
+            let block = block.clone();
+            return read(&block)
+                .is_none()
+                .then_some((Unjudged::Block { block }, true));
+        }
+        Source::SecurityGroup(_) => return None,
+        Source::PrefixList(id) => id.clone(),
+    };
+    let list = group.prefix_lists.get(&id);
+    let owner = list.and_then(|list| list.owner.clone());
+    let unreadable = |why: &str| Unjudged::PrefixList {
+        id: id.clone(),
+        owner: owner.clone(),
+        why: why.to_owned(),
+    };
+    match list.map(|list| &list.entries) {
+        Some(Entries::Read(entries)) => {
+            // In an order of their own: EC2 promises none.
+            let entries: BTreeSet<&String> = entries
+                .iter()
+                .filter(|entry| read(entry).is_none())
+                .collect();
+            let entries = entries.into_iter().take(MOST_ENTRIES).cloned();
+            let entries = Vec::from_iter(entries);
+            (!entries.is_empty()).then_some((Unjudged::Entries { id, owner, entries }, true))
+        }
+        Some(Entries::NotShown(why)) => Some((unreadable(why), true)),
+        Some(Entries::Refused(why)) => Some((unreadable(why), false)),
+        Some(Entries::Failed(_)) => None,
+        None => Some((unreadable("it was not read"), false)),
+    }
+}
+
+/// The families that a source may admit: of a list that cannot be read, both.
+fn families(group: &SecurityGroup, source: &Source) -> BTreeSet<Family> {
+    match source {
+        Source::Ipv4(_) => [Family::Ipv4].into(),
+        Source::Ipv6(_) => [Family::Ipv6].into(),
+        Source::PrefixList(_) | Source::SecurityGroup(_) => {
+            let blocks = blocks(group, source);
+            let known: BTreeSet<Family> = blocks
+                .into_iter()
+                .map(|block| AddressSet::public_part(block).0)
+                .collect();
+            match known.is_empty() {
+                true => [Family::Ipv4, Family::Ipv6].into(),
+                false => known,
+            }
+        }
+    }
+}
+
 /// The public address space that a source admits in a family; `None` where it
-/// admits none. A block that is no CIDR admits nothing that could be counted.
+/// admits none. What is no CIDR block admits nothing that could be counted
+/// ([`unjudged`]).
 fn public_space(group: &SecurityGroup, source: &Source, family: Family) -> Option<AddressSet> {
     let mut space = AddressSet::default();
     for block in blocks(group, source) {
@@ -441,13 +584,10 @@ fn public_space(group: &SecurityGroup, source: &Source, family: Family) -> Optio
 /// The CIDR blocks of a source.
 fn blocks(group: &SecurityGroup, source: &Source) -> Vec<IpNet> {
     match source {
-        Source::Ipv4(block) | Source::Ipv6(block) => block.parse().into_iter().collect(),
-        Source::PrefixList(id) => match group.prefix_lists.get(id) {
-            Some(PrefixList::Entries(entries)) => entries
-                .iter()
-                .filter_map(|entry| entry.parse().ok())
-                .collect(),
-            Some(PrefixList::Unreadable(_)) | None => Vec::new(),
+        Source::Ipv4(block) | Source::Ipv6(block) => read(block).into_iter().collect(),
+        Source::PrefixList(id) => match group.prefix_lists.get(id).map(|list| &list.entries) {
+            Some(Entries::Read(entries)) => entries.iter().filter_map(|e| read(e)).collect(),
+            _ => Vec::new(),
         },
         Source::SecurityGroup(_) => Vec::new(),
     }
@@ -469,9 +609,9 @@ fn admitted(group: &SecurityGroup, source: &Source) -> (u128, bool) {
 /// A source in one spelling: `198.51.100.9/0` and `0.0.0.0/0` are the same.
 pub(crate) fn source_key(source: &Source) -> String {
     match source {
-        Source::Ipv4(block) | Source::Ipv6(block) => block
-            .parse::<IpNet>()
-            .map_or_else(|_| block.clone(), |block| block.trunc().to_string()),
+        Source::Ipv4(block) | Source::Ipv6(block) => {
+            read(block).map_or_else(|| block.clone(), |block| block.trunc().to_string())
+        }
         Source::PrefixList(id) | Source::SecurityGroup(id) => id.clone(),
     }
 }
@@ -486,11 +626,13 @@ fn is_high_risk(removed: &Coverage) -> bool {
 
 /// What changes of each rule that is open.
 ///
-/// Each rule is treated by itself: what stays of it is written as rules, the
-/// first of them in its own place. A part that another rule of the same source
-/// admits anyway is not written twice (EC2 would refuse the duplicate).
+/// Each rule is treated by itself: what stays of it is written as rules, in the
+/// order of the policy, the first of them in its own place: that one is kept even
+/// where the group has no room for another. A part that another rule of the same
+/// source admits anyway is not written twice (EC2 would refuse the duplicate).
 fn changes(
     group: &SecurityGroup,
+    settings: &Settings,
     open: &[&IngressRule],
     kept: &BTreeMap<String, Coverage>,
 ) -> Vec<Change<IngressRule>> {
@@ -515,10 +657,11 @@ fn changes(
     let mut changes = Vec::new();
     for rule in open {
         let source = source_key(&rule.source);
-        let (written, lost) = kept
+        let (mut written, lost) = kept
             .get(&rule.id)
             .map(Coverage::express)
             .unwrap_or_default();
+        written.sort_by_cached_key(|part| (part.lane(), settings.rank(part)));
         let mut missing = Vec::new();
         for permission in written {
             let coverage = permission.coverage(&every_lane);
@@ -615,7 +758,7 @@ impl Control for OpenIngress {
     });
 
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::ingress(payload)
+        trigger::ingress(&Self::calls(), payload)
     }
 
     const IN_PLACE: (Step, Step) = (Step::Narrow, Step::Widen);
@@ -631,7 +774,7 @@ impl Control for OpenIngress {
             name: &group.name,
             owner: &group.owner,
             tags: &group.tags,
-            inherited: group.vpc_opt_out.iter().map(String::as_str).collect(),
+            inherited: Some(&group.vpc_opt_outs),
         }
     }
 
@@ -649,21 +792,46 @@ impl Control for OpenIngress {
     fn judge(
         group: &SecurityGroup,
         settings: &Settings,
+        _former: Option<&IngressRule>,
         spared: &IsSpared<'_>,
     ) -> Verdict<IngressRule> {
-        let mut cuts = cuts(group, settings, |rule| !spared(&rule.id));
+        let mut unknowns = unknowns(group, settings);
+        let close = settings.unreadable_lists == UnreadableLists::Close;
+        let closes = |id: &str, unknown: &Unknown| close && unknown.closable && !spared(id);
+        // What is closed anyway does not count against the others either.
+        let closed: BTreeSet<String> = unknowns
+            .iter()
+            .filter(|(id, unknown)| closes(id, unknown))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let mut cuts = cuts(group, settings, |rule| {
+            !spared(&rule.id) && !closed.contains(&rule.id)
+        });
         if group.rules.keys().any(|id| spared(id)) {
             let of_all = self::cuts(group, settings, |_| true);
             cuts.extend(of_all.into_iter().filter(|(id, _)| spared(id)));
         }
-        if cuts.is_empty() {
+        // Of a list with entries that are no CIDR blocks the others may be too much
+        // by themselves.
+        unknowns.retain(|id, _| !cuts.contains_key(id));
+        let unknowns = unknowns
+            .into_iter()
+            .map(|(id, unknown)| (id, unknown.cut, Some(unknown.why)));
+        let mut found: Vec<(String, Cut, Option<Unjudged>)> = cuts
+            .into_iter()
+            .map(|(id, cut)| (id, cut, None))
+            .chain(unknowns)
+            .collect();
+        found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        if found.is_empty() {
             return Verdict::Compliant;
         }
-        let mut severity = Severity::High;
+        let mut severities = BTreeMap::new();
         let mut exposures = Vec::new();
         let mut open = Vec::new();
         let mut kept = BTreeMap::new();
-        for (id, cut) in cuts {
+        let mut notes = Vec::new();
+        for (id, cut, unjudged) in found {
             let Some(rule) = group.rules.get(&id) else {
                 continue;
             };
@@ -672,42 +840,68 @@ impl Control for OpenIngress {
             } else {
                 cut.removed.describe()
             };
-            if is_high_risk(&cut.removed) {
-                severity = Severity::Critical;
+            let severity = match (&unjudged, is_high_risk(&cut.removed)) {
+                (Some(_), _) => Severity::Medium,
+                (None, true) => Severity::Critical,
+                (None, false) => Severity::High,
+            };
+            severities.insert(id.clone(), severity);
+            let reach = unjudged.is_none().then(|| {
+                let (public_addresses, private_part) = admitted(group, &rule.source);
+                Reach {
+                    public_addresses,
+                    private_part,
+                }
+            });
+            notes.extend(
+                unjudged
+                    .as_ref()
+                    .map(|why| format!("{id} was not judged: {why}")),
+            );
+            if !spared(&id) && (unjudged.is_none() || closed.contains(&id)) {
+                open.push(rule);
             }
-            let (public_addresses, private_part) = admitted(group, &rule.source);
             exposures.push(Exposure {
                 item: id.clone(),
                 state: rule.clone(),
                 exposed,
                 allowed: cut.kept.describe(),
-                reach: Some(Reach {
-                    public_addresses,
-                    private_part,
-                }),
+                reach,
+                unjudged,
                 exemption: Exemption::None,
                 fingerprint: String::new(),
             });
-            if !spared(&id) {
-                open.push(rule);
-            }
             kept.insert(id, cut.kept);
         }
-        let unread = group
-            .prefix_lists
-            .iter()
-            .filter_map(|(id, list)| match list {
-                PrefixList::Unreadable(why) => Some(format!(
+        notes.extend(Self::unread(group));
+        Verdict::Violates(Finding {
+            severity: severities.values().copied().max().unwrap_or(Severity::High),
+            severities,
+            exposures,
+            changes: changes(group, settings, &open, &kept),
+            notes,
+            left: None,
+        })
+    }
+
+    fn unread(group: &SecurityGroup) -> Vec<String> {
+        let lists = group.prefix_lists.iter();
+        lists
+            .filter_map(|(id, list)| match &list.entries {
+                Entries::Failed(why) => Some(format!(
                     "the prefix list {id} could not be read and was not judged: {why}"
                 )),
-                PrefixList::Entries(_) => None,
-            });
-        Verdict::Violates(Finding {
-            severity,
-            exposures,
-            changes: changes(group, &open, &kept),
-            notes: unread.collect(),
-        })
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn of_others(group: &SecurityGroup, account: &str) -> BTreeMap<String, String> {
+        let lists = group.prefix_lists.iter();
+        lists
+            .filter_map(|(id, list)| Some((id.clone(), list.owner.clone()?)))
+            .filter(|(_, owner)| owner != account && owner != AWS)
+            .collect()
     }
 
     fn line(_rule: &str, state: &IngressRule) -> String {

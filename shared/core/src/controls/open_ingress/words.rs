@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::plan::Exposure;
-use crate::prose::{joined, one_line};
+use crate::address::read;
+use crate::plan::{Exposure, Unjudged};
+use crate::prose::{joined, one_line, or_unknown};
 use crate::security_group::{IngressRule, Source};
 
 /// Most characters about ports in a headline.
@@ -23,15 +24,21 @@ pub(super) fn exposure_line(exposure: &Exposure<IngressRule>) -> String {
     )
 }
 
-/// `open to the world on tcp 22`.
+/// `open to the world on tcp 22`: of what is known to be open, if anything is.
 pub(super) fn headline(exposures: &[Exposure<IngressRule>], most: usize) -> String {
-    let to = match exposures.iter().any(|e| is_world(&e.state.source)) {
+    let (unjudged, judged): (Vec<_>, Vec<_>) = exposures.iter().partition(|e| e.unjudged.is_some());
+    let to = match judged.iter().any(|e| is_world(&e.state.source)) {
+        _ if judged.is_empty() && !unjudged.is_empty() => "sources that cannot be judged",
         true => "the world",
         false => "much of the internet",
     };
+    let about = match judged.is_empty() {
+        true => unjudged,
+        false => judged,
+    };
     let mut seen = BTreeSet::new();
-    let exposed: Vec<&str> = exposures
-        .iter()
+    let exposed: Vec<&str> = about
+        .into_iter()
         .flat_map(|exposure| exposure.exposed.iter())
         .map(String::as_str)
         .filter(|words| seen.insert(*words))
@@ -55,16 +62,25 @@ pub(super) fn details(exposure: &Exposure<IngressRule>) -> Vec<String> {
         [] => "nothing of it may stay".to_owned(),
         allowed => format!("{} may stay", joined(allowed, 8)),
     };
+    let rule = format!(
+        "{}: {} from {}, {description}",
+        rule.id, rule.permission, rule.source
+    );
+    let exposed = joined(&exposure.exposed, 8);
+    if let Some(why) = &exposure.unjudged {
+        return vec![
+            rule,
+            format!("not judged: {exposed}; {stays}"),
+            why.to_string(),
+        ];
+    }
     let private = match exposure.reach.is_some_and(|reach| reach.private_part) {
         true => ", and private ones",
         false => "",
     };
     vec![
-        format!(
-            "{}: {} from {}, {description}",
-            rule.id, rule.permission, rule.source
-        ),
-        format!("too open: {}; {stays}", joined(&exposure.exposed, 8)),
+        rule,
+        format!("too open: {exposed}; {stays}"),
         format!(
             "admits {} public addresses{private}",
             count(exposure.reach.map_or(0, |reach| reach.public_addresses))
@@ -104,7 +120,7 @@ fn is_world(source: &Source) -> bool {
 
 fn block(source: &Source) -> Option<IpNet> {
     match source {
-        Source::Ipv4(block) | Source::Ipv6(block) => block.parse().ok(),
+        Source::Ipv4(block) | Source::Ipv6(block) => read(block),
         Source::PrefixList(_) | Source::SecurityGroup(_) => None,
     }
 }
@@ -112,6 +128,16 @@ fn block(source: &Source) -> Option<IpNet> {
 /// Who is admitted, in words.
 fn whom(exposure: &Exposure<IngressRule>) -> String {
     let source = one_line(&exposure.state.source.to_string(), 100);
+    match &exposure.unjudged {
+        Some(Unjudged::PrefixList { owner, .. }) => {
+            let owner = or_unknown(owner.as_deref(), 50);
+            return format!("the prefix list {source}, which cannot be read (owner: {owner})");
+        }
+        Some(Unjudged::Entries { .. } | Unjudged::Block { .. }) => {
+            return format!("{source}, which cannot be judged");
+        }
+        None => {}
+    }
     let public = count(exposure.reach.map_or(0, |reach| reach.public_addresses));
     match (&exposure.state.source, is_world(&exposure.state.source)) {
         (Source::Ipv4(_), true) => format!("the whole IPv4 internet ({source})"),

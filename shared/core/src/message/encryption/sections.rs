@@ -2,22 +2,23 @@
 //! or why not, what it costs, what stays behind, how to stop it, to take it
 //! back, to go on.
 //!
-//! What a person has to type at once does not stand under a heading that begins
-//! with `How to`: chat cuts those short.
+//! What a person has to type at once is no next step: chat cuts those short.
 
-use jiff::tz::Offset;
-use jiff::{SignedDuration, ToSpan};
+use jiff::SignedDuration;
 
 use super::made::{Copy, Part, down, moved};
 use super::story::{Story, asks_for_a_person};
 use crate::encryption::{Settings, Way};
-use crate::exemption::{Exemption, OPT_OUT_TAG};
-use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
-use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
-use crate::reason::Reason;
-use crate::shell::quote;
+use crate::exemption::{Exemption, OPT_OUT_TAG, opt_out_tags};
+use crate::managers::{self, Kind};
+use crate::message::story::{
+    Flag, MANAGER, Section, command, end_opt_out, managed_by, opt_out_command, opt_out_notes,
+    opt_out_until, owner, re_arm, sentence, terms, the_run, way_out, who, who_touched,
+};
+use crate::prose::{clause, counted, joined, one_line, or_unknown, shortened, time};
+use crate::security_group::Tags;
 use crate::volumes::{COPY_OF_TAG, ENTRY_TAG, REPLACED_BY_TAG, Volume};
-use crate::words::{ControlId, Status};
+use crate::words::Status;
 
 /// Most volumes, and most reasons, in a section.
 const MOST_LINES: usize = 10;
@@ -25,8 +26,6 @@ const MOST_LINES: usize = 10;
 const MOST_ID: usize = 100;
 /// Most characters of a text that somebody else wrote.
 const MOST_TEXT: usize = 300;
-/// For how many days the opt-outs hold that a message proposes.
-const OPT_OUT_DAYS: i64 = 90;
 /// The call that turns the account's setting off.
 const TURNED_OFF: &str = "DisableEbsEncryptionByDefault";
 
@@ -61,6 +60,10 @@ impl<'a> Story<'a> {
                 _ => vec![self.found(), self.unchanged(), self.opt_out()],
             }
         };
+        // Ahead of what can be done, but for what has to be done at once.
+        let urgent = asks_for_a_person(run) || run.head.status == Status::NeedsPerson;
+        let at = if urgent { sections.len() } else { 1 };
+        sections.splice(at..at, self.manager());
         sections.push(self.who());
         sections.extend(self.good_to_know());
         sections.push(the_run(
@@ -117,14 +120,13 @@ impl<'a> Story<'a> {
         if run.is_open() {
             lines.extend(self.reasons());
         }
-        Section {
-            heading: match run.head.status {
+        Section::new(
+            match run.head.status {
                 Status::InProgress | Status::Remediated => "What was found",
                 _ => "What is unencrypted",
-            }
-            .into(),
+            },
             lines,
-        }
+        )
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -142,10 +144,7 @@ impl<'a> Story<'a> {
     }
 
     fn will_be_done(&self) -> Section {
-        Section {
-            heading: "What is done now".into(),
-            lines: self.steps(),
-        }
+        Section::new("What is done now", self.steps())
     }
 
     // ------------------------------------------------------------- the beginning
@@ -186,10 +185,7 @@ impl<'a> Story<'a> {
             "Copies ({}) and snapshots are paid for beside the originals. The message about the end says what stays behind.",
             size(self.parts.iter().map(|part| part.volume))
         ));
-        Section {
-            heading: "What it costs you".into(),
-            lines,
-        }
+        Section::new("What it costs you", lines)
     }
 
     fn stop_it(&self) -> Section {
@@ -207,14 +203,14 @@ impl<'a> Story<'a> {
                 "Until the volume is tagged as replaced, either ends the run, and the copy is deleted.",
             ),
         };
-        Section {
-            heading: "How to stop it now".into(),
-            lines: vec![
-                self.opt_out_command(),
+        Section::next_step(
+            "How to stop it now",
+            vec![
+                opt_out_command(&self.run.head),
                 format!("That tags {either}. Or everything: backstop kill-switch on"),
                 then.to_owned(),
             ],
-        }
+        )
     }
 
     /// What begins when somebody asks for it to be taken back.
@@ -234,10 +230,7 @@ impl<'a> Story<'a> {
             );
         }
         lines.extend(self.reasons());
-        Section {
-            heading: "What is done now".into(),
-            lines,
-        }
+        Section::new("What is done now", lines)
     }
 
     fn takes_back(&self) -> String {
@@ -277,10 +270,7 @@ impl<'a> Story<'a> {
             ),
             Some(_) => lines.push(self.how_it_runs()),
         }
-        Section {
-            heading: "What was done".into(),
-            lines,
-        }
+        Section::new("What was done", lines)
     }
 
     /// Whether the instance runs on its copies, as far as is known.
@@ -316,10 +306,7 @@ impl<'a> Story<'a> {
         if !self.alone() {
             lines.push("Without them the instance stops again right after its start, with Client.InternalError. Grant them before the next start.".to_owned());
         }
-        Some(Section {
-            heading: "Who needs the KMS key now".into(),
-            lines,
-        })
+        Some(Section::new("Who needs the KMS key now", lines))
     }
 
     /// What goes on costing money.
@@ -378,7 +365,7 @@ impl<'a> Story<'a> {
             if !snapshots.is_empty() {
                 costs.push(format!(
                     "the blocks in {}",
-                    count(snapshots.len(), "snapshot")
+                    counted(snapshots.len(), "snapshot")
                 ));
             }
             lines.push(format!(
@@ -390,10 +377,7 @@ impl<'a> Story<'a> {
                 }
             ));
         }
-        Section {
-            heading: "What stays behind, and costs money".into(),
-            lines,
-        }
+        Section::new("What stays behind, and costs money", lines)
     }
 
     fn delete_it(&self) -> Section {
@@ -417,10 +401,10 @@ impl<'a> Story<'a> {
         lines.extend(shortened(
             originals.iter().chain(&copies),
             MOST_LINES,
-            |id| self.ec2("delete-volume", &[("--volume-id", id)]),
+            |id| self.ec2("delete-volume", &[("--volume-id", &[id])]),
         ));
         lines.extend(shortened(&snapshots, MOST_LINES, |id| {
-            self.ec2("delete-snapshot", &[("--snapshot-id", id)])
+            self.ec2("delete-snapshot", &[("--snapshot-id", &[id])])
         }));
         if !originals.is_empty() {
             lines.push(
@@ -428,10 +412,7 @@ impl<'a> Story<'a> {
                     .to_owned(),
             );
         }
-        Section {
-            heading: "How to delete what stays behind".into(),
-            lines,
-        }
+        Section::next_step("How to delete what stays behind", lines)
     }
 
     fn take_back(&self) -> Section {
@@ -456,10 +437,7 @@ impl<'a> Story<'a> {
                 "DOWNTIME: an instance that runs is stopped and started for it.".to_owned(),
             ],
         };
-        Section {
-            heading: "How to take it back".into(),
-            lines,
-        }
+        Section::next_step("How to take it back", lines)
     }
 
     fn undone(&self) -> Vec<Section> {
@@ -486,22 +464,16 @@ impl<'a> Story<'a> {
         }));
         lines.extend(self.state_after_the_way_back());
         vec![
-            Section {
-                heading: "Why".into(),
-                lines: self.reasons(),
-            },
-            Section {
-                heading: "What was done".into(),
-                lines,
-            },
+            Section::new("Why", self.reasons()),
+            Section::new("What was done", lines),
             self.stays(),
             self.delete_it(),
-            Section {
-                heading: "How to have it encrypted again".into(),
-                lines: vec![format!(
+            Section::next_step(
+                "How to have it encrypted again",
+                vec![format!(
                     "The originals are opted out (tag {OPT_OUT_TAG}) until the day that the request gave. Remove the tag to end it sooner. Delete the copies, or take their tag {COPY_OF_TAG} away: while one is there, no second one is made."
                 )],
-            },
+            ),
         ]
     }
 
@@ -538,11 +510,15 @@ impl<'a> Story<'a> {
             .as_ref()
             .is_some_and(|back| back.trip)
         {
-            true => vec![
-                "Backstop leaves it alone until a person re-arms it. Remove the cause first."
-                    .to_owned(),
-                self.re_arm(true),
-            ],
+            true => {
+                let mut lines = vec![
+                    "Backstop leaves it alone until a person re-arms it. Remove the cause first."
+                        .to_owned(),
+                ];
+                lines.extend(self.denied_ahead());
+                lines.push(re_arm(&run.head, true));
+                lines
+            }
             false => vec![
                 match run.head.status {
                     Status::Pending => "Nothing has to be done: it is taken up again by itself.",
@@ -557,31 +533,36 @@ impl<'a> Story<'a> {
                 "Delete the copies first: while one is there, no second one is made.".to_owned(),
             );
         }
-        go_on.push(format!("Or opt it out: {}", self.opt_out_command()));
+        go_on.push(format!(
+            "Or opt it out: {}",
+            opt_out_command(&self.run.head)
+        ));
         let mut sections = vec![
-            Section {
-                heading: match run.head.status {
+            Section::new(
+                match run.head.status {
                     Status::RolledBack => "Why it was taken back",
                     _ => "Why it did not go on",
-                }
-                .into(),
-                lines: self.reasons(),
-            },
-            Section {
-                heading: "How it is now".into(),
-                lines: done,
-            },
+                },
+                self.reasons(),
+            ),
+            Section::new("How it is now", done),
         ];
         // Nothing is left of it that could be encrypted.
         let is_gone = run.detail.instance_gone;
         sections.extend((!is_gone).then(|| self.found()));
         sections.push(self.stays());
-        sections.extend((!is_gone).then_some(Section {
-            heading: "How to go on".into(),
-            lines: go_on,
-        }));
+        sections.extend((!is_gone).then_some(Section::next_step("How to go on", go_on)));
         sections.push(self.delete_it());
         sections
+    }
+
+    /// What may deny a call that a dry run asked for, where that is why.
+    fn denied_ahead(&self) -> Option<String> {
+        let refused = self.run.refused_dry_runs();
+        let denied = refused.contains("UnauthorizedOperation");
+        (self.run.head.status == Status::Refused && denied).then(|| {
+            "What may deny it: the policy of the role of encrypt-volume (compare it with the stack's template), a permissions boundary, a service control policy. AWS's message may hold more, for: aws sts decode-authorization-message --encoded-message <the text after `Encoded authorization failure message`>".to_owned()
+        })
     }
 
     fn state_after_the_way_back(&self) -> Option<String> {
@@ -631,10 +612,7 @@ impl<'a> Story<'a> {
             ));
         }
         lines.push("The run goes on meanwhile, and takes up what you do by hand: a further message tells how it ended.".to_owned());
-        Section {
-            heading: "A person is needed now".into(),
-            lines,
-        }
+        Section::new("A person is needed now", lines)
     }
 
     fn needs_person(&self) -> Vec<Section> {
@@ -649,7 +627,7 @@ impl<'a> Story<'a> {
                 "Backstop leaves it alone until a person re-arms it, once all is in order:"
                     .to_owned(),
             );
-            go_on.push(self.re_arm(true));
+            go_on.push(re_arm(&run.head, true));
         }
         if self.began() {
             go_on.push(format!(
@@ -658,16 +636,10 @@ impl<'a> Story<'a> {
             ));
         }
         vec![
-            Section {
-                heading: "Why a person is needed".into(),
-                lines: why,
-            },
+            Section::new("Why a person is needed", why),
             self.what_is_where(),
             self.type_now(),
-            Section {
-                heading: "How to go on".into(),
-                lines: go_on,
-            },
+            Section::next_step("How to go on", go_on),
         ]
     }
 
@@ -718,10 +690,7 @@ impl<'a> Story<'a> {
                 ),
             });
         }
-        Section {
-            heading: "What is where, as far as Backstop knows".into(),
-            lines,
-        }
+        Section::new("What is where, as far as Backstop knows", lines)
     }
 
     /// The commands, one after the other.
@@ -748,24 +717,21 @@ impl<'a> Story<'a> {
                 let filter = format!("Name=volume-id,Values={}", ids.join(","));
                 lines.push(self.ec2(
                     "describe-volumes",
-                    &[("--filters", &filter), ("--output", "table")],
+                    &[("--filters", &[&filter]), ("--output", &["table"])],
                 ));
             }
-            return Section {
-                heading: "What to type".into(),
-                lines,
-            };
+            return Section::new("What to type", lines);
         };
         let id = instance.id.as_str();
         let filter = format!("Name=attachment.instance-id,Values={id}");
         lines.push("See what is attached, and whether the instance runs:".to_owned());
         lines.push(self.ec2(
             "describe-volumes",
-            &[("--filters", &filter), ("--output", "table")],
+            &[("--filters", &[&filter]), ("--output", &["table"])],
         ));
         lines.push(self.ec2(
             "describe-instance-status",
-            &[("--include-all-instances", ""), ("--instance-ids", id)],
+            &[("--include-all-instances", &[]), ("--instance-ids", &[id])],
         ));
         // An undo's own run has moved nothing at its beginning.
         let last = |id: &str, otherwise| {
@@ -785,21 +751,21 @@ impl<'a> Story<'a> {
             .collect();
         if !back.is_empty() {
             lines.push("Only if the originals are to be used again. A copy that the instance ran on keeps what was written since; to use it instead, attach it in place of the original:".to_owned());
-            lines.push(self.ec2("stop-instances", &[("--instance-ids", id)]));
-            lines.push(self.ec2("wait instance-stopped", &[("--instance-ids", id)]));
+            lines.push(self.ec2("stop-instances", &[("--instance-ids", &[id])]));
+            lines.push(self.ec2("wait instance-stopped", &[("--instance-ids", &[id])]));
         }
         for (copy, off) in back.iter().take(MOST_LINES) {
             if let Some(copy) = copy {
-                lines.push(self.ec2("detach-volume", &[("--volume-id", copy)]));
-                lines.push(self.ec2("wait volume-available", &[("--volume-ids", copy)]));
+                lines.push(self.ec2("detach-volume", &[("--volume-id", &[copy])]));
+                lines.push(self.ec2("wait volume-available", &[("--volume-ids", &[copy])]));
             }
             if let Some(part) = off {
                 lines.push(self.ec2(
                     "attach-volume",
                     &[
-                        ("--volume-id", &part.volume.id),
-                        ("--instance-id", id),
-                        ("--device", &device(part)),
+                        ("--volume-id", &[&part.volume.id]),
+                        ("--instance-id", &[id]),
+                        ("--device", &[&device(part)]),
                     ],
                 ));
             }
@@ -817,7 +783,7 @@ impl<'a> Story<'a> {
             .map(|part| one_line(&part.volume.id, MOST_ID))
             .collect();
         if instance.is_up() {
-            lines.push(self.ec2("start-instances", &[("--instance-ids", id)]));
+            lines.push(self.ec2("start-instances", &[("--instance-ids", &[id])]));
         }
         if !go.is_empty() {
             lines.push(format!(
@@ -825,10 +791,7 @@ impl<'a> Story<'a> {
                 joined(&go, 5)
             ));
         }
-        Section {
-            heading: "What to type".into(),
-            lines,
-        }
+        Section::new("What to type", lines)
     }
 
     // ------------------------------------------------------------- not changed
@@ -838,6 +801,7 @@ impl<'a> Story<'a> {
         let run = self.run;
         let mut lines = vec!["Nothing was changed.".to_owned()];
         lines.extend(self.reasons());
+        lines.extend(way_out(&run.head, run.detail.because.as_ref()));
         let control = run.head.control;
         let mut would = true;
         match run.head.status {
@@ -847,26 +811,8 @@ impl<'a> Story<'a> {
                     "To have it encrypted, set the mode `enforce` for {control}, and `attached` to `when-stopped` (at the next stop by somebody) or `swap` (Backstop stops it in a maintenance window)."
                 ),
             }),
-            Status::Exempt => {
-                would = false;
-                if let Exemption::Exempt(opt_out) = &run.head.exemption {
-                    lines.push(format!("The opt-out holds {}.", terms(opt_out)));
-                }
-            }
-            Status::Held => {
-                would = false;
-                lines.extend(unreadable_tag(&run.head.exemption));
-            }
-            Status::Existing => lines.push(format!(
-                "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy."
-            )),
-            Status::Tripped => {
-                lines.push("Nothing is encrypted until a person finds the cause and re-arms it:".to_owned());
-                lines.push(self.re_arm(self.tripped_for_this()));
-            }
-            Status::Stopped => lines.push(
-                "It is looked at again by the first sweep after the kill switch is off.".to_owned(),
-            ),
+            Status::Exempt | Status::Held => would = false,
+            Status::Existing | Status::Tripped | Status::Stopped => {}
             Status::Pending => lines.push(
                 "It is taken up by itself then. Sooner: stop the instance yourself.".to_owned(),
             ),
@@ -889,37 +835,34 @@ impl<'a> Story<'a> {
             );
             lines.extend(self.steps());
         }
-        Section {
-            heading: match run.head.status {
+        Section::new(
+            match run.head.status {
                 Status::Refused => "Why it is not replaced, and what can be done",
                 Status::Pending => "What it waits for",
                 _ => "What was done",
-            }
-            .into(),
+            },
             lines,
-        }
+        )
     }
 
     /// What can be done about what was refused, as far as the facts show it.
     fn way_out(&self) -> Vec<String> {
         let run = self.run;
-        let tagged = |tags: &crate::security_group::Tags, starts: &[&str]| {
-            let hits = |key: &String| starts.iter().any(|start| key.starts_with(start));
-            tags.keys().any(hits)
+        let is_of_fleet = |tags: &Tags| {
+            let starts = ["aws:ec2:fleet-id", "aws:ec2spot:"];
+            tags.keys()
+                .any(|key| starts.iter().any(|start| key.starts_with(start)))
         };
-        let any_tagged = |starts: &[&str]| {
-            let of_instance = run
-                .detail
-                .instance
-                .as_ref()
-                .is_some_and(|i| tagged(&i.tags, starts));
-            of_instance || run.detail.volumes.iter().any(|v| tagged(&v.tags, starts))
+        let any = |is: &dyn Fn(&Tags) -> bool| {
+            let instance = run.detail.instance.iter().map(|i| &i.tags);
+            let mut tags = instance.chain(run.detail.volumes.iter().map(|v| &v.tags));
+            tags.any(is)
         };
         let mut lines = Vec::new();
-        if any_tagged(&["aws:autoscaling:", "aws:ec2:fleet-id", "aws:ec2spot:"]) {
+        if any(&|tags| managers::auto_scaling_group(tags).is_some() || is_of_fleet(tags)) {
             lines.push("What groups and fleets start: set `Encrypted` in the block devices of the launch template, and replace the instances.".to_owned());
         }
-        if any_tagged(&["ebs.csi.aws.com/", "kubernetes.io/", "CSIVolumeName"]) {
+        if any(&|tags| managers::tagged(tags, Kind::orchestrates).is_some()) {
             lines.push("Kubernetes: set `encrypted: \"true\"` in the StorageClass (for nodes in the launch template), and move the data or the nodes there.".to_owned());
         }
         if run.detail.volumes.iter().any(|v| v.multi_attach) {
@@ -934,26 +877,16 @@ impl<'a> Story<'a> {
         if matches!(run.head.status, Status::Exempt | Status::Held) {
             let instance = run.detail.instance.iter().map(|i| (i.id.as_str(), &i.tags));
             let volumes = run.detail.volumes.iter().map(|v| (v.id.as_str(), &v.tags));
-            let mut carriers: Vec<&str> = instance
+            let mut carriers: Vec<(&str, &str)> = instance
                 .chain(volumes)
-                .filter(|(_, tags)| tags.contains_key(OPT_OUT_TAG))
-                .map(|(id, _)| id)
+                .flat_map(|(id, tags)| opt_out_tags(tags).map(move |(key, _)| (id, key)))
                 .collect();
             if carriers.is_empty() {
-                carriers.push(run.resource_id());
+                carriers.push((run.resource_id(), OPT_OUT_TAG));
             }
-            let key = format!("Key={OPT_OUT_TAG}");
-            return Section {
-                heading: "How to end the opt-out".into(),
-                lines: shortened(carriers, MOST_LINES, |id| {
-                    self.ec2("delete-tags", &[("--resources", id), ("--tags", &key)])
-                }),
-            };
+            return end_opt_out(&run.head, carriers);
         }
-        Section {
-            heading: "How to opt out".into(),
-            lines: vec![self.opt_out_command()],
-        }
+        Section::next_step("How to opt out", vec![opt_out_command(&self.run.head)])
     }
 
     // ------------------------------------------------------- the account's setting
@@ -961,17 +894,14 @@ impl<'a> Story<'a> {
     fn of_setting(&self) -> Vec<Section> {
         let run = self.run;
         let region = one_line(&run.head.region, 50);
-        let found = Section {
-            heading: match run.head.status {
-                Status::Remediated => "What was found",
-                _ => "What is off",
-            }
-.into(),
-            lines: vec![
-                format!("EBS encryption by default was off in {region}: whoever created a volume there without asking for encryption got an unencrypted one."),
-                "Volumes that were created meanwhile stay as they are: the control unencrypted-volume looks at them.".to_owned(),
-            ],
+        let heading = match run.head.status {
+            Status::Remediated => "What was found",
+            _ => "What is off",
         };
+        let found = vec![
+            format!("EBS encryption by default was off in {region}: whoever created a volume there without asking for encryption got an unencrypted one."),
+            "Volumes that were created meanwhile stay as they are: the control unencrypted-volume looks at them.".to_owned(),
+        ];
         let on = format!(
             "By hand: {}",
             self.ec2("enable-ebs-encryption-by-default", &[])
@@ -999,111 +929,87 @@ impl<'a> Story<'a> {
                     (Status::Exempt, Exemption::Exempt(opt_out)) => {
                         lines.push(format!("The policy exempts it {}.", terms(opt_out)));
                     }
-                    (Status::Tripped, _) => {
-                        lines.push("It is not turned on until a person re-arms it:".to_owned());
-                        lines.push(self.re_arm(self.tripped_for_this()));
-                    }
-                    (Status::Existing, _) => lines.push(format!(
-                        "To have it turned on, set `\"existing\": \"enforce\"` for {} in the policy.",
-                        run.head.control
-                    )),
                     (Status::Notified, _) => lines.push("In the mode `enforce` it would be turned on; nothing that exists would be touched.".to_owned()),
-                    (Status::Stopped, _) => lines.push("It is looked at again by the first sweep after the kill switch is off.".to_owned()),
-                    _ => {}
+                    _ => lines.extend(way_out(&run.head, run.detail.because.as_ref())),
                 }
                 lines.push(on);
             }
         }
         let mut sections = vec![
-            found,
-            Section {
-                heading: "What was done".into(),
-                lines,
-            },
+            Section::new(heading, found),
+            Section::new("What was done", lines),
         ];
         let exemption = format!(
             "{{\"controls\": {{\"encryption-by-default\": {{\"settings\": {{\"exemption\": {{\"until\": \"{}\", \"owner\": \"{}\", \"reason\": \"why\"}}}}}}}}}}",
-            self.until(),
+            opt_out_until(&run.head),
             owner(run.head.team.as_deref())
         );
         if run.head.status == Status::Exempt {
-            sections.push(Section {
-                heading: "How to end the exemption".into(),
-                lines: vec![
+            sections.push(Section::next_step(
+                "How to end the exemption",
+                vec![
                     "Remove `controls.encryption-by-default.settings.exemption` from the policy."
                         .to_owned(),
                 ],
-            });
+            ));
         } else {
-            sections.push(Section {
-                heading: "How to exempt the account".into(),
-                lines: vec![format!(
+            sections.push(Section::next_step(
+                "How to exempt the account",
+                vec![format!(
                     "An account has no tags; put this into the policy: {exemption}"
                 )],
-            });
+            ));
         }
         if run.head.status == Status::Remediated {
-            sections.push(Section {
-                heading: "How to turn it off again".into(),
-                lines: vec![format!(
+            sections.push(Section::next_step(
+                "How to turn it off again",
+                vec![format!(
                     "Exempt the account first, or it is turned on again. Then: {}",
                     self.ec2("disable-ebs-encryption-by-default", &[])
                 )],
-            });
+            ));
         }
         sections
     }
 
     // ---------------------------------------------------------------- for everybody
 
+    fn manager(&self) -> Option<Section> {
+        let manager = self.run.head.managed_by.as_deref()?;
+        let line = match self.is_setting() {
+            true => managed_by(manager),
+            false => managed_volumes(manager),
+        };
+        Some(Section::new(MANAGER, vec![line]))
+    }
+
     fn who(&self) -> Section {
         if self.run.detail.undoes.is_some() {
-            return Section {
-                heading: "Who asked for it, as stated".into(),
-                lines: vec![format!(
+            return Section::new(
+                "Who asked for it, as stated",
+                vec![format!(
                     "Who: {}",
                     or_unknown(self.run.head.actor.principal.as_deref(), MOST_TEXT)
                 )],
-            };
+            );
         }
-        let off = self.run.head.actor.event_name.as_deref() == Some(TURNED_OFF);
-        Section {
-            heading: match off && self.is_setting() {
-                true => "Who turned it off, as the event states",
-                false => "Who touched it last, as the event states",
-            }
-            .into(),
-            lines: who(&self.run.head.actor),
+        let actor = &self.run.head.actor;
+        match actor.event_name.as_deref() == Some(TURNED_OFF) && self.is_setting() {
+            true => Section::new("Who turned it off, as the event states", who(actor)),
+            false => who_touched(actor),
         }
     }
 
     fn good_to_know(&self) -> Option<Section> {
         let run = self.run;
         let mut lines = Vec::new();
-        if let Some(manager) = &run.head.managed_by {
-            lines.push(format!(
-                "It is managed by {}. Say `encrypted: true` there as well, or what it makes next is unencrypted again. Let it take over the copies before it is applied: applied as it is, it may replace a volume or the whole instance by a new, empty one.",
-                one_line(manager, MOST_TEXT)
-            ));
-        }
+        lines.extend(opt_out_notes(&run.head, "a part of it"));
         match &run.head.exemption {
-            Exemption::Ended(opt_out) => {
-                lines.push(format!(
-                    "The opt-out has ended: it held {}.",
-                    terms(opt_out)
-                ));
-            }
             Exemption::Exempt(opt_out) if run.head.status != Status::Exempt => {
                 lines.push(match run.detail.undoes.is_some() {
                     true => format!("What is put back is opted out {}.", terms(opt_out)),
                     false => format!("A tag opts a part of it out {}.", terms(opt_out)),
-                })
-            }
-            Exemption::Malformed { .. } if run.head.status != Status::Held => {
-                lines.push(format!(
-                    "The tag {OPT_OUT_TAG} of a part of it cannot be read."
-                ));
-                lines.extend(unreadable_tag(&run.head.exemption));
+                });
             }
             _ => {}
         }
@@ -1145,10 +1051,7 @@ impl<'a> Story<'a> {
                 one_line(&run.head.id, 50)
             ));
         }
-        (!lines.is_empty()).then_some(Section {
-            heading: "Good to know".into(),
-            lines,
-        })
+        (!lines.is_empty()).then_some(Section::new("Good to know", lines))
     }
 
     // --------------------------------------------------------------------- parts
@@ -1173,53 +1076,9 @@ impl<'a> Story<'a> {
             .collect()
     }
 
-    fn tripped_for_this(&self) -> bool {
-        let because = self.run.detail.because.as_ref();
-        because.is_some_and(Reason::is_trip_of_resource)
-    }
-
-    fn re_arm(&self, this: bool) -> String {
-        let control = self.run.head.control;
-        match this {
-            true => format!(
-                "backstop re-arm {control} {}",
-                quote(&one_line(self.run.resource_id(), MOST_ID))
-            ),
-            false => format!("backstop re-arm {control}"),
-        }
-    }
-
-    fn until(&self) -> jiff::civil::Date {
-        let started = Offset::UTC.to_datetime(self.run.head.started_at).date();
-        started.saturating_add(OPT_OUT_DAYS.days())
-    }
-
-    fn opt_out_command(&self) -> String {
-        let control: ControlId = self.run.head.control;
-        let tag = format!(
-            "Key={OPT_OUT_TAG},Value={control} until={} owner={} reason=why it must stay as it is",
-            self.until(),
-            owner(self.run.head.team.as_deref())
-        );
-        self.ec2(
-            "create-tags",
-            &[("--resources", self.run.resource_id()), ("--tags", &tag)],
-        )
-    }
-
-    /// A command, with words that a shell takes as they are meant.
-    fn ec2(&self, operation: &str, options: &[(&str, &str)]) -> String {
-        let mut command = format!(
-            "aws ec2 {operation} --region {}",
-            quote(&one_line(&self.run.head.region, 50))
-        );
-        for (name, value) in options {
-            command += &format!(" {name}");
-            if !value.is_empty() {
-                command += &format!(" {}", quote(&one_line(value, 2 * MOST_TEXT)));
-            }
-        }
-        command
+    /// A command of EC2.
+    fn ec2(&self, operation: &str, options: &[Flag<'_>]) -> String {
+        command(&self.run.head.region, &format!("ec2 {operation}"), options)
     }
 }
 
@@ -1230,6 +1089,15 @@ fn named(volume: &Volume) -> String {
         name if name == id || name.is_empty() => id,
         name => format!("{id} ({name})"),
     }
+}
+
+/// What becomes of replaced volumes that something manages.
+#[must_use]
+pub fn managed_volumes(manager: &str) -> String {
+    format!(
+        "{} Say `encrypted: true` there, or what it makes next is unencrypted again, and let it take over the copies before it is applied: applied as it is, it may replace a volume, an attachment or the whole instance by a new, empty one.",
+        managed_by(manager)
+    )
 }
 
 /// What is done (or would be) to a unit, in order.
@@ -1307,38 +1175,11 @@ fn copy_of(part: &Part<'_>) -> String {
     )
 }
 
-fn count(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        many => format!("{many} {what}s"),
-    }
-}
-
 /// `12 minutes`, to the minute.
 fn minutes(lasted: SignedDuration) -> String {
     let minutes = usize::try_from((lasted.as_secs() + 30) / 60).unwrap_or(0);
     match minutes {
         0 => "less than a minute".to_owned(),
-        minutes => count(minutes, "minute"),
+        minutes => counted(minutes, "minute"),
     }
-}
-
-/// A clause as a sentence. Ids stay as they are, and so does the end of a
-/// command, or it would be typed with the full stop.
-fn sentence(text: &str, most: usize) -> String {
-    let clause = clause(text, most);
-    let is_id = clause
-        .split(' ')
-        .next()
-        .is_some_and(|word| word.contains(['-', '_', ':']));
-    let mut chars = clause.chars();
-    let mut sentence: String = match chars.next() {
-        Some(first) if !is_id => first.to_uppercase().chain(chars).collect(),
-        _ => clause.clone(),
-    };
-    let last = sentence.rsplit(": ").next().unwrap_or_default();
-    if !last.starts_with("aws ") || last.ends_with(')') {
-        sentence.push('.');
-    }
-    sentence
 }

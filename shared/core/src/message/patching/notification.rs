@@ -85,8 +85,8 @@ pub struct PatchingNotification {
     pub agent: Option<NotifiedAgent>,
     /// Whether safety snapshots are taken before anything is installed.
     pub snapshots_wanted: bool,
-    /// Ids of the safety snapshots that were taken. They are crash-consistent,
-    /// and kept until somebody deletes them.
+    /// Ids of the safety snapshots that were taken. They are crash-consistent.
+    /// The sweep deletes those of runs that ended well, as the policy says.
     pub snapshots: Vec<String>,
     /// The command that was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +169,10 @@ pub struct NotifiedPackage {
     /// The version in which it is mended; absent: there is none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_in: Option<String>,
+    /// The subscription without which that version is not delivered; absent: it
+    /// needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
     /// What it was installed with, in Inspector's words: `OS`, `PIP`, `NPM`,
     /// `JAR`, ….
     pub manager: String,
@@ -240,6 +244,10 @@ pub struct NotifiedCommand {
     /// `Failed`, `DeliveryTimedOut`, …); absent: its end is not known (yet).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// The exit code of the step that failed; absent: none did, or it is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Where the AWS console shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<String>,
@@ -342,6 +350,7 @@ fn command(story: &Story<'_>, sent: &Sent) -> NotifiedCommand {
         id: name(&sent.id),
         sent_at: sent.at,
         ended: some_name(&sent.ended),
+        exit_code: sent.exit_code,
         console: story.console(sent),
     }
 }
@@ -377,6 +386,7 @@ impl From<&Package> for NotifiedPackage {
             name: name(&package.name),
             version: some_name(&package.version),
             fixed_in: some_name(&package.fixed_in),
+            subscription: package.subscription().map(str::to_owned),
             manager: name(&package.manager),
             remediation: some_text(&package.remediation),
         }

@@ -2,21 +2,20 @@
 //! and whether the instance restarts, what can be done, the safety snapshots, how
 //! to see what was printed, to go back, to opt out.
 //!
-//! What a person has to type at once does not stand under a heading that begins
-//! with `How to`: chat cuts those short.
+//! What a person has to type at once is no next step: chat cuts those short.
 
-use jiff::ToSpan;
-use jiff::tz::Offset;
+use std::collections::BTreeSet;
 
-use super::story::{Failure, Story, count};
+use super::story::{Failure, Story};
 use crate::exemption::{Exemption, OPT_OUT_TAG};
-use crate::message::story::{Section, owner, terms, the_run, unreadable_tag, who};
+use crate::message::story::{
+    Flag, Section, command, end_opt_out, opt_out_command, opt_out_notes, re_arm, sentence, the_run,
+    way_out, who,
+};
 use crate::patching::{
     DOCUMENT, Need, OS, Package, Patch, PatchState, RESCAN, Reboot, Vulnerability,
 };
-use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
-use crate::reason::Reason;
-use crate::shell::quote;
+use crate::prose::{clause, counted, joined, one_line, or_unknown, shortened, time};
 use crate::volumes::ENTRY_TAG;
 use crate::words::Status;
 
@@ -41,8 +40,6 @@ const MOST_TEXT: usize = 300;
 const MOST_FINDING: usize = 450;
 /// Most characters of what Inspector says is to be done about it.
 const MOST_ADVICE: usize = 220;
-/// For how many days the opt-outs hold that a message proposes.
-const OPT_OUT_DAYS: i64 = 90;
 
 impl Story<'_> {
     /// The sections, in the order of reading.
@@ -136,15 +133,14 @@ impl Story<'_> {
                 None => "Which approved patches are missing is not known: no scan or installation of patches is on record.".to_owned(),
             });
         }
-        Section {
-            heading: match (is_done, self.is_unmanaged()) {
+        Section::new(
+            match (is_done, self.is_unmanaged()) {
                 (true, _) => "What was found",
                 (false, true) => "What is not managed",
                 (false, false) => "What is vulnerable",
-            }
-            .into(),
+            },
             lines,
-        }
+        )
     }
 
     /// The instance, its operating system, and whether Systems Manager reaches it.
@@ -186,7 +182,7 @@ impl Story<'_> {
         let mut of = packages.join("; ");
         let more = finding.packages.len().saturating_sub(MOST_PACKAGES);
         if more > 0 {
-            of += &format!("; and {}", count(more, "more package"));
+            of += &format!("; and {}", counted(more, "more package"));
         }
         if finding.packages.is_empty() || finding.cves.is_empty() {
             let title = one_line(&finding.title, 120);
@@ -252,14 +248,13 @@ impl Story<'_> {
             lines.push("Backstop changes nothing about these.".to_owned());
             lines.extend(self.advice());
         }
-        Section {
-            heading: match self.has_unmended() {
+        Section::new(
+            match self.has_unmended() {
                 true => "What no approved patch mends",
                 false => "What no patch of the operating system mends",
-            }
-            .into(),
+            },
             lines,
-        }
+        )
     }
 
     /// What the owner can do about what is only told.
@@ -269,7 +264,14 @@ impl Story<'_> {
         if told().any(|finding| finding.unmended) {
             lines.push("What is still active: approve the version that mends it in the patch baseline, or install it by hand. What is not in effect before a restart (a kernel) is still found until then.".to_owned());
         }
-        if told().any(|finding| !finding.unmended) {
+        let subscriptions: BTreeSet<&str> = told()
+            .filter(|finding| !finding.unmended)
+            .filter_map(Vulnerability::needs_subscription)
+            .collect();
+        lines.extend(subscriptions.into_iter().map(|subscription| {
+            format!("The fixed version comes with {subscription} alone: attach the instance to it, or upgrade to a release that is still maintained. Once its sources deliver the version, the next scan lists it, and it is installed with the other patches.")
+        }));
+        if told().any(|finding| !finding.unmended && finding.needs_subscription().is_none()) {
             lines.push("Its owner has to mend it where the application or the image is built: bring in the version that is named, and roll it out.".to_owned());
         }
         lines.push("Inspector closes a finding by itself when it sees that.".to_owned());
@@ -288,10 +290,7 @@ impl Story<'_> {
         let mut lines = vec![scan().to_owned()];
         lines.extend(self.command_line());
         lines.extend(self.reasons());
-        Section {
-            heading: "What is done now".into(),
-            lines,
-        }
+        Section::new("What is done now", lines)
     }
 
     fn is_being_installed(&self) -> Section {
@@ -307,10 +306,7 @@ impl Story<'_> {
         if run.patchable().next().is_some() {
             lines.push(closes().to_owned());
         }
-        Section {
-            heading: "What is done now".into(),
-            lines,
-        }
+        Section::new("What is done now", lines)
     }
 
     /// The safety snapshots, and what they are worth.
@@ -330,7 +326,7 @@ impl Story<'_> {
             lines.push("They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.".to_owned());
             lines.push(format!("See them: {}", self.list_snapshots()));
             lines.push(
-                "AWS charges for what is in them until somebody deletes them. Backstop does not."
+                "AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete."
                     .to_owned(),
             );
         } else if self.is_scan() {
@@ -347,10 +343,7 @@ impl Story<'_> {
                 self.list_snapshots()
             ));
         }
-        Section {
-            heading: "Safety snapshots".into(),
-            lines,
-        }
+        Section::new("Safety snapshots", lines)
     }
 
     fn patches_section(&self) -> Section {
@@ -367,7 +360,7 @@ impl Story<'_> {
             (_, 0) => {}
             (true, all) => lines.push(format!(
                 "{}; which ones is not on record",
-                count(all, "patch")
+                counted(all, "patch")
             )),
             (false, more) => lines.push(format!("and {more} more")),
         }
@@ -378,10 +371,7 @@ impl Story<'_> {
             "See all: {}",
             self.describe_patches("Missing,Failed")
         ));
-        Section {
-            heading: "What will be installed, as of the last scan".into(),
-            lines,
-        }
+        Section::new("What will be installed, as of the last scan", lines)
     }
 
     fn stop_it(&self) -> Section {
@@ -403,10 +393,7 @@ impl Story<'_> {
             "Later ones are kept back by an opt-out, and everywhere by: backstop kill-switch on"
                 .to_owned(),
         );
-        Section {
-            heading: "How to stop it now".into(),
-            lines,
-        }
+        Section::next_step("How to stop it now", lines)
     }
 
     // --------------------------------------------------------------------- the end
@@ -427,20 +414,14 @@ impl Story<'_> {
             });
         }
         lines.extend(self.command_line());
-        Section {
-            heading: "What was done".into(),
-            lines,
-        }
+        Section::new("What was done", lines)
     }
 
     /// A run that was cut off before its command, and not needed any more.
     fn came_to_nothing(&self) -> Section {
         let mut lines = vec!["Backstop sent no command, and changed nothing.".to_owned()];
         lines.extend(self.reasons());
-        Section {
-            heading: "What was done".into(),
-            lines,
-        }
+        Section::new("What was done", lines)
     }
 
     /// Nobody can say of an instance that is gone what was closed on it.
@@ -450,10 +431,7 @@ impl Story<'_> {
         ];
         lines.extend(self.command_line());
         lines.extend(self.reasons());
-        Section {
-            heading: "What was done".into(),
-            lines,
-        }
+        Section::new("What was done", lines)
     }
 
     fn was_installed(&self) -> Section {
@@ -472,10 +450,7 @@ impl Story<'_> {
         lines.push(restarted(run.detail.reboot).to_owned());
         lines.extend(self.command_line());
         lines.extend(self.reasons());
-        Section {
-            heading: "What was done".into(),
-            lines,
-        }
+        Section::new("What was done", lines)
     }
 
     /// What happens next, and what its owner can do about it.
@@ -512,10 +487,7 @@ impl Story<'_> {
                 )
             ));
         }
-        Section {
-            heading: "What comes next".into(),
-            lines,
-        }
+        Section::new("What comes next", lines)
     }
 
     // -------------------------------------------------------------------- a failure
@@ -532,7 +504,7 @@ impl Story<'_> {
             Failure::NotSent => {
                 lines.push("No command was sent. The instance is as it was.".to_owned());
             }
-            Failure::NotRun => {
+            Failure::NotRun | Failure::Unpatchable => {
                 lines.push("Nothing was installed, and the instance was not restarted.".to_owned());
             }
             Failure::EndUnknown | Failure::NotDone => {
@@ -547,10 +519,7 @@ impl Story<'_> {
         if let Some(state) = &run.detail.after {
             lines.push(format!("Approved patches now: {}.", of_state(state)));
         }
-        Section {
-            heading: "What was done, and what failed".into(),
-            lines,
-        }
+        Section::new("What was done, and what failed", lines)
     }
 
     fn to_be_done(&self) -> Section {
@@ -579,6 +548,7 @@ impl Story<'_> {
                 lines.push("Remove the cause that is named above.".to_owned());
                 lines.push(online);
             }
+            Failure::Unpatchable => lines.push("Bring the instance to an operating system that Patch Manager supports (docs.aws.amazon.com/systems-manager/latest/userguide/patch-manager-prerequisites.html), update its SSM agent, or patch it by its own package manager and opt it out here.".to_owned()),
             Failure::EndUnknown | Failure::NotRun => lines.push(online),
             Failure::NotDone if self.is_scan() => lines.push(online),
             Failure::NotDone | Failure::StillMissing => lines.push(format!(
@@ -612,18 +582,19 @@ impl Story<'_> {
         }
         lines.push(match run.detail.command.is_none() {
             true => format!(
-                "Backstop looks at it again with the next sweep (at once: backstop sweep). If it then says that the control has tripped for this resource: backstop re-arm {} {}",
-                run.head.control,
-                quote(&one_line(id, MOST_ID))
+                "Backstop looks at it again with the next sweep (at once: backstop sweep). If it then says that the control has tripped for this resource: {}",
+                re_arm(&run.head, true)
             ),
+            false if run.needs_a_change() => format!(
+                "Backstop sends it no further command until a person has removed the cause and re-arms it: {}",
+                re_arm(&run.head, true)
+            ),
+            false if failure == Failure::Unpatchable => "Backstop takes no snapshots of it and sends it no further command until its SSM agent or its operating system is another version.".to_owned(),
             false if failure == Failure::StillFound => "Backstop does not install again for these findings while nothing else is missing: the same command would not mend them. It scans once a week whether the patch baseline approves more by now.".to_owned(),
             false if self.is_scan() => "Backstop scans again once the policy's `patching.cool_down_hours` have passed.".to_owned(),
             false => "Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.".to_owned(),
         });
-        Section {
-            heading: "What can be done".into(),
-            lines,
-        }
+        Section::new("What can be done", lines)
     }
 
     // ------------------------------------------------------------------ not changed
@@ -634,6 +605,7 @@ impl Story<'_> {
         let control = run.head.control;
         let mut lines = vec!["Nothing was changed.".to_owned()];
         lines.extend(self.reasons());
+        lines.extend(way_out(&run.head, run.detail.because.as_ref()));
         // What nothing would be done about has nothing but its opt-out to tell.
         let mut would = self.is_sendable();
         match run.head.status {
@@ -646,29 +618,8 @@ impl Story<'_> {
             Status::Notified => lines.push(format!(
                 "To have it done, set the mode `enforce` for {control} in the policy."
             )),
-            Status::Exempt => {
-                would = false;
-                if let Exemption::Exempt(opt_out) = &run.head.exemption {
-                    lines.push(format!("The opt-out holds {}.", terms(opt_out)));
-                }
-            }
-            Status::Held => {
-                would = false;
-                lines.extend(unreadable_tag(&run.head.exemption));
-            }
-            Status::Existing => lines.push(format!(
-                "To have it done, set `\"existing\": \"enforce\"` for {control} in the policy."
-            )),
-            Status::Tripped => {
-                lines.push(
-                    "Nothing is installed until a person finds the cause and re-arms it:"
-                        .to_owned(),
-                );
-                lines.push(self.re_arm());
-            }
-            Status::Stopped => lines.push(
-                "It is looked at again by the first sweep after the kill switch is off.".to_owned(),
-            ),
+            Status::Exempt | Status::Held => would = false,
+            Status::Existing | Status::Tripped | Status::Stopped => {}
             Status::Pending => lines
                 .push("Nothing has to be done: the sweep takes it up by itself then.".to_owned()),
             Status::Refused => {
@@ -690,16 +641,15 @@ impl Story<'_> {
             );
             lines.extend(self.steps());
         }
-        Section {
-            heading: match run.head.status {
+        Section::new(
+            match run.head.status {
                 Status::Refused => "Why it is not patched, and what can be done",
                 Status::Pending => "What it waits for",
                 _ if self.is_only_told() => "What was done, and what can be done",
                 _ => "What was done",
-            }
-            .into(),
+            },
             lines,
-        }
+        )
     }
 
     /// What is (or would be) done, in order.
@@ -738,10 +688,7 @@ impl Story<'_> {
                 | Status::Pending
         );
         if !online || !offered || !self.is_sendable() {
-            return Section {
-                heading: "".into(),
-                lines: Vec::new(),
-            };
+            return Section::new("", Vec::new());
         }
         let (parameters, heading, lines) = match self.is_scan() {
             true => (
@@ -766,10 +713,7 @@ impl Story<'_> {
                 ("--parameters", &[parameters.as_str()]),
             ],
         );
-        Section {
-            heading: heading.into(),
-            lines: std::iter::once(command).chain(lines).collect(),
-        }
+        Section::next_step(heading, std::iter::once(command).chain(lines).collect())
     }
 
     /// How an instance is brought under management, by what it lacks.
@@ -779,10 +723,7 @@ impl Story<'_> {
         let lacks = &run.detail.lacks;
         let mut lines = Vec::new();
         if !self.is_unmanaged() && lacks.is_empty() {
-            return Section {
-                heading: "".into(),
-                lines,
-            };
+            return Section::new("", lines);
         }
         if lacks.contains(&Need::Role) {
             lines.push(format!(
@@ -810,54 +751,24 @@ impl Story<'_> {
             self.describe_agent()
         ));
         lines.push("Backstop does none of this: a role is a right that the workload gets. Once the instance is online, the next sweep looks at it again.".to_owned());
-        Section {
-            heading: "How it comes under Systems Manager".into(),
-            lines,
-        }
-    }
-
-    fn re_arm(&self) -> String {
-        let control = self.run.head.control;
-        let because = self.run.detail.because.as_ref();
-        match because.is_some_and(Reason::is_trip_of_resource) {
-            true => format!(
-                "backstop re-arm {control} {}",
-                quote(&one_line(self.run.resource_id(), MOST_ID))
-            ),
-            false => format!("backstop re-arm {control}"),
-        }
+        Section::new("How it comes under Systems Manager", lines)
     }
 
     fn opt_out(&self) -> Section {
         let run = self.run;
         if matches!(run.head.status, Status::Exempt | Status::Held) {
-            let key = format!("Key={OPT_OUT_TAG}");
-            return Section {
-                heading: "How to end the opt-out".into(),
-                lines: vec![self.aws(
-                    "ec2 delete-tags",
-                    &[("--resources", &[run.resource_id()]), ("--tags", &[&key])],
-                )],
+            let key = match &run.head.exemption {
+                Exemption::Malformed { key, .. } => key.as_deref(),
+                _ => None,
             };
+            let carrier = (run.resource_id(), key.unwrap_or(OPT_OUT_TAG));
+            return end_opt_out(&run.head, [carrier]);
         }
-        let started = Offset::UTC.to_datetime(run.head.started_at).date();
-        let tag = format!(
-            "Key={OPT_OUT_TAG},Value={} until={} owner={} reason=why it must stay as it is",
-            run.head.control,
-            started.saturating_add(OPT_OUT_DAYS.days()),
-            owner(run.head.team.as_deref())
-        );
-        let mut lines = vec![self.aws(
-            "ec2 create-tags",
-            &[("--resources", &[run.resource_id()]), ("--tags", &[&tag])],
-        )];
+        let mut lines = vec![opt_out_command(&run.head)];
         if self.is_sendable() {
             lines.push("An opt-out of vulnerable-package or of missing-patches holds for both: their remediation is one.".to_owned());
         }
-        Section {
-            heading: "How to opt out".into(),
-            lines,
-        }
+        Section::next_step("How to opt out", lines)
     }
 
     // ----------------------------------------------------------------- for everybody
@@ -896,17 +807,14 @@ impl Story<'_> {
                 )
             ));
         }
-        Section {
-            heading: "How to see what the command printed".into(),
-            lines,
-        }
+        Section::next_step("How to see what the command printed", lines)
     }
 
     fn see_patches(&self) -> Section {
-        Section {
-            heading: "How to see which patches are missing".into(),
-            lines: vec![self.describe_patches("Missing,Failed")],
-        }
+        Section::next_step(
+            "How to see which patches are missing",
+            vec![self.describe_patches("Missing,Failed")],
+        )
     }
 
     /// How the snapshots lead back, where anything may have been installed.
@@ -959,10 +867,7 @@ impl Story<'_> {
             ));
             lines.push(self.aws("ec2 start-instances", &[("--instance-ids", &[id])]));
         }
-        Section {
-            heading: "How to go back to the snapshots".into(),
-            lines,
-        }
+        Section::next_step("How to go back to the snapshots", lines)
     }
 
     fn who(&self) -> Section {
@@ -977,10 +882,10 @@ impl Story<'_> {
         ];
         let lines = who(actor).into_iter().zip(is_known);
         let lines = lines.filter_map(|(line, is_known)| is_known.then_some(line));
-        Section {
-            heading: "Who or what led to it, as the event states".into(),
-            lines: lines.collect(),
-        }
+        Section::new(
+            "Who or what led to it, as the event states",
+            lines.collect(),
+        )
     }
 
     fn good_to_know(&self) -> Section {
@@ -992,23 +897,8 @@ impl Story<'_> {
                 one_line(manager, MOST_TEXT)
             ));
         }
-        match &run.head.exemption {
-            Exemption::Ended(opt_out) => {
-                lines.push(format!(
-                    "The opt-out has ended: it held {}.",
-                    terms(opt_out)
-                ));
-            }
-            Exemption::Malformed { .. } if run.head.status != Status::Held => {
-                lines.push(format!("Its tag {OPT_OUT_TAG} cannot be read."));
-                lines.extend(unreadable_tag(&run.head.exemption));
-            }
-            _ => {}
-        }
-        Section {
-            heading: "Good to know".into(),
-            lines,
-        }
+        lines.extend(opt_out_notes(&run.head, "the instance"));
+        Section::new("Good to know", lines)
     }
 
     // ---------------------------------------------------------------------- commands
@@ -1083,19 +973,8 @@ impl Story<'_> {
         )
     }
 
-    /// A command, with words that a shell takes as they are meant.
-    fn aws(&self, operation: &str, options: &[(&str, &[&str])]) -> String {
-        let mut command = format!(
-            "aws {operation} --region {}",
-            quote(&one_line(&self.run.head.region, 50))
-        );
-        for (name, values) in options {
-            command += &format!(" {name}");
-            for value in *values {
-                command += &format!(" {}", quote(&one_line(value, MOST_TEXT)));
-            }
-        }
-        command
+    fn aws(&self, operation: &str, options: &[Flag<'_>]) -> String {
+        command(&self.run.head.region, operation, options)
     }
 }
 
@@ -1152,7 +1031,13 @@ fn package(package: &Package) -> String {
         text += &format!(" ({})", one_line(&package.manager, 20));
     }
     match &package.fixed_in {
-        Some(version) => text + &format!(", mended in {}", one_line(version, 50)),
+        Some(version) => {
+            text += &format!(", mended in {}", one_line(version, 50));
+            match package.subscription() {
+                Some(subscription) => text + &format!(" (needs {subscription})"),
+                None => text,
+            }
+        }
         None => text + ", no version mends it yet",
     }
 }
@@ -1191,22 +1076,4 @@ fn of_state(state: &PatchState) -> String {
         source += &format!(", baseline {}", one_line(baseline, MOST_ID));
     }
     format!("{text} ({source})")
-}
-
-/// A clause as a sentence. Ids stay as they are.
-fn sentence(text: &str, most: usize) -> String {
-    let clause = clause(text, most);
-    let is_id = clause
-        .split(' ')
-        .next()
-        .is_some_and(|word| word.contains(['-', '_']));
-    let mut chars = clause.chars();
-    let sentence: String = match chars.next() {
-        Some(first) if !is_id => first.to_uppercase().chain(chars).collect(),
-        _ => clause.clone(),
-    };
-    match sentence.ends_with(['?', '!']) {
-        true => sentence,
-        false => sentence + ".",
-    }
 }

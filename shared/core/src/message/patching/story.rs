@@ -3,6 +3,7 @@
 
 use crate::message::subject::{id_and_name, status_verb, subject_of};
 use crate::patching::{Operation, PatchState, Patching, Reboot, Sent};
+use crate::prose::counted;
 use crate::words::{ControlId, Status};
 
 /// What is told of a patching.
@@ -25,6 +26,8 @@ pub(super) enum Failure {
     StillMissing,
     /// Everything was installed, and Inspector's findings are still active.
     StillFound,
+    /// No command can patch it.
+    Unpatchable,
 }
 
 // ---------------------------------------------------------------------- what it is
@@ -100,6 +103,9 @@ impl Story<'_> {
     /// How it failed, read off what the record holds.
     pub(super) fn failure(&self) -> Failure {
         let run = self.run;
+        if run.detail.unpatchable.is_some() {
+            return Failure::Unpatchable;
+        }
         let Some(command) = &run.detail.command else {
             return Failure::NotSent;
         };
@@ -178,7 +184,7 @@ impl Story<'_> {
                 " gets {}{}",
                 match self.patches() {
                     0 => "all missing patches".to_owned(),
-                    patches => count(patches, "patch"),
+                    patches => counted(patches, "patch"),
                 },
                 match run.detail.reboot {
                     Reboot::Never => ", no restart",
@@ -196,10 +202,18 @@ impl Story<'_> {
             }
             Status::Remediated => " has all approved patches".to_owned(),
             Status::AwaitingRescan => ": patches installed, awaiting rescan".to_owned(),
-            Status::RolledBack => " was left as it was, no command was sent".to_owned(),
+            Status::RolledBack if run.detail.not_begun.is_empty() => {
+                " was left as it was, no command was sent".to_owned()
+            }
+            Status::RolledBack => " was left as it was, no command ran on it".to_owned(),
+            Status::Failed if run.detail.unpatchable.is_some() => {
+                " cannot be patched: its operating system is not supported".to_owned()
+            }
             Status::Failed if self.is_scan() => ": the scan for patches failed".to_owned(),
             Status::Failed => match self.failure() {
-                Failure::NotSent | Failure::NotRun => " was not patched".to_owned(),
+                Failure::NotSent | Failure::NotRun | Failure::Unpatchable => {
+                    " was not patched".to_owned()
+                }
                 Failure::EndUnknown => ": the end of its patching is unknown".to_owned(),
                 Failure::NotDone => " may be patched only in part".to_owned(),
                 Failure::StillMissing => lacks(run.detail.after.as_ref())
@@ -218,16 +232,20 @@ impl Story<'_> {
                 " is out of reach of Systems Manager".to_owned()
             }
             ControlId::UnmanagedInstance => " is not managed by Systems Manager".to_owned(),
-            ControlId::VulnerablePackage if self.is_only_told() || self.is_scan() => format!(
-                " has {} that no {} patch mends",
-                count(self.findings(), "known hole"),
-                match self.has_unmended() {
-                    true => "approved",
-                    false => "OS",
-                }
-            ),
+            ControlId::VulnerablePackage
+                if self.is_only_told() || (self.is_scan() && self.has_unmended()) =>
+            {
+                format!(
+                    " has {} that no {} patch mends",
+                    counted(self.findings(), "known hole"),
+                    match self.has_unmended() {
+                        true => "approved",
+                        false => "OS",
+                    }
+                )
+            }
             ControlId::VulnerablePackage => {
-                format!(" has {}", count(self.findings(), "known hole"))
+                format!(" has {}", counted(self.findings(), "known hole"))
             }
             _ if self.is_scan() => " was never scanned for patches".to_owned(),
             _ => lacks(run.detail.before.as_ref())
@@ -271,23 +289,14 @@ pub(super) fn lacks(state: Option<&PatchState>) -> Option<String> {
         (0, 0) => None,
         (0, failed) => Some(format!(
             " has {} that failed to install",
-            count(usize::try_from(failed).unwrap_or(usize::MAX), "patch")
+            counted(usize::try_from(failed).unwrap_or(usize::MAX), "patch")
         )),
         (missing, _) => Some(format!(
             " lacks {}",
-            count(
+            counted(
                 usize::try_from(missing).unwrap_or(usize::MAX),
                 "approved patch"
             )
         )),
-    }
-}
-
-/// `1 patch`, `2 patches`, `2 findings`.
-pub(super) fn count(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        many if what.ends_with("ch") => format!("{many} {what}es"),
-        many => format!("{many} {what}s"),
     }
 }

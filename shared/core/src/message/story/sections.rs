@@ -6,13 +6,14 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
-    MOST_LINES, MOST_TEXT, Section, Story, ended, ordinal, owner, permission, terms, unreadable,
-    who,
+    MANAGER, MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, managed_by,
+    opt_out_until, ordinal, owner, permission, sample_opt_out, terms, unreadable, way_out,
+    who_touched,
 };
 use crate::any_control::AnyControl;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::info::{OptOutOn, Phrases, Reversal, Tagged};
-use crate::plan::{Change, Ending, Exposure, Step};
+use crate::plan::{Change, Ending, Exposure, Step, Unjudged};
 use crate::prose::{clause, joined, one_line, or_unknown, shortened, time};
 use crate::reason::Reason;
 use crate::words::Status;
@@ -20,9 +21,11 @@ use crate::words::Status;
 impl<'a> Story<'a> {
     /// The sections, in the order of reading.
     pub(in crate::message) fn sections(&self) -> Vec<Section> {
-        let mut sections = vec![self.found(), self.done()];
-        sections.extend(self.fight());
-        sections.push(self.who());
+        let mut sections = Vec::from_iter(self.lost_first());
+        sections.extend([self.found(), self.done()]);
+        sections.extend(self.unjudged());
+        sections.extend(self.fight().or_else(|| self.manager()));
+        sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
         sections.push(self.opt_out());
         sections.extend(self.good_to_know());
@@ -35,10 +38,10 @@ impl<'a> Story<'a> {
             Status::Failed => "may still be",
             _ => "is",
         };
-        Section {
-            heading: format!("What {is} {}", self.phrases.found).into(),
-            lines: shortened(self.concerned(), MOST_LINES, |e| self.exposure_line(e)),
-        }
+        Section::new(
+            format!("What {is} {}", self.phrases.found),
+            shortened(self.concerned(), MOST_LINES, |e| self.exposure_line(e)),
+        )
     }
 
     fn done(&self) -> Section {
@@ -50,12 +53,9 @@ impl<'a> Story<'a> {
         lines.extend(shortened(failed_first, MOST_LINES, |rule| {
             self.treatment(rule)
         }));
-        lines.extend(self.lost());
+        lines.extend(self.incomplete());
         lines.extend(self.verified());
-        Section {
-            heading: self.done_heading().into(),
-            lines,
-        }
+        Section::new(self.done_heading(), lines)
     }
 
     fn done_heading(&self) -> &'static str {
@@ -83,15 +83,16 @@ impl<'a> Story<'a> {
             ],
             Status::Failed if self.treated().is_empty() => self.reasons(),
             // Of encryptions and patchings, which have stories of their own.
-            Status::Pending
-            | Status::Refused
+            Status::Refused
             | Status::RolledBack
             | Status::NeedsPerson
             | Status::AwaitingRescan => self.reasons(),
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),
-            Status::Existing | Status::Tripped | Status::Stopped => self.kept_from(nothing),
+            Status::Existing | Status::Tripped | Status::Stopped | Status::Pending => {
+                self.kept_from(nothing)
+            }
             Status::Held => self.held(nothing),
             Status::NotOwned => {
                 // arn:aws:ec2:<Region>:<account>:security-group/<id>
@@ -115,6 +116,15 @@ impl<'a> Story<'a> {
     }
 
     fn notified(&self, nothing: &str) -> Vec<String> {
+        let because = self.entry.detail.plan.because.as_ref();
+        if because == Some(&Reason::NotJudged) {
+            let mut lines = vec![format!("{nothing}: what is found here cannot be judged.")];
+            lines.extend(self.items_left());
+            return lines;
+        }
+        if !matches!(because, None | Some(Reason::NotifyMode)) {
+            return self.reasons();
+        }
         let mut lines = vec![format!(
             "{nothing}: the mode is `notify`. In the mode `enforce`, this would be done:"
         )];
@@ -133,44 +143,60 @@ impl<'a> Story<'a> {
             || format!("{nothing}."),
             |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
         );
-        let control = self.entry.head.control;
-        let remedy = self.phrases.remedy;
-        let way_out = match self.entry.head.status {
-            Status::Existing => format!(
-                "To have it put right, set `\"existing\": \"enforce\"` for {control} in the policy, or {remedy} by hand."
-            ),
-            Status::Tripped => {
-                let for_this = self
-                    .entry
-                    .detail
-                    .plan
-                    .because
-                    .as_ref()
-                    .is_some_and(Reason::is_trip_of_resource);
-                let resource = match for_this {
-                    true => format!(" {}", one_line(self.entry.resource_id(), 100)),
-                    false => String::new(),
-                };
-                format!(
-                    "Nothing more is put right until a person re-arms it: backstop re-arm {control}{resource}. Until then, {remedy} by hand."
-                )
-            }
-            _ => format!(
-                "It is looked at again by the first sweep after the kill switch is off. Until then, {remedy} by hand."
-            ),
+        let head = &self.entry.head;
+        let by_hand = match head.status {
+            Status::Existing => format!("Or {} by hand.", self.phrases.remedy),
+            _ => format!("Until then, {} by hand.", self.phrases.remedy),
         };
-        let mut lines = vec![because, way_out];
+        let mut lines = vec![because];
+        lines.extend(way_out(head, self.entry.detail.plan.because.as_ref()));
+        lines.push(by_hand);
         if self.entry.head.status == Status::Existing {
             lines.extend(self.items_left());
         } else {
-            lines.push("This would be done:".to_owned());
-            lines.extend(shortened(
-                &self.entry.detail.plan.changes,
-                MOST_LINES,
-                |change| self.would_be_done(change),
-            ));
+            let changes = self.entry.detail.plan.changes.iter();
+            let left: Vec<&Change> = changes.filter(|change| !self.cut(&change.item)).collect();
+            lines.push(match self.changed_something() {
+                true => format!("{} left, and this would be done:", left.len()),
+                false => "This would be done:".to_owned(),
+            });
+            lines.extend(shortened(left, MOST_LINES, |change| {
+                self.would_be_done(change)
+            }));
         }
         lines
+    }
+
+    /// What will put the finding back, unless it is changed there.
+    fn manager(&self) -> Option<Section> {
+        let manager = self.entry.head.managed_by.as_deref()?;
+        Some(Section::new(MANAGER, vec![managed_by(manager)]))
+    }
+
+    /// What could not be judged, why, and what to do about it.
+    fn unjudged(&self) -> Option<Section> {
+        let changes = &self.entry.detail.plan.changes;
+        let exposures = self.entry.detail.exposures.iter();
+        let unjudged: Vec<(&Exposure, &Unjudged)> = exposures
+            .filter(|e| !e.exemption.holds())
+            .filter_map(|e| Some((e, e.unjudged.as_ref()?)))
+            .collect();
+        let mut lines = shortened(&unjudged, MOST_LINES, |(e, why)| {
+            format!(
+                "{}: {}.",
+                self.leading_name(&e.item),
+                clause(&why.to_string(), 2 * MOST_TEXT)
+            )
+        });
+        if unjudged.iter().any(|(e, _)| e.is_left_unjudged(changes)) {
+            let remedies: BTreeSet<&str> = unjudged.iter().map(|(_, why)| why.remedy()).collect();
+            lines.extend(remedies.into_iter().map(str::to_owned));
+            lines.push(format!(
+                "To have it closed, set `\"unreadable_lists\": \"close\"` in the settings of {} in the policy.",
+                self.entry.head.control
+            ));
+        }
+        (!lines.is_empty()).then(|| Section::new("What could not be judged", lines))
     }
 
     /// What keeps putting the finding back.
@@ -183,10 +209,7 @@ impl<'a> Story<'a> {
             time(fight.since)
         )];
         lines.push(match &fight.managed_by {
-            Some(manager) => format!(
-                "It is managed by {}: change it there, or it comes back.",
-                one_line(manager, MOST_TEXT)
-            ),
+            Some(manager) => managed_by(manager),
             None => format!(
                 "Who puts it back, as the event states: {}, with {}.",
                 or_unknown(actor.principal.as_deref(), MOST_TEXT),
@@ -197,10 +220,7 @@ impl<'a> Story<'a> {
             "Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays {} until a person re-arms it.",
             self.phrases.found
         ));
-        Some(Section {
-            heading: "It keeps coming back".into(),
-            lines,
-        })
+        Some(Section::new("It keeps coming back", lines))
     }
 
     /// Everything that is opted out, and by what.
@@ -226,7 +246,7 @@ impl<'a> Story<'a> {
         let mut lines = vec![format!(
             "{nothing}, and nothing will be until the opt-out tag is put right or removed."
         )];
-        if let Exemption::Malformed { value, problem } = &self.entry.head.exemption {
+        if let Exemption::Malformed { value, problem, .. } = &self.entry.head.exemption {
             lines.push(unreadable(self.resource_tag(), value, problem));
         }
         lines.extend(self.items_left());
@@ -255,7 +275,7 @@ impl<'a> Story<'a> {
                 Exemption::Exempt(o) | Exemption::Ended(o) => {
                     format!("{id} was left as it is: its tag opts it out {}.", terms(o))
                 }
-                Exemption::Malformed { value, problem } => {
+                Exemption::Malformed { value, problem, .. } => {
                     format!(
                         "{id} was left as it is. {}",
                         unreadable(&format!("the {}", self.phrases.item), value, problem)
@@ -376,8 +396,34 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Allowed parts that went with the exposure, and why.
-    fn lost(&self) -> Vec<String> {
+    /// Allowed parts that went with the exposure, and why: ahead of all else, for
+    /// somebody may be looking for what no longer works.
+    fn lost_first(&self) -> Option<Section> {
+        let lost = self.lost();
+        (!lost.is_empty()).then(|| {
+            let lines = shortened(lost, MOST_LINES, |(rule, what, why)| {
+                format!(
+                    "LOST: {what}, which {} allowed: {}.",
+                    one_line(rule, 100),
+                    clause(why, MOST_TEXT)
+                )
+            });
+            Section::new("What was allowed and is closed now", lines)
+        })
+    }
+
+    /// Items of ours that AWS accepted only without a part.
+    fn incomplete(&self) -> Vec<String> {
+        let outcomes = self.last.values().flatten();
+        let incomplete = outcomes.filter_map(|o| Some((o, o.without.as_ref()?)));
+        shortened(incomplete, MOST_LINES, |(o, without)| {
+            let id = or_unknown(o.created.as_deref(), 100);
+            format!("{id} ({}) was made {without}.", permission(o))
+        })
+    }
+
+    /// Allowed parts that went with the exposure: of which item, what, and why.
+    pub(in crate::message) fn lost(&self) -> Vec<(&str, String, &str)> {
         let by_plan = self
             .entry
             .detail
@@ -387,28 +433,19 @@ impl<'a> Story<'a> {
             .filter(|change| !change.lost.is_empty() && self.cut(&change.item))
             .map(|change| {
                 let what = joined(&change.lost, 5);
-                (
-                    &change.item,
-                    what,
-                    "too many rules would be needed to write it",
-                )
+                let why = "too many rules would be needed to write it";
+                (change.item.as_str(), what, why)
             });
-        let by_limit = self
+        let by_refusal = self
             .last
             .values()
             .flatten()
             .filter(|o| matches!(o.step, Step::Authorise | Step::Narrow) && self.cut(&o.item))
             .filter_map(|o| match &o.ending {
-                Ending::Skipped { why } => Some((&o.item, permission(o), why.as_str())),
+                Ending::Skipped { why } => Some((o.item.as_str(), permission(o), why.as_str())),
                 _ => None,
             });
-        shortened(by_plan.chain(by_limit), MOST_LINES, |(rule, what, why)| {
-            format!(
-                "LOST: {what} was allowed by {} and is closed now: {}.",
-                one_line(rule, 100),
-                clause(why, MOST_TEXT)
-            )
-        })
+        by_plan.chain(by_refusal).collect()
     }
 
     /// What the second look at the resource said.
@@ -434,13 +471,6 @@ impl<'a> Story<'a> {
         lines
     }
 
-    fn who(&self) -> Section {
-        Section {
-            heading: "Who touched it last, as the event states".into(),
-            lines: who(&self.entry.head.actor),
-        }
-    }
-
     fn take_back(&self) -> Option<Section> {
         let lines = if self.undoable > 0 {
             self.undo()
@@ -449,10 +479,7 @@ impl<'a> Story<'a> {
         } else {
             return None;
         };
-        Some(Section {
-            heading: "How to take it back".into(),
-            lines,
-        })
+        Some(Section::next_step("How to take it back", lines))
     }
 
     fn undo(&self) -> Vec<String> {
@@ -496,7 +523,7 @@ impl<'a> Story<'a> {
             OptOutOn::Resource => format!("the {}", self.phrases.resource),
             OptOutOn::Policy => return None,
         };
-        Some((on, self.opt_out_until()))
+        Some((on, opt_out_until(&self.entry.head)))
     }
 
     /// Where the opt-out of what is put back stands.
@@ -520,7 +547,10 @@ impl<'a> Story<'a> {
             (false, Some(Tagged { any, .. })) => vec![
                 format!("Tag {any}:"),
                 format!("Key: {OPT_OUT_TAG}"),
-                format!("Value: {}", self.sample_opt_out()),
+                format!(
+                    "Value: {}",
+                    sample_opt_out(&self.entry.head, self.phrases.why_exempt)
+                ),
             ],
             (true, None) => vec![format!(
                 "Remove `exemption` from the settings of {} in the policy.",
@@ -535,21 +565,7 @@ impl<'a> Story<'a> {
             true => "How to end the opt-out",
             false => "How to opt out",
         };
-        Section {
-            heading: heading.into(),
-            lines,
-        }
-    }
-
-    /// An opt-out as a team may write it.
-    fn sample_opt_out(&self) -> String {
-        format!(
-            "{} until={} owner={} reason={}",
-            self.entry.head.control,
-            self.opt_out_until(),
-            owner(self.entry.head.team.as_deref()),
-            self.phrases.why_exempt,
-        )
+        Section::next_step(heading, lines)
     }
 
     /// An exemption as a team may write it into the policy.
@@ -558,7 +574,7 @@ impl<'a> Story<'a> {
         format!(
             r#"{{"controls": {{"{}": {{"settings": {{"exemption": {{"until": "{}", "owner": "{}", "reason": "{}"}}}}}}}}}}"#,
             self.entry.head.control,
-            self.opt_out_until(),
+            opt_out_until(&self.entry.head),
             owner(self.entry.head.team.as_deref()),
             self.phrases.why_exempt,
         )
@@ -581,10 +597,7 @@ impl<'a> Story<'a> {
                 self.phrases.remedy
             ));
         }
-        (!lines.is_empty()).then_some(Section {
-            heading: "Good to know".into(),
-            lines,
-        })
+        (!lines.is_empty()).then_some(Section::new("Good to know", lines))
     }
 
     /// Opt-outs that hold no longer.
@@ -611,7 +624,7 @@ impl<'a> Story<'a> {
                 _ => None,
             });
         shortened(ended, MOST_LINES, |(of, opt_out)| {
-            format!("{of} has ended: it held {}.", terms(opt_out))
+            ended_opt_out(&of, opt_out)
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use backstop_core::encryption::{Change, Encryption, Hold, Purpose};
+use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::volumes::{
     Attachment, COPY_OF_TAG, Checks, ENTRY_TAG, Instance, PURPOSE_TAG, REPLACED_BY_TAG, Snapshot,
     Volume,
@@ -115,14 +116,27 @@ impl Sim {
         }
     }
 
+    /// Whether AWS denies a kind of call now, and how.
+    pub(crate) fn denied(&self, call: Call) -> Option<&'static str> {
+        let (denied, code, until) = self.plan.denied?;
+        (denied == call && self.now < self.plan.begins + until).then_some(code)
+    }
+
     /// Carries out a call of the run's.
     pub(crate) fn perform(&mut self, change: &Change) -> Answered {
-        self.before_effect(change);
         let call = Call::of(change);
-        let until = self.plan.denied.filter(|(denied, ..)| *denied == call);
-        let answer = match until {
-            Some((_, code, until)) if self.now < self.plan.begins + until => Err(code),
-            _ => self.carry_out(change),
+        let answer = match change {
+            Change::DryRun(of) => match self.denied(call).or(self.denied(Call::of(of))) {
+                Some(code) => Err(code),
+                None => self.would_be_done(of),
+            },
+            _ => {
+                self.before_effect(change);
+                match self.denied(call) {
+                    Some(code) => Err(code),
+                    None => self.carry_out(change),
+                }
+            }
         };
         match &answer {
             Ok(_) => {
@@ -146,9 +160,33 @@ impl Sim {
         answer
     }
 
+    /// A dry run: EC2 looks at rights, and at what is named, but not at the state
+    /// that it is in, nor at quotas.
+    fn would_be_done(&mut self, change: &Change) -> Answered {
+        let (volume, unknown_action) = match change {
+            Change::Copy { volume } => (Some(volume), self.plan.copy),
+            Change::Create { volume, .. } => (Some(volume), self.plan.create),
+            Change::Detach { volume }
+            | Change::Attach { volume, .. }
+            | Change::KeepOrDelete { volume, .. } => (Some(volume), Make::Fine),
+            _ => (None, Make::Fine),
+        };
+        let there = |id: &String| self.disks.get(id).is_some_and(|d| d.past.facts.exists());
+        if unknown_action == Make::Refused("InvalidAction") {
+            return Err("InvalidAction");
+        }
+        if !volume.is_none_or(there) {
+            return Err("InvalidVolume.NotFound");
+        }
+        self.facts.would_be_done.insert(change.key());
+        Ok(None)
+    }
+
     fn carry_out(&mut self, change: &Change) -> Answered {
         match change {
+            Change::DryRun(_) => Err("DryRunOperation"),
             Change::Snapshot { volume, purpose } => self.take(volume, *purpose),
+            Change::Stop { .. } if self.has_endless_opt_out() => Err("UnauthorizedOperation"),
             Change::Stop { .. } => self.stop(Who::Run),
             Change::Start { .. } => self.start(Who::Run),
             Change::Copy { volume } => {
@@ -215,6 +253,13 @@ impl Sim {
             change(&mut machine.past.facts);
             machine.past.keep(now);
         }
+    }
+
+    /// Whether IAM denies stops because of the instance's opt-out.
+    pub(crate) fn has_endless_opt_out(&self) -> bool {
+        let machine = self.machine.as_ref();
+        let tag = machine.and_then(|m| m.past.facts.tags.get(OPT_OUT_TAG));
+        tag.is_some_and(|tag| !tag.contains("until="))
     }
 
     pub(crate) fn state(&self) -> &str {

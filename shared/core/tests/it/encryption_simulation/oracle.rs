@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) calls: BTreeSet<Call>,
     /// Calls since the last look.
     pub(crate) calls_of_this: u32,
+    /// Changes, by their keys, that EC2 said it would carry out.
+    pub(crate) would_be_done: BTreeSet<String>,
     /// The run's stop was called, and when first.
     stop_called: Option<i64>,
     attach_called: BTreeSet<String>,
@@ -123,6 +125,37 @@ impl Sim {
             && self.is_original(volume)
         {
             self.check_copies_ready();
+            if self.facts.stop_called.is_none() {
+                self.check_ahead("a volume is detached", false);
+            }
+        }
+    }
+
+    /// Before something is stopped or moved, EC2 said that it would carry out
+    /// what follows.
+    fn check_ahead(&mut self, what: &str, starts: bool) {
+        let mut needs: Vec<(String, Option<Call>)> = Vec::new();
+        if starts {
+            needs.push(("start".to_owned(), Some(Call::Start)));
+        }
+        for original in &self.stored.detail.volumes {
+            let id = &original.id;
+            needs.push((format!("detach {id}"), Some(Call::Detach)));
+            needs.push((format!("attach {id}"), Some(Call::Attach)));
+            if original.attachments[0].delete_on_termination {
+                needs.push((format!("termination {id}"), Some(Call::KeepOrDelete)));
+            }
+            let copied = self.facts.would_be_done.contains(&format!("copy {id}"));
+            let how = if copied { "copy" } else { "create" };
+            needs.push((format!("{how} {id}"), None));
+        }
+        for (key, call) in needs {
+            if !self.facts.would_be_done.contains(&key) {
+                self.fail(format!("{what} before `{key}` was asked for"));
+            }
+            if call.is_some_and(|call| self.denied(call).is_some()) {
+                self.fail(format!("{what} although `{key}` is denied"));
+            }
         }
     }
 
@@ -144,6 +177,7 @@ impl Sim {
         if view.hold.is_some() || view.key_problem.is_some() || forbids {
             self.fail("an instance is stopped in spite of what forbids it".to_owned());
         }
+        self.check_ahead("an instance is stopped", true);
     }
 
     /// Before an original goes, encrypted copies of all of them are there.
@@ -181,7 +215,7 @@ impl Sim {
             | Change::Attach { volume, .. }
             | Change::KeepOrDelete { volume, .. } => ours(volume),
             Change::DeleteCopy { copy } => self.is_copy(copy) && !self.is_original(copy),
-            Change::Stop { .. } | Change::Start { .. } => true,
+            Change::Stop { .. } | Change::Start { .. } | Change::DryRun(_) => true,
         };
         if !fits {
             self.fail(format!("touches what is not the run's: {}", change.key()));
@@ -419,6 +453,7 @@ impl Sim {
         let denied = self.plan.denied.is_some()
             || self.plan.refused + self.plan.lost + self.plan.killed > 0
             || self.meddled.untagged
+            || self.has_endless_opt_out()
             || self
                 .machine
                 .as_ref()

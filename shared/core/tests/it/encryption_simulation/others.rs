@@ -2,6 +2,7 @@
 //! run. Whatever EC2 refuses them simply does not happen.
 
 use backstop_core::encryption::Hold;
+use backstop_core::exemption::OPT_OUT_TAG;
 use backstop_core::volumes::{COPY_OF_TAG, ENTRY_TAG};
 
 use super::rng::Rng;
@@ -41,10 +42,14 @@ pub(crate) enum Other {
     Untag,
     /// A copy that another run made shows up.
     ForeignCopy,
+    /// An opt-out of the instance without an end, which IAM enforces.
+    OptOut,
+    /// It gets an end.
+    DateOptOut,
 }
 
 impl Other {
-    pub(crate) const ALL: [(Self, &'static str); 23] = [
+    pub(crate) const ALL: [(Self, &'static str); 25] = [
         (Self::Start, "others start"),
         (Self::Stop, "others stop"),
         (Self::ShutDown, "others shut down"),
@@ -68,6 +73,8 @@ impl Other {
         (Self::Protect, "others protect"),
         (Self::Untag, "others untag"),
         (Self::ForeignCopy, "others copy"),
+        (Self::OptOut, "others opt out for ever"),
+        (Self::DateOptOut, "others give an opt-out an end"),
     ];
 
     pub(crate) fn any(rng: &mut Rng) -> Self {
@@ -93,6 +100,7 @@ impl Other {
         match self {
             Self::Hold => Some(Self::Release),
             Self::KeyFails => Some(Self::KeyWorks),
+            Self::OptOut => Some(Self::DateOptOut),
             Self::TakeOriginal => Some(Self::ReturnOriginal),
             _ => None,
         }
@@ -209,6 +217,15 @@ impl Sim {
                 });
                 self.hold.keep(now);
             }
+            Other::OptOut => {
+                self.machine.as_ref()?;
+                self.opt_out("unencrypted-volume");
+                self.others_try(Other::Hold)?;
+            }
+            Other::DateOptOut => {
+                self.has_endless_opt_out().then_some(())?;
+                self.opt_out("unencrypted-volume until=2026-12-31");
+            }
             Other::Release => {
                 self.hold.facts.take()?;
                 self.hold.keep(now);
@@ -252,6 +269,12 @@ impl Sim {
             }
         }
         Some(())
+    }
+
+    fn opt_out(&mut self, value: &str) {
+        self.instance(|i| {
+            i.tags.insert(OPT_OUT_TAG.to_owned(), value.to_owned());
+        });
     }
 
     fn appears(&mut self, id: &str, volume: backstop_core::volumes::Volume) {

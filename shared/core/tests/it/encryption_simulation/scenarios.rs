@@ -2,6 +2,7 @@
 //! is checked in them as in random runs.
 
 use backstop_core::encryption::{Step, World, next_step};
+use backstop_core::volumes::Volume;
 use backstop_core::words::Status;
 
 use super::caller::play;
@@ -160,6 +161,145 @@ fn an_opt_out_after_the_stop_leads_back() {
         assert_eq!(sim.state(), "running");
         assert!(!sim.called(Call::Start));
     }
+}
+
+#[test]
+fn what_aws_would_refuse_is_refused_before_anything_is_stopped_or_moved() {
+    for call in [Call::Start, Call::Detach, Call::Attach, Call::KeepOrDelete] {
+        for kind in [Kind::Swap, Kind::WhenStopped] {
+            // Nothing is started then, and what stays at the end is kept by chance.
+            let asked = kind == Kind::Swap || call != Call::Start;
+            if !asked || call == Call::KeepOrDelete {
+                continue;
+            }
+            let sim = story(
+                |plan| plan.denied = Some((call, "UnauthorizedOperation", i64::MAX / 2)),
+                kind,
+                Status::Refused,
+            );
+            assert!(!sim.called(Call::Stop) && !sim.called(Call::Detach));
+            assert!(!sim.called(Call::Snapshot) && !sim.called(Call::Copy));
+            assert!(sim.told("UnauthorizedOperation") && sim.on_originals());
+        }
+    }
+}
+
+#[test]
+fn what_goes_with_its_instance_is_asked_for_ahead_too() {
+    let denied = |plan: &mut Plan| {
+        plan.denied = Some((Call::KeepOrDelete, "UnauthorizedOperation", i64::MAX / 2));
+    };
+    for seed in 0..40 {
+        let mut plan = Plan::calm(Kind::Swap, seed);
+        denied(&mut plan);
+        let sim = play(plan, Coverage::new(), true);
+        let trace = sim.trace.clone().unwrap_or_default().join("\n");
+        assert_eq!(sim.broken, None, "{trace}");
+        let goes = |v: &Volume| v.attachments[0].delete_on_termination;
+        let ends = match sim.stored.detail.volumes.iter().any(goes) {
+            true => Status::Refused,
+            false => Status::Remediated,
+        };
+        assert_eq!(sim.stored.head.status, ends, "{trace}");
+    }
+}
+
+#[test]
+fn a_dry_run_that_is_not_answered_is_tried_again_and_refuses_nothing() {
+    for code in ["RequestLimitExceeded", "InternalError"] {
+        story(
+            |plan| plan.denied = Some((Call::DryRun, code, 60)),
+            Kind::Swap,
+            Status::Remediated,
+        );
+        // Not for ever: the sweep takes it up again.
+        let sim = story(
+            |plan| plan.denied = Some((Call::DryRun, code, i64::MAX / 2)),
+            Kind::Swap,
+            Status::Pending,
+        );
+        assert!(!sim.called(Call::Snapshot) && !sim.called(Call::Stop));
+    }
+}
+
+#[test]
+fn what_was_asked_for_long_before_the_stop_is_asked_for_again() {
+    let sim = story(
+        |plan| {
+            // Granted when the run began, and denied once its snapshots are there.
+            plan.safety = Take::Slow(3 * 3600);
+            plan.denied = None;
+        },
+        Kind::Swap,
+        Status::Remediated,
+    );
+    let tries = &sim.stored.detail.progress.tries;
+    let (asked, stopped) = (&tries["dry run start"], &tries["stop"]);
+    let before = stopped.first_at.duration_since(asked.last_at);
+    assert!(before.as_mins() < 15, "{before}");
+}
+
+#[test]
+fn without_direct_copies_the_other_way_is_asked_for_ahead() {
+    let refused = Make::Refused("InvalidAction");
+    let sim = story(|plan| plan.copy = refused, Kind::Swap, Status::Remediated);
+    assert!(sim.facts.would_be_done.contains("create vol-0"));
+    let sim = story(
+        |plan| {
+            plan.copy = refused;
+            plan.create = refused;
+        },
+        Kind::Swap,
+        Status::Refused,
+    );
+    assert!(!sim.called(Call::Stop));
+}
+
+#[test]
+fn an_undo_that_aws_would_refuse_stops_nothing() {
+    for call in [Call::StartBack, Call::Detach, Call::Attach] {
+        let sim = story(
+            |plan| plan.denied = Some((call, "UnauthorizedOperation", i64::MAX / 2)),
+            Kind::Undo,
+            Status::NeedsPerson,
+        );
+        assert!(!sim.called(Call::StopBack) && sim.on_copies());
+        assert!(sim.told("UnauthorizedOperation"));
+    }
+}
+
+#[test]
+fn an_opt_out_without_an_end_is_asked_to_get_one_where_the_way_back_needs_a_stop() {
+    let opts_out = |plan: &mut Plan| {
+        plan.health = Health::BadOnCopies;
+        plan.others = vec![(When::After(Call::Start, 30), Other::OptOut)];
+    };
+    let sim = story(
+        |plan| {
+            opts_out(plan);
+            plan.others
+                .push((When::After(Call::Start, 7200), Other::DateOptOut));
+        },
+        Kind::Swap,
+        Status::RolledBack,
+    );
+    assert!(sim.on_originals() && sim.told("an opt-out without an end"));
+    assert!(sim.told("aws ec2 create-tags --region eu-central-1 --resources i-1 --tags 'Key=backstop:opt-out,Value=unencrypted-volume until="));
+    // Nobody gives it one: it runs on its copies, and a person knows.
+    let sim = story(opts_out, Kind::Swap, Status::NeedsPerson);
+    assert!(sim.on_copies() && !sim.called(Call::StopBack));
+    assert!(sim.told("an opt-out without an end"));
+    let sim = story(
+        |plan| {
+            plan.others = vec![
+                (When::At(0), Other::OptOut),
+                (When::At(7200), Other::DateOptOut),
+            ];
+        },
+        Kind::Undo,
+        Status::RolledBack,
+    );
+    assert!(sim.on_originals() && sim.told("an opt-out without an end"));
 }
 
 #[test]

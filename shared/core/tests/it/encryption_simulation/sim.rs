@@ -100,10 +100,11 @@ pub(crate) enum Call {
     Attach,
     KeepOrDelete,
     Tag,
+    DryRun,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Snapshot,
         Self::Stop,
         Self::StopBack,
@@ -116,6 +117,7 @@ impl Call {
         Self::Attach,
         Self::KeepOrDelete,
         Self::Tag,
+        Self::DryRun,
     ];
 
     pub(crate) fn of(change: &Change) -> Self {
@@ -132,6 +134,7 @@ impl Call {
             Change::Attach { .. } => Self::Attach,
             Change::KeepOrDelete { .. } => Self::KeepOrDelete,
             Change::TagReplaced { .. } => Self::Tag,
+            Change::DryRun(_) => Self::DryRun,
         }
     }
 
@@ -149,6 +152,7 @@ impl Call {
             Self::Attach => "call attach",
             Self::KeepOrDelete => "call keep or delete",
             Self::Tag => "call tag",
+            Self::DryRun => "call dry run",
         }
     }
 }
@@ -514,6 +518,7 @@ impl Sim {
                 to: clock(to),
             }],
             max_downtime_minutes: plan.max_downtime_minutes,
+            replace_stack_volumes: true,
             ..Settings::default()
         };
         let mut sim = Self {

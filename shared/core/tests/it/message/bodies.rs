@@ -55,7 +55,7 @@ fn chat_applications_get_a_custom_notification() {
     expect![[r#"
         {
           "content": {
-            "description": "*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.\n• LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.\n• Looked again: the exposure is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.\n• Connections that were open already may last: closing a port does not end them.",
+            "description": "*What was allowed and is closed now*\n• LOST: tcp 8443, which sgr-0bbbbbbbbbbbbbbbb allowed: the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries.\n*What was open*\n• tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb\n*What was done*\n• sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.\n• Looked again: the exposure is closed.\n*Who touched it last, as the event states*\n• Who: arn:aws:sts::111122223333:assumed-role/developer/alice\n• Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC\n• From: 198.51.100.7\n• With: aws-cli/2.31.0\n*Good to know*\n• A rule for the whole internet also admits your private networks; they went with it (sgr-0bbbbbbbbbbbbbbbb). What used it from there needs a rule for its own range.\n• Connections that were open already may last: closing a port does not end them.",
             "keywords": [
               "open-ingress",
               "critical",
@@ -68,7 +68,7 @@ fn chat_applications_get_a_custom_notification() {
               "Everything else: ledger entry 01KAT5J3V0QZ8Y2N4M6P8R0T2W"
             ],
             "textType": "client-markdown",
-            "title": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000"
+            "title": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, LOST with it: tcp 8443"
           },
           "id": "be3ead4b74bd05c9c4004a02499ada6e",
           "metadata": {
@@ -85,7 +85,7 @@ fn chat_applications_get_a_custom_notification() {
             "relatedResources": [
               "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0"
             ],
-            "summary": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000",
+            "summary": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, LOST with it: tcp 8443",
             "threadId": "01KAT5J3V0QZ8Y2N4M6P8R0T2W"
           },
           "source": "custom",
@@ -184,7 +184,7 @@ fn programs_get_everything_that_people_get() {
             }
           ],
           "finished_at": "2026-11-24T10:00:01.5Z",
-          "headline": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000",
+          "headline": "FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, LOST with it: tcp 8443",
           "items": [
             {
               "after": {
@@ -256,7 +256,7 @@ fn programs_get_everything_that_people_get() {
             {
               "ending": {
                 "result": "skipped",
-                "why": "the group holds as many rules as it may; this allowed part is lost"
+                "why": "the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries"
               },
               "rule": "sgr-0bbbbbbbbbbbbbbbb",
               "step": "authorise",

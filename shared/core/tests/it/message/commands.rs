@@ -189,7 +189,10 @@ fn every_kind_of_source_is_put_back() {
 #[test]
 fn the_opt_outs_that_a_message_proposes_hold() {
     let started = jiff::civil::date(2026, 11, 24);
-    let read = |value: &str| exemption::read(Some(value), ControlId::OpenIngress, started, true);
+    let read = |value: &str| {
+        let tags = [(OPT_OUT_TAG.to_owned(), value.to_owned())].into();
+        exemption::read(&tags, ControlId::OpenIngress, started, true)
+    };
     let undo = option_json(&commands(&narrowed())[0], "--tags");
     assert_eq!(undo[0]["Key"], OPT_OUT_TAG);
     assert!(matches!(

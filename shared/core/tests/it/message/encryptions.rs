@@ -486,6 +486,64 @@ fn what_is_left_out_of_a_run_is_said_at_its_beginning() {
     );
 }
 
+#[test]
+fn what_manages_the_volumes_is_named_before_they_are_replaced() {
+    for mut run in [swap(), when_stopped(), alone()] {
+        run.head.managed_by = Some("Terraform (tag managed-by=terraform)".to_owned());
+        let lead = lead(&run);
+        let line = "- It is managed by Terraform (tag managed-by=terraform): change it there, or it comes back.";
+        let (named, begins) = (lead.find(line), lead.find("What is done now"));
+        assert!(named.is_some() && named < begins, "{lead}");
+    }
+    let mut run = ended(swap(), Status::Pending, &["it waits"]);
+    run.head.managed_by = Some("the CloudFormation stack db".to_owned());
+    says(
+        &run,
+        &["Who manages it\n- It is managed by the CloudFormation stack db: change it there"],
+    );
+}
+
+/// What AWS would refuse is told with the call, AWS's code and the way out;
+/// nothing was stopped for it.
+#[test]
+fn what_a_dry_run_shows_is_told_with_the_way_out() {
+    let mut run = swap();
+    let start = Change::DryRun(Box::new(Change::Start { back: false }));
+    refused(&mut run, "02:00:02", start, "UnauthorizedOperation");
+    let why = "AWS would refuse a call that the run needs, as its dry run shows (start): StartInstances: UnauthorizedOperation: no";
+    run.note(
+        &Note::DryRunsRefused {
+            why: vec![why.to_owned()],
+        },
+        at("02:00:03"),
+    );
+    let run = ended(run, Status::Refused, &[why]);
+    says(
+        &run,
+        &[
+            "Subject: [Backstop] REFUSED",
+            "StartInstances: UnauthorizedOperation",
+            "Backstop did not stop the instance",
+            "What may deny it: the policy of the role of encrypt-volume",
+            "backstop re-arm unencrypted-volume i-0aaaaaaaaaaaaaaaa",
+        ],
+    );
+    // Another refusal is none of rights.
+    let mut other = swap();
+    let copy = Change::DryRun(Box::new(Change::Start { back: false }));
+    refused(&mut other, "02:00:02", copy, "InvalidParameterValue");
+    other.note(
+        &Note::DryRunsRefused {
+            why: vec!["no".to_owned()],
+        },
+        at("02:00:03"),
+    );
+    says_not(
+        &ended(other, Status::Refused, &["no"]),
+        &["What may deny it"],
+    );
+}
+
 // --------------------------------------------------------------------------- the end
 
 #[test]
@@ -504,6 +562,9 @@ fn what_replaced_what_what_it_costs_and_how_to_take_it_back() {
         - /dev/xvda: vol-0aaaaaaaaaaaaaaaa (root), 8 GiB gp3, was replaced by its encrypted copy vol-0cccccccccccccccc.
         - /dev/sdf: vol-0bbbbbbbbbbbbbbbb (data), 100 GiB gp3, was replaced by its encrypted copy vol-0dddddddddddddddd.
         - The instance was stopped at 2026-11-28 02:10:00 UTC and started on its copies at 2026-11-28 02:14:00 UTC (4 minutes). The run ended once it had passed its status checks, or somebody had stopped it again.
+
+        Who manages it
+        - It is managed by the CloudFormation stack db: change it there, or it comes back. Say `encrypted: true` there, or what it makes next is unencrypted again, and let it take over the copies before it is applied: applied as it is, it may replace a volume, an attachment or the whole instance by a new, empty one.
 
         What stays behind, and costs money
         - The original vol-0aaaaaaaaaaaaaaaa (root): 8 GiB gp3, kept, STILL UNENCRYPTED, tagged backstop:replaced-by=vol-0cccccccccccccccc
@@ -532,7 +593,6 @@ fn what_replaced_what_what_it_costs_and_how_to_take_it_back() {
         - With: aws-cli/2.31.0
 
         Good to know
-        - It is managed by the CloudFormation stack db. Say `encrypted: true` there as well, or what it makes next is unencrypted again. Let it take over the copies before it is applied: applied as it is, it may replace a volume or the whole instance by a new, empty one.
         - The ids of volumes have changed: whatever names the old ones (backups, alarms, stacks, scripts) has to name the new ones.
         - The copies have the account's default key for EBS. If that is a customer managed key, whoever starts the instance or attaches them needs kms:CreateGrant and kms:Decrypt on it.
         - Everything that the run made carries the tag backstop:entry=01KAT5J3V0QZ8Y2N4M6P8R0T2W.
@@ -790,6 +850,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
     run.head.exemption = Exemption::Malformed {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
+        key: None,
     };
     says(
         &run,
@@ -797,6 +858,17 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
             "HELD high",
             "The tag's value is `allways`, and `allways` is not a control.",
             "How it is to be written: `all` or control names",
+        ],
+    );
+
+    run.detail.volumes[1]
+        .tags
+        .insert("Backstop:Opt-Out".to_owned(), "all".to_owned());
+    says(
+        &run,
+        &[
+            r#"delete-tags --region eu-central-1 --resources vol-0bbbbbbbbbbbbbbbb --tags '[{"Key":"Backstop:Opt-Out"}]'"#,
+            "--resources vol-0bbbbbbbbbbbbbbbb --tags 'Key=backstop:opt-out'",
         ],
     );
 }
@@ -1518,6 +1590,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
     run.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
+        key: None,
     };
     run.head.actor = Actor {
         principal: Some(t()),
@@ -1601,4 +1674,24 @@ proptest! {
         }
         check_against(&message(&run), &ENCRYPTION);
     }
+}
+
+/// What a person has to know at once is told again when it comes back.
+#[test]
+fn what_wants_attention_again_with_something_else_in_between_is_sent_again() {
+    let mut run = swap();
+    let mut keys = Vec::new();
+    for text in ["it does not stop", "it does not start", "it does not stop"] {
+        let attention = Note::Attention {
+            text: text.to_owned(),
+        };
+        // Seen once more, it is the same.
+        for _ in 0..2 {
+            run.note(&attention, at("02:15:00"));
+            keys.push(run.message_key());
+        }
+    }
+    keys.dedup();
+    assert_eq!(keys.len(), 3);
+    assert_ne!(keys[0], keys[2]);
 }

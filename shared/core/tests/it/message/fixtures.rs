@@ -63,6 +63,7 @@ pub(crate) fn exposure(rule: &IngressRule, exposed: &[&str], allowed: &[&str]) -
             public_addresses: 3_702_258_432,
             private_part: true,
         }),
+        unjudged: None,
         exemption: Exemption::None,
         fingerprint: "0f".repeat(16),
     }
@@ -98,6 +99,7 @@ pub(crate) fn outcome(rule: &IngressRule, step: Step, ending: Ending) -> Outcome
         step,
         permission: None,
         created: None,
+        without: None,
         ending,
     }
 }
@@ -227,6 +229,7 @@ pub(crate) fn narrowed() -> Entry {
     let made = |port, step, created: Option<&str>, ending| Outcome {
         permission: Some(Permission::new("tcp", port, port)),
         created: created.map(str::to_owned),
+        without: None,
         ..outcome(&rule, step, ending)
     };
     let outcomes = vec![
@@ -241,7 +244,7 @@ pub(crate) fn narrowed() -> Entry {
             Step::Authorise,
             None,
             Ending::Skipped {
-                why: "the group holds as many rules as it may; this allowed part is lost"
+                why: "the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries"
                     .to_owned(),
             },
         ),

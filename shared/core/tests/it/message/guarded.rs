@@ -5,7 +5,13 @@ use backstop_core::reason::Reason;
 use expect_test::expect;
 use serde_json::Value;
 
-use super::fixtures::{Entry, body, compose, exposure, mail, revoke, revoked, ssh, unchanged};
+use backstop_core::plan::{Ending, Plan, Step, Verification};
+use backstop_core::ports::Permission;
+
+use super::fixtures::{
+    Entry, body, carried_out, compose, exposure, mail, outcome, revoke, revoked, rule, ssh,
+    unchanged, world,
+};
 
 fn held_back(because: Reason) -> Entry {
     let rule = ssh();
@@ -48,7 +54,8 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
 
         What was done
         - Nothing was changed: it was there before the control was switched to `enforce`, and the policy's `existing` is `notify`.
-        - To have it put right, set `"existing": "enforce"` for open-ingress in the policy, or close it by hand.
+        - To have it remediated, set `"existing": "enforce"` for open-ingress in the policy.
+        - Or close it by hand.
         - sgr-0aaaaaaaaaaaaaaaa was left as it is: it was there before the control was switched to `enforce`.
 
         Who touched it last, as the event states
@@ -79,7 +86,9 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
 
         What was done
         - Nothing was changed: the control has tripped for this resource: somebody or something kept putting back what was put right.
-        - Nothing more is put right until a person re-arms it: backstop re-arm open-ingress sg-0123456789abcdef0. Until then, close it by hand.
+        - Remediation is paused until someone finds the cause and re-arms it:
+        - backstop re-arm open-ingress sg-0123456789abcdef0
+        - Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
 
@@ -109,7 +118,8 @@ fn the_kill_switch_is_told() {
 
         What was done
         - Nothing was changed: the kill switch is on.
-        - It is looked at again by the first sweep after the kill switch is off. Until then, close it by hand.
+        - It is checked again by the first sweep after the kill switch is off.
+        - Until then, close it by hand.
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked.
 
@@ -177,6 +187,25 @@ fn a_fight_names_the_caller_where_nothing_shows_what_manages_the_resource() {
 }
 
 #[test]
+fn what_manages_a_resource_is_named_in_the_first_message() {
+    let mut entry = revoked();
+    for manager in [
+        "the AWS Load Balancer Controller, for the ingress default/web of the cluster prod",
+        "the CloudFormation stack web",
+    ] {
+        entry.head.managed_by = Some(manager.to_owned());
+        let mail = mail(&entry);
+        let line = format!(
+            "Who manages it\n- It is managed by {manager}: change it there, or it comes back.\n\nWho touched it last"
+        );
+        assert!(mail.contains(&line), "{mail}");
+        assert!(!mail.contains("It keeps coming back"), "{mail}");
+    }
+    entry.head.managed_by = None;
+    assert!(!mail(&entry).contains("Who manages it"));
+}
+
+#[test]
 fn programs_get_the_fight_too() {
     let data: Value =
         serde_json::from_str(&body(&compose(&fight(Some("Terraform"))), "sqs")).unwrap();
@@ -187,4 +216,81 @@ fn programs_get_the_fight_too() {
         (&data["fight"], &data["managed_by"]),
         (&Value::Null, &Value::Null)
     );
+}
+
+/// The sections that say what is open and what was done.
+fn open_and_done(mail: &str) -> String {
+    mail.split("\n\nWho touched").next().unwrap().to_owned()
+}
+
+#[test]
+fn a_resource_that_tripped_by_itself_says_what_was_closed_what_is_left_and_how_to_re_arm_it() {
+    let (closed, left) = (
+        ssh(),
+        rule(
+            "sgr-0dddddddddddddddd",
+            Permission::new("tcp", 8081, 8081),
+            world(),
+        ),
+    );
+    let mut entry = carried_out(
+        vec![
+            exposure(&closed, &["tcp 22"], &[]),
+            exposure(&left, &["tcp 8081"], &[]),
+        ],
+        vec![revoke(&closed)],
+        vec![outcome(&closed, Step::Revoke, Ending::Done)],
+    );
+    let because = Reason::ResourceTripped {
+        why: "it alone would take 51 changes in an hour, more than the budget of 50".to_owned(),
+    };
+    entry.detail.verification = Some(Verification {
+        remaining: vec!["sgr-0dddddddddddddddd still admits tcp 8081 from 0.0.0.0/0".to_owned()],
+        ..Verification::default()
+    });
+    entry.leave(&Plan {
+        changes: vec![revoke(&left)],
+        reasons: vec![because.to_string()],
+        because: Some(because),
+        ..entry.detail.plan.clone()
+    });
+    expect![[r#"
+        Subject: [Backstop] TRIPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 8081
+
+        TRIPPED critical: sg-0123456789abcdef0 (web) is open to the world on tcp 8081, the control has tripped: nothing more was changed
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 8081 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0dddddddddddddddd
+
+        What was done, and why no more
+        - Nothing more was changed: the control has tripped for this resource: it alone would take 51 changes in an hour, more than the budget of 50.
+        - Remediation is paused until someone finds the cause and re-arms it:
+        - backstop re-arm open-ingress sg-0123456789abcdef0
+        - Until then, close it by hand.
+        - 1 left, and this would be done:
+        - sgr-0dddddddddddddddd would be revoked.
+        - sgr-0aaaaaaaaaaaaaaaa was revoked.
+        - Looked again, and not in order: sgr-0dddddddddddddddd still admits tcp 8081 from 0.0.0.0/0."#]]
+    .assert_eq(&open_and_done(&mail(&entry)));
+}
+
+#[test]
+fn what_waits_for_the_budget_of_the_next_hour_says_until_when() {
+    expect![[r#"
+        Subject: [Backstop] PENDING critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
+
+        PENDING critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22, the budget of this hour is used up: nothing was changed
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - Nothing was changed: resources for which the control has tripped have used up its budget of this hour.
+        - It is remediated by the first sweep of the next hour.
+        - Until then, close it by hand.
+        - This would be done:
+        - sgr-0aaaaaaaaaaaaaaaa would be revoked."#]]
+    .assert_eq(&open_and_done(&mail(&held_back(Reason::BudgetSpent))));
 }

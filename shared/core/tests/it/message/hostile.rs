@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::Message;
 use backstop_core::message::of;
-use backstop_core::plan::{Disposition, Ending, Outcome, Step, Verification};
+use backstop_core::plan::{Disposition, Ending, Outcome, Step, Unjudged, Verification, Without};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{IngressRule, Source};
 use backstop_core::words::{Actor, Status};
@@ -138,7 +138,22 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
             _ => Exemption::Malformed {
                 value: t(),
                 problem: t(),
+                key: None,
             },
+        };
+        exposure.unjudged = match i % 5 {
+            0 => Some(Unjudged::PrefixList {
+                id: t(),
+                owner: Some(t()),
+                why: t(),
+            }),
+            1 => Some(Unjudged::Entries {
+                id: t(),
+                owner: None,
+                entries: vec![t(); 3],
+            }),
+            2 => Some(Unjudged::Block { block: t() }),
+            _ => None,
         };
         entry.detail.exposures.push(exposure);
         let with = |port| IngressRule {
@@ -174,6 +189,11 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
             .extend(steps.map(|(step, ending)| Outcome {
                 permission: Some(Permission::new(text, 1, 1)),
                 created: Some(t()),
+                without: Some(Without {
+                    tags: true,
+                    description: true,
+                    why: t(),
+                }),
                 ..outcome(&rule, step, ending)
             }));
     }
@@ -187,6 +207,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
     entry.head.exemption = Exemption::Malformed {
         value: t(),
         problem: t(),
+        key: None,
     };
     entry.detail.plan.disposition = Disposition::Enforce;
     entry.detail.plan.reasons = vec![t(); rules];

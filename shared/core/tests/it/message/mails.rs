@@ -1,11 +1,11 @@
 //! Whole mails, one for each way an entry may end.
 
 use backstop_core::exemption::Exemption;
-use backstop_core::plan::{Disposition, Ending, Outcome, Reach, Step};
+use backstop_core::plan::{Disposition, Ending, Outcome, Reach, Step, Unjudged, Without};
 use backstop_core::ports::Permission;
 use backstop_core::reason::Reason;
 use backstop_core::security_group::Source;
-use backstop_core::words::{Actor, Status};
+use backstop_core::words::{Actor, Severity, Status};
 use expect_test::expect;
 
 use super::fixtures::{
@@ -89,6 +89,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
     misspelt.exemption = Exemption::Malformed {
         value: "true".to_owned(),
         problem: "`true` is neither `all` nor the name of a control".to_owned(),
+        key: None,
     };
     entry.detail.exposures.extend([kept, misspelt]);
     let verification = entry.detail.verification.as_mut().unwrap();
@@ -103,15 +104,17 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
     expect![[r#"
         Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79 and 3 more
 
-        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000
+        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, LOST with it: tcp 8443
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What was allowed and is closed now
+        - LOST: tcp 8443, which sgr-0bbbbbbbbbbbbbbbb allowed: the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries.
 
         What was open
         - tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
 
         What was done
         - sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.
-        - LOST: tcp 8443 was allowed by sgr-0bbbbbbbbbbbbbbbb and is closed now: the group holds as many rules as it may; this allowed part is lost.
         - Looked again: the exposure is closed.
         - Changed by others meanwhile: sgr-0ffffffffffffffff (tcp 443 from 10.0.0.0/8) was added.
 
@@ -143,7 +146,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
           too open: tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000; tcp 80, tcp 443, tcp 8443 may stay
           admits about 3.7 billion public addresses, and private ones
           keep tcp 443 open by a rule of its own (sgr-0cccccccccccccccc): done
-          keep tcp 8443 open by a rule of its own: not done: the group holds as many rules as it may; this allowed part is lost
+          keep tcp 8443 open by a rule of its own: not done: the group has as many rules as its quota allows, where a rule that names a prefix list counts as many as the list may have entries
           narrow it to tcp 80: done
         Rule sgr-0dddddddddddddddd: tcp 8080 from 0.0.0.0/0, no description
           too open: tcp 8080; nothing of it may stay
@@ -173,6 +176,129 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
 }
 
 #[test]
+fn a_part_that_was_refused_is_named_first_and_what_another_lacks_is_said() {
+    let mut entry = narrowed();
+    let [kept, lost, _] = &mut entry.detail.outcomes[..] else {
+        panic!("three steps")
+    };
+    kept.without = Some(Without {
+        tags: true,
+        description: false,
+        why: "AuthorizeSecurityGroupIngress: UnauthorizedOperation: no ec2:CreateTags".to_owned(),
+    });
+    lost.ending = Ending::Skipped {
+        why: "EC2 refuses it: AuthorizeSecurityGroupIngress: InvalidParameterValue: no such description".to_owned(),
+    };
+    let mail = mail(&entry);
+    let told = mail.split("Who touched it last").next().unwrap();
+    expect![[r#"
+        Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79 and 3 more
+
+        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000, LOST with it: tcp 8443
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What was allowed and is closed now
+        - LOST: tcp 8443, which sgr-0bbbbbbbbbbbbbbbb allowed: EC2 refuses it: AuthorizeSecurityGroupIngress: InvalidParameterValue: no such description.
+
+        What was open
+        - tcp 0-79, tcp 81-442, tcp 444-8442, tcp 8444-9000 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0bbbbbbbbbbbbbbbb
+
+        What was done
+        - sgr-0bbbbbbbbbbbbbbbb was narrowed to tcp 80; a rule of its own keeps tcp 443 open.
+        - sgr-0cccccccccccccccc (tcp 443) was made without its tags, which AWS refused: AuthorizeSecurityGroupIngress: UnauthorizedOperation: no ec2:CreateTags.
+        - Looked again: the exposure is closed.
+
+    "#]].assert_eq(told);
+}
+
+#[test]
+fn what_cannot_be_judged_is_told_with_the_owner_of_the_list() {
+    let of_list = rule(
+        "sgr-0eeeeeeeeeeeeeeee",
+        Permission::new("tcp", 22, 22),
+        Source::PrefixList("pl-0123456789abcdef0".to_owned()),
+    );
+    let unjudged = |owner: Option<&str>| {
+        let mut exposure = exposure(&of_list, &["tcp 22"], &[]);
+        exposure.reach = None;
+        exposure.unjudged = Some(Unjudged::PrefixList {
+            id: "pl-0123456789abcdef0".to_owned(),
+            owner: owner.map(str::to_owned),
+            why: "GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist".to_owned(),
+        });
+        exposure
+    };
+    let mut entry = unchanged(vec![unjudged(None)], Reason::NotJudged);
+    entry.head.severity = Severity::Medium;
+    expect![[r#"
+        Subject: [Backstop] FOUND medium: sg-0123456789abcdef0 is open to sources that cannot be judged on tcp 22
+
+        FOUND medium: sg-0123456789abcdef0 (web) is open to sources that cannot be judged on tcp 22, nothing was changed
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What is open
+        - tcp 22 to the prefix list pl-0123456789abcdef0, which cannot be read (owner: unknown), by rule sgr-0eeeeeeeeeeeeeeee
+
+        What was done
+        - Nothing was changed: what is found here cannot be judged.
+
+        What could not be judged
+        - sgr-0eeeeeeeeeeeeeeee: the prefix list pl-0123456789abcdef0 (owner: unknown) cannot be read: GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist.
+        - A rule goes on admitting what is in a list that is no longer shared, its later versions as well: have the owner share the list with this account, or name other sources in the rule.
+        - To have it closed, set `"unreadable_lists": "close"` in the settings of open-ingress in the policy.
+
+        Who touched it last, as the event states
+        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+        - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
+        - From: 198.51.100.7
+        - With: aws-cli/2.31.0
+
+        How to opt out
+        - Tag the rule, the security group or its VPC:
+        - Key: backstop:opt-out
+        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
+
+        DETAILS
+        Resource: arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0
+        Rule sgr-0eeeeeeeeeeeeeeee: tcp 22 from pl-0123456789abcdef0, no description
+          not judged: tcp 22; nothing of it may stay
+          the prefix list pl-0123456789abcdef0 (owner: unknown) cannot be read: GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist
+        Begun: 2026-11-24 10:00:00 UTC, attempts: 1
+        Ended: 2026-11-24 10:00:00 UTC
+        Policy version: 1
+
+        LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
+        aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
+        LedgerTableName is an output of the Backstop stack in this account and Region.
+    "#]].assert_eq(&mail(&entry));
+
+    // Beside a hole that was closed.
+    let mut beside = revoked();
+    beside.detail.exposures.push(unjudged(Some("444455556666")));
+    let mail = mail(&beside);
+    let told = mail.split("Who touched it last").next().unwrap();
+    expect![[r#"
+        Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22
+
+        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on tcp 22
+        Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What was open
+        - tcp 22 to the whole IPv4 internet (0.0.0.0/0), by rule sgr-0aaaaaaaaaaaaaaaa
+
+        What was done
+        - sgr-0aaaaaaaaaaaaaaaa was revoked.
+        - Looked again: the exposure is closed.
+
+        What could not be judged
+        - sgr-0eeeeeeeeeeeeeeee: the prefix list pl-0123456789abcdef0 (owner: 444455556666) cannot be read: GetManagedPrefixListEntries: InvalidPrefixListID.NotFound: The prefix list ID 'pl-0123456789abcdef0' does not exist.
+        - A rule goes on admitting what is in a list that is no longer shared, its later versions as well: have the owner share the list with this account, or name other sources in the rule.
+        - To have it closed, set `"unreadable_lists": "close"` in the settings of open-ingress in the policy.
+
+    "#]].assert_eq(told);
+}
+
+#[test]
 fn remediated_by_revoking_after_its_parts_were_authorised() {
     let rule = rule(
         "sgr-0aaaaaaaaaaaaaaaa",
@@ -188,6 +314,7 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
     let made = |port, id: &str| Outcome {
         permission: Some(Permission::new("tcp", port, port)),
         created: Some(id.to_owned()),
+        without: None,
         ..outcome(&rule, Step::Authorise, Ending::Done)
     };
     let entry = carried_out(
@@ -202,15 +329,17 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
     expect![[r#"
         Subject: [Backstop] FIXED critical: sg-0123456789abcdef0 (web) was open to the world on all traffic
 
-        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on all traffic
+        FIXED critical: sg-0123456789abcdef0 (web) was open to the world on all traffic, LOST with it: every other protocol
         Account 111122223333, eu-central-1. Team: team-web. Control: open-ingress.
+
+        What was allowed and is closed now
+        - LOST: every other protocol, which sgr-0aaaaaaaaaaaaaaaa allowed: too many rules would be needed to write it.
 
         What was open
         - all traffic to the whole IPv6 internet (::/0), by rule sgr-0aaaaaaaaaaaaaaaa
 
         What was done
         - sgr-0aaaaaaaaaaaaaaaa was revoked; 2 rules of their own keep tcp 80, tcp 443 open.
-        - LOST: every other protocol was allowed by sgr-0aaaaaaaaaaaaaaaa and is closed now: too many rules would be needed to write it.
         - Looked again: the exposure is closed.
 
         Who touched it last, as the event states
@@ -576,6 +705,7 @@ fn held() {
     entry.head.exemption = Exemption::Malformed {
         value: "open-ingress til=2027".to_owned(),
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
+        key: None,
     };
     expect![[r#"
         Subject: [Backstop] HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstop_core::exemption::{Exemption, OptOut, read};
+use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
-    About, ControlTripped, Digest, FailedCheck, Health, Notice, Open, OptOutChanged, OptOutSeen,
-    Storm,
+    About, ControlTripped, Digest, EventFailed, FailedCheck, Health, Notice, Open, OptOutChanged,
+    OptOutSeen, Storm,
 };
 use backstop_core::record::Record;
 use backstop_core::words::{Actor, ControlId, Severity};
@@ -61,12 +61,14 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         Exemption::Malformed {
             value: t(),
             problem: t(),
+            key: None,
         },
     ]
     .into_iter()
     .map(|means| {
         About::OptOutChanged(OptOutChanged {
             resource: t(),
+            key: (items > 0).then(t),
             value: (items > 0).then(t),
             means: BTreeMap::from([(ControlId::OpenIngress, means)]),
             actor: actor.clone(),
@@ -108,6 +110,8 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
             more_opt_outs: 3,
             kept: (0..items).map(|i| (named(i), open.clone())).collect(),
             deleted: open.clone(),
+            snapshots_deleted: open.clone(),
+            of_others: BTreeMap::new(),
             resumed: 1,
             told: 2,
             unseen: vec![t(); items],
@@ -121,6 +125,13 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
                 };
                 items
             ],
+        }),
+        About::EventFailed(EventFailed {
+            message: t(),
+            function: (items > 0).then(t),
+            event: t(),
+            error: Some(t()),
+            failed_at: Some(t()),
         }),
         About::Storm(Storm {
             control: t(),
@@ -154,6 +165,12 @@ fn check(about: About, expected: Expect) {
 }
 
 fn opt_out(resource: &str, value: Option<&str>) -> About {
+    opt_out_as(OPT_OUT_TAG, resource, value)
+}
+
+fn opt_out_as(key: &str, resource: &str, value: Option<&str>) -> About {
+    let tags = value.map(|value| (key.to_owned(), value.to_owned()));
+    let tags = tags.into_iter().collect();
     let today = "2026-11-24".parse().unwrap();
     let mut actor = found(Vec::new()).head.actor;
     actor.event_name = Some(
@@ -166,11 +183,12 @@ fn opt_out(resource: &str, value: Option<&str>) -> About {
     );
     About::OptOutChanged(OptOutChanged {
         resource: resource.to_owned(),
+        key: (key != OPT_OUT_TAG).then(|| key.to_owned()),
         value: value.map(str::to_owned),
         means: ControlId::ALL
             .iter()
             .filter(|control| control.reads_tags_of(resource))
-            .map(|control| (*control, read(value, *control, today, false)))
+            .map(|control| (*control, read(&tags, *control, today, false)))
             .filter(|(_, means)| *means != Exemption::None)
             .collect(),
         actor,
@@ -205,7 +223,7 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
         - With: aws-cli/2.31.0
 
         How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out
+        - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'
 
         LEDGER ENTRY 01KAT5J3V0QZ8Y2N4M6P8R0T2W
         aws dynamodb get-item --region eu-central-1 --table-name '<LedgerTableName>' --key '{"pk":{"S":"entry#01KAT5J3V0QZ8Y2N4M6P8R0T2W"},"sk":{"S":"entry"}}'
@@ -239,7 +257,7 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
         - With: aws-cli/2.31.0
 
         How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources vpc-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+        - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources vpc-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
     );
 }
 
@@ -295,7 +313,35 @@ fn an_unreadable_opt_out_is_told_with_the_spelling() {
 
             How to put it right
             - Write it as `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`. Nothing is changed meanwhile.
-            - Or remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+            - Or remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
+    );
+}
+
+#[test]
+fn a_key_in_another_spelling_is_told_with_the_right_one_and_how_to_remove_it() {
+    check(
+        opt_out_as("Backstop:Opt-Out", GROUP, Some("all")),
+        expect![[r#"
+            Subject: [Backstop] OPT-OUT UNREADABLE: sg-0123456789abcdef0 is held until the tag is put right
+
+            OPT-OUT UNREADABLE: sg-0123456789abcdef0 is held until the tag is put right
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What changed
+            - The tag Backstop:Opt-Out of sg-0123456789abcdef0 is now `all`.
+
+            What it means
+            - open-ingress changes nothing here, because the tag cannot be read: its key is `Backstop:Opt-Out`; use `backstop:opt-out` and remove this one.
+
+            Who did it, as the event states
+            - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+            - Call: CreateTags, 2026-11-24 09:59:56 UTC
+            - From: 198.51.100.7
+            - With: aws-cli/2.31.0
+
+            How to put it right
+            - Tag sg-0123456789abcdef0 with the key backstop:opt-out and `all` or control names joined by `+`, then optionally `until=YYYY-MM-DD`, `owner=…`, `reason=…`. While the other spelling is there, nothing is changed.
+            - Then, or if it is to be remediated, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"Backstop:Opt-Out"}]'"#]],
     );
 }
 
@@ -323,7 +369,7 @@ fn an_opt_out_that_is_over_when_it_is_set_is_told() {
             - With: aws-cli/2.31.0
 
             How to end the opt-out
-            - If it is not meant to be, remove the tag: aws ec2 delete-tags --resources sg-0123456789abcdef0 --tags Key=backstop:opt-out"#]],
+            - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources sg-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
     );
 }
 
@@ -350,12 +396,66 @@ fn a_control_that_tripped_says_what_stays_open_and_how_to_re_arm_it() {
 
             What stays open
             - arn:aws:ec2:eu-central-1:111122223333:security-group/sg-0123456789abcdef0, and everything that open-ingress finds from now on.
-            - It is recorded and not told one by one: the digest of the next sweep lists it, `backstop scan` shows it now.
+            - Each critical finding is told by itself. The others are only recorded: the digest of the next sweep lists them, `backstop scan` shows them now.
 
             How to go on
             - Find the cause first: `backstop history` shows what was changed and who had opened it.
             - Then: backstop re-arm open-ingress
-            - The next sweep puts right what is still open."#]],
+            - The next sweep puts right what is still open, and ends the alarm."#]],
+    );
+}
+
+#[test]
+fn an_event_that_was_given_up_is_told_with_its_error_and_how_to_run_it_again() {
+    check(
+        About::EventFailed(EventFailed {
+            message: "0a1b2c3d-5e6f-4a1b-9c8d-7e6f5a4b3c2d".to_owned(),
+            function: Some("backstop-RevokeIngressFunction-Ab12".to_owned()),
+            event: format!("AuthorizeSecurityGroupIngress {GROUP}"),
+            error: Some("RevokeSecurityGroupIngress: UnauthorizedOperation: no".to_owned()),
+            failed_at: Some("2026-11-24T10:05:00.000Z".to_owned()),
+        }),
+        expect![[r#"
+            Subject: [Backstop] EVENT FAILED: AuthorizeSecurityGroupIngress sg-0123456789abcdef0, given up by backsto...
+
+            EVENT FAILED: AuthorizeSecurityGroupIngress sg-0123456789abcdef0, given up by backstop-RevokeIngressFunction-Ab12
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What happened
+            - AuthorizeSecurityGroupIngress sg-0123456789abcdef0 is for the function backstop-RevokeIngressFunction-Ab12 and was given up at 2026-11-24T10:05:00.000Z: RevokeSecurityGroupIngress: UnauthorizedOperation: no.
+
+            What it means
+            - What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.
+
+            How to go on
+            - Look at all of them: backstop failed list
+            - Once the cause is gone: backstop failed redrive 0a1b2c3d-5e6f-4a1b-9c8d-7e6f5a4b3c2d
+            - The event is kept for 14 days. It is not told again."#]],
+    );
+    check(
+        About::EventFailed(EventFailed {
+            message: "0a1b2c".to_owned(),
+            function: None,
+            event: "a message that cannot be read".to_owned(),
+            error: Some("it is not JSON".to_owned()),
+            failed_at: None,
+        }),
+        expect![[r#"
+            Subject: [Backstop] EVENT FAILED: a message that cannot be read
+
+            EVENT FAILED: a message that cannot be read
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
+
+            What happened
+            - A message in the queue of failed events cannot be read: it is not JSON.
+
+            What it means
+            - What it was about may be as it was: a port open to the world, a volume unencrypted, an instance unpatched. Or a message was not sent.
+
+            How to go on
+            - Look at all of them: backstop failed list
+            - Once the cause is gone: backstop failed redrive 0a1b2c
+            - The event is kept for 14 days. It is not told again."#]],
     );
 }
 
@@ -391,6 +491,8 @@ fn a_digest_says_what_is_open_and_why_and_what_was_not_seen() {
         more_opt_outs: 4,
         kept: BTreeMap::new(),
         deleted: Open::default(),
+        snapshots_deleted: Open::default(),
+        of_others: BTreeMap::new(),
         resumed: 1,
         told: 2,
         unseen: vec!["DescribeManagedPrefixLists: UnauthorizedOperation: groups that name prefix lists were not judged".to_owned()],

@@ -6,7 +6,7 @@ use backstop_core::exemption::{Exemption, OptOut};
 use backstop_core::message::{Message, PatchingNotification, of};
 use backstop_core::patching::{
     Agent, Ended, Need, Operation, Package, Patch, PatchState, Patching, PatchingDetail, Reboot,
-    Sent, Vulnerability, Wait,
+    Sent, Vulnerability, Wait, never_began,
 };
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
@@ -207,6 +207,8 @@ fn install() -> Patching {
             snapshots: SNAPSHOTS.iter().map(ToString::to_string).collect(),
             batch: Some("01KAT5J9ZZZZZZZZZZZZZZZZZZ".to_owned()),
             command: None,
+            not_begun: Vec::new(),
+            unpatchable: None,
             waits: None,
             reasons: Vec::new(),
             because: None,
@@ -306,6 +308,8 @@ fn ended(run: Patching, status: &str, state: Option<PatchState>) -> Patching {
     let ended = Ended {
         status: status.to_owned(),
         state,
+        started: true,
+        ..Ended::default()
     };
     run.take_end(&ended, at("02:06:00"));
     run
@@ -402,7 +406,7 @@ fn what_cannot_be_undone_is_said_before_it_is_done() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         What will be installed, as of the last scan
         - openssl.x86_64:1:3.0.8-1.amzn2023.0.9 (Security, Critical): CVE-2026-11111, CVE-2026-11112
@@ -595,7 +599,7 @@ fn what_was_installed_awaits_inspectors_next_look() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -661,7 +665,7 @@ fn what_inspector_has_closed_is_said_to_be() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -711,7 +715,7 @@ fn patches_that_nobody_reported_are_done_once_none_is_missing() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -852,7 +856,7 @@ fn a_command_that_failed_says_where_to_look_and_what_may_be_installed() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -927,8 +931,8 @@ fn the_console_is_that_of_the_partition() {
 }
 
 #[test]
-fn a_command_that_never_reached_the_instance_installed_nothing() {
-    let run = ended(install(), "DeliveryTimedOut", None);
+fn a_command_that_was_denied_on_the_instance_installed_nothing() {
+    let run = ended(install(), "AccessDenied", None);
     expect![[r#"
         Subject: [Backstop] FAILED critical: i-0123456789abcdef0 (web-1) was not patched
 
@@ -942,20 +946,20 @@ fn a_command_that_never_reached_the_instance_installed_nothing() {
         - Approved patches: 3 missing (Scan of 2026-11-28 00:30:00 UTC, baseline pb-0123456789abcdef0).
 
         What was done, and what failed
-        - The command did not begin on the instance in time: its agent was not online, or its turn had not come when the maintenance window closed (DeliveryTimedOut).
-        - Command 0831e1a8-a1ac-4257-a1fd-c831b48c4107, sent at 2026-11-28 02:00:10 UTC: ended as DeliveryTimedOut.
+        - The command was denied on the instance (AccessDenied).
+        - Command 0831e1a8-a1ac-4257-a1fd-c831b48c4107, sent at 2026-11-28 02:00:10 UTC: ended as AccessDenied.
         - Nothing was installed, and the instance was not restarted.
 
         What can be done
         - See what became of the command, and what it printed: https://eu-central-1.console.aws.amazon.com/systems-manager/run-command/0831e1a8-a1ac-4257-a1fd-c831b48c4107?region=eu-central-1
         - See whether its agent is online: aws ssm describe-instance-information --region eu-central-1 --filters 'Key=InstanceIds,Values=i-0123456789abcdef0'
-        - Backstop looks at it again by itself, and installs again only once the policy's `patching.cool_down_hours` have passed.
+        - Backstop sends it no further command until a person has removed the cause and re-arms it: backstop re-arm vulnerable-package i-0123456789abcdef0
 
         Safety snapshots
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -1023,7 +1027,7 @@ fn findings_that_inspector_still_sees_a_day_later_say_what_to_look_for() {
         - snap-0aaaaaaaaaaaaaaaa, snap-0bbbbbbbbbbbbbbbb
         - They were taken of all volumes of the instance before the command, and are crash-consistent: what was only in memory is not in them, as if the power had failed.
         - See them: aws ec2 describe-snapshots --region eu-central-1 --snapshot-ids snap-0aaaaaaaaaaaaaaaa snap-0bbbbbbbbbbbbbbbb
-        - AWS charges for what is in them until somebody deletes them. Backstop does not.
+        - AWS charges for what is in them until they are deleted. The sweep deletes them when the run has ended well and the policy's `patching.snapshots.delete_after_days` have passed; all others are yours to delete.
 
         How to see what the command printed
         - aws ssm list-command-invocations --region eu-central-1 --command-id 0831e1a8-a1ac-4257-a1fd-c831b48c4107 --instance-id i-0123456789abcdef0 --details
@@ -1107,10 +1111,7 @@ fn every_failure_with_a_command_names_it_and_its_console() {
     for status in [
         "Failed",
         "ExecutionTimedOut",
-        "Execution Timed Out",
         "Cancelled",
-        "DeliveryTimedOut",
-        "Terminated",
         "InvalidPlatform",
     ] {
         for run in [install(), missing(), scan()] {
@@ -1504,6 +1505,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
     run.head.exemption = Exemption::Malformed {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
+        key: None,
     };
     says(
         &run,
@@ -1511,6 +1513,18 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
             "HELD critical: i-0123456789abcdef0 (web-1) has 2 known holes, its opt-out tag cannot be read",
             "The tag's value is `allways`, and `allways` is not a control.",
             "How it is to be written: `all` or control names",
+        ],
+    );
+
+    run.head.exemption = Exemption::Malformed {
+        value: "all".to_owned(),
+        problem: "its key is `Backstop:Opt-Out`".to_owned(),
+        key: Some("Backstop:Opt-Out".to_owned()),
+    };
+    says(
+        &run,
+        &[
+            r#"delete-tags --region eu-central-1 --resources i-0123456789abcdef0 --tags '[{"Key":"Backstop:Opt-Out"}]'"#,
         ],
     );
 }
@@ -1827,6 +1841,7 @@ pub(crate) fn made_of(
         id: t(),
         at: Timestamp::MAX,
         ended: ended.then(t),
+        exit_code: ended.then_some(i32::MIN),
         seen_ended: Some(Timestamp::MAX),
     });
     run.detail.reasons = vec![t(); items];
@@ -1836,6 +1851,7 @@ pub(crate) fn made_of(
         0 => Exemption::Malformed {
             value: t(),
             problem: t(),
+            key: None,
         },
         1 => Exemption::Exempt(OptOut {
             until: None,
@@ -1968,4 +1984,91 @@ fn a_long_name_goes_before_anything_else_does() {
         [Backstop] REFUSED critical: i-0123456789abcdef0 (the third web server of...) has 2 known holes
         [Backstop] ROLLED BACK critical: i-0123456789abcdef0 was left as it was, no command was sent
     "#]].assert_eq(&subjects);
+}
+
+// ------------------------------------------------- what no second try helps against
+
+#[test]
+fn an_operating_system_that_cannot_be_patched_is_told_with_what_it_needs() {
+    let mut run = sent(scan());
+    let end = Ended {
+        status: "Failed".to_owned(),
+        started: true,
+        exit_code: Some(146),
+        output: Some("x\nroot [ERROR]: Unsupported Operating System\ny".to_owned()),
+        state: None,
+    };
+    run.take_end(&end, at("02:06:00"));
+    says(
+        &run,
+        &[
+            "FAILED medium: i-0123456789abcdef0 (web-1) cannot be patched: its operating system is not supported",
+            "Patch Manager cannot patch its operating system as it is (root [ERROR]: Unsupported Operating System, exit code 146)",
+            "A scan changes nothing: the instance is as it was.",
+            "patch-manager-prerequisites",
+            "sends it no further command until its SSM agent or its operating system is another version",
+        ],
+    );
+    says_not(&run, &["may have installed", "cool_down_hours"]);
+}
+
+#[test]
+fn a_run_whose_command_never_began_is_no_failure() {
+    let mut run = sent(install());
+    let end = Ended {
+        status: "Terminated".to_owned(),
+        ..Ended::default()
+    };
+    run.take_end(&end, at("02:06:00"));
+    let last = run.detail.not_begun.last().unwrap();
+    run.detail.reasons.push(never_began(last));
+    run.head.status = Status::RolledBack;
+    run.head.finished_at = Some(at("02:06:10"));
+    says(
+        &run,
+        &[
+            "i-0123456789abcdef0 (web-1) was left as it was, no command ran on it",
+            "did not begin on the instance: it had failed on too many other instances (Terminated)",
+        ],
+    );
+    says_not(&run, &["FAILED critical", "no command was sent"]);
+}
+
+#[test]
+fn an_installation_that_ended_badly_and_did_its_work_says_both() {
+    let run = ended(
+        missing(),
+        "Failed",
+        Some(state("Install", "02:05:00", 0, 0, 0)),
+    );
+    assert_eq!(run.head.status, Status::Remediated);
+    says(
+        &run,
+        &[
+            "has all approved patches",
+            "The command ended as Failed, but Systems Manager shows that it did its work.",
+        ],
+    );
+}
+
+#[test]
+fn a_fix_that_needs_a_subscription_says_which() {
+    let mut run = unchanged(
+        install(),
+        Status::Notified,
+        &["the version that fixes it comes with a subscription (Ubuntu Pro)"],
+    );
+    for finding in &mut run.detail.findings {
+        for package in &mut finding.packages {
+            package.fixed_in = Some("3.0.2-0ubuntu1.15+esm1".to_owned());
+        }
+    }
+    says(
+        &run,
+        &[
+            "mended in 3.0.2-0ubuntu1.15+esm1 (needs Ubuntu Pro)",
+            "attach the instance to it",
+        ],
+    );
+    says_not(&run, &["where the application or the image is built"]);
 }

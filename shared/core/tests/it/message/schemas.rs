@@ -113,6 +113,7 @@ fn the_policy_schema_takes_what_the_policy_takes() {
                     "max_downtime_minutes": 1440,
                     "health_minutes": 2,
                     "release_public_ipv4": true,
+                    "replace_stack_volumes": true,
                     "kms_key": "alias/volumes",
                     "originals": { "delete_after_days": 30 },
                 } },

@@ -86,6 +86,7 @@ fn ended(ending: Ending, is_on: bool) -> Entry<bool> {
         step: Step::Set,
         permission: None,
         created: None,
+        without: None,
         ending,
     }]);
     let decision = decided(
@@ -286,7 +287,9 @@ fn tripped() {
 
         What was done
         - Nothing was changed: the control has tripped for this resource: it was turned off again and again.
-        - Nothing more is put right until a person re-arms it: backstop re-arm encryption-by-default eu-central-1. Until then, turn it on by hand.
+        - Remediation is paused until someone finds the cause and re-arms it:
+        - backstop re-arm encryption-by-default eu-central-1
+        - Until then, turn it on by hand.
         - This would be done:
         - The setting would be changed: encryption by default is on.
 
