@@ -219,18 +219,8 @@ impl Handler {
         for (message, why) in &failed {
             error!(%message, %why, "not done");
         }
-        if failed.len() >= all
-            && let Some((_, why)) = failed.first()
-        {
-            return Err(Failure::Batch(format!(
-                "nothing of a batch of {all} could be done: {why}"
-            )));
-        }
-        let failures: Vec<Value> = failed
-            .iter()
-            .map(|(message, _)| json!({ "itemIdentifier": message }))
-            .collect();
-        Ok(json!({ "batchItemFailures": failures }))
+        invocation::batch_answer(all, &failed)
+            .map_err(|nothing| Failure::Batch(nothing.to_string()))
     }
 
     /// Looks at a unit, which may have been read already, and again where

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lambda_runtime::{Context, Diagnostic};
+use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::deadline::Deadline;
@@ -34,6 +35,33 @@ pub fn holder(context: &Context, clock: &Clock) -> Holder {
         id: context.request_id.clone(),
         lease_until: clock.now() + left(context, clock) + Duration::from_secs(2),
     }
+}
+
+/// Nothing of a batch could be done.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing of a batch of {all} could be done: {why}")]
+pub struct NothingDone {
+    /// How many messages it had.
+    pub all: usize,
+    /// Why the first of them could not be done.
+    pub why: String,
+}
+
+/// The answer to a batch of `all` messages from a queue: which of them are to be
+/// delivered again, by id. `failed`: those that were not done, and why.
+///
+/// # Errors
+/// Nothing could be done.
+pub fn batch_answer(all: usize, failed: &[(String, String)]) -> Result<Value, NothingDone> {
+    if failed.len() >= all
+        && let Some((_, why)) = failed.first()
+    {
+        let why = why.clone();
+        return Err(NothingDone { all, why });
+    }
+    let failures = failed.iter();
+    let failures = failures.map(|(message, _)| json!({ "itemIdentifier": message }));
+    Ok(json!({ "batchItemFailures": failures.collect::<Vec<Value>>() }))
 }
 
 /// A failure as Lambda's error record has it. Lambda tries every failed event

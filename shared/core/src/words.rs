@@ -122,19 +122,30 @@ impl ControlId {
     /// resource's id.
     #[must_use]
     pub fn reads_tags_of(self, resource: &str) -> bool {
-        let kinds: &[&str] = match self {
+        let mut kinds = self.tagged().iter();
+        kinds.any(|kind| resource.starts_with(kind))
+    }
+
+    /// Whether its resource is a setting of the account.
+    #[must_use]
+    pub fn is_of_account(self) -> bool {
+        self.tagged().is_empty()
+    }
+
+    /// How the ids begin of what carries its opt-out tag; none: an account has no
+    /// tags.
+    fn tagged(self) -> &'static [&'static str] {
+        match self {
             Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
             Self::UnencryptedVolume => &["vol-", "i-"],
             Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
             Self::PublicSnapshot => &["snap-"],
             Self::PublicImage => &["ami-"],
-            // An account has no tags.
             Self::EncryptionByDefault
             | Self::SnapshotSharingBlock
             | Self::MetadataDefaults
             | Self::SerialConsole => &[],
-        };
-        kinds.iter().any(|kind| resource.starts_with(kind))
+        }
     }
 
     /// The control of a name.

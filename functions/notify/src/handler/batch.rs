@@ -16,6 +16,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
+use backstop_aws::invocation::{self, NothingDone};
 use backstop_aws::ledger::{Claim, Ledger, Stored, Surge};
 use backstop_aws::topic;
 use backstop_core::message;
@@ -23,7 +24,7 @@ use backstop_core::record::Record;
 use backstop_core::storms::{self, Kind, MOST_SINGLE, More, One};
 use backstop_core::trigger::Queued;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -87,17 +88,8 @@ impl Handler {
         for (message, why) in &failed.0 {
             error!(%message, %why, "not told");
         }
-        if failed.0.len() >= all
-            && let Some((_, why)) = failed.0.first()
-        {
-            return Err(Failure::Batch(all, why.clone()));
-        }
-        let failures: Vec<Value> = failed
-            .0
-            .iter()
-            .map(|(message, _)| json!({ "itemIdentifier": message }))
-            .collect();
-        Ok(json!({ "batchItemFailures": failures }))
+        invocation::batch_answer(all, &failed.0)
+            .map_err(|NothingDone { all, why }| Failure::Batch(all, why))
     }
 
     /// Reads the records and keeps those whose message is new, by kind,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
-use backstop_core::controls;
 use backstop_core::guards::{Fights, Guards, Spent, Trip};
 use backstop_core::notice::Notice;
 use backstop_core::words::ControlId;
@@ -58,8 +57,8 @@ impl Ledger {
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
         let lock_name = control.lock_name();
-        // A setting of the account: there is one for each control.
-        let of_account = controls::of(control).is_some_and(|c| c.info().prefix.is_none());
+        // There is one for each control.
+        let of_account = control.is_of_account();
         let control = control.name();
         let formers_of = |resources: &[String]| -> Vec<Key> {
             let resources = resources.iter().filter(|_| of_account);

@@ -39,18 +39,16 @@ const COMMANDS_PAGE: i32 = 50;
 /// day or two of one instance's; 250 of those are no patching any more.
 const COMMANDS_PAGES: usize = 5;
 
-/// Instances by id, as they are now; those that are gone are not in it.
-///
-/// # Errors
-/// A call failed.
-pub async fn hosts(
+/// What `of` makes of the instances of these ids that are there, all pages.
+pub(crate) async fn described<T>(
     ec2: &aws_sdk_ec2::Client,
     ids: &[String],
     deadline: &Deadline,
-) -> Result<BTreeMap<String, Host>, AwsError> {
+    of: impl Fn(&aws_sdk_ec2::types::Instance) -> Option<T>,
+) -> Result<Vec<T>, AwsError> {
     const OPERATION: &str = "DescribeInstances";
-    let mut found = BTreeMap::new();
-    for ids in of_instances(ids).chunks(VALUES) {
+    let mut found = Vec::new();
+    for ids in ids.chunks(VALUES) {
         let mut pages = ec2
             .describe_instances()
             .filters(any_of("instance-id", ids))
@@ -60,14 +58,26 @@ pub async fn hosts(
         while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
             let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
             let instances = page.reservations().iter().flat_map(|r| r.instances());
-            found.extend(
-                instances
-                    .filter_map(host)
-                    .map(|host| (host.id.clone(), host)),
-            );
+            found.extend(instances.filter_map(&of));
         }
     }
     Ok(found)
+}
+
+/// Instances by id, as they are now; those that are gone are not in it.
+///
+/// # Errors
+/// A call failed.
+pub async fn hosts(
+    ec2: &aws_sdk_ec2::Client,
+    ids: &[String],
+    deadline: &Deadline,
+) -> Result<BTreeMap<String, Host>, AwsError> {
+    let hosts = described(ec2, &of_instances(ids), deadline, host).await?;
+    Ok(hosts
+        .into_iter()
+        .map(|host| (host.id.clone(), host))
+        .collect())
 }
 
 /// An instance as DescribeInstances shows it; none: it has no id.

@@ -13,6 +13,7 @@ mod open_ingress;
 mod public_image;
 mod public_snapshot;
 mod serial_console;
+mod sharing;
 mod snapshot_sharing_block;
 
 /// A setting of the account as it is now.

@@ -13,8 +13,8 @@ use backstop_core::sharing::{Holder, Storage};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
-use crate::group_pages::each_page;
 use crate::remediation::{Place, Remediation, Stopped, Walked, outcome};
+use crate::remediations::sharing;
 use crate::security_groups::{partition, tags};
 
 /// The state of an account that blocks public sharing of images, as EC2 names it.
@@ -38,31 +38,20 @@ impl Remediation for PublicImage {
             deadline.call("DescribeImageAttribute", grants),
             deadline.call("GetImageBlockPublicAccessState", block),
         );
-        let described = match described {
-            Err(error) if error.is_gone() => return Ok(None),
-            described => described?,
-        };
-        let Some(image) = described.images().first() else {
+        let described = described.map(|answer| answer.images.unwrap_or_default());
+        let Some(image) = sharing::described(described)? else {
             return Ok(None);
         };
-        let shared_with = match grants {
-            Err(error) if error.is_gone() => return Ok(None),
-            // Another account's image: whom it is shared with is not ours to see.
-            Err(error) if error.code == "AuthFailure" => Vec::new(),
-            grants => grants?.launch_permissions.unwrap_or_default(),
+        let grants = grants.map(|answer| answer.launch_permissions.unwrap_or_default());
+        let Some(grants) = sharing::grants(grants)? else {
+            return Ok(None);
         };
-        // Only an undo depends on it: without an answer there is none.
-        let blocked = match &block {
-            Ok(block) => block.image_block_public_access_state() == Some(BLOCKED),
-            Err(error) => {
-                tracing::warn!(%error, "whether public sharing is blocked is not known");
-                false
-            }
-        };
+        let block = sharing::block(block);
+        let block = block.and_then(|block| block.image_block_public_access_state);
         Ok(Some(Storage {
-            blocked,
-            shared_with: shared_with.into_iter().filter_map(holder).collect(),
-            ..facts(image, at.region)
+            blocked: block.as_deref() == Some(BLOCKED),
+            shared_with: grants.into_iter().filter_map(holder).collect(),
+            ..facts(&image, at.region)
         }))
     }
 
@@ -113,16 +102,7 @@ impl Remediation for PublicImage {
             });
             Ok((public.collect(), page.next_token.clone()))
         };
-        let walked = each_page(at.deadline, read, each).await;
-        let stopped = |(seen, error)| Stopped {
-            what: "public images",
-            seen,
-            error,
-        };
-        walked.map_err(stopped).map(|seen| Walked {
-            seen,
-            unseen: Vec::new(),
-        })
+        sharing::walk(at, "public images", read, each).await
     }
 }
 

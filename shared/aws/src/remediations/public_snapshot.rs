@@ -12,8 +12,8 @@ use backstop_core::sharing::{EVERYONE, Holder, Storage};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
-use crate::group_pages::each_page;
 use crate::remediation::{Place, Remediation, Stopped, Walked, outcome};
+use crate::remediations::sharing;
 use crate::security_groups::{partition, tags};
 
 /// Most snapshots of a page.
@@ -34,39 +34,27 @@ impl Remediation for PublicSnapshot {
             deadline.call("DescribeSnapshotAttribute", grants),
             deadline.call("GetSnapshotBlockPublicAccessState", block),
         );
-        let described = match described {
-            Err(error) if error.is_gone() => return Ok(None),
-            described => described?,
-        };
-        let Some(snapshot) = described.snapshots().first() else {
+        let described = described.map(|answer| answer.snapshots.unwrap_or_default());
+        let Some(snapshot) = sharing::described(described)? else {
             return Ok(None);
         };
-        let shared_with = match grants {
-            Err(error) if error.is_gone() => return Ok(None),
-            // Another account's snapshot: whom it is shared with is not ours to see.
-            Err(error) if error.code == "AuthFailure" => Vec::new(),
-            grants => grants?.create_volume_permissions.unwrap_or_default(),
+        let grants = grants.map(|answer| answer.create_volume_permissions.unwrap_or_default());
+        let Some(grants) = sharing::grants(grants)? else {
+            return Ok(None);
         };
-        let shared_with = shared_with.into_iter().filter_map(|grant| {
+        let shared_with = grants.into_iter().filter_map(|grant| {
             match grant.group == Some(PermissionGroup::All) {
                 true => Some(Holder::Everyone),
                 false => grant.user_id.map(Holder::Account),
             }
         });
-        // Only the severity and an undo depend on it: without an answer there is none.
         use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
-        let block = match block {
-            Ok(block) => block.state,
-            Err(error) => {
-                tracing::warn!(%error, "whether public sharing is blocked is not known");
-                None
-            }
-        };
+        let block = sharing::block(block).and_then(|block| block.state);
         Ok(Some(Storage {
             hidden: block == Some(BlockAllSharing),
             blocked: matches!(block, Some(BlockAllSharing | BlockNewSharing)),
             shared_with: shared_with.collect(),
-            ..facts(snapshot, at.region)
+            ..facts(&snapshot, at.region)
         }))
     }
 
@@ -117,16 +105,7 @@ impl Remediation for PublicSnapshot {
             });
             Ok((public.collect(), page.next_token.clone()))
         };
-        let walked = each_page(at.deadline, read, each).await;
-        let stopped = |(seen, error)| Stopped {
-            what: "public snapshots",
-            seen,
-            error,
-        };
-        walked.map_err(stopped).map(|seen| Walked {
-            seen,
-            unseen: Vec::new(),
-        })
+        sharing::walk(at, "public snapshots", read, each).await
     }
 }
 

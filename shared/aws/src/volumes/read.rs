@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::deadline::Deadline;
 use crate::error::AwsError;
 use crate::opt_outs::{VALUES, any_of};
-use crate::patching::INSTANCES_PAGE;
+use crate::patching::described;
 use crate::security_groups::{filter, tags, within};
 
 /// How many volumes a page of DescribeVolumes holds.
@@ -97,22 +97,7 @@ pub(super) async fn instances(
     ids: &[String],
     deadline: &Deadline,
 ) -> Result<Vec<Instance>, AwsError> {
-    const OPERATION: &str = "DescribeInstances";
-    let mut found = Vec::new();
-    for ids in ids.chunks(VALUES) {
-        let mut pages = ec2
-            .describe_instances()
-            .filters(any_of("instance-id", ids))
-            .max_results(INSTANCES_PAGE)
-            .into_paginator()
-            .send();
-        while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-            let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
-            let instances = page.reservations().iter().flat_map(|r| r.instances());
-            found.extend(instances.filter_map(of_instance));
-        }
-    }
-    Ok(found)
+    described(ec2, ids, deadline, of_instance).await
 }
 
 /// What an instance's type and attributes say about a stop: whether it erases

@@ -254,22 +254,14 @@ impl Encryption {
                     trip: *trip,
                 });
             }
-            Note::Refuse { why } => {
+            Note::Refuse { why } | Note::DryRunsRefused { why } => {
                 self.detail.progress.back.get_or_insert(Back {
                     at: now,
                     why: why.join("; "),
                     refusals: why.clone(),
                     status: Status::Refused,
-                    trip: false,
-                });
-            }
-            Note::DryRunsRefused { why } => {
-                self.detail.progress.back.get_or_insert(Back {
-                    at: now,
-                    why: why.join("; "),
-                    refusals: why.clone(),
-                    status: Status::Refused,
-                    trip: true,
+                    // Or every sweep would begin, and be refused, again.
+                    trip: matches!(note, Note::DryRunsRefused { .. }),
                 });
             }
             Note::FromSnapshot { volume, why } => {
