@@ -148,6 +148,11 @@ impl<R: Remediation> Found<R> {
         let control = R::rules(&self.policy.policy).control;
         control.budget.changes_per_hour
     }
+
+    /// Whether the budget has no room for some of the changes.
+    fn leaves_some(&self) -> bool {
+        self.trips.is_some() || self.guards.budget_spent
+    }
 }
 
 /// What stays the same over an invocation.
@@ -366,6 +371,7 @@ impl<R: Remediation> Pipeline<'_, R> {
 
     async fn look_counted(&self, counted: &mut RunMetricsOnDrop) -> Result<Outlook, Failure> {
         // gather: one parallel round (a second where the first names more to read)
+        let read_at = self.now();
         let Gathered {
             facts,
             policy,
@@ -403,7 +409,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             return Ok(Outlook::Done("off"));
         }
         if let Some(facts) = &facts {
-            keep_former::<R>(self.ledger(), facts, &guards).await?;
+            keep_former::<R>(self.ledger(), facts, &guards, read_at).await?;
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
@@ -627,7 +633,11 @@ impl<R: Remediation> Pipeline<'_, R> {
                     return Ok(Taken::Refused);
                 }
                 OverBudget::Spent if is_new => return Ok(Taken::Spent),
-                OverBudget::Spent => 0,
+                // What was counted before goes on, the rest waits.
+                OverBudget::Spent => {
+                    found.guards.budget_spent = true;
+                    0
+                }
                 OverBudget::Resource { room, needs } => {
                     found.trips = Some(trips::resource_trip(ledger, needs, budget));
                     room
@@ -698,10 +708,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                 entry.leave(plan);
                 break;
             }
-            if found.trips.is_some() {
+            if found.leaves_some() {
                 let verification = entry.detail.verification.as_ref();
                 if !failed && verification.is_some_and(|v| v.not_as_planned.is_empty()) {
-                    self.trip(&mut entry, &mut found);
+                    self.leave(&mut entry, &mut found);
                 }
                 break;
             }
@@ -736,7 +746,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 Taken::Refused | Taken::Spent => {
                     entry = before;
                     if found.trips.is_some() && !failed {
-                        self.trip(&mut entry, &mut found);
+                        self.leave(&mut entry, &mut found);
                     }
                     break;
                 }
@@ -745,15 +755,21 @@ impl<R: Remediation> Pipeline<'_, R> {
         Ok((entry, found))
     }
 
-    /// The run ends here, because the control trips for the resource: what is left
-    /// stays. Nothing may be left by now, and then it does not trip.
-    fn trip(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
-        found.guards.resource_tripped.clone_from(&found.trips);
+    /// The run ends here, because the budget has no room for what is left: it stays,
+    /// and the control trips for the resource if that alone is to blame. Nothing may
+    /// be left by now, and then it does not trip.
+    fn leave(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
+        if found.trips.is_some() {
+            found.guards.resource_tripped.clone_from(&found.trips);
+        }
         let facts = found.facts.as_ref();
         let decision = self.decide(facts, &found.policy, &found.guards, self.now());
         // An opt-out or another policy that came meanwhile: what was done is told.
         if let Some(plan) = &decision.plan
-            && plan.disposition == Disposition::Tripped
+            && matches!(
+                plan.disposition,
+                Disposition::Tripped | Disposition::Pending
+            )
         {
             entry.leave(plan);
         }
@@ -820,10 +836,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                 decide::settle::<R>(entry, &now, &decision);
             }
             let verification = decide::verify::<R>(entry, before, &now, &decision);
-            // Of a resource that is to trip some exposures stay: that is no news.
-            let as_expected = match found.trips {
-                None => decide::has_news(entry, decision.plan.as_ref()),
-                Some(_) => verification.not_as_planned.is_empty(),
+            // What the budget has no room for stays: that is no news.
+            let as_expected = match found.leaves_some() {
+                false => decide::has_news(entry, decision.plan.as_ref()),
+                true => verification.not_as_planned.is_empty(),
             };
             let settled =
                 entry.has_failures() || verification.passed() || as_expected || read == MOST_READS;
@@ -856,7 +872,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             );
             fights.clone()
         });
-        let is_left = entry.head.status == Status::Tripped;
+        let is_left = matches!(entry.head.status, Status::Tripped | Status::Pending);
         if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
             trips::resource_over_budget(self.ledger(), &entry, trip).await?;
         }
@@ -899,8 +915,8 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
     }
 
-    /// Records what a run left because the control has tripped, as told: its own
-    /// message said so, and the next look must not say it again.
+    /// Records what a run left because of the budget, as told: its own message said
+    /// so, and the next look must not say it again.
     async fn record_left(&self, found: &Found<R>) -> Result<(), Failure> {
         let now = self.now();
         let facts = found.facts.as_ref();
@@ -974,13 +990,15 @@ pub(crate) async fn keep_former<R: Remediation>(
     ledger: &Ledger,
     facts: &R::Facts,
     guards: &Guards,
+    read_at: Timestamp,
 ) -> Result<(), LedgerError> {
     let former = guards.former.as_ref();
     let former = former.and_then(|former| R::State::deserialize(former).ok());
     match R::keeps(facts, former.as_ref()) {
         Some(state) => {
             let resource = R::subject(facts).id;
-            ledger.keep_former(R::INFO.id, resource, &state).await
+            let id = R::INFO.id;
+            ledger.keep_former(id, resource, &state, read_at).await
         }
         None => Ok(()),
     }

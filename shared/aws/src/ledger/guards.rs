@@ -99,6 +99,7 @@ impl Ledger {
                         fights: document(find(fights))?.unwrap_or_default(),
                         baseline: find(baseline).map(fingerprints).unwrap_or_default(),
                         former: document(former)?,
+                        budget_spent: false,
                     },
                 });
             }
@@ -106,7 +107,8 @@ impl Ledger {
         Ok(standings)
     }
 
-    /// Keeps the last good state of a setting, to restore it by.
+    /// Keeps the last good state of a setting, to restore it by, unless one that was
+    /// read later is kept.
     ///
     /// # Errors
     /// It could not be stored.
@@ -115,9 +117,17 @@ impl Ledger {
         control: ControlId,
         resource: &str,
         state: &impl serde::Serialize,
+        read_at: Timestamp,
     ) -> Result<(), LedgerError> {
-        let item = document_item(&former_key(control.name(), resource), state)?;
-        self.put(item, None).await.map(|_| ())
+        let mut item = document_item(&former_key(control.name(), resource), state)?;
+        let read_at = n(read_at.as_millisecond());
+        item.insert("read_at".to_owned(), read_at.clone());
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(read_at) OR read_at <= :read_at")
+            .expression_attribute_values(":read_at", read_at);
+        self.transact(vec![transact_put(put)]).await.map(|_| ())
     }
 
     /// Reads items by their keys (at most 100), consistently.
@@ -288,9 +298,11 @@ impl Ledger {
             let count = items.iter().find(is).and_then(|item| number(item, name));
             u64::try_from(count.unwrap_or(0)).unwrap_or(0)
         };
+        let changes = count(&all, "changes");
         let spent = Spent {
-            all: count(&all, "changes"),
-            by_resource: count(&of_resource, "changes"),
+            all: changes,
+            // What it had spent when the control was re-armed is forgotten.
+            by_resource: count(&of_resource, "changes").min(changes),
             by_tripped: count(&all, "tripped"),
         };
         Ok((spent, count(&of_resource, "tripped")))
