@@ -51,7 +51,7 @@ pub(super) fn back(back: &ByHand<'_, IngressRule>) -> Vec<String> {
 }
 
 /// Authorises a rule again, with its tags and its opt-out in the same call.
-pub(in crate::controls) fn authorise<S>(
+pub(crate) fn authorise<S>(
     back: &ByHand<'_, S>,
     direction: Direction,
     rule: &IngressRule,
