@@ -77,8 +77,9 @@ impl Fixture for DefaultSecurityGroup {
         let rules = [("ingress", &ec2.rules), ("egress", &ec2.egress)];
         let rules = rules.into_iter().flat_map(|(way, rules)| {
             rules.values().map(move |of| {
-                let (group, source, ticket) = (&of.group, &of.source.1, &of.tags["ticket"]);
-                format!("{way} of {group}: {source} ({}, {ticket})", of.description)
+                // Tags are put back where EC2 takes them.
+                let (group, source) = (&of.group, &of.source.1);
+                format!("{way} of {group}: {source} ({})", of.description)
             })
         });
         let mut rules: Vec<String> = rules.collect();
