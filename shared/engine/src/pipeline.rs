@@ -4,6 +4,7 @@
 //! A run handles exactly one resource. Deliberately not here: what is decided
 //! (core) and how a call is made (aws).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use backstop_core::plan::{Change, Disposition, Ending, ItemId, Outcome, Verifica
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
 use backstop_core::trigger::{BrokenEvent, CheckRequested, Parsed, Trigger};
-use backstop_core::words::{Mode, Status};
+use backstop_core::words::{ControlId, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::Deserialize as _;
@@ -107,6 +108,16 @@ enum Outlook {
     /// What was found stays, and is recorded as that.
     Left(&'static str),
     Again,
+}
+
+/// What the lock of an earlier run leads to.
+enum Left<R: Remediation> {
+    /// Nothing that has to be finished.
+    Nothing,
+    /// An entry of this control, to be resumed.
+    Own(Box<Entry<R::State>>),
+    /// An entry of another control that shares the lock, which resumes it first.
+    OfOther(ControlId),
 }
 
 /// Whether a run may make its changes.
@@ -291,6 +302,7 @@ impl Engine {
         let pipeline = Pipeline::<R> {
             engine: self,
             run,
+            next: Cell::default(),
             control: PhantomData,
         };
         let checked = pipeline.rounds().await;
@@ -309,7 +321,23 @@ impl Engine {
         {
             warn!(%error, "the lock could not be released; its lease lapses by itself");
         }
-        checked
+        let verdict = checked?;
+        // The run that it left its look to sees to that as well.
+        if let Some(next) = pipeline.next.get()
+            && verdict != BUSY
+        {
+            self.check_by(next, run).await?;
+        }
+        Ok(verdict)
+    }
+
+    /// The look of another control of the function at the same resource.
+    async fn check_by(&self, control: ControlId, run: &Run<'_>) -> Result<(), Failure> {
+        let mut served = self.controls.iter();
+        if let Some(served) = served.find(|served| served.info().id == control) {
+            served.check(self, run).await?;
+        }
+        Ok(())
     }
 }
 
@@ -317,6 +345,8 @@ impl Engine {
 struct Pipeline<'a, R> {
     engine: &'a Engine,
     run: &'a Run<'a>,
+    /// Another control that has to look at the resource after this one.
+    next: Cell<Option<ControlId>>,
     control: PhantomData<R>,
 }
 
@@ -382,6 +412,9 @@ impl<R: Remediation> Pipeline<'_, R> {
                     guards,
                 },
         } = self.gather().await?;
+        if let Some(next) = facts.as_ref().and_then(R::next) {
+            self.next.set(Some(next));
+        }
 
         // decide: exempt, judge, plan
         let now = self.now();
@@ -401,7 +434,14 @@ impl<R: Remediation> Pipeline<'_, R> {
             .as_ref()
             .filter(|lock| !lock.is_live_for_others(&self.holder().id, now));
         let open = match lapsed {
-            Some(lock) => self.open_entry(lock).await?,
+            Some(lock) => match self.open_entry(lock).await? {
+                Left::Nothing => None,
+                Left::Own(entry) => Some(*entry),
+                Left::OfOther(control) => {
+                    self.engine.check_by(control, self.run).await?;
+                    return Ok(Outlook::Again);
+                }
+            },
             None => None,
         };
         // What an earlier attempt left open is finished and told in any mode.
@@ -538,24 +578,30 @@ impl<R: Remediation> Pipeline<'_, R> {
     /// The entry that a lapsed lock, or one of our own earlier attempt, left
     /// open: one that was cut off or not told, or one of this very invocation
     /// or event. Another event's that failed and was told is history.
-    async fn open_entry(&self, lock: &Lock) -> Result<Option<Entry<R::State>>, Failure> {
+    async fn open_entry(&self, lock: &Lock) -> Result<Left<R>, Failure> {
         // An undo that was cut off is its own caller's to finish.
         let Some(Stored {
             record: Record::Remediation(entry),
             told,
         }) = self.ledger().read(&lock.entry).await?
         else {
-            return Ok(None);
+            return Ok(Left::Nothing);
         };
+        if entry.head.control != R::INFO.id {
+            return Ok(match told {
+                true => Left::Nothing,
+                false => Left::OfOther(entry.head.control),
+            });
+        }
         let event = &self.run.trigger.actor.event_id;
         let same_event = event.is_some() && entry.head.actor.event_id == *event;
         let ours = lock.holder == self.holder().id || same_event;
         if told && !ours {
-            return Ok(None);
+            return Ok(Left::Nothing);
         }
         entry
             .typed()
-            .map(Some)
+            .map(|entry| Left::Own(Box::new(entry)))
             .map_err(|error| Failure::Unreadable(entry.head.id.clone(), error))
     }
 
@@ -911,7 +957,14 @@ impl<R: Remediation> Pipeline<'_, R> {
             Closed::Done if !unread.is_empty() => Err(self.not_all_read(&unread)),
             Closed::Done if is_left => Ok(Outlook::Left(entry.head.status.name())),
             Closed::Done => Ok(Outlook::Done(entry.head.status.name())),
-            Closed::LookAgain => Ok(Outlook::Again),
+            Closed::LookAgain => {
+                // Whoever asked for another look may have been the other control.
+                let owner = R::INFO.id.lock_owner();
+                if owner != R::INFO.id {
+                    self.next.set(Some(owner));
+                }
+                Ok(Outlook::Again)
+            }
         }
     }
 

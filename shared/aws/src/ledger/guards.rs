@@ -56,7 +56,7 @@ impl Ledger {
         control: ControlId,
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
-        let lock_name = control.lock_name();
+        let (lock_name, trip_name) = (control.lock_name(), control.trip_owner().name());
         // There is one for each control.
         let of_account = control.is_of_account();
         let control = control.name();
@@ -73,7 +73,7 @@ impl Ledger {
                     [
                         lock_key(lock_name, resource),
                         known_key(control, resource),
-                        resource_trip_key(lock_name, resource),
+                        resource_trip_key(trip_name, resource),
                         fights_key(control, resource),
                         baseline_key(control, resource),
                     ]
@@ -213,7 +213,10 @@ impl Ledger {
         resource: &str,
         trip: &Trip,
     ) -> Result<(), LedgerError> {
-        let item = document_item(&resource_trip_key(control.lock_name(), resource), trip)?;
+        let item = document_item(
+            &resource_trip_key(control.trip_owner().name(), resource),
+            trip,
+        )?;
         self.transact(vec![self.put_item(item, "attribute_not_exists(pk)")])
             .await
             .map(|_| ())
@@ -335,7 +338,7 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let trip = match resource {
             None => control_trip_key(control.name()),
-            Some(resource) => resource_trip_key(control.lock_name(), resource),
+            Some(resource) => resource_trip_key(control.trip_owner().name(), resource),
         };
         let now = self.clock.now();
         let (spent, noted) = match resource {
