@@ -643,7 +643,7 @@ fn an_event_that_no_rule_matches_invokes_nothing() {
     scenario(async |aws| {
         for name in [
             "DescribeInstances",
-            "AuthorizeSecurityGroupEgress",
+            "RevokeSecurityGroupEgress",
             "RevokeSecurityGroupIngress",
         ] {
             let event = cloudtrail::call(
