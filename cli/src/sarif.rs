@@ -126,6 +126,7 @@ mod tests {
                 "snapshot-sharing-block",
                 "metadata-defaults",
                 "serial-console",
+                "default-security-group",
             ]
         );
         let result = &run["results"][0];

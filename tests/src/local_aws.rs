@@ -356,6 +356,7 @@ impl LocalAws {
         self.proxy.reset();
         self.proxy
             .settings(|settings| *settings = backstop_wire::memory::ec2::Settings::default());
+        self.proxy.default_groups([]);
         self.begun_ms.set(now_ms());
         let deployed = self.policy_changed.borrow_mut().take();
         if let Some(policy) = deployed {

@@ -185,12 +185,20 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
                 continue;
             }
         };
+        // Controls that share its lock look at the resource after it.
+        let next = AT_ONCE.iter().map(|other| other.info().id);
+        let next = next.filter(|other| *other != info.id && other.lock_owner() == info.id);
+        let id = &trigger.resource;
+        match info.prefix {
+            _ if is_other => targets.push(Target::Other(info.id, id.clone())),
+            Some(_) => targets.extend(
+                std::iter::once(info.id)
+                    .chain(next)
+                    .map(|control| Target::Resource(control, id.clone())),
+            ),
+            None => targets.push(Target::Setting(info.id)),
+        }
         place = Some((trigger.region, trigger.account));
-        targets.push(match info.prefix {
-            _ if is_other => Target::Other(info.id, trigger.resource),
-            Some(_) => Target::Resource(info.id, trigger.resource),
-            None => Target::Setting(info.id),
-        });
     }
     if !targets.is_empty() {
         return Ok((targets, place));

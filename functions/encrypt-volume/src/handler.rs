@@ -23,7 +23,7 @@ use backstop_aws::trips;
 use backstop_aws::{executions, findings, volumes};
 use backstop_core::controls::unencrypted_volume::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::encryption::Encryption;
-use backstop_core::guards::Guards;
+use backstop_core::guards::{Guards, OverBudget};
 use backstop_core::sweep::volumes::page_key;
 use backstop_core::trigger::{
     self, BrokenEvent, CHECK_REQUESTED, CheckRequested, OWN_SOURCE, Queued, Trigger, VolumesParsed,
@@ -313,29 +313,30 @@ impl Handler {
             self.look_later(trigger, &facts, seconds).await?;
             return Ok(Looked::Done("settling"));
         }
-        let about = About {
-            id: &self.clients.clock.new_id(),
-            trigger,
-            partition: &invocation.partition,
-            owner_tag: &self.settings.remediation.owner_tag_key,
-            policy_version: policy.version,
-            kms_key: control.settings.kms_key.as_deref(),
-            now,
+        let id = self.clients.clock.new_id();
+        let record = |decision: &Decision, guards: &Guards| {
+            let about = About {
+                id: &id,
+                trigger,
+                partition: &invocation.partition,
+                owner_tag: &self.settings.remediation.owner_tag_key,
+                policy_version: policy.version,
+                kms_key: control.settings.kms_key.as_deref(),
+                now,
+            };
+            let mut run = unencrypted_volume::record(&facts, decision, about)?;
+            let mode = self.settings.remediation.mode;
+            let key = page_key(unencrypted(&facts), &policy.policy, mode, guards, now);
+            run.detail.page_key = Some(key);
+            Some(run)
         };
-        let Some(mut run) = unencrypted_volume::record(&facts, &decision, about) else {
+        let Some(mut run) = record(&decision, &guards) else {
             if let Some(known) = known {
                 self.forget(CONTROL, &unit, &known).await?;
             }
             return Ok(Looked::Done("nothing to do"));
         };
         counted.findings = 1;
-        run.detail.page_key = Some(page_key(
-            unencrypted(&facts),
-            &policy.policy,
-            self.settings.remediation.mode,
-            &guards,
-            now,
-        ));
         if run.head.status != Status::InProgress {
             return self.recorded(&run, known.as_ref(), &guards).await;
         }
@@ -348,7 +349,17 @@ impl Handler {
             run.detail.volumes.truncate(20);
             return self.recorded(&run, known.as_ref(), &guards).await;
         }
-        let looked = self.begin(run, lapsed.as_ref(), &policy).await?;
+        let Some(looked) = self.begin(run, lapsed.as_ref(), &policy).await? else {
+            let guards = Guards {
+                budget_spent: true,
+                ..guards
+            };
+            let decision = self.decide(&facts, &policy, &guards, now);
+            return match record(&decision, &guards) {
+                Some(run) => self.recorded(&run, known.as_ref(), &guards).await,
+                None => Ok(Looked::Again),
+            };
+        };
         if let (Some(known), Looked::Done("begun")) = (&known, &looked) {
             self.forget(CONTROL, &unit, known).await?;
         }
@@ -448,13 +459,13 @@ impl Handler {
     // --- begin
 
     /// The lock, the record and the budget in one transaction; then the state
-    /// machine has it.
+    /// machine has it. `None`: it waits for the budget of the next hour.
     async fn begin(
         &self,
         run: Encryption,
         lapsed: Option<&Lock>,
         policy: &Versioned,
-    ) -> Result<Looked, Failure> {
+    ) -> Result<Option<Looked>, Failure> {
         let budget = policy
             .policy
             .controls
@@ -462,31 +473,33 @@ impl Handler {
             .budget
             .changes_per_hour;
         let holder = self.ledger.run_holder(&run.head.id);
-        match self.ledger.begin(&run, &holder, lapsed, budget).await? {
-            Begun::Started => {}
-            Begun::Busy => return Ok(Looked::Done("another run will look again")),
-            Begun::Moved => return Ok(Looked::Again),
-            Begun::OverBudget => {
-                self.over_budget(&run, budget).await?;
-                return Ok(Looked::Again);
+        let looked = match self.ledger.begin(&run, &holder, lapsed, budget).await? {
+            Begun::Started => {
+                self.start(&run).await?;
+                Looked::Done("begun")
             }
-        }
-        self.start(&run).await?;
-        Ok(Looked::Done("begun"))
+            Begun::Busy => Looked::Done("another run will look again"),
+            Begun::Moved => Looked::Again,
+            Begun::OverBudget => match self.over_budget(&run, budget).await? {
+                OverBudget::Spent => return Ok(None),
+                _ => Looked::Again,
+            },
+        };
+        Ok(Some(looked))
     }
 
     /// The budget refused the run: the control trips, for the instance alone if its
     /// volumes are more than the budget, and changes nothing more until a person
-    /// re-arms it. An instance is never encrypted in part for the budget's sake.
-    pub(crate) async fn over_budget(&self, run: &Encryption, budget: u32) -> Result<(), Failure> {
+    /// re-arms it; or the run waits for the next hour. An instance is never encrypted
+    /// in part for the budget's sake.
+    async fn over_budget(&self, run: &Encryption, budget: u32) -> Result<OverBudget, Failure> {
         let place = trips::Place {
             account: &run.head.account,
             region: &run.head.region,
             resource: &run.head.resource,
         };
         let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-        trips::refused(ledger, bus, run, place, run.changes(), budget).await?;
-        Ok(())
+        Ok(trips::refused(ledger, bus, run, place, run.changes(), budget).await?)
     }
 
     /// Takes a run up again whose state machine has ended, or never began.

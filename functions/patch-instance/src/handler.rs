@@ -25,7 +25,7 @@ use backstop_aws::patching::{self, MOST_INSTANCES};
 use backstop_aws::policy_store::{NoPolicy, PolicyStore, Versioned};
 use backstop_aws::settings::PatchSettings;
 use backstop_aws::trips;
-use backstop_core::guards::Guards;
+use backstop_core::guards::{Guards, OverBudget};
 use backstop_core::patching::decide::{self, About, Circumstances, Decision, Verdict};
 use backstop_core::patching::{Agent, Host, Operation, PatchFacts, PatchState, Patching, Reports};
 use backstop_core::sweep::patching::page_key;
@@ -428,7 +428,7 @@ impl Handler {
         self.settle(&id, world, &mut reports).await?;
 
         // decide: judge, exempt, plan; what only some need is asked for them
-        let guards = world.guards(&id);
+        let mut guards = world.guards(&id);
         let mut facts = world.facts(&id, &reports);
         let now = self.clients.clock.now();
         let circumstances = Circumstances {
@@ -466,18 +466,21 @@ impl Handler {
             let lock = world.lock(&id);
             return self.go_on(run, lock, &decision, &reports, policy).await;
         }
-        let about = About {
-            id: &self.clients.clock.new_id(),
-            trigger: &work.trigger,
-            partition: &invocation.partition,
-            owner_tag: &self.settings.remediation.owner_tag_key,
-            policy_version: world.policy.version,
-            now,
+        let entry_id = self.clients.clock.new_id();
+        let record = |decision: &Decision, guards: &BTreeMap<ControlId, Guards>| {
+            let about = About {
+                id: &entry_id,
+                trigger: &work.trigger,
+                partition: &invocation.partition,
+                owner_tag: &self.settings.remediation.owner_tag_key,
+                policy_version: world.policy.version,
+                now,
+            };
+            let mut run = decide::record(&facts, decision, &policy.patching, about)?;
+            run.detail.page_key = Some(page_key(&facts, policy, mode, guards, now));
+            Some(run)
         };
-        let (Some(control), Some(mut run)) = (
-            control,
-            decide::record(&facts, &decision, &policy.patching, about),
-        ) else {
+        let (Some(control), Some(mut run)) = (control, record(&decision, &guards)) else {
             return Ok(Looked::Done(match decision.verdict {
                 Verdict::Settling => "settling",
                 _ => "nothing to do",
@@ -485,35 +488,57 @@ impl Handler {
         };
         let mut counted = metrics::run(control.name());
         counted.findings = 1;
-        run.detail.page_key = Some(page_key(&facts, policy, mode, &guards, now));
         // What is listed beyond the worst is what a record has room for.
         while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);
         if run.head.status != Status::InProgress {
-            let guards = guards.get(&control);
-            // The run that found out that no command can patch it has told so.
-            let follows = run.head.status == Status::Refused
-                && run.detail.unpatchable.is_some()
-                && !reports.unpatchable_recorded;
-            let quiet =
-                follows || guards.is_some_and(|guards| guards.told_with_the_trip(&run.head));
-            let bus = &self.clients.eventbridge;
-            let told = findings::record(&self.ledger, bus, &run, known, quiet).await?;
-            if follows && told.is_some() {
-                let note = |reports: &mut Reports| reports.unpatchable_recorded = true;
-                self.change_reports(&id, &mut reports, note).await?;
-            }
-            return Ok(told.map_or(Looked::Again, Looked::Done));
+            return self.record(&run, known, &guards, &mut reports).await;
         }
         if invocation.deadline.left() < TO_BEGIN {
             return Err(Failure::NoTime);
         }
-        let looked = self.begin(run, world.lock(&id), policy.controls.budget(control));
-        let looked = looked.await?;
+        let begun = self.begin(run, world.lock(&id), policy.controls.budget(control));
+        let Some(looked) = begun.await? else {
+            guards.entry(control).or_default().budget_spent = true;
+            let circumstances = Circumstances {
+                mode,
+                now,
+                guards: &guards,
+            };
+            let decision = decide::decide(&facts, &policy.patching(), &circumstances);
+            return match record(&decision, &guards) {
+                Some(run) => self.record(&run, known, &guards, &mut reports).await,
+                None => Ok(Looked::Again),
+            };
+        };
         if let (Some(known), Looked::Begun(_)) = (known, &looked) {
             self.forget(control, &id, known).await?;
         }
         Ok(looked)
+    }
+
+    /// Records a run that changes nothing, and tells it if that is news.
+    async fn record(
+        &self,
+        run: &Patching,
+        known: Option<&Known>,
+        guards: &BTreeMap<ControlId, Guards>,
+        reports: &mut Reports,
+    ) -> Result<Looked, Failure> {
+        // The run that found out that no command can patch it has told so.
+        let follows = run.head.status == Status::Refused
+            && run.detail.unpatchable.is_some()
+            && !reports.unpatchable_recorded;
+        let guards = guards.get(&run.head.control);
+        let quiet = follows || guards.is_some_and(|guards| guards.told_with_the_trip(&run.head));
+        let bus = &self.clients.eventbridge;
+        let told = findings::record(&self.ledger, bus, run, known, quiet).await?;
+        if follows && told.is_some() {
+            let note = |reports: &mut Reports| reports.unpatchable_recorded = true;
+            self.change_reports(run.resource_id(), reports, note)
+                .await?;
+        }
+        Ok(told.map_or(Looked::Again, Looked::Done))
     }
 
     /// Keeps what the events say of Inspector's findings.
@@ -613,34 +638,36 @@ impl Handler {
 
     // --- begin
 
-    /// The lock, the record and the budget, in one transaction.
+    /// The lock, the record and the budget, in one transaction. `None`: it waits for
+    /// the budget of the next hour.
     async fn begin(
         &self,
         run: Patching,
         lapsed: Option<&Lock>,
         budget: u32,
-    ) -> Result<Looked, Failure> {
+    ) -> Result<Option<Looked>, Failure> {
         let holder = self.ledger.patching_holder(&run);
-        Ok(
-            match self.ledger.begin(&run, &holder, lapsed, budget).await? {
-                Begun::Started => {
-                    info!(entry = %run.head.id, resource = %run.head.resource, control = %run.head.control, operation = run.detail.operation.name(), "run begun");
-                    Looked::Begun(Box::new(run))
+        let looked = match self.ledger.begin(&run, &holder, lapsed, budget).await? {
+            Begun::Started => {
+                info!(entry = %run.head.id, resource = %run.head.resource, control = %run.head.control, operation = run.detail.operation.name(), "run begun");
+                Looked::Begun(Box::new(run))
+            }
+            Begun::Busy => Looked::Done("another run will look again"),
+            Begun::Moved => Looked::Again,
+            Begun::OverBudget => {
+                let place = trips::Place {
+                    account: &run.head.account,
+                    region: &run.head.region,
+                    resource: &run.head.resource,
+                };
+                let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
+                match trips::refused(ledger, bus, &run, place, 1, budget).await? {
+                    OverBudget::Spent => return Ok(None),
+                    _ => Looked::Again,
                 }
-                Begun::Busy => Looked::Done("another run will look again"),
-                Begun::Moved => Looked::Again,
-                Begun::OverBudget => {
-                    let place = trips::Place {
-                        account: &run.head.account,
-                        region: &run.head.region,
-                        resource: &run.head.resource,
-                    };
-                    let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                    trips::refused(ledger, bus, &run, place, 1, budget).await?;
-                    Looked::Again
-                }
-            },
-        )
+            }
+        };
+        Ok(Some(looked))
     }
 
     /// What was recorded before holds no more.

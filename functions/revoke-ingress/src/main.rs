@@ -1,4 +1,5 @@
-//! `revoke-ingress`: closes what a security group opens to the world.
+//! `revoke-ingress`: closes what a security group opens to the world, and empties
+//! default groups that nothing uses.
 //!
 //! Only wiring: the pipeline is in `backstop-engine`, decisions in
 //! `backstop-core`, AWS calls in `backstop-aws`.

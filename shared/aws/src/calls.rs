@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsInput;
+use aws_sdk_ec2::operation::authorize_security_group_egress::AuthorizeSecurityGroupEgressInput;
 use aws_sdk_ec2::operation::authorize_security_group_ingress::AuthorizeSecurityGroupIngressInput;
 use aws_sdk_ec2::operation::copy_volumes::CopyVolumesInput;
 use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotInput;
@@ -127,11 +128,13 @@ fn actions(service: &str, operation: &str, input: &Input) -> Vec<String> {
 /// Whether a call creates something with tags.
 fn creates_with_tags(input: &Input) -> bool {
     let rule = input.downcast_ref::<AuthorizeSecurityGroupIngressInput>();
+    let egress = input.downcast_ref::<AuthorizeSecurityGroupEgressInput>();
     let copy = input.downcast_ref::<CopyVolumesInput>();
     let volume = input.downcast_ref::<CreateVolumeInput>();
     let snapshot = input.downcast_ref::<CreateSnapshotInput>();
     let snapshots = input.downcast_ref::<CreateSnapshotsInput>();
     rule.is_some_and(|input| !input.tag_specifications().is_empty())
+        || egress.is_some_and(|input| !input.tag_specifications().is_empty())
         || copy.is_some_and(|input| !input.tag_specifications().is_empty())
         || volume.is_some_and(|input| !input.tag_specifications().is_empty())
         || snapshot.is_some_and(|input| !input.tag_specifications().is_empty())

@@ -15,7 +15,7 @@ use aws_sdk_ec2::types::{
 use backstop_core::plan::{Change, Ending, Outcome, Step, Without};
 use backstop_core::ports::Permission;
 use backstop_core::security_group::{
-    Entries, IngressRule, PrefixList, SecurityGroup, Source, Tags,
+    Direction, Entries, IngressRule, PrefixList, Rule, SecurityGroup, Source, Tags,
 };
 
 use crate::deadline::Deadline;
@@ -142,7 +142,7 @@ pub(crate) fn tags(tags: &[Tag]) -> Tags {
 
 /// The group, or `None` if there is none: a missing group gives an empty list
 /// of rules, so only this call can tell "gone" from "empty".
-async fn group(
+pub(crate) async fn group(
     ec2: &aws_sdk_ec2::Client,
     id: &str,
     deadline: &Deadline,
@@ -165,25 +165,41 @@ async fn rules(
     group: &str,
     deadline: &Deadline,
 ) -> Result<BTreeMap<String, IngressRule>, AwsError> {
+    let rules = rules_of(ec2, &[group.to_owned()], deadline).await?;
+    let ingress = rules.into_iter().filter_map(|(_, of)| {
+        (of.direction == Direction::Ingress).then_some((of.rule.id.clone(), of.rule))
+    });
+    Ok(ingress.collect())
+}
+
+/// All rules of these groups (at most 200), all pages: the group, and the rule.
+///
+/// # Errors
+/// A call failed.
+pub(crate) async fn rules_of(
+    ec2: &aws_sdk_ec2::Client,
+    groups: &[String],
+    deadline: &Deadline,
+) -> Result<Vec<(String, Rule)>, AwsError> {
     const OPERATION: &str = "DescribeSecurityGroupRules";
-    let mut rules = BTreeMap::new();
+    let mut rules = Vec::new();
     let mut pages = ec2
         .describe_security_group_rules()
-        .filters(filter("group-id", group))
+        .filters(opt_outs::any_of("group-id", groups))
         .max_results(RULES_PAGE)
         .into_paginator()
         .send();
     while let Some(page) = within(deadline, OPERATION, pages.next()).await? {
-        for rule in page
-            .map_err(|e| AwsError::new(OPERATION, &e))?
-            .security_group_rules()
-        {
-            if rule.is_egress() != Some(true)
-                && let Some(rule) = ingress_rule(rule)
-            {
-                rules.insert(rule.id.clone(), rule);
-            }
-        }
+        let page = page.map_err(|e| AwsError::new(OPERATION, &e))?;
+        rules.extend(page.security_group_rules().iter().filter_map(|of| {
+            let direction = match of.is_egress() {
+                Some(true) => Direction::Egress,
+                _ => Direction::Ingress,
+            };
+            let rule = rule(of)?;
+            let group = of.group_id().unwrap_or_default().to_owned();
+            Some((group, Rule { direction, rule }))
+        }));
     }
     Ok(rules)
 }
@@ -199,7 +215,7 @@ pub(crate) async fn within<T>(
         .map_err(|_| AwsError::out_of_time(operation))
 }
 
-fn ingress_rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
+fn rule(rule: &SecurityGroupRule) -> Option<IngressRule> {
     let source = if let Some(block) = rule.cidr_ipv4() {
         Source::Ipv4(block.to_owned())
     } else if let Some(block) = rule.cidr_ipv6() {
@@ -494,7 +510,7 @@ impl Apply<'_> {
     }
 
     async fn revoke_id(&self, id: &str) -> Ending {
-        revoke_rule(self.ec2, self.group, id, self.deadline).await
+        revoke_rule(self.ec2, self.group, Direction::Ingress, id, self.deadline).await
     }
 
     /// Authorises an allowed part: the id of the rule that was made. `Err`: a retry
@@ -506,7 +522,8 @@ impl Apply<'_> {
 
     async fn try_authorise(&self, part: &Permission) -> Result<Authorised, AwsError> {
         let (ec2, rule) = (self.ec2, self.rule);
-        authorise_rule(ec2, self.group, rule, part, &rule.tags, self.deadline).await
+        let whole = (Direction::Ingress, rule);
+        authorise_rule(ec2, self.group, whole, part, &rule.tags, self.deadline).await
     }
 
     /// Notes what came of an allowed part. `Ok` also where EC2 refuses it and no
@@ -554,16 +571,26 @@ impl Apply<'_> {
 pub(crate) async fn revoke_rule(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
+    direction: Direction,
     id: &str,
     deadline: &Deadline,
 ) -> Ending {
-    let request = ec2
-        .revoke_security_group_ingress()
-        .group_id(group)
-        .security_group_rule_ids(id)
-        .send();
-    match deadline.call("RevokeSecurityGroupIngress", request).await {
-        Ok(_) => Ending::Done,
+    let answer = match direction {
+        Direction::Ingress => {
+            let revoke = ec2.revoke_security_group_ingress().group_id(group);
+            let request = revoke.security_group_rule_ids(id).send();
+            let answer = deadline.call("RevokeSecurityGroupIngress", request);
+            answer.await.map(|_| ())
+        }
+        Direction::Egress => {
+            let revoke = ec2.revoke_security_group_egress().group_id(group);
+            let request = revoke.security_group_rule_ids(id).send();
+            let answer = deadline.call("RevokeSecurityGroupEgress", request);
+            answer.await.map(|_| ())
+        }
+    };
+    match answer {
+        Ok(()) => Ending::Done,
         Err(error) if error.is_not_found() => Ending::AlreadyDone,
         Err(error) => error.ending(),
     }
@@ -578,8 +605,8 @@ pub(crate) struct Authorised {
     pub(crate) without: Option<Without>,
 }
 
-/// Authorises a permission for the source of a rule, with its description and
-/// these tags (`aws:` ones cannot be written). What EC2 refuses is tried without
+/// Authorises a permission in the direction of a rule and for its source, with its
+/// description and these tags (`aws:` ones cannot be written). What EC2 refuses is tried without
 /// the tags (whoever may authorise need not be allowed to tag), then without the
 /// description too (EC2 has come to take fewer characters), unless a retry may
 /// help, or neither is the matter.
@@ -589,7 +616,7 @@ pub(crate) struct Authorised {
 pub(crate) async fn authorise_rule(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
-    rule: &IngressRule,
+    (direction, rule): (Direction, &IngressRule),
     permission: &Permission,
     tags: &Tags,
     deadline: &Deadline,
@@ -600,7 +627,11 @@ pub(crate) async fn authorise_rule(
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect();
     let description = rule.description.as_deref();
-    let whole = authorise_once(ec2, group, rule, permission, (&tags, description), deadline).await;
+    let once = async |tags: &[Tag], description: Option<&str>| {
+        let permission = ip_permission(&rule.source, description, permission);
+        authorise_once(ec2, group, direction, permission, tags, deadline).await
+    };
+    let whole = once(&tags, description).await;
     let refusal = match whole {
         Err(error) if error.is_about_the_request() => error,
         answer => {
@@ -619,7 +650,7 @@ pub(crate) async fn authorise_rule(
         fewer.push(None);
     }
     for left in fewer {
-        match authorise_once(ec2, group, rule, permission, (&[], left), deadline).await {
+        match once(&[], left).await {
             Ok(created) => {
                 let without = Some(Without {
                     tags: !tags.is_empty(),
@@ -635,35 +666,37 @@ pub(crate) async fn authorise_rule(
     Err(last)
 }
 
-/// One call of AuthorizeSecurityGroupIngress: the new rule's id.
+/// One call of AuthorizeSecurityGroupIngress or …Egress: the new rule's id.
 async fn authorise_once(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
-    rule: &IngressRule,
-    permission: &Permission,
-    (tags, description): (&[Tag], Option<&str>),
+    direction: Direction,
+    permission: IpPermission,
+    tags: &[Tag],
     deadline: &Deadline,
 ) -> Result<Option<String>, AwsError> {
-    let mut request = ec2
-        .authorize_security_group_ingress()
-        .group_id(group)
-        .ip_permissions(ip_permission(&rule.source, description, permission));
-    if !tags.is_empty() {
-        request = request.tag_specifications(
-            TagSpecification::builder()
-                .resource_type(ResourceType::SecurityGroupRule)
-                .set_tags(Some(tags.to_vec()))
-                .build(),
-        );
-    }
-    let answer = deadline
-        .call("AuthorizeSecurityGroupIngress", request.send())
-        .await?;
-    Ok(answer
-        .security_group_rules()
-        .first()
-        .and_then(|rule| rule.security_group_rule_id())
-        .map(str::to_owned))
+    let with_tags = (!tags.is_empty()).then(|| {
+        let of_rule = TagSpecification::builder().resource_type(ResourceType::SecurityGroupRule);
+        vec![of_rule.set_tags(Some(tags.to_vec())).build()]
+    });
+    let rules = match direction {
+        Direction::Ingress => {
+            let authorise = ec2.authorize_security_group_ingress().group_id(group);
+            let authorise = authorise.ip_permissions(permission);
+            let request = authorise.set_tag_specifications(with_tags).send();
+            let answer = deadline.call("AuthorizeSecurityGroupIngress", request);
+            answer.await?.security_group_rules
+        }
+        Direction::Egress => {
+            let authorise = ec2.authorize_security_group_egress().group_id(group);
+            let authorise = authorise.ip_permissions(permission);
+            let request = authorise.set_tag_specifications(with_tags).send();
+            let answer = deadline.call("AuthorizeSecurityGroupEgress", request);
+            answer.await?.security_group_rules
+        }
+    };
+    let created = rules.unwrap_or_default().into_iter().next();
+    Ok(created.and_then(|rule| rule.security_group_rule_id))
 }
 
 /// Changes a rule in place: id and tags stay, the description has to be passed

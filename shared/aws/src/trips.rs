@@ -41,8 +41,8 @@ pub async fn follows(
     Ok(spent.over(changes, budget))
 }
 
-/// What follows for a run that is begun as a whole or not at all, and the trip
-/// that it takes: the next look meets it.
+/// What follows for a run that is begun as a whole or not at all. A trip that it
+/// takes is stored, and the next look meets it.
 ///
 /// # Errors
 /// It could not be stored or told.
@@ -53,18 +53,19 @@ pub async fn refused(
     place: Place<'_>,
     changes: usize,
     budget: u32,
-) -> Result<(), TellError> {
-    match follows(ledger, run, changes, budget).await? {
-        OverBudget::Fits => {}
+) -> Result<OverBudget, TellError> {
+    let follows = follows(ledger, run, changes, budget).await?;
+    match follows {
+        OverBudget::Fits | OverBudget::Spent => {}
         OverBudget::Resource { needs, .. } => {
             let trip = resource_trip(ledger, needs, budget);
             resource_over_budget(ledger, run, &trip).await?;
         }
-        OverBudget::Spent | OverBudget::Control => {
+        OverBudget::Control => {
             control_over_budget(ledger, events, run, place, changes, budget).await?;
         }
     }
-    Ok(())
+    Ok(follows)
 }
 
 /// The control trips for the resource of `run` alone.

@@ -21,7 +21,7 @@ use crate::ports::Permission;
 use crate::rules::AccountExemption;
 use crate::security_group::Tags;
 use crate::trigger::{self, BrokenEvent, Parsed};
-use crate::words::digest;
+use crate::words::{ControlId, digest};
 
 /// The resource that facts are about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +110,12 @@ pub trait Control: Send + Sync + 'static {
     /// An event that ought to name a resource and does not.
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
         trigger::of(&Self::INFO, payload)
+    }
+
+    /// Another control of the function that looks at the same resource next: one
+    /// for which its events would otherwise have to be read twice. It shares the lock.
+    fn next(_facts: &Self::Facts) -> Option<ControlId> {
+        None
     }
 
     /// The resource that facts are about.

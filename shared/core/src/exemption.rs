@@ -125,8 +125,8 @@ pub fn opt_out_tags(tags: &BTreeMap<String, String>) -> impl Iterator<Item = (&s
         .map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
-/// Reads a resource's tags for a control on a day. With `require_end` an opt-out
-/// without `until=` counts as malformed.
+/// Reads a resource's tags for a control on a day, and for the one whose opt-outs
+/// it honours. With `require_end` an opt-out without `until=` counts as malformed.
 #[must_use]
 pub fn read(
     tags: &BTreeMap<String, String>,
@@ -134,8 +134,12 @@ pub fn read(
     today: Date,
     require_end: bool,
 ) -> Exemption {
-    let read = |(key, value)| read_tag(key, value, control, today, require_end);
-    of_one_resource(opt_out_tags(tags).map(read).collect())
+    let controls = std::iter::once(control).chain(control.honours());
+    let read = controls.flat_map(|control| {
+        opt_out_tags(tags)
+            .map(move |(key, value)| read_tag(key, value, control, today, require_end))
+    });
+    of_one_resource(read.collect())
 }
 
 /// What several opt-outs on one resource amount to. One that cannot be read
@@ -216,14 +220,20 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
 
 /// The beginning of a tag that opts out of a control until a day, in place of
 /// one with this value: other controls that that one opts out of today stay opted
-/// out.
+/// out. So is the control whose opt-outs it honours, or that would take away again
+/// what is put back.
 pub(crate) fn dated(own: &str, control: ControlId, today: Date, until: Date) -> String {
     let others = ControlId::ALL.iter().filter(|other| {
         let read = read_tag(OPT_OUT_TAG, own, **other, today, false);
         matches!(read, Exemption::Exempt(_))
     });
     let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
-    controls.extend(others.map(|other| other.name()));
+    controls.extend(
+        others
+            .copied()
+            .chain(control.honours())
+            .map(ControlId::name),
+    );
     let controls: Vec<&str> = controls.into_iter().collect();
     format!("{} until={until}", controls.join("+"))
 }

@@ -445,7 +445,7 @@ mod tests {
             let detail = json!({ "control": control.name(), "resource": "x" });
             let event = event(OWN_SOURCE, CHECK_REQUESTED, detail);
             let expected = match control {
-                ControlId::OpenIngress => "RevokeIngressFunction",
+                ControlId::OpenIngress | ControlId::DefaultSecurityGroup => "RevokeIngressFunction",
                 ControlId::UnencryptedVolume => "EncryptVolumeFunction",
                 ControlId::EncryptionByDefault
                 | ControlId::SnapshotSharingBlock

@@ -39,6 +39,9 @@ pub struct Guards {
     /// The last good state of a setting that is restored to what it was
     /// ([`Control::keeps`](crate::control::Control::keeps)).
     pub former: Option<Value>,
+    /// The budget of this clock hour has no room for the finding, and no trip follows
+    /// from that ([`OverBudget::Spent`]): set by the look that met it.
+    pub budget_spent: bool,
 }
 
 impl Guards {
@@ -102,7 +105,7 @@ pub struct Case<'a> {
 
 /// Why a finding is not remediated; `None`: it is. The first of these counts: not
 /// ours, opt-out, baseline, not judged, left by the control, mode, kill switch,
-/// tripped (control, resource), fights.
+/// tripped (control, resource), budget of the hour, fights.
 #[must_use]
 pub fn held_back(case: &Case<'_>) -> Option<Reason> {
     let Case { guards, .. } = case;
@@ -134,6 +137,9 @@ pub fn held_back(case: &Case<'_>) -> Option<Reason> {
     if let Some(Trip { why, .. }) = &guards.resource_tripped {
         let why = why.clone();
         return Some(Reason::ResourceTripped { why });
+    }
+    if guards.budget_spent {
+        return Some(Reason::BudgetSpent);
     }
     match case.fights {
         Some((times, trip_after)) if times.saturating_add(1) >= trip_after => {
@@ -419,9 +425,13 @@ mod tests {
             })
         };
         let untripped = Guards::default();
+        let spent = Guards {
+            budget_spent: true,
+            ..Guards::default()
+        };
         let resource = Guards {
             resource_tripped: trip("it came back"),
-            ..Guards::default()
+            ..spent.clone()
         };
         let both = Guards {
             control_tripped: trip("the budget is used up"),
@@ -459,6 +469,8 @@ mod tests {
             case.guards = &resource;
             let why = "it came back".to_owned();
             assert_eq!(held_back(&case), Some(Reason::ResourceTripped { why }));
+            case.guards = &spent;
+            assert_eq!(held_back(&case), Some(Reason::BudgetSpent));
             case.guards = &untripped;
             assert_eq!(held_back(&case), Some(Reason::Fight { times: 9 }));
             for fights in [Some((8, 10)), None] {

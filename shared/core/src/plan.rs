@@ -76,6 +76,8 @@ impl Disposition {
             Reason::DeclarativePolicy
             | Reason::NeverSet
             | Reason::NotJudged
+            | Reason::InUse { .. }
+            | Reason::UseUnknown { .. }
             | Reason::NotifyMode => Self::NotifyOnly,
             // Nothing that is remediated at once ends by what changed meanwhile.
             Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,

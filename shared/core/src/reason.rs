@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::security_group::Users;
 use crate::words::Status;
 
 /// Why a finding is left as it is, or was left in part.
@@ -36,6 +37,16 @@ pub enum Reason {
     /// The account's setting was never seen any better, and the policy does not
     /// say what it should be.
     NeverSet,
+    /// Something uses the resource, and would lose by the change.
+    InUse {
+        /// What.
+        users: Users,
+    },
+    /// Whether something uses the resource cannot be read.
+    UseUnknown {
+        /// What AWS answered, as a clause.
+        why: String,
+    },
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -97,9 +108,12 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::DeclarativePolicy | Self::NeverSet | Self::NotJudged | Self::NotifyMode => {
-                Status::Notified
-            }
+            Self::DeclarativePolicy
+            | Self::NeverSet
+            | Self::NotJudged
+            | Self::InUse { .. }
+            | Self::UseUnknown { .. }
+            | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
             Self::BudgetSpent => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
@@ -120,6 +134,8 @@ impl Reason {
             Self::DeclarativePolicy => "a declarative policy sets it",
             Self::NeverSet => "it was never set",
             Self::NotJudged => "it cannot be judged",
+            Self::InUse { .. } => "it is in use",
+            Self::UseUnknown { .. } => "whether it is in use cannot be read",
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
@@ -157,6 +173,8 @@ impl fmt::Display for Reason {
                 "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
             ),
             Self::NotJudged => f.write_str("it cannot be judged"),
+            Self::InUse { users } => write!(f, "it is in use, by {users}"),
+            Self::UseUnknown { why } => write!(f, "whether it is in use cannot be read: {why}"),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),

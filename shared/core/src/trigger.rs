@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::info::ControlInfo;
+use crate::info::{ControlInfo, Expands};
 use crate::words::{Actor, ControlId};
 
 mod event;
@@ -130,11 +130,16 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
     }
 }
 
-/// Reads an event for `revoke-ingress`. `calls`: those that can open a group.
+/// Reads an event for a control of security groups, by what is fixed about it and
+/// the other kind of resource that concerns groups.
 ///
 /// # Errors
 /// An event that ought to name a resource and does not.
-pub fn ingress(calls: &[&str], payload: &Value) -> Result<Parsed, BrokenEvent> {
+pub fn groups(
+    info: &ControlInfo,
+    expands: Option<Expands>,
+    payload: &Value,
+) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
@@ -147,14 +152,11 @@ pub fn ingress(calls: &[&str], payload: &Value) -> Result<Parsed, BrokenEvent> {
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
             let request = CheckRequested::read(event.detail)?;
-            match ControlId::from_name(&request.control) {
-                Some(ControlId::OpenIngress) => {}
-                _ => {
-                    return Ok(Parsed::Ignored(format!(
-                        "`{}` is not a control of this function",
-                        request.control
-                    )));
-                }
+            if ControlId::from_name(&request.control) != Some(info.id) {
+                return Ok(Parsed::Ignored(format!(
+                    "`{}` is not `{}`",
+                    request.control, info.id
+                )));
             }
             let cause = request.cause.unwrap_or_default();
             let cause = cause.of_event(event.id, payload);
@@ -163,36 +165,40 @@ pub fn ingress(calls: &[&str], payload: &Value) -> Result<Parsed, BrokenEvent> {
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let call = match succeeded(detail, calls, "opens no security group")? {
+            let mut calls: Vec<&str> = info.calls.iter().map(|call| call.name).collect();
+            calls.extend(expands.iter().flat_map(|other| other.calls));
+            let call = match succeeded(detail, &calls, "is none that this control looks at")? {
                 Ok(call) => call,
                 Err(why) => return Ok(Parsed::Ignored(why)),
             };
             let actor = actor(detail).of_event(event.id, payload);
             let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
-            if call.ends_with("PrefixList") || call.ends_with("PrefixListVersion") {
-                let found = text(request, &[&format!("{call}Request"), "PrefixListId"])
+            let wrapped = (format!("{call}Request"), format!("{call}Response"));
+            if let Some(other) = expands.filter(|other| other.calls.contains(&call.as_str())) {
+                // A VPC's id is given by the call that makes it.
+                let found = text(request, &[&wrapped.0, "PrefixListId"])
                     .or_else(|| text(request, &["prefixListId"]))
-                    .or_else(|| {
-                        text(
-                            response,
-                            &[&format!("{call}Response"), "prefixList", "prefixListId"],
-                        )
-                    })
-                    .or_else(|| text(response, &["prefixList", "prefixListId"]));
+                    .or_else(|| text(response, &[&wrapped.1, "prefixList", "prefixListId"]))
+                    .or_else(|| text(response, &["prefixList", "prefixListId"]))
+                    .or_else(|| text(response, &[&wrapped.1, "vpc", "vpcId"]))
+                    .or_else(|| text(response, &["vpc", "vpcId"]));
+                let Expands {
+                    resource, prefix, ..
+                } = other;
                 let Some(id) = found else {
                     return broken(format!(
-                        "the `{call}` event names no prefix list: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check the groups that name it by hand"
+                        "the `{call}` event names no {resource}: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check by hand the groups that it concerns"
                     ));
                 };
-                if !is_id(&id, "pl-") {
+                if !is_id(&id, prefix) {
                     return broken(format!(
-                        "`detail.requestParameters` names `{id}`, which is not the id of a prefix list (`pl-…`)"
+                        "the `{call}` event names `{id}`, which is not the id of a {resource} (`{prefix}…`)"
                     ));
                 }
                 return Ok(Parsed::Expand(trigger(id, actor)));
             }
             let found = text(request, &["groupId"])
-                .or_else(|| text(request, &["ModifySecurityGroupRulesRequest", "GroupId"]))
+                .or_else(|| text(request, &[&wrapped.0, "GroupId"]))
                 .or_else(|| {
                     list(&response["securityGroupRuleSet"])
                         .into_iter()

@@ -42,6 +42,8 @@ pub enum ControlId {
     MetadataDefaults,
     /// The account may use the serial console of instances.
     SerialConsole,
+    /// The default security group of a VPC has rules.
+    DefaultSecurityGroup,
 }
 
 impl ControlId {
@@ -58,6 +60,7 @@ impl ControlId {
         Self::SnapshotSharingBlock,
         Self::MetadataDefaults,
         Self::SerialConsole,
+        Self::DefaultSecurityGroup,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -83,6 +86,7 @@ impl ControlId {
             Self::SnapshotSharingBlock => "snapshot-sharing-block",
             Self::MetadataDefaults => "metadata-defaults",
             Self::SerialConsole => "serial-console",
+            Self::DefaultSecurityGroup => "default-security-group",
         }
     }
 
@@ -105,16 +109,43 @@ impl ControlId {
                 "The account's defaults for new instances do not require IMDSv2"
             }
             Self::SerialConsole => "The account may use the serial console of its instances",
+            Self::DefaultSecurityGroup => "The default security group of a VPC has rules",
         }
     }
 
-    /// The name that its locks have: controls with one remediation share the lock
-    /// of a resource, so that there is one run at a time.
+    /// The control that its locks are named after: controls that change the same
+    /// resources share the lock of one, so that there is one run at a time.
+    #[must_use]
+    pub fn lock_owner(self) -> Self {
+        match self {
+            Self::DefaultSecurityGroup => Self::OpenIngress,
+            own => own.trip_owner(),
+        }
+    }
+
+    /// The name that its locks have.
     #[must_use]
     pub fn lock_name(self) -> &'static str {
+        self.lock_owner().name()
+    }
+
+    /// The control that its trips for one resource are named after: controls with
+    /// one remediation trip together, for it is that which came to nothing.
+    #[must_use]
+    pub fn trip_owner(self) -> Self {
         match self {
-            Self::VulnerablePackage | Self::UnmanagedInstance => Self::MissingPatches.name(),
-            own => own.name(),
+            Self::VulnerablePackage | Self::UnmanagedInstance => Self::MissingPatches,
+            own => own,
+        }
+    }
+
+    /// Another control whose opt-outs hold for this one as well: what that control
+    /// must leave alone, this one would take away.
+    #[must_use]
+    pub fn honours(self) -> Option<Self> {
+        match self {
+            Self::DefaultSecurityGroup => Some(Self::OpenIngress),
+            _ => None,
         }
     }
 
@@ -136,7 +167,7 @@ impl ControlId {
     /// tags.
     fn tagged(self) -> &'static [&'static str] {
         match self {
-            Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
+            Self::OpenIngress | Self::DefaultSecurityGroup => &["sg-", "sgr-", "vpc-"],
             Self::UnencryptedVolume => &["vol-", "i-"],
             Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
             Self::PublicSnapshot => &["snap-"],

@@ -4,6 +4,7 @@
 //! A run handles exactly one resource. Deliberately not here: what is decided
 //! (core) and how a call is made (aws).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use backstop_core::plan::{Change, Disposition, Ending, ItemId, Outcome, Verifica
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
 use backstop_core::trigger::{BrokenEvent, CheckRequested, Parsed, Trigger};
-use backstop_core::words::{Mode, Status};
+use backstop_core::words::{ControlId, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::Deserialize as _;
@@ -109,6 +110,16 @@ enum Outlook {
     Again,
 }
 
+/// What the lock of an earlier run leads to.
+enum Left<R: Remediation> {
+    /// Nothing that has to be finished.
+    Nothing,
+    /// An entry of this control, to be resumed.
+    Own(Box<Entry<R::State>>),
+    /// An entry of another control that shares the lock, which resumes it first.
+    OfOther(ControlId),
+}
+
 /// Whether a run may make its changes.
 enum Taken {
     Started,
@@ -147,6 +158,11 @@ impl<R: Remediation> Found<R> {
     fn budget(&self) -> u32 {
         let control = R::rules(&self.policy.policy).control;
         control.budget.changes_per_hour
+    }
+
+    /// Whether the budget has no room for some of the changes.
+    fn leaves_some(&self) -> bool {
+        self.trips.is_some() || self.guards.budget_spent
     }
 }
 
@@ -286,6 +302,7 @@ impl Engine {
         let pipeline = Pipeline::<R> {
             engine: self,
             run,
+            next: Cell::default(),
             control: PhantomData,
         };
         let checked = pipeline.rounds().await;
@@ -304,7 +321,23 @@ impl Engine {
         {
             warn!(%error, "the lock could not be released; its lease lapses by itself");
         }
-        checked
+        let verdict = checked?;
+        // The run that it left its look to sees to that as well.
+        if let Some(next) = pipeline.next.get()
+            && verdict != BUSY
+        {
+            self.check_by(next, run).await?;
+        }
+        Ok(verdict)
+    }
+
+    /// The look of another control of the function at the same resource.
+    async fn check_by(&self, control: ControlId, run: &Run<'_>) -> Result<(), Failure> {
+        let mut served = self.controls.iter();
+        if let Some(served) = served.find(|served| served.info().id == control) {
+            served.check(self, run).await?;
+        }
+        Ok(())
     }
 }
 
@@ -312,6 +345,8 @@ impl Engine {
 struct Pipeline<'a, R> {
     engine: &'a Engine,
     run: &'a Run<'a>,
+    /// Another control that has to look at the resource after this one.
+    next: Cell<Option<ControlId>>,
     control: PhantomData<R>,
 }
 
@@ -366,6 +401,7 @@ impl<R: Remediation> Pipeline<'_, R> {
 
     async fn look_counted(&self, counted: &mut RunMetricsOnDrop) -> Result<Outlook, Failure> {
         // gather: one parallel round (a second where the first names more to read)
+        let read_at = self.now();
         let Gathered {
             facts,
             policy,
@@ -376,6 +412,9 @@ impl<R: Remediation> Pipeline<'_, R> {
                     guards,
                 },
         } = self.gather().await?;
+        if let Some(next) = facts.as_ref().and_then(R::next) {
+            self.next.set(Some(next));
+        }
 
         // decide: exempt, judge, plan
         let now = self.now();
@@ -395,7 +434,14 @@ impl<R: Remediation> Pipeline<'_, R> {
             .as_ref()
             .filter(|lock| !lock.is_live_for_others(&self.holder().id, now));
         let open = match lapsed {
-            Some(lock) => self.open_entry(lock).await?,
+            Some(lock) => match self.open_entry(lock).await? {
+                Left::Nothing => None,
+                Left::Own(entry) => Some(*entry),
+                Left::OfOther(control) => {
+                    self.engine.check_by(control, self.run).await?;
+                    return Ok(Outlook::Again);
+                }
+            },
             None => None,
         };
         // What an earlier attempt left open is finished and told in any mode.
@@ -403,7 +449,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             return Ok(Outlook::Done("off"));
         }
         if let Some(facts) = &facts {
-            keep_former::<R>(self.ledger(), facts, &guards).await?;
+            keep_former::<R>(self.ledger(), facts, &guards, read_at).await?;
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
@@ -532,24 +578,30 @@ impl<R: Remediation> Pipeline<'_, R> {
     /// The entry that a lapsed lock, or one of our own earlier attempt, left
     /// open: one that was cut off or not told, or one of this very invocation
     /// or event. Another event's that failed and was told is history.
-    async fn open_entry(&self, lock: &Lock) -> Result<Option<Entry<R::State>>, Failure> {
+    async fn open_entry(&self, lock: &Lock) -> Result<Left<R>, Failure> {
         // An undo that was cut off is its own caller's to finish.
         let Some(Stored {
             record: Record::Remediation(entry),
             told,
         }) = self.ledger().read(&lock.entry).await?
         else {
-            return Ok(None);
+            return Ok(Left::Nothing);
         };
+        if entry.head.control != R::INFO.id {
+            return Ok(match told {
+                true => Left::Nothing,
+                false => Left::OfOther(entry.head.control),
+            });
+        }
         let event = &self.run.trigger.actor.event_id;
         let same_event = event.is_some() && entry.head.actor.event_id == *event;
         let ours = lock.holder == self.holder().id || same_event;
         if told && !ours {
-            return Ok(None);
+            return Ok(Left::Nothing);
         }
         entry
             .typed()
-            .map(Some)
+            .map(|entry| Left::Own(Box::new(entry)))
             .map_err(|error| Failure::Unreadable(entry.head.id.clone(), error))
     }
 
@@ -627,7 +679,11 @@ impl<R: Remediation> Pipeline<'_, R> {
                     return Ok(Taken::Refused);
                 }
                 OverBudget::Spent if is_new => return Ok(Taken::Spent),
-                OverBudget::Spent => 0,
+                // What was counted before goes on, the rest waits.
+                OverBudget::Spent => {
+                    found.guards.budget_spent = true;
+                    0
+                }
                 OverBudget::Resource { room, needs } => {
                     found.trips = Some(trips::resource_trip(ledger, needs, budget));
                     room
@@ -698,10 +754,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                 entry.leave(plan);
                 break;
             }
-            if found.trips.is_some() {
+            if found.leaves_some() {
                 let verification = entry.detail.verification.as_ref();
                 if !failed && verification.is_some_and(|v| v.not_as_planned.is_empty()) {
-                    self.trip(&mut entry, &mut found);
+                    self.leave(&mut entry, &mut found);
                 }
                 break;
             }
@@ -736,7 +792,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 Taken::Refused | Taken::Spent => {
                     entry = before;
                     if found.trips.is_some() && !failed {
-                        self.trip(&mut entry, &mut found);
+                        self.leave(&mut entry, &mut found);
                     }
                     break;
                 }
@@ -745,15 +801,21 @@ impl<R: Remediation> Pipeline<'_, R> {
         Ok((entry, found))
     }
 
-    /// The run ends here, because the control trips for the resource: what is left
-    /// stays. Nothing may be left by now, and then it does not trip.
-    fn trip(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
-        found.guards.resource_tripped.clone_from(&found.trips);
+    /// The run ends here, because the budget has no room for what is left: it stays,
+    /// and the control trips for the resource if that alone is to blame. Nothing may
+    /// be left by now, and then it does not trip.
+    fn leave(&self, entry: &mut Entry<R::State>, found: &mut Found<R>) {
+        if found.trips.is_some() {
+            found.guards.resource_tripped.clone_from(&found.trips);
+        }
         let facts = found.facts.as_ref();
         let decision = self.decide(facts, &found.policy, &found.guards, self.now());
         // An opt-out or another policy that came meanwhile: what was done is told.
         if let Some(plan) = &decision.plan
-            && plan.disposition == Disposition::Tripped
+            && matches!(
+                plan.disposition,
+                Disposition::Tripped | Disposition::Pending
+            )
         {
             entry.leave(plan);
         }
@@ -820,10 +882,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                 decide::settle::<R>(entry, &now, &decision);
             }
             let verification = decide::verify::<R>(entry, before, &now, &decision);
-            // Of a resource that is to trip some exposures stay: that is no news.
-            let as_expected = match found.trips {
-                None => decide::has_news(entry, decision.plan.as_ref()),
-                Some(_) => verification.not_as_planned.is_empty(),
+            // What the budget has no room for stays: that is no news.
+            let as_expected = match found.leaves_some() {
+                false => decide::has_news(entry, decision.plan.as_ref()),
+                true => verification.not_as_planned.is_empty(),
             };
             let settled =
                 entry.has_failures() || verification.passed() || as_expected || read == MOST_READS;
@@ -856,7 +918,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             );
             fights.clone()
         });
-        let is_left = entry.head.status == Status::Tripped;
+        let is_left = matches!(entry.head.status, Status::Tripped | Status::Pending);
         if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
             trips::resource_over_budget(self.ledger(), &entry, trip).await?;
         }
@@ -895,12 +957,19 @@ impl<R: Remediation> Pipeline<'_, R> {
             Closed::Done if !unread.is_empty() => Err(self.not_all_read(&unread)),
             Closed::Done if is_left => Ok(Outlook::Left(entry.head.status.name())),
             Closed::Done => Ok(Outlook::Done(entry.head.status.name())),
-            Closed::LookAgain => Ok(Outlook::Again),
+            Closed::LookAgain => {
+                // Whoever asked for another look may have been the other control.
+                let owner = R::INFO.id.lock_owner();
+                if owner != R::INFO.id {
+                    self.next.set(Some(owner));
+                }
+                Ok(Outlook::Again)
+            }
         }
     }
 
-    /// Records what a run left because the control has tripped, as told: its own
-    /// message said so, and the next look must not say it again.
+    /// Records what a run left because of the budget, as told: its own message said
+    /// so, and the next look must not say it again.
     async fn record_left(&self, found: &Found<R>) -> Result<(), Failure> {
         let now = self.now();
         let facts = found.facts.as_ref();
@@ -974,13 +1043,15 @@ pub(crate) async fn keep_former<R: Remediation>(
     ledger: &Ledger,
     facts: &R::Facts,
     guards: &Guards,
+    read_at: Timestamp,
 ) -> Result<(), LedgerError> {
     let former = guards.former.as_ref();
     let former = former.and_then(|former| R::State::deserialize(former).ok());
     match R::keeps(facts, former.as_ref()) {
         Some(state) => {
             let resource = R::subject(facts).id;
-            ledger.keep_former(R::INFO.id, resource, &state).await
+            let id = R::INFO.id;
+            ledger.keep_former(id, resource, &state, read_at).await
         }
         None => Ok(()),
     }

@@ -226,7 +226,7 @@ impl Walk<'_> {
             if baseline.spares(id) {
                 self.prune::<R>(facts, &mut guards).await?;
             }
-            pipeline::keep_former::<R>(self.ledger, facts, &guards).await?;
+            pipeline::keep_former::<R>(self.ledger, facts, &guards, self.now).await?;
             let mut decision = self.decide::<R>(facts, &guards);
             // What a run is about to close is not part of the baseline.
             let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(self.now));

@@ -336,7 +336,7 @@ impl Undoing<'_> {
         let closed = self.ledger.close(undo, self.holder, failed, None).await?;
         if closed == Closed::LookAgain {
             // A remediation met our lock and left its look to us.
-            let check = CheckRequested::new(undo.control, resource, None);
+            let check = CheckRequested::new(undo.control.lock_owner(), resource, None);
             bus::request_checks(&self.clients.eventbridge, &[check]).await?;
         }
         Ok(())

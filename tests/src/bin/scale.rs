@@ -225,6 +225,9 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
     }
     *seen.calls.entry(operation.clone()).or_default() += 1;
     let body = match operation.as_str() {
+        "DescribeSecurityGroups" if parameter("Filter.1.Name") == Some("group-name") => {
+            "<DescribeSecurityGroupsResponse><requestId>r</requestId><securityGroupInfo/></DescribeSecurityGroupsResponse>".to_owned()
+        }
         "DescribeSecurityGroups" => {
             assert_eq!(parameter("MaxResults"), Some("1000"), "whole pages");
             let page = parameter("NextToken").map_or(0, |token| token.parse().unwrap());

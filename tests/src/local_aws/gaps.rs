@@ -4,6 +4,8 @@
 //! | call | here |
 //! | --- | --- |
 //! | DescribeSecurityGroups by prefix list (a 500) | read off moto's rules |
+//! | default groups: moto makes one with each VPC, so with each test's | all of them together are those that a test names: [`default_groups`](super::proxy::Proxy::default_groups) |
+//! | DescribeSecurityGroupReferences (a 500) | none |
 //! | GetEbsDefaultKmsKeyId (a 500) | AWS's own key: `alias/aws/ebs` |
 //! | DescribeVolumeAttribute (a 500) | no product codes |
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
@@ -39,6 +41,8 @@ pub(super) struct Gaps {
     /// When instances were last started.
     pub(super) launched: HashMap<String, String>,
     pub(super) settings: Settings,
+    /// The default groups that are shown where all are asked for.
+    pub(super) default_groups: BTreeSet<String>,
 }
 
 impl Gaps {
@@ -97,6 +101,13 @@ pub(super) fn forward(
         "DescribeSecurityGroups" if field("Filter.1.Name") == "ip-permission.prefix-list-id" => {
             Ok(xml(&groups_by_list(upstreams, field("Filter.1.Value.1"))))
         }
+        "DescribeSecurityGroups" if field("Filter.1.Name") == "group-name" => {
+            let shown = gaps.lock().unwrap().default_groups.clone();
+            Ok(xml(&groups_by_id(upstreams, &shown)))
+        }
+        "DescribeSecurityGroupReferences" => Ok(xml(
+            "<DescribeSecurityGroupReferencesResponse><securityGroupReferenceSet/></DescribeSecurityGroupReferencesResponse>",
+        )),
         "GetEbsDefaultKmsKeyId" => Ok(xml(
             "<GetEbsDefaultKmsKeyIdResponse><kmsKeyId>alias/aws/ebs</kmsKeyId></GetEbsDefaultKmsKeyIdResponse>",
         )),
@@ -186,6 +197,19 @@ fn groups_by_list(upstreams: &Upstreams, list: &str) -> String {
     format!(
         "<DescribeSecurityGroupsResponse><securityGroupInfo>{items}</securityGroupInfo></DescribeSecurityGroupsResponse>"
     )
+}
+
+/// These groups.
+fn groups_by_id(upstreams: &Upstreams, ids: &BTreeSet<String>) -> String {
+    if ids.is_empty() {
+        return "<DescribeSecurityGroupsResponse><securityGroupInfo/></DescribeSecurityGroupsResponse>"
+            .to_owned();
+    }
+    let names: Vec<String> = (1..=ids.len()).map(|n| format!("GroupId.{n}")).collect();
+    let mut ask = vec![("Action", "DescribeSecurityGroups")];
+    let ids = ids.iter().map(String::as_str);
+    ask.extend(names.iter().map(String::as_str).zip(ids));
+    upstreams.ec2(&ask)
 }
 
 /// This account's snapshots that everyone can use.

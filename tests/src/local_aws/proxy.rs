@@ -228,6 +228,12 @@ impl Proxy {
         act(&mut self.gaps.lock().unwrap().settings)
     }
 
+    /// Shows these default groups where all are asked for, and no others.
+    pub fn default_groups<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
+        let ids = ids.into_iter().map(str::to_owned).collect();
+        self.gaps.lock().unwrap().default_groups = ids;
+    }
+
     /// Makes functions see that an instance was last started at a time.
     pub fn started_at(&self, instance: &str, at: jiff::Timestamp) {
         let (instance, at) = (instance.to_owned(), at.to_string());

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use backstop_core::control::Control as _;
 use backstop_core::controls;
+use backstop_core::controls::default_security_group::DefaultSecurityGroup;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
-    self, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
+    self, BrokenEvent, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
 };
 use backstop_core::undo;
 use backstop_core::words::Actor;
@@ -95,18 +96,29 @@ fn of(verdict: &str, trigger: &Trigger) -> Value {
 
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
-    check("revoke-ingress", |event| match OpenIngress::parse(event) {
-        Ok(Parsed::Check(trigger)) => of("check", &trigger),
-        Ok(Parsed::Expand(trigger)) => of("expand", &trigger),
-        Ok(Parsed::Ignored(reason)) => {
-            assert!(!reason.is_empty());
-            nothing("ignored")
-        }
-        Err(error) => {
-            assert!(error.to_string().contains('`'), "names the field: {error}");
-            nothing("error")
-        }
+    check("revoke-ingress", |event| {
+        verdict([
+            OpenIngress::parse(event),
+            DefaultSecurityGroup::parse(event),
+        ])
     });
+}
+
+/// The verdict of the first control that would look.
+fn verdict(read: impl IntoIterator<Item = Result<Parsed, BrokenEvent>>) -> Value {
+    let mut verdict = nothing("ignored");
+    for parsed in read {
+        match parsed {
+            Ok(Parsed::Check(trigger)) => return of("check", &trigger),
+            Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
+            Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
+            Err(error) => {
+                assert!(error.to_string().contains('`'), "names the field: {error}");
+                verdict = nothing("error");
+            }
+        }
+    }
+    verdict
 }
 
 /// The other functions that remediate at once, each with all its controls.
@@ -119,19 +131,7 @@ fn functions_that_remediate_at_once_read_every_event_as_expected() {
         }
         check(function, |event| {
             let served = controls::infos().filter(|info| info.function == function);
-            let mut verdict = nothing("ignored");
-            for info in served {
-                match trigger::of(info, event) {
-                    Ok(Parsed::Check(trigger)) => return of("check", &trigger),
-                    Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
-                    Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
-                    Err(error) => {
-                        assert!(error.to_string().contains('`'), "names the field: {error}");
-                        verdict = nothing("error");
-                    }
-                }
-            }
-            verdict
+            verdict(served.map(|info| trigger::of(info, event)))
         });
     }
 }

@@ -86,6 +86,14 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
     for function in [REVOKE, SWEEP, UNDO] {
         may(function, "ec2:DescribeManagedPrefixLists", "*", &[]);
     }
+    // There is no default group with rules in the sweep's story.
+    for action in [
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSecurityGroupReferences",
+        "ec2:DescribeSecurityGroupRules",
+    ] {
+        may(SWEEP, action, "*", &[]);
+    }
     // There is no failed event in the sweep's story.
     let failed = Stack::new(STACK).arn("FailedEventsQueue");
     may(SWEEP, "sqs:ChangeMessageVisibility", &failed, &[]);

@@ -1038,6 +1038,8 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     let none = Value::Null;
     let while_authorising =
         json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } });
+    let while_authorising_either = json!({ "StringEquals": { "ec2:CreateAction":
+        ["AuthorizeSecurityGroupEgress", "AuthorizeSecurityGroupIngress"] } });
     let only_backstop = json!({
         "ForAllValues:StringEquals": {
             "events:source": OWN_SOURCE,
@@ -1131,6 +1133,8 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:AuthorizeSecurityGroupIngress", &sub(RULES), &none),
                 ("ec2:CreateTags", &sub(RULES), &while_authorising),
                 ("ec2:DescribeManagedPrefixLists", &everything, &none),
+                ("ec2:DescribeNetworkInterfaces", &everything, &none),
+                ("ec2:DescribeSecurityGroupReferences", &everything, &none),
                 ("ec2:DescribeSecurityGroupRules", &everything, &none),
                 ("ec2:DescribeSecurityGroups", &everything, &none),
                 ("ec2:DescribeTags", &everything, &none),
@@ -1138,6 +1142,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:ModifySecurityGroupRules", &sub(GROUPS), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(RULES), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(ANY_LIST), &none),
+                ("ec2:RevokeSecurityGroupEgress", &sub(GROUPS), &none),
                 ("ec2:RevokeSecurityGroupIngress", &sub(GROUPS), &none),
                 ("events:PutEvents", &bus, &only_backstop),
                 ("logs:CreateLogStream", &revoke_ingress_logs, &none),
@@ -1336,6 +1341,9 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:DeleteVolume", &sub(VOLUMES), &only_replaced),
                 ("ec2:DescribeManagedPrefixLists", &everything, &none),
                 ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:DescribeNetworkInterfaces", &everything, &none),
+                ("ec2:DescribeSecurityGroupReferences", &everything, &none),
+                ("ec2:DescribeSecurityGroupRules", &everything, &none),
                 ("ec2:DescribeSecurityGroups", &everything, &none),
                 ("ec2:DescribeSnapshots", &everything, &none),
                 ("ec2:DescribeTags", &everything, &none),
@@ -1369,10 +1377,12 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("dynamodb:GetItem", &table, &none),
                 ("dynamodb:PutItem", &table, &none),
                 ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:AuthorizeSecurityGroupEgress", &sub(GROUPS), &none),
+                ("ec2:AuthorizeSecurityGroupEgress", &sub(RULES), &none),
                 ("ec2:AuthorizeSecurityGroupIngress", &sub(GROUPS), &none),
                 ("ec2:AuthorizeSecurityGroupIngress", &sub(RULES), &none),
                 ("ec2:CreateTags", &sub(RULES), &only_the_opt_out),
-                ("ec2:CreateTags", &sub(RULES), &while_authorising),
+                ("ec2:CreateTags", &sub(RULES), &while_authorising_either),
                 ("ec2:CreateTags", &sub(IMAGES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(SNAPSHOTS), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(VOLUMES), &replaced_no_more),
@@ -1383,6 +1393,8 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:DescribeInstanceStatus", &everything, &none),
                 ("ec2:DescribeInstanceTypes", &everything, &none),
                 ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:DescribeNetworkInterfaces", &everything, &none),
+                ("ec2:DescribeSecurityGroupReferences", &everything, &none),
                 ("ec2:DescribeSecurityGroupRules", &everything, &none),
                 ("ec2:DescribeSecurityGroups", &everything, &none),
                 ("ec2:DescribeSnapshotAttribute", &sub(SNAPSHOTS), &none),
@@ -1617,7 +1629,8 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
                 &[in_account("", "image"), in_account("", "snapshot")].concat()[..],
             ),
             (
-                &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
+                &json!({ "StringEquals": { "ec2:CreateAction":
+                    ["AuthorizeSecurityGroupEgress", "AuthorizeSecurityGroupIngress"] } }),
                 &of("security-group-rule"),
             ),
             (&only_the_opt_out, &of("security-group-rule")),

@@ -814,20 +814,24 @@ async fn what_the_state_machine_gave_up_goes_back_and_without_an_entry_nothing_h
 
 /// A unit is encrypted as a whole or not at all.
 #[tokio::test(start_paused = true)]
-async fn a_unit_that_exceeds_the_budget_by_itself_trips_alone_and_many_trip_the_control() {
-    for (by_itself, trip) in [
-        (1, format!("trip#unencrypted-volume#{VOLUME}")),
-        (0, "trip#unencrypted-volume".to_owned()),
+async fn a_unit_that_exceeds_the_budget_trips_alone_or_the_control_or_waits_for_the_next_hour() {
+    let of_unit = format!("trip#unencrypted-volume#{VOLUME}");
+    for (by_itself, by_tripped, trip) in [
+        (1, 0, Some(of_unit.as_str())),
+        (0, 0, Some("trip#unencrypted-volume")),
+        // Another unit, which has tripped alone, has used it up.
+        (0, 1, None),
     ] {
         let hour: String = Timestamp::now().to_string().chars().take(13).collect();
         let budget = format!("budget#unencrypted-volume#{hour}");
         let table = Arc::new(Mutex::new(Table::default()));
-        for (pk, changes) in [
-            (budget.clone(), 1),
-            (format!("{budget}#{VOLUME}"), by_itself),
+        for (pk, changes, tripped) in [
+            (budget.clone(), 1, by_tripped),
+            (format!("{budget}#{VOLUME}"), by_itself, 0),
         ] {
             let item = json!({
-                "pk": { "S": pk }, "sk": { "S": "budget" }, "changes": { "N": changes.to_string() },
+                "pk": { "S": pk }, "sk": { "S": "budget" },
+                "changes": { "N": changes.to_string() }, "tripped": { "N": tripped.to_string() },
             });
             table.lock().unwrap().items.insert(pk, item);
         }
@@ -837,16 +841,21 @@ async fn a_unit_that_exceeds_the_budget_by_itself_trips_alone_and_many_trip_the_
         };
         let ledger = table.clone();
         let wire = wire(world, move |call| ledger.lock().unwrap().answer(call));
-        run(&wire, volume_event()).await.unwrap();
-        assert_eq!(changes(&wire), Vec::<String>::new());
-        let table = table.lock().unwrap();
-        let trips: Vec<&String> = table
-            .items
-            .keys()
-            .filter(|pk| pk.starts_with("trip#"))
-            .collect();
-        assert_eq!(trips, [&trip]);
-        assert_eq!(count(&wire, "PutEvents"), 1, "told once: {trip}");
+        for look in ["first", "second"] {
+            run(&wire, volume_event()).await.unwrap();
+            assert_eq!(changes(&wire), Vec::<String>::new());
+            let table = table.lock().unwrap();
+            let trips = table.items.keys().filter(|pk| pk.starts_with("trip#"));
+            assert_eq!(trips.collect::<Vec<_>>(), Vec::from_iter(trip));
+            assert_eq!(count(&wire, "PutEvents"), 1, "told once: {trip:?}, {look}");
+            let document = |item: &Value| item["document"]["S"].as_str().unwrap().to_owned();
+            let mut entries = table
+                .items
+                .iter()
+                .filter(|(pk, _)| pk.starts_with("entry#"));
+            let pending = entries.any(|(_, item)| document(item).contains(r#""status":"pending""#));
+            assert_eq!(pending, trip.is_none());
+        }
     }
 }
 

@@ -902,6 +902,31 @@ async fn over_its_budget_the_control_trips_and_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_that_have_tripped_alone_used_up_makes_an_instance_wait_and_trips_nothing() {
+    let world = World::of([(1, lacking(1))]);
+    world.lock().unwrap().policy = r#"{"version":1,"controls":{"missing-patches":{"mode":"enforce","budget":{"changes_per_hour":2}}}}"#.into();
+    let hour: String = Timestamp::now().to_string().chars().take(13).collect();
+    let pk = format!("budget#missing-patches#{hour}");
+    let spent = json!({
+        "pk": { "S": pk }, "sk": { "S": "budget" },
+        "changes": { "N": "2" }, "tripped": { "N": "2" },
+    });
+    world.lock().unwrap().table.items.insert(pk.clone(), spent);
+    for _ in 0..2 {
+        let answer = run(&wire(&world), batch([compliance(1)])).await.unwrap();
+        assert_eq!(failed(&answer), Vec::<&str>::new());
+        let world = world.lock().unwrap();
+        assert!(world.commands.is_empty() && world.notices.is_empty());
+        assert!(!world.table.items.keys().any(|pk| pk.starts_with("trip#")));
+        assert_eq!(world.told_of(1), ["pending"], "once");
+    }
+    // In the next hour there is room.
+    world.lock().unwrap().table.items.remove(&pk);
+    run(&wire(&world), batch([compliance(1)])).await.unwrap();
+    assert_eq!(world.lock().unwrap().commands.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn near_the_end_of_its_time_nothing_is_begun_and_what_has_begun_is_left_for_the_next() {
     let world = World::of([(1, lacking(1))]);
     let late = wire(&world);

@@ -56,7 +56,7 @@ impl Ledger {
         control: ControlId,
         resources: &[String],
     ) -> Result<Vec<Standing>, LedgerError> {
-        let lock_name = control.lock_name();
+        let (lock_name, trip_name) = (control.lock_name(), control.trip_owner().name());
         // There is one for each control.
         let of_account = control.is_of_account();
         let control = control.name();
@@ -73,7 +73,7 @@ impl Ledger {
                     [
                         lock_key(lock_name, resource),
                         known_key(control, resource),
-                        resource_trip_key(lock_name, resource),
+                        resource_trip_key(trip_name, resource),
                         fights_key(control, resource),
                         baseline_key(control, resource),
                     ]
@@ -99,6 +99,7 @@ impl Ledger {
                         fights: document(find(fights))?.unwrap_or_default(),
                         baseline: find(baseline).map(fingerprints).unwrap_or_default(),
                         former: document(former)?,
+                        budget_spent: false,
                     },
                 });
             }
@@ -106,7 +107,8 @@ impl Ledger {
         Ok(standings)
     }
 
-    /// Keeps the last good state of a setting, to restore it by.
+    /// Keeps the last good state of a setting, to restore it by, unless one that was
+    /// read later is kept.
     ///
     /// # Errors
     /// It could not be stored.
@@ -115,9 +117,17 @@ impl Ledger {
         control: ControlId,
         resource: &str,
         state: &impl serde::Serialize,
+        read_at: Timestamp,
     ) -> Result<(), LedgerError> {
-        let item = document_item(&former_key(control.name(), resource), state)?;
-        self.put(item, None).await.map(|_| ())
+        let mut item = document_item(&former_key(control.name(), resource), state)?;
+        let read_at = n(read_at.as_millisecond());
+        item.insert("read_at".to_owned(), read_at.clone());
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(read_at) OR read_at <= :read_at")
+            .expression_attribute_values(":read_at", read_at);
+        self.transact(vec![transact_put(put)]).await.map(|_| ())
     }
 
     /// Reads items by their keys (at most 100), consistently.
@@ -203,7 +213,10 @@ impl Ledger {
         resource: &str,
         trip: &Trip,
     ) -> Result<(), LedgerError> {
-        let item = document_item(&resource_trip_key(control.lock_name(), resource), trip)?;
+        let item = document_item(
+            &resource_trip_key(control.trip_owner().name(), resource),
+            trip,
+        )?;
         self.transact(vec![self.put_item(item, "attribute_not_exists(pk)")])
             .await
             .map(|_| ())
@@ -288,9 +301,11 @@ impl Ledger {
             let count = items.iter().find(is).and_then(|item| number(item, name));
             u64::try_from(count.unwrap_or(0)).unwrap_or(0)
         };
+        let changes = count(&all, "changes");
         let spent = Spent {
-            all: count(&all, "changes"),
-            by_resource: count(&of_resource, "changes"),
+            all: changes,
+            // What it had spent when the control was re-armed is forgotten.
+            by_resource: count(&of_resource, "changes").min(changes),
             by_tripped: count(&all, "tripped"),
         };
         Ok((spent, count(&of_resource, "tripped")))
@@ -323,7 +338,7 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let trip = match resource {
             None => control_trip_key(control.name()),
-            Some(resource) => resource_trip_key(control.lock_name(), resource),
+            Some(resource) => resource_trip_key(control.trip_owner().name(), resource),
         };
         let now = self.clock.now();
         let (spent, noted) = match resource {

@@ -368,7 +368,7 @@ pub(super) fn control_trip_key(control: &str) -> Key {
     state_key(format!("trip#{control}"))
 }
 
-/// A control that has tripped for one resource, by the name of its locks.
+/// A control that has tripped for one resource, by the name of its trips.
 pub(super) fn resource_trip_key(control: &str, resource: &str) -> Key {
     state_key(format!("trip#{control}#{resource}"))
 }

@@ -7,6 +7,7 @@ use backstop_core::control::Control;
 use crate::remediation::Place;
 use crate::security_groups::partition;
 
+mod default_security_group;
 mod encryption_by_default;
 mod metadata_defaults;
 mod open_ingress;

@@ -9,7 +9,7 @@ use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::ports::Permission;
-use backstop_core::security_group::{IngressRule, SecurityGroup};
+use backstop_core::security_group::{Direction, IngressRule, SecurityGroup};
 use backstop_core::undo::{Act, ItemStates};
 
 use crate::clients::Clients;
@@ -77,7 +77,9 @@ async fn restore_rules(
         let begun = outcomes.len();
         match state.act {
             Act::Authorise => {
-                outcomes.extend(authorise(ec2, group, state, opt_out, deadline).await);
+                let rule = (Direction::Ingress, &state.before);
+                let value = opt_out(rule.1);
+                outcomes.extend(authorise(ec2, group, rule, &value, deadline).await);
             }
             Act::Widen => outcomes.extend(widen(ec2, group, state, opt_out, deadline).await),
             Act::AsBefore | Act::Changed => {}
@@ -93,26 +95,21 @@ async fn restore_rules(
                     why: "what it stands for is not back".to_owned(),
                 }
             } else {
-                revoke_rule(ec2, group, id, deadline).await
+                revoke_rule(ec2, group, Direction::Ingress, id, deadline).await
             };
             outcomes.push(Outcome {
                 created: Some(id.clone()),
-                ..outcome(state, Step::TakeBack, None, ending)
+                ..outcome(&state.item, Step::TakeBack, None, ending)
             });
         }
     }
     outcomes
 }
 
-fn outcome(
-    state: &ItemStates<IngressRule>,
-    step: Step,
-    permission: Option<&Permission>,
-    ending: Ending,
-) -> Outcome {
+fn outcome(item: &str, step: Step, permission: Option<&Permission>, ending: Ending) -> Outcome {
     Outcome {
         round: 1,
-        item: state.item.clone(),
+        item: item.to_owned(),
         step,
         permission: permission.cloned(),
         created: None,
@@ -121,19 +118,19 @@ fn outcome(
     }
 }
 
-async fn authorise(
+/// Authorises a rule again that was revoked, with its tags and this opt-out.
+pub(super) async fn authorise(
     ec2: &aws_sdk_ec2::Client,
     group: &str,
-    state: &ItemStates<IngressRule>,
-    opt_out: &dyn Fn(&IngressRule) -> String,
+    (direction, rule): (Direction, &IngressRule),
+    opt_out: &str,
     deadline: &Deadline,
 ) -> Vec<Outcome> {
-    let rule = &state.before;
     let mut tags = rule.tags.clone();
-    let value = opt_out(rule);
     tags.retain(|key, _| !is_opt_out_key(key));
-    tags.insert(OPT_OUT_TAG.to_owned(), value.clone());
-    let answer = authorise_rule(ec2, group, rule, &rule.permission, &tags, deadline).await;
+    tags.insert(OPT_OUT_TAG.to_owned(), opt_out.to_owned());
+    let whole = (direction, rule);
+    let answer = authorise_rule(ec2, group, whole, &rule.permission, &tags, deadline).await;
     let (Authorised { created, without }, ending) = match answer {
         Ok(made) => (made, Ending::Done),
         Err(error) if error.is_duplicate() => (Authorised::default(), Ending::AlreadyDone),
@@ -148,7 +145,7 @@ async fn authorise(
     let mut outcomes = vec![Outcome {
         created,
         without,
-        ..outcome(state, Step::Authorise, Some(&rule.permission), ending)
+        ..outcome(&rule.id, Step::Authorise, Some(&rule.permission), ending)
     }];
     // What came back without its tags needs its opt-out, or it is closed again.
     if let Some(Outcome {
@@ -158,9 +155,9 @@ async fn authorise(
     }) = outcomes.first()
         && without.tags
     {
-        let tagged = opt_outs::set(ec2, id, &value, deadline).await;
+        let tagged = opt_outs::set(ec2, id, opt_out, deadline).await;
         let ending = tagged.map_or_else(|error| error.ending(), |()| Ending::Done);
-        outcomes.push(outcome(state, Step::Tag, None, ending));
+        outcomes.push(outcome(&rule.id, Step::Tag, None, ending));
     }
     outcomes
 }
@@ -178,9 +175,9 @@ async fn widen(
     if let Err(error) = opt_outs::set(ec2, &rule.id, &value, deadline).await {
         let why = "its opt-out could not be put on it before".to_owned();
         return vec![
-            outcome(state, Step::Tag, None, error.ending()),
+            outcome(&state.item, Step::Tag, None, error.ending()),
             outcome(
-                state,
+                &state.item,
                 Step::Widen,
                 Some(&rule.permission),
                 Ending::Skipped { why },
@@ -192,7 +189,7 @@ async fn widen(
         Err(error) => error.ending(),
     };
     vec![
-        outcome(state, Step::Tag, None, Ending::Done),
-        outcome(state, Step::Widen, Some(&rule.permission), ending),
+        outcome(&state.item, Step::Tag, None, Ending::Done),
+        outcome(&state.item, Step::Widen, Some(&rule.permission), ending),
     ]
 }

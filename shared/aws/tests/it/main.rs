@@ -11,6 +11,7 @@
 
 mod account_settings;
 mod calls;
+mod default_security_group;
 mod doctor;
 mod executions;
 mod failed_events;

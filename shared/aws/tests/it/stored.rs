@@ -10,7 +10,8 @@
 //! They were written by the functions themselves, in runs on AWS in memory.
 //! Those named `…-full` were not: they hold every optional field at once. Those of
 //! `public-image` and of the account settings that are restored were made by hand,
-//! after those of `public-snapshot` and `encryption-by-default`.
+//! after those of `public-snapshot` and `encryption-by-default`, and those of
+//! `default-security-group` after those of `public-image`.
 //!
 //! Deliberately not here: items without a document (locks, counters).
 
@@ -397,6 +398,29 @@ const REACHED: &[Reached] = &[
                 &["refused"],
                 "no grant is spared for what removing it breaks",
             ),
+            (&["rolled-back"], "what failed is tried again"),
+            (&["needs-person"], "a failure says so"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        controls: &[ControlId::DefaultSecurityGroup],
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "held",
+            "not-owned",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
+            (&["refused"], "a group in use is told: notified"),
             (&["rolled-back"], "what failed is tried again"),
             (&["needs-person"], "a failure says so"),
             (&["awaiting-rescan"], "Inspector reports none of it"),

@@ -5,6 +5,7 @@ use crate::any_control::AnyControl;
 use crate::info::ControlInfo;
 use crate::words::ControlId;
 
+pub mod default_security_group;
 pub mod encryption_by_default;
 pub mod metadata_defaults;
 pub mod missing_patches;
@@ -26,6 +27,7 @@ pub static CONTROLS: &[&dyn AnyControl] = &[
     &snapshot_sharing_block::SnapshotSharingBlock,
     &metadata_defaults::MetadataDefaults,
     &serial_console::SerialConsole,
+    &default_security_group::DefaultSecurityGroup,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

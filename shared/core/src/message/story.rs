@@ -19,7 +19,7 @@ use crate::any_control::AnyControl;
 use crate::control::ByHand;
 use crate::controls;
 use crate::entry::Entry;
-use crate::exemption::{Exemption, OPT_OUT_TAG, OptOut, SPELLING};
+use crate::exemption::{self, Exemption, OPT_OUT_TAG, OptOut, SPELLING};
 use crate::info::{Phrases, Tagged};
 use crate::plan::{Ending, Exposure, Outcome, Step};
 use crate::prose::{capitalised, clause, joined, one_line, or, or_unknown, shortened, time};
@@ -163,11 +163,7 @@ impl<'a> Story<'a> {
             item,
             left,
             to: Some(before.clone()),
-            opt_out: &format!(
-                "{} until={} reason=undo",
-                self.entry.head.control,
-                opt_out_until(&self.entry.head)
-            ),
+            opt_out: &undo_opt_out(&self.entry.head),
             outcomes: self.all_outcomes(item),
         })?;
         let what = format!("{item} ({})", control.line(item, before)?);
@@ -288,6 +284,13 @@ impl<'a> Story<'a> {
 pub(super) fn opt_out_until(head: &Head) -> Date {
     let started = Offset::UTC.to_datetime(head.started_at).date();
     started.saturating_add(OPT_OUT_DAYS.days())
+}
+
+/// The opt-out of what a person puts back by hand.
+fn undo_opt_out(head: &Head) -> String {
+    let until = opt_out_until(head);
+    let dated = exemption::dated("", head.control, until, until);
+    format!("{dated} reason=undo")
 }
 
 /// An opt-out as a team may write it, with why it has to be.

@@ -103,6 +103,9 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
             ", the kill switch is on: nothing more was changed"
         }
         Status::Stopped => ", the kill switch is on: nothing was changed",
+        Status::Pending if story.changed_something() => {
+            ", the budget of this hour is used up: nothing more was changed"
+        }
         Status::Pending => ", the budget of this hour is used up: nothing was changed",
         Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
         // The last four are of encryptions and patchings, which have stories of

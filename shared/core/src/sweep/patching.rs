@@ -89,6 +89,10 @@ pub fn page_key(
                 &guards.baseline
             )),
         ));
+        // The next sweep meets another hour.
+        if guards.is_some_and(|guards| guards.budget_spent) {
+            parts.push("budget spent".to_owned());
+        }
     }
     parts.push(format!(
         "{:?}",

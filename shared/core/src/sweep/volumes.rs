@@ -112,6 +112,8 @@ pub fn page_key<'a>(
         })
         .collect();
     volumes.sort();
+    // The next sweep meets another hour.
+    volumes.extend(guards.budget_spent.then(|| "budget spent".to_owned()));
     let circumstances = format!(
         "{:?} {:?} {:?} {:?} {} {} {} {} {}",
         control.mode.unwrap_or(mode),

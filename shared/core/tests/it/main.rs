@@ -10,6 +10,7 @@
 )]
 
 mod account_setting_cases;
+mod default_security_group_cases;
 mod encryption_simulation;
 mod encryption_undos;
 mod entries;

@@ -572,6 +572,83 @@ async fn what_one_resource_used_up_makes_others_wait_for_the_next_hour_and_trips
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_run_meets_on_its_way_and_the_hour_has_no_room_for_waits() {
+    // The revocation is denied, and the retry finds another rule; or another comes
+    // while the first is being revoked.
+    for is_retried in [true, false] {
+        let (world, table) = (open(&["sgr-1"]), Ledgered::default());
+        spend(&table, 1, 1, 0);
+        let denied = Arc::new(Mutex::new(is_retried));
+        let (now_denied, comes) = (denied.clone(), world.clone());
+        let wire = budgeted_but(&world, &table, 2, move |call| {
+            if call.operation != "RevokeSecurityGroupIngress" {
+                return None;
+            }
+            if !*now_denied.lock().unwrap() {
+                comes.lock().unwrap().rules.insert("sgr-2");
+                return None;
+            }
+            Some(Reply::ec2_error(403, "UnauthorizedOperation", "no"))
+        });
+        if is_retried {
+            let error = run(&wire).await.unwrap_err();
+            assert!(error.contains("UnauthorizedOperation"), "{error}");
+            *denied.lock().unwrap() = false;
+            world.lock().unwrap().rules.insert("sgr-2");
+        }
+        assert_eq!(run(&wire).await.unwrap(), "pending");
+        assert_eq!(world.lock().unwrap().rules, BTreeSet::from(["sgr-2"]));
+        assert_eq!(spent(&table), 2);
+        assert!(!holds(&table, OF_CONTROL) && !holds(&table, OF_GROUP));
+        let last = told(&wire).pop().unwrap();
+        assert_eq!(last["status"], "pending", "{last}");
+        assert_eq!(last["plan"]["because"], "budget-spent");
+
+        let again = budgeted(&world, &table, 2);
+        assert_eq!(run(&again).await.unwrap(), "known");
+        assert_eq!((changes(&again), self::told(&again).len()), (0, 0));
+        spend(&table, 0, 0, 0);
+        let wire = budgeted(&world, &table, 2);
+        assert_eq!(run(&wire).await.unwrap(), "remediated");
+        assert!(world.lock().unwrap().rules.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_resource_had_spent_when_the_control_was_re_armed_is_forgotten() {
+    let (world, table) = (open(&["sgr-1"]), Ledgered::default());
+    spend(&table, 3, 0, 2);
+    let wire = budgeted(&world, &table, 3);
+    run(&wire).await.unwrap();
+    assert!(holds(&table, OF_CONTROL));
+    let ledger = engine(&wire).ledger;
+    let control = ControlId::OpenIngress;
+    assert!(ledger.re_arm(control, None).await.unwrap());
+    let left = ledger.spent(control, GROUP).await.unwrap();
+    assert_eq!((left.all, left.by_resource), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_setting_the_state_that_was_read_last_is_kept_in_whatever_order_it_is_stored() {
+    let (world, table) = (open(&[]), Ledgered::default());
+    let ledger = engine(&budgeted(&world, &table, 1)).ledger;
+    let (control, region) = (ControlId::SerialConsole, "eu-central-1");
+    // (state, read at, what is kept then)
+    for (state, second, kept) in [
+        ("first", 10, "first"),
+        ("older", 9, "first"),
+        ("newer", 11, "newer"),
+        ("older", 10, "newer"),
+    ] {
+        let read_at = Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let stored = ledger.keep_former(control, region, &state, read_at).await;
+        stored.unwrap();
+        let standing = ledger.standing(control, region).await.unwrap();
+        assert_eq!(standing.guards.former, Some(json!(kept)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limited_run_that_was_cut_off_or_failed_closes_what_it_counted_and_trips_then() {
     // The second revocation is denied at first; its retry closes it.
     let (world, table) = (open(&["sgr-1", "sgr-2", "sgr-3"]), Ledgered::default());

@@ -27,7 +27,7 @@ const CHECKED: Duration = Duration::from_secs(60);
 /// How long a snapshot, or a copy of a volume, takes.
 const MADE: Duration = Duration::from_secs(30);
 
-/// An ingress rule.
+/// A rule of a group; of an egress rule the source is the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The group that it is of.
@@ -38,7 +38,8 @@ pub struct Rule {
     pub from: i32,
     /// The last port.
     pub to: i32,
-    /// The name of the source's field, and the source: `("cidrIpv4", "0.0.0.0/0")`.
+    /// The name of the source's field, and the source: `("cidrIpv4", "0.0.0.0/0")`,
+    /// `("groupId", "sg-…")`.
     pub source: (&'static str, String),
     /// Its description.
     pub description: String,
@@ -195,8 +196,14 @@ pub struct Ec2 {
     pub account: String,
     /// Groups by id, with their tags.
     pub groups: BTreeMap<String, Tags>,
-    /// Rules by id.
+    /// Those of them that are the default group of their VPC.
+    pub default_groups: BTreeSet<String>,
+    /// Network interfaces by id, each with its group.
+    pub interfaces: BTreeMap<String, String>,
+    /// Ingress rules by id.
     pub rules: BTreeMap<String, Rule>,
+    /// Egress rules by id.
+    pub egress: BTreeMap<String, Rule>,
     /// Volumes by id.
     pub volumes: BTreeMap<String, Volume>,
     /// Snapshots by id.
@@ -236,9 +243,13 @@ impl Ec2 {
         let answer = match call.operation.as_str() {
             "DescribeSecurityGroups" => self.describe_groups(call),
             "DescribeSecurityGroupRules" => self.describe_rules(call),
-            "AuthorizeSecurityGroupIngress" => self.authorize(call),
+            "DescribeNetworkInterfaces" => Ok(self.describe_interfaces(call)),
+            "DescribeSecurityGroupReferences" => Ok("<securityGroupReferenceSet/>".to_owned()),
+            "AuthorizeSecurityGroupIngress" => self.authorize(call, false),
+            "AuthorizeSecurityGroupEgress" => self.authorize(call, true),
             "ModifySecurityGroupRules" => self.modify(call),
-            "RevokeSecurityGroupIngress" => self.revoke(call),
+            "RevokeSecurityGroupIngress" => self.revoke(call, false),
+            "RevokeSecurityGroupEgress" => self.revoke(call, true),
             "DescribeTags" => Ok(self.describe_tags(call)),
             "CreateTags" => self.create_tags(call),
             "DescribeVolumes" => Ok(self.describe_volumes(call, now)),
@@ -331,26 +342,69 @@ impl Ec2 {
         if let Some(missing) = ids.iter().find(|id| !self.groups.contains_key(**id)) {
             return Err(("InvalidGroup.NotFound", missing.to_string()));
         }
-        let wanted = |id: &str| match filters(call)[..] {
-            [] => ids.is_empty() || ids.contains(&id),
-            [("ip-permission.prefix-list-id", ref lists)] => self
-                .rules
-                .values()
-                .any(|rule| rule.group == id && lists.iter().any(|list| *list == rule.source.1)),
-            ref other => panic!("DescribeSecurityGroups: {other:?}"),
+        let names = |rules: &BTreeMap<String, Rule>, id: &str, sources: &[&str]| {
+            let mut rules = rules.values().filter(|rule| rule.group == id);
+            rules.any(|rule| sources.contains(&&*rule.source.1))
+        };
+        let passes = |id: &str, (filter, values): &(&str, Vec<&str>)| match *filter {
+            "ip-permission.prefix-list-id" | "ip-permission.group-id" => {
+                names(&self.rules, id, values)
+            }
+            "egress.ip-permission.group-id" => names(&self.egress, id, values),
+            "group-name" => values.contains(&self.group_name(id)),
+            // There is one.
+            "vpc-id" => true,
+            other => panic!("DescribeSecurityGroups: {other}"),
+        };
+        let wanted = |id: &str| {
+            let named = ids.is_empty() || ids.contains(&id);
+            named && filters(call).iter().all(|filter| passes(id, filter))
         };
         let mut items = String::new();
         for (id, tags) in self.groups.iter().filter(|(id, _)| wanted(id)) {
             let rules = self.rules.values().filter(|rule| rule.group == *id);
             let permissions: String = rules.map(permission).collect();
+            let egress = self.egress.values().filter(|rule| rule.group == *id);
+            let egress: String = egress.map(permission).collect();
             let _ = write!(
                 items,
-                "<item><ownerId>{}</ownerId><groupId>{id}</groupId><groupName>{id}</groupName><vpcId>vpc-1</vpcId><ipPermissions>{permissions}</ipPermissions>{}</item>",
+                "<item><ownerId>{}</ownerId><groupId>{id}</groupId><groupName>{}</groupName><vpcId>vpc-1</vpcId><ipPermissions>{permissions}</ipPermissions><ipPermissionsEgress>{egress}</ipPermissionsEgress>{}</item>",
                 self.account,
+                self.group_name(id),
                 tag_set(tags)
             );
         }
         Ok(format!("<securityGroupInfo>{items}</securityGroupInfo>"))
+    }
+
+    /// A default group's name is reserved; others are named by their id.
+    fn group_name<'a>(&self, id: &'a str) -> &'a str {
+        match self.default_groups.contains(id) {
+            true => "default",
+            false => id,
+        }
+    }
+
+    fn describe_interfaces(&self, call: &Call) -> String {
+        let [("group-id", groups)] = &filters(call)[..] else {
+            panic!("DescribeNetworkInterfaces: {call:?}")
+        };
+        let mut items = String::new();
+        let interfaces = self.interfaces.iter();
+        for (id, group) in interfaces.filter(|(_, of)| groups.contains(&of.as_str())) {
+            let _ = write!(
+                items,
+                "<item><networkInterfaceId>{id}</networkInterfaceId><groupSet><item><groupId>{group}</groupId></item></groupSet></item>"
+            );
+        }
+        format!("<networkInterfaceSet>{items}</networkInterfaceSet>")
+    }
+
+    fn rules_of(&mut self, egress: bool) -> &mut BTreeMap<String, Rule> {
+        match egress {
+            true => &mut self.egress,
+            false => &mut self.rules,
+        }
     }
 
     fn describe_rules(&self, call: &Call) -> Answer {
@@ -361,15 +415,17 @@ impl Ec2 {
             other => panic!("DescribeSecurityGroupRules: {other:?}"),
         };
         let mut items = String::new();
-        for (id, rule) in self.rules.iter().filter(|(id, rule)| wanted(id, rule)) {
-            items += &self.rule_item(id, rule);
+        for (egress, rules) in [(false, &self.rules), (true, &self.egress)] {
+            for (id, rule) in rules.iter().filter(|(id, rule)| wanted(id, rule)) {
+                items += &self.rule_item(id, rule, egress);
+            }
         }
         Ok(format!(
             "<securityGroupRuleSet>{items}</securityGroupRuleSet>"
         ))
     }
 
-    fn authorize(&mut self, call: &Call) -> Answer {
+    fn authorize(&mut self, call: &Call, egress: bool) -> Answer {
         let group = self.group(call)?;
         one(call, "IpPermissions.#.IpProtocol");
         let permission = "IpPermissions.1";
@@ -377,6 +433,7 @@ impl Ec2 {
         let source = [
             ("cidrIpv4", "IpRanges.1", "CidrIp"),
             ("cidrIpv6", "Ipv6Ranges.1", "CidrIpv6"),
+            ("groupId", "Groups.1", "GroupId"),
         ]
         .into_iter()
         .find_map(|(kind, list, name)| {
@@ -394,13 +451,15 @@ impl Ec2 {
             description: description.to_owned(),
             tags: call.tags("TagSpecification.1.Tag"),
         };
-        if self.rules.values().any(|other| same(other, &rule)) {
+        let mut others = self.rules_of(egress).values();
+        if others.any(|other| same(other, &rule)) {
             return Err(("InvalidPermission.Duplicate", "it is there".to_owned()));
         }
-        let id = self.open(rule.clone());
+        let id = self.new_id("sgr");
+        self.rules_of(egress).insert(id.clone(), rule.clone());
         Ok(format!(
             "<return>true</return><securityGroupRuleSet>{}</securityGroupRuleSet>",
-            self.rule_item(&id, &rule)
+            self.rule_item(&id, &rule, egress)
         ))
     }
 
@@ -435,14 +494,15 @@ impl Ec2 {
         Ok("<return>true</return>".to_owned())
     }
 
-    fn revoke(&mut self, call: &Call) -> Answer {
+    fn revoke(&mut self, call: &Call, egress: bool) -> Answer {
         let group = self.group(call)?;
         one(call, "SecurityGroupRuleId.#");
         let id = call.parameter("SecurityGroupRuleId.1").unwrap();
-        if self.rules.get(id).is_none_or(|rule| rule.group != group) {
+        let rules = self.rules_of(egress);
+        if rules.get(id).is_none_or(|rule| rule.group != group) {
             return Err(("InvalidSecurityGroupRuleId.NotFound", id.to_owned()));
         }
-        self.rules.remove(id);
+        rules.remove(id);
         Ok("<return>true</return>".to_owned())
     }
 
@@ -454,7 +514,7 @@ impl Ec2 {
         }
     }
 
-    fn rule_item(&self, id: &str, rule: &Rule) -> String {
+    fn rule_item(&self, id: &str, rule: &Rule, egress: bool) -> String {
         let Rule {
             group,
             protocol,
@@ -465,8 +525,14 @@ impl Ec2 {
             tags,
         } = rule;
         let (tags, account) = (tag_set(tags), &self.account);
+        let source = match *kind {
+            "groupId" => format!(
+                "<referencedGroupInfo><groupId>{source}</groupId><userId>{account}</userId></referencedGroupInfo>"
+            ),
+            kind => format!("<{kind}>{source}</{kind}>"),
+        };
         format!(
-            "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{group}</groupId><groupOwnerId>{account}</groupOwnerId><isEgress>false</isEgress><ipProtocol>{protocol}</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort><{kind}>{source}</{kind}><description>{description}</description>{tags}</item>"
+            "<item><securityGroupRuleId>{id}</securityGroupRuleId><groupId>{group}</groupId><groupOwnerId>{account}</groupOwnerId><isEgress>{egress}</isEgress><ipProtocol>{protocol}</ipProtocol><fromPort>{from}</fromPort><toPort>{to}</toPort>{source}<description>{description}</description>{tags}</item>"
         )
     }
 
@@ -476,7 +542,10 @@ impl Ec2 {
     pub fn tags_of(&mut self, id: &str) -> Option<&mut Tags> {
         Some(match id.split_once('-')?.0 {
             "sg" => self.groups.get_mut(id)?,
-            "sgr" => &mut self.rules.get_mut(id)?.tags,
+            "sgr" => match self.egress.get_mut(id) {
+                Some(rule) => &mut rule.tags,
+                None => &mut self.rules.get_mut(id)?.tags,
+            },
             "vol" => &mut self.volumes.get_mut(id)?.tags,
             "snap" => &mut self.snapshots.get_mut(id)?.tags,
             "ami" => &mut self.images.get_mut(id)?.tags,
@@ -1001,6 +1070,7 @@ fn permission(rule: &Rule) -> String {
         "cidrIpv6" => {
             format!("<ipv6Ranges><item><cidrIpv6>{source}</cidrIpv6></item></ipv6Ranges>")
         }
+        "groupId" => format!("<groups><item><groupId>{source}</groupId></item></groups>"),
         other => panic!("a source of the kind {other}"),
     };
     format!(

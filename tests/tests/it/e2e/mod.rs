@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 mod account_settings;
 mod cli;
+mod default_groups;
 mod encryption;
 mod failing_calls;
 mod guards;
@@ -642,7 +643,7 @@ fn an_event_that_no_rule_matches_invokes_nothing() {
     scenario(async |aws| {
         for name in [
             "DescribeInstances",
-            "AuthorizeSecurityGroupEgress",
+            "RevokeSecurityGroupEgress",
             "RevokeSecurityGroupIngress",
         ] {
             let event = cloudtrail::call(
@@ -1289,6 +1290,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         encryption::exercise(aws).await;
         snapshots::exercise(aws).await;
         images::exercise(aws).await;
+        default_groups::exercise(aws).await;
         account_settings::exercise(aws).await;
         patching::exercise(aws).await;
 

@@ -120,12 +120,14 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
         requests
     };
     match call.operation.as_str() {
-        "AuthorizeSecurityGroupIngress" => [vec![of(id("GroupId"))], makes("sgr")].concat(),
+        "AuthorizeSecurityGroupEgress" | "AuthorizeSecurityGroupIngress" => {
+            [vec![of(id("GroupId"))], makes("sgr")].concat()
+        }
         "ModifySecurityGroupRules" => {
             let rule = id("SecurityGroupRule.1.SecurityGroupRuleId");
             vec![of(id("GroupId")), of(rule)]
         }
-        "RevokeSecurityGroupIngress" => vec![of(id("GroupId"))],
+        "RevokeSecurityGroupEgress" | "RevokeSecurityGroupIngress" => vec![of(id("GroupId"))],
         "CreateTags" => {
             let with = |id: &str| {
                 let (arn, mut facts) = resource(cloud, id);

@@ -316,6 +316,10 @@ impl Story for Remediation {
     }
 
     async fn wrong(&self, account: &Account, placed: &Ec2, end: &End) -> Vec<String> {
+        if !end.again && end.refused(self.0.told_reads()) {
+            let records = contract::records(account).await;
+            return told(account, &records, end);
+        }
         let mut wrong = wrong_about(account, self.0, end).await;
         let now = &account.cloud().ec2;
         if now != placed {

@@ -13,7 +13,7 @@ use crate::control::ByHand;
 use crate::exemption::{OPT_OUT_TAG, is_opt_out_key};
 use crate::plan::{Ending, Step};
 use crate::ports::Permission;
-use crate::security_group::{IngressRule, Source};
+use crate::security_group::{Direction, IngressRule, Source};
 use crate::shell::{ascii_json, aws, quote};
 
 /// The commands, to be run in this order; none where no step of ours changed
@@ -27,7 +27,7 @@ pub(super) fn back(back: &ByHand<'_, IngressRule>) -> Vec<String> {
         outcomes.any(|o| o.step == step && o.ending == Ending::Done)
     };
     let mut commands = if done(Step::Revoke) || (done(Step::Narrow) && back.left.is_none()) {
-        vec![authorise(back, rule)]
+        vec![authorise(back, Direction::Ingress, rule)]
     } else if done(Step::Narrow) {
         vec![tag(back, rule), widen(back, rule)]
     } else {
@@ -50,7 +50,12 @@ pub(super) fn back(back: &ByHand<'_, IngressRule>) -> Vec<String> {
     commands
 }
 
-fn authorise(back: &ByHand<'_, IngressRule>, rule: &IngressRule) -> String {
+/// Authorises a rule again, with its tags and its opt-out in the same call.
+pub(crate) fn authorise<S>(
+    back: &ByHand<'_, S>,
+    direction: Direction,
+    rule: &IngressRule,
+) -> String {
     let mut tags: Vec<Value> = rule
         .tags
         .iter()
@@ -61,7 +66,7 @@ fn authorise(back: &ByHand<'_, IngressRule>, rule: &IngressRule) -> String {
     tags.push(opt_out(back));
     let tags = json!([{ "ResourceType": "security-group-rule", "Tags": tags }]);
     aws(
-        "ec2 authorize-security-group-ingress",
+        &format!("ec2 authorize-security-group-{}", direction.name()),
         back.region,
         &[
             ("--group-id", back.resource.to_owned()),
@@ -114,7 +119,7 @@ fn revoke(back: &ByHand<'_, IngressRule>, created: &BTreeSet<&str>) -> Option<St
     })
 }
 
-fn opt_out(back: &ByHand<'_, IngressRule>) -> Value {
+fn opt_out<S>(back: &ByHand<'_, S>) -> Value {
     json!({ "Key": OPT_OUT_TAG, "Value": back.opt_out })
 }
 
@@ -133,7 +138,7 @@ fn ports(permission: &Permission) -> Map<String, Value> {
     fields
 }
 
-/// A rule in the words of AuthorizeSecurityGroupIngress.
+/// A rule in the words of AuthorizeSecurityGroupIngress and …Egress.
 fn ip_permission(rule: &IngressRule) -> Value {
     let (list, mut source) = match &rule.source {
         Source::Ipv4(block) => ("IpRanges", json!({ "CidrIp": block })),

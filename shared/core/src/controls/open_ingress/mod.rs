@@ -36,11 +36,11 @@ use crate::finding::{Finding, Verdict};
 use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Change, Exposure, ItemId, Reach, Step, Unjudged};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
-use crate::security_group::{AWS, Entries, IngressRule, SecurityGroup, Source, Tags};
+use crate::security_group::{AWS, DEFAULT_NAME, Entries, IngressRule, SecurityGroup, Source, Tags};
 use crate::trigger::{self, BrokenEvent, Parsed};
 use crate::words::{ControlId, Severity, digest};
 
-mod commands;
+pub(super) mod commands;
 mod words;
 
 /// Ports that Security Hub EC2.19 calls high-risk.
@@ -758,7 +758,7 @@ impl Control for OpenIngress {
     });
 
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::ingress(&Self::calls(), payload)
+        trigger::groups(&Self::INFO, Self::EXPANDS, payload)
     }
 
     const IN_PLACE: (Step, Step) = (Step::Narrow, Step::Widen);
@@ -894,6 +894,11 @@ impl Control for OpenIngress {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The default group of a VPC is to have no rules at all.
+    fn next(group: &SecurityGroup) -> Option<ControlId> {
+        (group.name == DEFAULT_NAME).then_some(ControlId::DefaultSecurityGroup)
     }
 
     fn of_others(group: &SecurityGroup, account: &str) -> BTreeMap<String, String> {

@@ -205,9 +205,9 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
     );
     // The whole mail, once.
     expect![[r#"
-        Subject: [Backstop] OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress until 2027-01-31
+        Subject: [Backstop] OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress, default-security-group...
 
-        OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress until 2027-01-31
+        OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress, default-security-group until 2027-01-31
         Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
         What changed
@@ -215,6 +215,7 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
 
         What it means
         - open-ingress changes nothing here until 2027-01-31, by team-web: vendor audit.
+        - default-security-group changes nothing here until 2027-01-31, by team-web: vendor audit.
 
         Who did it, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -238,26 +239,27 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
     check(
         about,
         expect![[r#"
-        Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
+            Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, default-security-grou...
 
-        OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
-        Account 111122223333, eu-central-1. Team: unowned. Control: -.
+            OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, default-security-group without an end
+            Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
-        What changed
-        - The tag backstop:opt-out of vpc-0123456789abcdef0 is now `all`.
+            What changed
+            - The tag backstop:opt-out of vpc-0123456789abcdef0 is now `all`.
 
-        What it means
-        - open-ingress changes nothing here without an end, by nobody named: no reason given.
-        - It is the tag of a VPC: all its security groups are concerned.
+            What it means
+            - open-ingress changes nothing here without an end, by nobody named: no reason given.
+            - default-security-group changes nothing here without an end, by nobody named: no reason given.
+            - It is the tag of a VPC: all its security groups are concerned.
 
-        Who did it, as the event states
-        - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
-        - Call: CreateTags, 2026-11-24 09:59:56 UTC
-        - From: 198.51.100.7
-        - With: aws-cli/2.31.0
+            Who did it, as the event states
+            - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
+            - Call: CreateTags, 2026-11-24 09:59:56 UTC
+            - From: 198.51.100.7
+            - With: aws-cli/2.31.0
 
-        How to end the opt-out
-        - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources vpc-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
+            How to end the opt-out
+            - If it is not meant to be, remove the tag: aws ec2 delete-tags --region eu-central-1 --resources vpc-0123456789abcdef0 --tags '[{"Key":"backstop:opt-out"}]'"#]],
     );
 }
 
@@ -304,6 +306,7 @@ fn an_unreadable_opt_out_is_told_with_the_spelling() {
 
             What it means
             - open-ingress changes nothing here, because the tag cannot be read: `open-ingres` is neither `all` nor the name of a control.
+            - default-security-group changes nothing here, because the tag cannot be read: `open-ingres` is neither `all` nor the name of a control.
 
             Who did it, as the event states
             - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -332,6 +335,7 @@ fn a_key_in_another_spelling_is_told_with_the_right_one_and_how_to_remove_it() {
 
             What it means
             - open-ingress changes nothing here, because the tag cannot be read: its key is `Backstop:Opt-Out`; use `backstop:opt-out` and remove this one.
+            - default-security-group changes nothing here, because the tag cannot be read: its key is `Backstop:Opt-Out`; use `backstop:opt-out` and remove this one.
 
             Who did it, as the event states
             - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -360,6 +364,7 @@ fn an_opt_out_that_is_over_when_it_is_set_is_told() {
 
             What it means
             - open-ingress is not held back: the opt-out has ended, it held until 2026-01-31, by team-web: no reason given.
+            - default-security-group is not held back: the opt-out has ended, it held until 2026-01-31, by team-web: no reason given.
             - What it protected is looked at now, and put right if it is open and nothing else excludes it.
 
             Who did it, as the event states
