@@ -493,13 +493,8 @@ impl Handler {
     /// re-arms it; or the run waits for the next hour. An instance is never encrypted
     /// in part for the budget's sake.
     async fn over_budget(&self, run: &Encryption, budget: u32) -> Result<OverBudget, Failure> {
-        let place = trips::Place {
-            account: &run.head.account,
-            region: &run.head.region,
-            resource: &run.head.resource,
-        };
         let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-        Ok(trips::refused(ledger, bus, run, place, run.changes(), budget).await?)
+        Ok(trips::refused(ledger, bus, &run.head, run.changes(), budget).await?)
     }
 
     /// Takes a run up again whose state machine has ended, or never began.

@@ -655,13 +655,8 @@ impl Handler {
             Begun::Busy => Looked::Done("another run will look again"),
             Begun::Moved => Looked::Again,
             Begun::OverBudget => {
-                let place = trips::Place {
-                    account: &run.head.account,
-                    region: &run.head.region,
-                    resource: &run.head.resource,
-                };
                 let (ledger, bus) = (&self.ledger, &self.clients.eventbridge);
-                match trips::refused(ledger, bus, &run, place, 1, budget).await? {
+                match trips::refused(ledger, bus, &run.head, 1, budget).await? {
                     OverBudget::Spent => return Ok(None),
                     _ => Looked::Again,
                 }

@@ -40,12 +40,7 @@ pub async fn walk(
 ) -> Result<Walked, Stopped> {
     let mut seen = 0_u64;
     let mut unseen = Vec::new();
-    let vpcs = opt_outs::of_vpcs(ec2, deadline)
-        .await
-        .unwrap_or_else(|error| {
-            unseen.push(format!("the opt-outs of VPCs: {error}"));
-            BTreeMap::new()
-        });
+    let vpcs = opt_outs::of_vpcs_seen(ec2, deadline, &mut unseen).await;
     // A list that many groups name is read once.
     let mut lists: BTreeMap<String, PrefixList> = BTreeMap::new();
     let mut token = None;

@@ -84,6 +84,19 @@ pub(crate) async fn of_vpcs(
     tagged(ec2, Some(filter("resource-type", "vpc")), deadline).await
 }
 
+/// The same for a walk: without an answer it goes on, and `unseen` says so.
+pub(crate) async fn of_vpcs_seen(
+    ec2: &aws_sdk_ec2::Client,
+    deadline: &Deadline,
+    unseen: &mut Vec<String>,
+) -> BTreeMap<String, Tags> {
+    let vpcs = of_vpcs(ec2, deadline).await;
+    vpcs.unwrap_or_else(|error| {
+        unseen.push(format!("the opt-outs of VPCs: {error}"));
+        BTreeMap::new()
+    })
+}
+
 /// Sets a resource's opt-out tag.
 ///
 /// # Errors

@@ -6,38 +6,26 @@
 
 use backstop_core::guards::{OverBudget, Trip};
 use backstop_core::notice::{About, ControlTripped, Notice};
-use backstop_core::run;
-use backstop_core::words::ControlId;
+use backstop_core::run::{self, Head};
 use tracing::warn;
 
 use crate::bus;
 use crate::findings::TellError;
-use crate::ledger::{Ledger, LedgerError, LockedRun};
+use crate::ledger::{Ledger, LedgerError};
 use crate::metrics;
 
-/// Where a control trips.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The account.
-    pub account: &'a str,
-    /// The Region.
-    pub region: &'a str,
-    /// ARN of the resource whose changes would exceed the budget.
-    pub resource: &'a str,
-}
-
-/// What follows for `run`, of which the budget of the hour refused so many
-/// `changes`.
+/// What follows for the run with this head, of which the budget of the hour refused
+/// so many `changes`.
 ///
 /// # Errors
 /// What is spent could not be read.
 pub async fn follows(
     ledger: &Ledger,
-    run: &impl LockedRun,
+    head: &Head,
     changes: usize,
     budget: u32,
 ) -> Result<OverBudget, LedgerError> {
-    let spent = ledger.spent(run.control(), run.resource_id()).await?;
+    let spent = ledger.spent(head.control, head.resource_id()).await?;
     Ok(spent.over(changes, budget))
 }
 
@@ -49,35 +37,34 @@ pub async fn follows(
 pub async fn refused(
     ledger: &Ledger,
     events: &aws_sdk_eventbridge::Client,
-    run: &impl LockedRun,
-    place: Place<'_>,
+    head: &Head,
     changes: usize,
     budget: u32,
 ) -> Result<OverBudget, TellError> {
-    let follows = follows(ledger, run, changes, budget).await?;
+    let follows = follows(ledger, head, changes, budget).await?;
     match follows {
         OverBudget::Fits | OverBudget::Spent => {}
         OverBudget::Resource { needs, .. } => {
             let trip = resource_trip(ledger, needs, budget);
-            resource_over_budget(ledger, run, &trip).await?;
+            resource_over_budget(ledger, head, &trip).await?;
         }
         OverBudget::Control => {
-            control_over_budget(ledger, events, run, place, changes, budget).await?;
+            control_over_budget(ledger, events, head, changes, budget).await?;
         }
     }
     Ok(follows)
 }
 
-/// The control trips for the resource of `run` alone.
+/// The control trips for the resource of a run alone.
 ///
 /// # Errors
 /// It could not be stored.
 pub async fn resource_over_budget(
     ledger: &Ledger,
-    run: &impl LockedRun,
+    head: &Head,
     trip: &Trip,
 ) -> Result<(), LedgerError> {
-    let (control, resource) = (run.control(), run.resource_id());
+    let (control, resource) = (head.control, head.resource_id());
     warn!(%control, resource, why = %trip.why, "the control has tripped for the resource");
     ledger.trip_over_budget(control, resource, trip).await
 }
@@ -94,21 +81,20 @@ pub fn resource_trip(ledger: &Ledger, needs: u64, budget: u32) -> Trip {
     }
 }
 
-/// The control changes nothing more until a person re-arms it: `run` would have
-/// made more `changes` than its `budget` of the hour allows.
+/// The control changes nothing more until a person re-arms it: a run would have made
+/// more `changes` than its `budget` of the hour allows.
 ///
 /// # Errors
 /// It could not be stored or told.
 pub async fn control_over_budget(
     ledger: &Ledger,
     events: &aws_sdk_eventbridge::Client,
-    run: &impl LockedRun,
-    place: Place<'_>,
+    head: &Head,
     changes: usize,
     budget: u32,
 ) -> Result<(), TellError> {
     let at = ledger.clock().now();
-    let control: ControlId = run.control();
+    let control = head.control;
     let trip = Trip {
         at,
         why: format!("it would have made more than {budget} changes in an hour"),
@@ -116,13 +102,13 @@ pub async fn control_over_budget(
     let notice = Notice {
         version: run::VERSION,
         id: ledger.clock().new_id(),
-        account: place.account.to_owned(),
-        region: place.region.to_owned(),
+        account: head.account.clone(),
+        region: head.region.clone(),
         at,
         about: About::ControlTripped(ControlTripped {
             control,
             changes_per_hour: budget,
-            resource: place.resource.to_owned(),
+            resource: head.resource.clone(),
             changes: u32::try_from(changes).unwrap_or(u32::MAX),
             at,
         }),

@@ -12,10 +12,7 @@ use serde_json::Value;
 
 use crate::exemption::Exemption;
 use crate::guards::Fight;
-use crate::plan::{
-    Change, Disposition, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification,
-};
-use crate::reason::Reason;
+use crate::plan::{Change, Ending, Exposure, ItemId, Outcome, Plan, State, Step, Verification};
 use crate::run::Run;
 use crate::words::{Status, digest};
 
@@ -187,18 +184,6 @@ impl<S: Clone + PartialEq> Entry<S> {
         self.detail
             .before
             .retain(|item, _| counted.contains(item) || kept.contains(item));
-    }
-
-    /// The same finding left as it is, and why.
-    #[must_use]
-    pub fn held_back(mut self, because: Reason) -> Self {
-        self.head.status = because.status();
-        let plan = &mut self.detail.plan;
-        plan.disposition = Disposition::of(&because);
-        plan.reasons.push(because.to_string());
-        plan.because = Some(because);
-        self.detail.before.clear();
-        self
     }
 
     /// The run ends with a part undone: `left` is the plan for that part, and why it

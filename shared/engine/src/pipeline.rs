@@ -625,8 +625,10 @@ impl<R: Remediation> Pipeline<'_, R> {
             Taken::Busy => return Ok(Outlook::Done(BUSY)),
             Taken::Moved | Taken::Refused => return Ok(Outlook::Again),
             Taken::Spent => {
-                let left = entry.held_back(Reason::BudgetSpent);
-                return self.record(left, found.known.as_ref(), &found.guards).await;
+                return match self.left(&found, entry.head.started_at) {
+                    Some(left) => self.record(left, found.known.as_ref(), &found.guards).await,
+                    None => Ok(Outlook::Again),
+                };
             }
         }
         // apply, verify: again while others change the resource meanwhile
@@ -672,16 +674,19 @@ impl<R: Remediation> Pipeline<'_, R> {
                 Begun::Moved => return Ok(Taken::Moved),
                 Begun::OverBudget => {}
             }
-            let room = match trips::follows(ledger, entry, wanted, budget).await? {
+            let room = match trips::follows(ledger, &entry.head, wanted, budget).await? {
                 OverBudget::Fits => return Ok(Taken::Moved),
                 OverBudget::Control => {
-                    self.trip_control(entry, wanted, budget).await?;
+                    let (bus, head) = (&self.engine.clients.eventbridge, &entry.head);
+                    trips::control_over_budget(ledger, bus, head, wanted, budget).await?;
                     return Ok(Taken::Refused);
                 }
-                OverBudget::Spent if is_new => return Ok(Taken::Spent),
-                // What was counted before goes on, the rest waits.
                 OverBudget::Spent => {
                     found.guards.budget_spent = true;
+                    if is_new {
+                        return Ok(Taken::Spent);
+                    }
+                    // What was counted before goes on, the rest waits.
                     0
                 }
                 OverBudget::Resource { room, needs } => {
@@ -694,27 +699,10 @@ impl<R: Remediation> Pipeline<'_, R> {
             if changes.is_empty()
                 && let Some(trip) = &found.trips
             {
-                trips::resource_over_budget(ledger, entry, trip).await?;
+                trips::resource_over_budget(ledger, &entry.head, trip).await?;
                 return Ok(Taken::Refused);
             }
         }
-    }
-
-    /// The control trips: it changes nothing more until a person re-arms it.
-    async fn trip_control(
-        &self,
-        entry: &Entry<R::State>,
-        changes: usize,
-        budget: u32,
-    ) -> Result<(), Failure> {
-        let place = trips::Place {
-            account: &self.run.trigger.account,
-            region: &self.run.trigger.region,
-            resource: &entry.head.resource,
-        };
-        let bus = &self.engine.clients.eventbridge;
-        trips::control_over_budget(self.ledger(), bus, entry, place, changes, budget).await?;
-        Ok(())
     }
 
     /// Changes the resource and reads it again, until nothing is left to do.
@@ -920,7 +908,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         });
         let is_left = matches!(entry.head.status, Status::Tripped | Status::Pending);
         if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
-            trips::resource_over_budget(self.ledger(), &entry, trip).await?;
+            trips::resource_over_budget(self.ledger(), &entry.head, trip).await?;
         }
         self.ledger().finish(&entry).await?;
         bus::tell(&self.engine.clients.eventbridge, &entry.head.id).await?;
@@ -968,13 +956,18 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
     }
 
+    /// What is found and left, because of guards that were met since it was decided.
+    fn left(&self, found: &Found<R>, now: Timestamp) -> Option<Entry<R::State>> {
+        let facts = found.facts.as_ref();
+        let decision = self.decide(facts, &found.policy, &found.guards, now);
+        self.entry(facts, &decision, &found.policy, now)
+    }
+
     /// Records what a run left because of the budget, as told: its own message said
     /// so, and the next look must not say it again.
     async fn record_left(&self, found: &Found<R>) -> Result<(), Failure> {
         let now = self.now();
-        let facts = found.facts.as_ref();
-        let decision = self.decide(facts, &found.policy, &found.guards, now);
-        let Some(mut left) = self.entry(facts, &decision, &found.policy, now) else {
+        let Some(mut left) = self.left(found, now) else {
             return Ok(());
         };
         left.head.finished_at = Some(now);

@@ -74,11 +74,7 @@ impl Remediation for DefaultSecurityGroup {
     ) -> Result<Walked, Stopped> {
         let ec2 = &aws.ec2;
         let mut unseen = Vec::new();
-        let vpcs = opt_outs::of_vpcs(ec2, at.deadline).await;
-        let vpcs = vpcs.unwrap_or_else(|error| {
-            unseen.push(format!("the opt-outs of VPCs: {error}"));
-            BTreeMap::new()
-        });
+        let vpcs = opt_outs::of_vpcs_seen(ec2, at.deadline, &mut unseen).await;
         let read = async |token: Option<String>| {
             let request = ec2
                 .describe_security_groups()
