@@ -137,13 +137,16 @@ fn of_id(what: &str) -> Result<Vec<Target>, Problem> {
                 targets.push(Target::Resource(info.id, id()));
             }
             None if what == info.id.name() => targets.push(Target::Setting(info.id)),
-            _ if other.is_some_and(|other| what.starts_with(other.prefix)) => {
+            _ if other
+                .and_then(|other| other.prefix)
+                .is_some_and(|prefix| what.starts_with(prefix)) =>
+            {
                 targets.push(Target::Other(info.id, id()));
             }
             _ => {}
         }
         kinds.extend(info.prefix.map(|prefix| (info.phrases.resource, prefix)));
-        kinds.extend(other.map(|other| (other.resource, other.prefix)));
+        kinds.extend(other.and_then(|other| Some((other.resource, other.prefix?))));
         if info.prefix.is_none() {
             settings.push(format!("`{}`", info.id));
         }
@@ -255,7 +258,7 @@ async fn concerned(
         }
     };
     if ids.is_empty() {
-        println!("no {} names it", served.info().phrases.resource);
+        println!("it concerns no {}", served.info().phrases.resource);
     }
     Ok(ids)
 }

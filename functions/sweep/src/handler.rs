@@ -254,13 +254,15 @@ impl Handler {
             bus::request_checks(&self.clients.eventbridge, &checks).await?;
             return Ok(());
         }
+        // Told already, and no run that was cut off.
+        let waits = matches!(&record, Record::Remediation(entry) if entry.awaits_visibility());
         // What a run that may go on is about, and who is behind it.
         let of_run = match &record {
             Record::Remediation(entry) => Some((
                 entry.head.control,
                 entry.resource_id(),
                 &entry.head.actor,
-                matches!(entry.head.status, Status::InProgress | Status::Failed),
+                waits || matches!(entry.head.status, Status::InProgress | Status::Failed),
             )),
             // The account's setting, of an earlier release: another kind of run by now,
             // which nothing resumes.
@@ -285,7 +287,7 @@ impl Handler {
                 let checks = [asked_by(control, resource, actor)];
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;
                 info!(entry = %id, %control, resource, "to be taken up again");
-                digest.resumed += 1;
+                digest.resumed += u64::from(!waits);
             }
             return Ok(());
         }

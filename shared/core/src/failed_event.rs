@@ -450,7 +450,8 @@ mod tests {
                 ControlId::EncryptionByDefault
                 | ControlId::SnapshotSharingBlock
                 | ControlId::MetadataDefaults
-                | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
+                | ControlId::SerialConsole
+                | ControlId::ImageSharingBlock => "RestoreAccountDefaultsFunction",
                 ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches

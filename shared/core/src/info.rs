@@ -48,13 +48,15 @@ pub struct Tagged {
 }
 
 /// Another kind of resource whose change concerns resources of a control: a prefix
-/// list, and the security groups that name it.
+/// list, and the security groups that name it; the account's block of public
+/// sharing, and the snapshots that it hides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expands {
     /// The kind of resource: `prefix list`.
     pub resource: &'static str,
-    /// How its ids begin: `pl-`.
-    pub prefix: &'static str,
+    /// How its ids begin: `pl-`; none: it is a setting of the account, and its id
+    /// the Region.
+    pub prefix: Option<&'static str>,
     /// The calls that change it.
     pub calls: &'static [&'static str],
 }

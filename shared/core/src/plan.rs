@@ -107,6 +107,10 @@ pub struct Exposure<S = Value> {
     /// wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unjudged: Option<Unjudged>,
+    /// Whether a setting of the account keeps it without effect for now: the item
+    /// stays, and takes effect once the setting is weakened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
     /// What the item's own opt-out tag says, or the baseline.
     #[serde(default)]
     pub exemption: Exemption,
@@ -128,6 +132,7 @@ impl<S> Exposure<S> {
             allowed: Vec::new(),
             reach: None,
             unjudged: None,
+            hidden: false,
             exemption: Exemption::None,
             fingerprint: String::new(),
         }
@@ -150,6 +155,7 @@ impl<S> Exposure<S> {
             allowed: self.allowed.clone(),
             reach: self.reach,
             unjudged: self.unjudged.clone(),
+            hidden: self.hidden,
             exemption: self.exemption.clone(),
             fingerprint: self.fingerprint.clone(),
         }
@@ -489,6 +495,10 @@ pub struct Verification {
     pub not_as_planned: Vec<String>,
     /// What others changed meanwhile, in words. No failure.
     pub by_others: Vec<String>,
+    /// Changes that AWS accepted and that do not show yet, in words, while they may
+    /// take that long. No failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_visible_yet: Vec<String>,
     /// Why the resource could not be read again, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<String>,
@@ -498,7 +508,7 @@ impl Verification {
     /// Whether the finding is gone and what we changed is as planned.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.problems().next().is_none()
+        self.problems().next().is_none() && self.not_visible_yet.is_empty()
     }
 
     /// What keeps it from having passed, in words.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::account_setting;
 use crate::control::Control;
 use crate::controls::{
-    encryption_by_default, metadata_defaults, missing_patches, open_ingress, public_image,
-    public_snapshot, serial_console, snapshot_sharing_block, unmanaged_instance,
+    encryption_by_default, image_sharing_block, metadata_defaults, missing_patches, open_ingress,
+    public_image, public_snapshot, serial_console, snapshot_sharing_block, unmanaged_instance,
     vulnerable_package,
 };
 use crate::encryption;
@@ -93,6 +93,12 @@ impl Governed for metadata_defaults::MetadataDefaults {
     }
 }
 
+impl Governed for image_sharing_block::ImageSharingBlock {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.image_sharing_block)
+    }
+}
+
 impl Governed for serial_console::SerialConsole {
     fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
         policy.rules(&policy.controls.serial_console)
@@ -155,6 +161,8 @@ pub struct Controls {
     pub metadata_defaults: ControlPolicy<account_setting::Settings<metadata_defaults::Defaults>>,
     /// The account's access to the serial console of instances.
     pub serial_console: ControlPolicy<account_setting::Settings<serial_console::Access>>,
+    /// The account's block of public sharing of images.
+    pub image_sharing_block: ControlPolicy<account_setting::Settings<image_sharing_block::Block>>,
 }
 
 impl Controls {
@@ -171,6 +179,7 @@ impl Controls {
             ControlId::SnapshotSharingBlock => self.snapshot_sharing_block.common(),
             ControlId::MetadataDefaults => self.metadata_defaults.common(),
             ControlId::SerialConsole => self.serial_console.common(),
+            ControlId::ImageSharingBlock => self.image_sharing_block.common(),
         }
     }
 
@@ -285,6 +294,7 @@ impl Policy {
             snapshot_sharing_block,
             metadata_defaults,
             serial_console,
+            image_sharing_block,
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {
@@ -321,6 +331,10 @@ impl Policy {
                 metadata_defaults.settings.check(),
             ),
             (ControlId::SerialConsole, serial_console.settings.check()),
+            (
+                ControlId::ImageSharingBlock,
+                image_sharing_block.settings.check(),
+            ),
         ] {
             settings.map_err(|(field, problem)| {
                 format!("`controls.{control}.settings.{field}`: {problem}")

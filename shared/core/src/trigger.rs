@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::info::ControlInfo;
+use crate::info::{ControlInfo, Expands};
 use crate::words::{Actor, ControlId};
 
 mod event;
@@ -47,7 +47,7 @@ pub enum Parsed {
     /// Look at this resource.
     Check(Trigger),
     /// Look at every resource that this one concerns: a prefix list, and the
-    /// security groups that name it.
+    /// security groups that name it; a setting of the account, by its Region.
     Expand(Trigger),
     /// Nothing to do, and why.
     Ignored(String),
@@ -63,14 +63,23 @@ pub struct RemediationRecorded {
 }
 
 /// Reads an event for a control, by what is fixed about it: a check that somebody
-/// asked for, or one of its calls.
+/// asked for, one of its calls, or a change of a setting of the account that concerns
+/// several of its resources (`expands`).
 ///
 /// # Errors
 /// An event that ought to name a resource and does not.
-pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
+pub fn of(
+    info: &ControlInfo,
+    expands: Option<Expands>,
+    payload: &Value,
+) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
+    let a = match info.phrases.resource.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
+    };
     let check = |field: &str, id: Option<String>, actor: Actor| {
         let resource = match (info.prefix, id) {
             (None, _) => region.clone(),
@@ -78,7 +87,7 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
             (Some(prefix), Some(id)) => {
                 let kind = info.phrases.resource;
                 return broken(format!(
-                    "{field} is `{id}`, which is not the id of a {kind} (`{prefix}…`)"
+                    "{field} is `{id}`, which is not the id of {a} {kind} (`{prefix}…`)"
                 ));
             }
             (Some(_), None) => {
@@ -110,12 +119,22 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let calls: Vec<&str> = info.calls.iter().map(|call| call.name).collect();
+            let others = expands.map_or(&[][..], |other| other.calls);
+            let own = info.calls.iter().map(|call| call.name);
+            let calls: Vec<&str> = own.chain(others.iter().copied()).collect();
             let name = match succeeded(detail, &calls, "is none that this control looks at")? {
                 Ok(name) => name,
                 Err(why) => return Ok(Parsed::Ignored(why)),
             };
             let actor = actor(detail).of_event(event.id, payload);
+            if others.contains(&name.as_str()) {
+                return Ok(Parsed::Expand(Trigger {
+                    resource: region.clone(),
+                    account: account.clone(),
+                    region: region.clone(),
+                    actor,
+                }));
+            }
             let paths = info.calls.iter().find(|call| call.name == name);
             let paths = paths.map_or(&[][..], |call| call.resource);
             let id = paths.iter().find_map(|path| text(detail, path));

@@ -42,6 +42,8 @@ pub enum ControlId {
     MetadataDefaults,
     /// The account may use the serial console of instances.
     SerialConsole,
+    /// The account's block of public sharing of images was turned off.
+    ImageSharingBlock,
 }
 
 impl ControlId {
@@ -58,6 +60,7 @@ impl ControlId {
         Self::SnapshotSharingBlock,
         Self::MetadataDefaults,
         Self::SerialConsole,
+        Self::ImageSharingBlock,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -83,6 +86,7 @@ impl ControlId {
             Self::SnapshotSharingBlock => "snapshot-sharing-block",
             Self::MetadataDefaults => "metadata-defaults",
             Self::SerialConsole => "serial-console",
+            Self::ImageSharingBlock => "image-sharing-block",
         }
     }
 
@@ -105,6 +109,9 @@ impl ControlId {
                 "The account's defaults for new instances do not require IMDSv2"
             }
             Self::SerialConsole => "The account may use the serial console of its instances",
+            Self::ImageSharingBlock => {
+                "The account's block of public sharing of images was turned off or is off"
+            }
         }
     }
 
@@ -144,7 +151,8 @@ impl ControlId {
             Self::EncryptionByDefault
             | Self::SnapshotSharingBlock
             | Self::MetadataDefaults
-            | Self::SerialConsole => &[],
+            | Self::SerialConsole
+            | Self::ImageSharingBlock => &[],
         }
     }
 
@@ -218,7 +226,7 @@ pub enum Status {
     /// Not changed: the kill switch is on.
     Stopped,
     /// Not changed yet: it waits for its time (a stop, a maintenance window, the budget of the next
-    /// hour).
+    /// hour). Or changed, and AWS does not show it yet: a later look confirms it.
     Pending,
     /// Not changed: it would break something, and what is said in the reasons.
     Refused,

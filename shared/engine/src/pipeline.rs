@@ -445,7 +445,16 @@ impl<R: Remediation> Pipeline<'_, R> {
                 // takes nothing from what this entry has done.
                 let of_its_own =
                     |found: &Entry<R::State>| found.detail.plan.because == Some(Reason::NotJudged);
-                if let Some(found) = found.filter(|found| !of_its_own(found)) {
+                let found = found.filter(|found| !of_its_own(found));
+                // What AWS accepted is not changed again: it shows in time, or has
+                // failed, and then a retry changes it.
+                let live = items::<R>(facts.as_ref());
+                let awaited = |item: &str| entry.awaits(item, live.get(item));
+                let found = found.and_then(|found| found.without(awaited));
+                if entry.head.status == Status::Pending {
+                    entry.head.status = Status::InProgress;
+                }
+                if let Some(found) = found {
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
@@ -677,6 +686,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                     step = ?outcome.step, ending = %outcome.ending, "step"
                 );
             }
+            if !R::SHOWN_WITHIN.is_zero() && outcomes.iter().any(|made| made.ending == Ending::Done)
+            {
+                entry.detail.shows_by = self.now().checked_add(R::SHOWN_WITHIN).ok();
+            }
             entry.add_round(outcomes);
             if !matches!(entry.head.status, Status::InProgress | Status::Failed) {
                 break;
@@ -691,9 +704,11 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             found.facts = now;
             let failed = entry.has_failures();
+            // Of what only does not show yet nothing is left to be stopped.
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
                 && !failed
+                && !entry.problems().is_empty()
             {
                 entry.leave(plan);
                 break;
@@ -819,6 +834,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 // is what the resource shows.
                 decide::settle::<R>(entry, &now, &decision);
             }
+            entry.expire(self.now());
             let verification = decide::verify::<R>(entry, before, &now, &decision);
             // Of a resource that is to trip some exposures stay: that is no news.
             let as_expected = match found.trips {
@@ -866,10 +882,14 @@ impl<R: Remediation> Pipeline<'_, R> {
             self.record_left(&found).await?;
         }
         let failed = entry.head.status == Status::Failed;
-        let closed = self
-            .ledger()
-            .close(&entry, self.holder(), failed, fights.as_ref())
-            .await?;
+        let (ledger, holder) = (self.ledger(), self.holder());
+        let closed = match entry.awaits_visibility() {
+            true => ledger.suspend(&entry, holder).await?,
+            false => {
+                let fights = fights.as_ref();
+                ledger.close(&entry, holder, failed, fights).await?
+            }
+        };
         info!(
             entry = %entry.head.id, resource = self.resource(), control = %R::INFO.id,
             outcome = entry.head.status.name(), attempts = entry.head.attempts, "run closed"

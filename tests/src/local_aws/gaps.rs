@@ -9,7 +9,7 @@
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
 //! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
-//! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
+//! | the account's blocks of public snapshots and images, metadata defaults, serial console (a 500) | kept here, as they should be at first |
 //! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
@@ -88,7 +88,9 @@ pub(super) fn forward(
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
     let parameter = |name: &str| call.request[name].as_str().map(str::to_owned);
     let action = call.action.as_str();
-    if let Some(content) = gaps.lock().unwrap().settings.answer(action, parameter) {
+    let now = jiff::Timestamp::now();
+    let settings = &mut gaps.lock().unwrap().settings;
+    if let Some(content) = settings.answer(action, parameter, now) {
         return Ok(xml(&format!(
             "<{action}Response>{content}</{action}Response>"
         )));

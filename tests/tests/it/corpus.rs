@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backstop_core::control::Control as _;
-use backstop_core::controls;
 use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::controls::{self, CONTROLS};
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
     self, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
@@ -118,10 +118,11 @@ fn functions_that_remediate_at_once_read_every_event_as_expected() {
             continue;
         }
         check(function, |event| {
-            let served = controls::infos().filter(|info| info.function == function);
+            let all = CONTROLS.iter();
+            let served = all.filter(|control| control.info().function == function);
             let mut verdict = nothing("ignored");
-            for info in served {
-                match trigger::of(info, event) {
+            for control in served {
+                match control.parse(event) {
                     Ok(Parsed::Check(trigger)) => return of("check", &trigger),
                     Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
                     Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),

@@ -68,6 +68,10 @@ fn answer(mode: &str, call: &Call) -> Reply {
             "GetSnapshotBlockPublicAccessState",
             "<state>block-new-sharing</state>",
         ),
+        "GetImageBlockPublicAccessState" => xml(
+            "GetImageBlockPublicAccessState",
+            "<imageBlockPublicAccessState>block-new-sharing</imageBlockPublicAccessState>",
+        ),
         "GetInstanceMetadataDefaults" => xml(
             "GetInstanceMetadataDefaults",
             "<accountLevel><httpTokens>required</httpTokens></accountLevel>",

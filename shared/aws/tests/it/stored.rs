@@ -378,6 +378,31 @@ const REACHED: &[Reached] = &[
     },
     Reached {
         kind: "remediation",
+        controls: &[ControlId::ImageSharingBlock],
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
+            (&["held"], "an account has no tags that might be unreadable"),
+            (&["not-owned"], "the setting is the account's own"),
+            (
+                &["refused"],
+                "restoring it disturbs nothing that was there before",
+            ),
+            (&["rolled-back", "needs-person"], "one call fails, or not"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
         controls: &[ControlId::PublicSnapshot, ControlId::PublicImage],
         statuses: &[
             "in-progress",

@@ -103,6 +103,9 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
             ", the kill switch is on: nothing more was changed"
         }
         Status::Stopped => ", the kill switch is on: nothing was changed",
+        Status::Pending if story.entry.awaits_visibility() => {
+            ", AWS accepted the change and does not show it yet"
+        }
         Status::Pending => ", the budget of this hour is used up: nothing was changed",
         Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
         // The last four are of encryptions and patchings, which have stories of
@@ -129,6 +132,7 @@ fn headline(story: &Story<'_>, found: &str, name: usize) -> String {
     let is = match entry.head.status {
         Status::Remediated => "was",
         Status::Failed => "may be",
+        _ if entry.awaits_visibility() => "may be",
         _ => "is",
     };
     format!(

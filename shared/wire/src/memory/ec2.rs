@@ -117,6 +117,10 @@ pub struct Settings {
     pub block: String,
     /// The block of public sharing of images.
     pub image_block: String,
+    /// How long a change of that takes to show.
+    pub image_block_lag: Duration,
+    /// What it still shows, and until when.
+    pub image_block_shown: Option<(String, Timestamp)>,
     /// Whether tokens are required of new instances; `no-preference`: nothing is
     /// said of it.
     pub tokens: String,
@@ -130,7 +134,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             block: "block-new-sharing".to_owned(),
-            image_block: "unblocked".to_owned(),
+            image_block: "block-new-sharing".to_owned(),
+            image_block_lag: Duration::ZERO,
+            image_block_shown: None,
             tokens: "required".to_owned(),
             hops: "2".to_owned(),
             console: false,
@@ -144,12 +150,19 @@ impl Settings {
         &mut self,
         operation: &str,
         parameter: impl Fn(&str) -> Option<String>,
+        now: Timestamp,
     ) -> Option<String> {
+        self.image_block_shown.take_if(|(_, until)| *until <= now);
         match operation {
             "EnableSnapshotBlockPublicAccess" => {
                 self.block = parameter("State").unwrap_or_default()
             }
             "DisableSnapshotBlockPublicAccess" => self.block = "unblocked".to_owned(),
+            "EnableImageBlockPublicAccess" => {
+                let state = parameter("ImageBlockPublicAccessState").unwrap_or_default();
+                self.block_images(&state, now);
+            }
+            "DisableImageBlockPublicAccess" => self.block_images("unblocked", now),
             "EnableSerialConsoleAccess" => self.console = true,
             "DisableSerialConsoleAccess" => self.console = false,
             "ModifyInstanceMetadataDefaults" => {
@@ -175,16 +188,28 @@ impl Settings {
                 format!("<accountLevel>{tokens}{hops}</accountLevel>")
             }
             "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
-            "GetImageBlockPublicAccessState" => format!(
-                "<imageBlockPublicAccessState>{}</imageBlockPublicAccessState>",
-                self.image_block
-            ),
+            other if other.contains("ImageBlock") => {
+                let shown = self.image_block_shown.as_ref().map(|(shown, _)| shown);
+                // A change answers what will be.
+                let state = shown.filter(|_| other.starts_with("Get"));
+                format!(
+                    "<imageBlockPublicAccessState>{}</imageBlockPublicAccessState>",
+                    state.unwrap_or(&self.image_block)
+                )
+            }
             other if other.contains("SerialConsole") => format!(
                 "<serialConsoleAccessEnabled>{}</serialConsoleAccessEnabled>",
                 self.console
             ),
             _ => format!("<state>{}</state>", self.block),
         })
+    }
+
+    fn block_images(&mut self, state: &str, now: Timestamp) {
+        let was = std::mem::replace(&mut self.image_block, state.to_owned());
+        if !self.image_block_lag.is_zero() {
+            self.image_block_shown = Some((was, now + self.image_block_lag));
+        }
     }
 }
 
@@ -279,7 +304,7 @@ impl Ec2 {
             "DescribeVpcEndpoints" => Ok("<vpcEndpointSet/>".to_owned()),
             operation => {
                 let parameter = |name: &str| call.parameter(name).map(str::to_owned);
-                Ok(self.settings.answer(operation, parameter)?)
+                Ok(self.settings.answer(operation, parameter, now)?)
             }
         };
         let name = &call.operation;

@@ -28,7 +28,9 @@ use crate::faults::{Account, Ended, Fault, LAPSED, Nth, Way, beginning, id_of, r
 use crate::template::function_of;
 
 mod account_settings;
+mod bursts;
 mod encryption_by_default;
+mod late_changes;
 mod open_ingress;
 mod public_image;
 mod public_snapshot;
@@ -67,6 +69,12 @@ pub(crate) trait Fixture: Sync {
         false
     }
 
+    /// Has AWS show a change only after a time, of a control whose changes may take
+    /// theirs; `false`: it does not know that.
+    fn lag(&self, _ec2: &mut Ec2, _lag: Duration) -> bool {
+        false
+    }
+
     /// Reads without whose answer a run goes on.
     fn spare_reads(&self) -> &'static [&'static str] {
         &[]
@@ -87,6 +95,7 @@ pub(crate) static FIXTURES: &[&dyn Fixture] = &[
     &account_settings::SNAPSHOT_SHARING_BLOCK,
     &account_settings::METADATA_DEFAULTS,
     &account_settings::SERIAL_CONSOLE,
+    &account_settings::IMAGE_SHARING_BLOCK,
 ];
 
 /// Makes a fixture's resource, with what the ledger keeps of it.
@@ -652,6 +661,12 @@ fn what_stays_although_aws_said_done_is_a_failure() {
                 answer
             })
         });
+        let within = controls::of(fixture.control()).unwrap().shown_within();
+        if !within.is_zero() {
+            let accepted = world.invoke(&event(fixture), "early").await;
+            assert_eq!(accepted.unwrap(), "pending");
+            sleep(within).await;
+        }
         let why = world.invoke(&event(fixture), "first").await.unwrap_err();
         assert!(
             why.contains("not remediated") && why.contains("still"),

@@ -33,9 +33,9 @@ use tokio::time::Instant;
 
 use super::requests::requests;
 
-/// More deliveries than any run of a few functions needs: one that makes so many
-/// never ends.
-const MOST_DELIVERIES: usize = 400;
+/// More deliveries than any run of a few functions needs, and a burst of a thousand
+/// resources: one that makes so many never ends.
+const MOST_DELIVERIES: usize = 4000;
 
 /// A function, warm: it keeps its clients and what it has read.
 enum Function {

@@ -753,7 +753,7 @@ impl Control for OpenIngress {
     /// A change of a prefix list concerns every group that names it.
     const EXPANDS: Option<Expands> = Some(Expands {
         resource: "prefix list",
-        prefix: "pl-",
+        prefix: Some("pl-"),
         calls: &["ModifyManagedPrefixList", "RestoreManagedPrefixListVersion"],
     });
 
@@ -862,6 +862,7 @@ impl Control for OpenIngress {
                 open.push(rule);
             }
             exposures.push(Exposure {
+                hidden: false,
                 item: id.clone(),
                 state: rule.clone(),
                 exposed,

@@ -36,6 +36,7 @@ impl<'a> Story<'a> {
         let is = match self.entry.head.status {
             Status::Remediated => "was",
             Status::Failed => "may still be",
+            _ if self.entry.awaits_visibility() => "may still be",
             _ => "is",
         };
         Section::new(
@@ -63,6 +64,7 @@ impl<'a> Story<'a> {
             (Status::Failed, true) => "What was done, and what failed",
             (Status::Failed, false) => "What failed",
             (Status::Remediated | Status::InProgress, _) | (_, false) => "What was done",
+            _ if self.entry.awaits_visibility() => "What was done",
             (_, true) => "What was done, and why no more",
         }
     }
@@ -90,6 +92,7 @@ impl<'a> Story<'a> {
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),
+            Status::Pending if entry.awaits_visibility() => self.not_visible_yet(),
             Status::Existing | Status::Tripped | Status::Stopped | Status::Pending => {
                 self.kept_from(nothing)
             }
@@ -103,6 +106,14 @@ impl<'a> Story<'a> {
                 )]
             }
         }
+    }
+
+    /// That AWS accepted the change, and who confirms it.
+    fn not_visible_yet(&self) -> Vec<String> {
+        let by = self.entry.detail.shows_by.map_or_else(String::new, time);
+        vec![format!(
+            "AWS accepted the change and may take until {by} to show it. Nothing is left to do: the first sweep after that confirms it, or reports that it failed."
+        )]
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -459,6 +470,16 @@ impl<'a> Story<'a> {
                 clause(problem, MOST_TEXT)
             )
         });
+        lines.extend(shortened(
+            &verification.not_visible_yet,
+            MOST_LINES,
+            |change| {
+                format!(
+                    "Looked again, and not visible yet: {}.",
+                    clause(change, MOST_TEXT)
+                )
+            },
+        ));
         if lines.is_empty() {
             lines.push(format!("Looked again: {}.", self.phrases.closed));
         }
