@@ -80,7 +80,6 @@ fn a_thousand_are_as_many_looks_and_no_more_changes_than_the_budget() {
             ("UnshareStorageFunction", &lifted()),
         ] {
             let burst = Burst::of(rules.clone(), begins).await;
-            println!("{:?}", burst.told("").into_iter().collect::<BTreeSet<_>>());
             assert_eq!(burst.asked, MANY);
             assert_eq!(burst.world.changes() as u64, BUDGET);
             assert_eq!(burst.world.counted(), BUDGET);
