@@ -89,8 +89,8 @@ pub(super) fn forward(
     let parameter = |name: &str| call.request[name].as_str().map(str::to_owned);
     let action = call.action.as_str();
     let now = jiff::Timestamp::now();
-    let settings = &mut gaps.lock().unwrap().settings;
-    if let Some(content) = settings.answer(action, parameter, now) {
+    let answer = gaps.lock().unwrap().settings.answer(action, parameter, now);
+    if let Some(content) = answer {
         return Ok(xml(&format!(
             "<{action}Response>{content}</{action}Response>"
         )));

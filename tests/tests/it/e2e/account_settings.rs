@@ -148,7 +148,11 @@ fn what_shows_late_is_pending_and_confirmed_once_it_shows() {
         let [entry] = &entries[..] else {
             panic!("one entry: {entries:#?}")
         };
-        assert_eq!(entry["outcomes"].as_array().unwrap().len(), 1, "one call");
+        assert_eq!(
+            entry["document"]["outcomes"].as_array().unwrap().len(),
+            1,
+            "one call"
+        );
         let early = undo(aws, &request(entry));
         assert_eq!(early["verdict"], "in-progress", "{early}");
         wait_for("the block to show", async || {
@@ -157,7 +161,10 @@ fn what_shows_late_is_pending_and_confirmed_once_it_shows() {
         .await;
         let entries = aws.entries().await.unwrap().split_off(count);
         assert_eq!(entries.len(), 1);
-        assert_eq!(entries[0]["outcomes"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            entries[0]["document"]["outcomes"].as_array().unwrap().len(),
+            1
+        );
         let messages = told(aws, "image sharing block in us-east-1", 2).await;
         assert!(messages[0].bodies["default"].contains("does not show it yet"));
         assert!(messages[1].bodies["default"].contains("FIXED"));
