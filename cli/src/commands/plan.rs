@@ -255,7 +255,7 @@ async fn concerned(
         }
     };
     if ids.is_empty() {
-        println!("no {} names it", served.info().phrases.resource);
+        println!("it concerns no {}", served.info().phrases.resource);
     }
     Ok(ids)
 }

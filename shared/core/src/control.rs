@@ -109,7 +109,7 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// An event that ought to name a resource and does not.
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::of(&Self::INFO, payload)
+        trigger::of(&Self::INFO, Self::EXPANDS, payload)
     }
 
     /// The resource that facts are about.

@@ -343,6 +343,19 @@ pub fn tagged(tags: &Tags, is: impl Fn(Kind) -> bool) -> Option<Manager> {
     known.find_map(|known| by_tags(known, tags, |_, _| true))
 }
 
+/// The keys of tags by which [`tagged`] knows these kinds, as EC2 filters them: `*`
+/// is any text.
+pub fn keys(is: impl Fn(Kind) -> bool) -> impl Iterator<Item = String> {
+    let signs = KNOWN.iter().filter(move |known| is(known.kind));
+    let signs = signs.flat_map(|known| known.tags);
+    signs.filter_map(|sign| match sign {
+        Sign::Name(key) | Sign::NameOf(key, _) | Sign::Cluster(key) => Some((*key).to_owned()),
+        Sign::ClusterAfter(start) | Sign::Prefix(start) => Some(format!("{start}*")),
+        // Written in many ways, which no filter covers.
+        Sign::Word(_) => None,
+    })
+}
+
 /// The Auto Scaling group that an instance is a member of.
 #[must_use]
 pub fn auto_scaling_group(tags: &Tags) -> Option<&str> {

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::info::ControlInfo;
+use crate::info::{ControlInfo, Expands};
 use crate::words::{Actor, ControlId};
 
 mod event;
@@ -63,18 +63,28 @@ pub struct RemediationRecorded {
 }
 
 /// Reads an event for a control, by what is fixed about it: a check that somebody
-/// asked for, or one of its calls.
+/// asked for, or one of its calls. `expands`: another kind of resource that either
+/// may name.
 ///
 /// # Errors
 /// An event that ought to name a resource and does not.
-pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
+pub fn of(
+    info: &ControlInfo,
+    expands: Option<Expands>,
+    payload: &Value,
+) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
     let check = |field: &str, id: Option<String>, actor: Actor| {
+        let is_other = |id: &String| expands.is_some_and(|other| is_id(id, other.prefix));
+        let parsed = match id.as_ref().is_some_and(is_other) {
+            true => Parsed::Expand,
+            false => Parsed::Check,
+        };
         let resource = match (info.prefix, id) {
             (None, _) => region.clone(),
-            (Some(prefix), Some(id)) if is_id(&id, prefix) => id,
+            (Some(prefix), Some(id)) if is_id(&id, prefix) || is_other(&id) => id,
             (Some(prefix), Some(id)) => {
                 let kind = info.phrases.resource;
                 return broken(format!(
@@ -88,7 +98,7 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
                 ));
             }
         };
-        Ok(Parsed::Check(Trigger {
+        Ok(parsed(Trigger {
             resource,
             account: account.clone(),
             region: region.clone(),

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backstop_core::control::Control as _;
-use backstop_core::controls;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
@@ -15,6 +14,7 @@ use backstop_core::trigger::{
 };
 use backstop_core::undo;
 use backstop_core::words::Actor;
+use backstop_engine::AT_ONCE;
 use backstop_tests::template;
 use serde_json::{Value, json};
 
@@ -112,16 +112,16 @@ fn revoke_ingress_reads_every_event_as_expected() {
 /// The other functions that remediate at once, each with all its controls.
 #[test]
 fn functions_that_remediate_at_once_read_every_event_as_expected() {
-    let functions: BTreeSet<&str> = controls::infos().map(|info| info.function).collect();
+    let functions: BTreeSet<&str> = AT_ONCE.iter().map(|of| of.info().function).collect();
     for function in functions {
         if function == "revoke-ingress" {
             continue;
         }
         check(function, |event| {
-            let served = controls::infos().filter(|info| info.function == function);
+            let served = AT_ONCE.iter().filter(|of| of.info().function == function);
             let mut verdict = nothing("ignored");
-            for info in served {
-                match trigger::of(info, event) {
+            for control in served {
+                match control.parse(event) {
                     Ok(Parsed::Check(trigger)) => return of("check", &trigger),
                     Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
                     Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
