@@ -126,6 +126,7 @@ mod tests {
                 "snapshot-sharing-block",
                 "metadata-defaults",
                 "serial-console",
+                "public-subnet",
             ]
         );
         let result = &run["results"][0];

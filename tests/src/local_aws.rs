@@ -1344,6 +1344,7 @@ fn arn(resource: &str) -> String {
         Some("sg") => "security-group",
         Some("vol") => "volume",
         Some("i") => "instance",
+        Some("subnet") => "subnet",
         // The ARN of a snapshot, or of an image, names no account.
         Some("snap") => return format!("arn:aws:ec2:{REGION}::snapshot/{resource}"),
         Some("ami") => return format!("arn:aws:ec2:{REGION}::image/{resource}"),

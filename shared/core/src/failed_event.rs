@@ -452,6 +452,7 @@ mod tests {
                 | ControlId::MetadataDefaults
                 | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
                 ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
+                ControlId::PublicSubnet => "RemovePublicAddressFunction",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches
                 | ControlId::UnmanagedInstance => "PatchInstanceFunction",

@@ -76,6 +76,7 @@ impl Disposition {
             Reason::DeclarativePolicy
             | Reason::NeverSet
             | Reason::NotJudged
+            | Reason::NeededBy { .. }
             | Reason::NotifyMode => Self::NotifyOnly,
             // Nothing that is remediated at once ends by what changed meanwhile.
             Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,

@@ -12,7 +12,7 @@ use crate::account_setting;
 use crate::control::Control;
 use crate::controls::{
     encryption_by_default, metadata_defaults, missing_patches, open_ingress, public_image,
-    public_snapshot, serial_console, snapshot_sharing_block, unmanaged_instance,
+    public_snapshot, public_subnet, serial_console, snapshot_sharing_block, unmanaged_instance,
     vulnerable_package,
 };
 use crate::encryption;
@@ -99,6 +99,12 @@ impl Governed for serial_console::SerialConsole {
     }
 }
 
+impl Governed for public_subnet::PublicSubnet {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.public_subnet)
+    }
+}
+
 /// The format's version: always 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -155,6 +161,8 @@ pub struct Controls {
     pub metadata_defaults: ControlPolicy<account_setting::Settings<metadata_defaults::Defaults>>,
     /// The account's access to the serial console of instances.
     pub serial_console: ControlPolicy<account_setting::Settings<serial_console::Access>>,
+    /// Subnets that assign public addresses by themselves.
+    pub public_subnet: ControlPolicy<public_subnet::Settings>,
 }
 
 impl Controls {
@@ -171,6 +179,7 @@ impl Controls {
             ControlId::SnapshotSharingBlock => self.snapshot_sharing_block.common(),
             ControlId::MetadataDefaults => self.metadata_defaults.common(),
             ControlId::SerialConsole => self.serial_console.common(),
+            ControlId::PublicSubnet => self.public_subnet.common(),
         }
     }
 
@@ -285,6 +294,7 @@ impl Policy {
             snapshot_sharing_block,
             metadata_defaults,
             serial_console,
+            public_subnet: _,
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {

@@ -36,6 +36,11 @@ pub enum Reason {
     /// The account's setting was never seen any better, and the policy does not
     /// say what it should be.
     NeverSet,
+    /// What was found is needed where the resource is used.
+    NeededBy {
+        /// By what.
+        what: NeededBy,
+    },
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -63,6 +68,21 @@ pub enum Reason {
         /// What it is.
         what: Meanwhile,
     },
+}
+
+/// What needs what was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeededBy {
+    /// The nodes and load balancers of a Kubernetes cluster.
+    Cluster {
+        /// The cluster, as in "It is managed by …".
+        manager: String,
+    },
+    /// Launches that name no subnet: they go to a default subnet.
+    DefaultSubnet,
+    /// Instances that have IPv6 alone.
+    Ipv6OnlySubnet,
 }
 
 /// What changed between a decision and the change that it led to.
@@ -97,9 +117,11 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::DeclarativePolicy | Self::NeverSet | Self::NotJudged | Self::NotifyMode => {
-                Status::Notified
-            }
+            Self::DeclarativePolicy
+            | Self::NeverSet
+            | Self::NotJudged
+            | Self::NeededBy { .. }
+            | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
             Self::BudgetSpent => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
@@ -120,6 +142,7 @@ impl Reason {
             Self::DeclarativePolicy => "a declarative policy sets it",
             Self::NeverSet => "it was never set",
             Self::NotJudged => "it cannot be judged",
+            Self::NeededBy { what } => what.brief(),
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
@@ -157,6 +180,7 @@ impl fmt::Display for Reason {
                 "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
             ),
             Self::NotJudged => f.write_str("it cannot be judged"),
+            Self::NeededBy { what } => write!(f, "{what}"),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),
@@ -171,6 +195,33 @@ impl fmt::Display for Reason {
                 "the same finding was remediated {times} times in 24 hours and came back each time, so the control has tripped for this resource"
             ),
             Self::Meanwhile { what } => write!(f, "{what}"),
+        }
+    }
+}
+
+impl NeededBy {
+    fn brief(&self) -> &'static str {
+        match self {
+            Self::Cluster { .. } => "a Kubernetes cluster uses it",
+            Self::DefaultSubnet => "it is a default subnet",
+            Self::Ipv6OnlySubnet => "it has IPv6 alone",
+        }
+    }
+}
+
+impl fmt::Display for NeededBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster { manager } => write!(
+                f,
+                "it is used by {manager}, whose nodes and load balancers may need public addresses"
+            ),
+            Self::DefaultSubnet => f.write_str(
+                "it is a default subnet, which AWS makes public for launches that name no subnet, and the policy's `change_default_subnets` is not on",
+            ),
+            Self::Ipv6OnlySubnet => f.write_str(
+                "it has IPv6 alone, so instances launched in it would get no address without this",
+            ),
         }
     }
 }

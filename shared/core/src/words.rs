@@ -42,6 +42,8 @@ pub enum ControlId {
     MetadataDefaults,
     /// The account may use the serial console of instances.
     SerialConsole,
+    /// A subnet that assigns public addresses by itself.
+    PublicSubnet,
 }
 
 impl ControlId {
@@ -58,6 +60,7 @@ impl ControlId {
         Self::SnapshotSharingBlock,
         Self::MetadataDefaults,
         Self::SerialConsole,
+        Self::PublicSubnet,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -83,6 +86,7 @@ impl ControlId {
             Self::SnapshotSharingBlock => "snapshot-sharing-block",
             Self::MetadataDefaults => "metadata-defaults",
             Self::SerialConsole => "serial-console",
+            Self::PublicSubnet => "public-subnet",
         }
     }
 
@@ -105,6 +109,7 @@ impl ControlId {
                 "The account's defaults for new instances do not require IMDSv2"
             }
             Self::SerialConsole => "The account may use the serial console of its instances",
+            Self::PublicSubnet => "A subnet that assigns public addresses by itself",
         }
     }
 
@@ -141,6 +146,7 @@ impl ControlId {
             Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
             Self::PublicSnapshot => &["snap-"],
             Self::PublicImage => &["ami-"],
+            Self::PublicSubnet => &["subnet-", "vpc-"],
             Self::EncryptionByDefault
             | Self::SnapshotSharingBlock
             | Self::MetadataDefaults

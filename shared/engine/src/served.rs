@@ -11,6 +11,7 @@ use backstop_core::controls::metadata_defaults::MetadataDefaults;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::controls::public_image::PublicImage;
 use backstop_core::controls::public_snapshot::PublicSnapshot;
+use backstop_core::controls::public_subnet::PublicSubnet;
 use backstop_core::controls::serial_console::SerialConsole;
 use backstop_core::controls::snapshot_sharing_block::SnapshotSharingBlock;
 use backstop_core::entry::Entry;
@@ -48,6 +49,7 @@ pub const AT_ONCE: &[&dyn Served] = &[
     &SnapshotSharingBlock,
     &MetadataDefaults,
     &SerialConsole,
+    &PublicSubnet,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

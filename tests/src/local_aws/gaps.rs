@@ -11,6 +11,7 @@
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
 //! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
 //! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
+//! | DescribeSubnets by an IPv6 block's state (a 500); its default subnets assign public addresses, which every sweep would report | by `map-public-ip-on-launch` alone, without default subnets |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
@@ -109,6 +110,9 @@ pub(super) fn forward(
         }
         "DescribeImages" if field("Filter.1.Name") == "is-public" => {
             Ok(xml(&public_images(upstreams)))
+        }
+        "DescribeSubnets" if field("Filter.1.Name") == "map-public-ip-on-launch" => {
+            Ok(xml(&subnets(upstreams, field("Filter.1.Value.1"))))
         }
         "DescribeVolumes" => {
             let mut answer = request.send(to)?;
@@ -238,6 +242,18 @@ fn public_images(upstreams: &Upstreams) -> String {
     let mut ask = vec![("Action", "DescribeImages")];
     ask.extend(names.iter().map(String::as_str).zip(ids));
     upstreams.ec2(&ask)
+}
+
+/// The subnets that are nobody's default and do, or do not, assign public IPv4
+/// addresses.
+fn subnets(upstreams: &Upstreams, assign: &str) -> String {
+    upstreams.ec2(&[
+        ("Action", "DescribeSubnets"),
+        ("Filter.1.Name", "map-public-ip-on-launch"),
+        ("Filter.1.Value.1", assign),
+        ("Filter.2.Name", "default-for-az"),
+        ("Filter.2.Value.1", "false"),
+    ])
 }
 
 /// An answer of DescribeVolumes whose attachments say what becomes of the

@@ -23,6 +23,7 @@ const REVOKE: &str = "RevokeIngressFunction";
 const ENCRYPT: &str = "EncryptVolumeFunction";
 const RESTORE: &str = "RestoreAccountDefaultsFunction";
 const UNSHARE: &str = "UnshareStorageFunction";
+const REMOVE: &str = "RemovePublicAddressFunction";
 const PATCH: &str = "PatchInstanceFunction";
 const NOTIFY: &str = "NotifyFunction";
 const SWEEP: &str = "SweepFunction";
@@ -217,7 +218,9 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
     ] {
         may(WATCH, action, &table, &[]);
     }
-    for function in [REVOKE, ENCRYPT, RESTORE, UNSHARE, PATCH, SWEEP, UNDO] {
+    for function in [
+        REVOKE, ENCRYPT, RESTORE, UNSHARE, REMOVE, PATCH, SWEEP, UNDO,
+    ] {
         // What belongs to a storm, a fight, a baseline: written by some runs only.
         for action in [
             "BatchGetItem",

@@ -1016,6 +1016,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
     // A snapshot's ARN names no account when it is made or used.
     const SNAPSHOTS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::snapshot/*";
     const IMAGES: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}::image/*";
+    const SUBNETS: &str = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:subnet/*";
     const HYBRID: &str =
         "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:managed-instance/*";
     const LICENCES: &str =
@@ -1067,6 +1068,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
 
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
     let unshare_storage_logs = arn_of("UnshareStorageLogGroup").to_string();
+    let remove_public_address_logs = arn_of("RemovePublicAddressLogGroup").to_string();
     let everyone = |how: &str| {
         json!({
             "StringEquals": { (format!("ec2:{how}/group")): "all" },
@@ -1249,6 +1251,25 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
             ],
         ),
         (
+            "RemovePublicAddressFunction",
+            vec![
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:DescribeSubnets", &everything, &none),
+                ("ec2:DescribeTags", &everything, &none),
+                ("ec2:ModifySubnetAttribute", &sub(SUBNETS), &none),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("logs:CreateLogStream", &remove_public_address_logs, &none),
+                ("logs:PutLogEvents", &remove_public_address_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
+            ],
+        ),
+        (
             PATCH_INSTANCE,
             vec![
                 ("dynamodb:BatchGetItem", &table, &none),
@@ -1341,6 +1362,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:DescribeTags", &everything, &none),
                 ("ec2:DescribeVolumes", &everything, &none),
                 ("ec2:DescribeImages", &everything, &none),
+                ("ec2:DescribeSubnets", &everything, &none),
                 ("ec2:GetEbsEncryptionByDefault", &everything, &none),
                 ("ec2:GetInstanceMetadataDefaults", &everything, &none),
                 ("ec2:GetSerialConsoleAccessStatus", &everything, &none),
@@ -1375,6 +1397,9 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:CreateTags", &sub(RULES), &while_authorising),
                 ("ec2:CreateTags", &sub(IMAGES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(SNAPSHOTS), &only_the_opt_out),
+                ("ec2:CreateTags", &sub(SUBNETS), &only_the_opt_out),
+                ("ec2:DescribeSubnets", &everything, &none),
+                ("ec2:ModifySubnetAttribute", &sub(SUBNETS), &none),
                 ("ec2:CreateTags", &sub(VOLUMES), &replaced_no_more),
                 ("ec2:DescribeImageAttribute", &sub(IMAGES), &none),
                 ("ec2:DescribeImages", &everything, &none),
@@ -1616,6 +1641,7 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
                 &only_the_opt_out,
                 &[in_account("", "image"), in_account("", "snapshot")].concat()[..],
             ),
+            (&only_the_opt_out, &of("subnet")),
             (
                 &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
                 &of("security-group-rule"),

@@ -64,6 +64,7 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
         "DescribeImages" => xml("DescribeImages", "<imagesSet/>"),
+        "DescribeSubnets" => xml("DescribeSubnets", "<subnetSet/>"),
         "GetSnapshotBlockPublicAccessState" => xml(
             "GetSnapshotBlockPublicAccessState",
             "<state>block-new-sharing</state>",

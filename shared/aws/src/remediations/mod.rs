@@ -12,6 +12,7 @@ mod metadata_defaults;
 mod open_ingress;
 mod public_image;
 mod public_snapshot;
+mod public_subnet;
 mod serial_console;
 mod sharing;
 mod snapshot_sharing_block;

@@ -23,6 +23,7 @@ mod patchings_ledger;
 mod policy_and_bus;
 mod public_image;
 mod public_snapshot;
+mod public_subnet;
 mod security_groups;
 mod stack;
 mod stored;

@@ -11,6 +11,7 @@ pub mod missing_patches;
 pub mod open_ingress;
 pub mod public_image;
 pub mod public_snapshot;
+pub mod public_subnet;
 pub mod serial_console;
 pub mod snapshot_sharing_block;
 pub mod unencrypted_volume;
@@ -26,6 +27,7 @@ pub static CONTROLS: &[&dyn AnyControl] = &[
     &snapshot_sharing_block::SnapshotSharingBlock,
     &metadata_defaults::MetadataDefaults,
     &serial_console::SerialConsole,
+    &public_subnet::PublicSubnet,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

@@ -598,7 +598,9 @@ fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
         );
     }
     if id.starts_with("vpc-") {
-        lines.push("It is the tag of a VPC: all its security groups are concerned.".to_owned());
+        lines.push(
+            "It is the tag of a VPC: all its security groups and subnets are concerned.".to_owned(),
+        );
     }
     lines
 }

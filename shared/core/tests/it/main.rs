@@ -19,5 +19,6 @@ mod open_ingress_properties;
 mod patching_cases;
 mod public_image_cases;
 mod public_snapshot_cases;
+mod public_subnet_cases;
 mod undos;
 mod unencrypted_volume_cases;

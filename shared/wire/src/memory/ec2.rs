@@ -109,6 +109,17 @@ pub struct Image {
     pub tags: Tags,
 }
 
+/// A subnet of the VPC `vpc-1`, with an IPv6 block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subnet {
+    /// Whether what is launched in it gets a public IPv4 address.
+    pub ipv4: bool,
+    /// Whether network interfaces made in it get an IPv6 address.
+    pub ipv6: bool,
+    /// Its tags.
+    pub tags: Tags,
+}
+
 /// Settings that an account has in a Region, as EC2 spells them; at first as they
 /// should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +218,8 @@ pub struct Ec2 {
     pub encryption_by_default: bool,
     /// Images by id.
     pub images: BTreeMap<String, Image>,
+    /// Subnets by id.
+    pub subnets: BTreeMap<String, Subnet>,
     /// Other settings of the account.
     pub settings: Settings,
     /// Copies by client token, with what was asked for.
@@ -249,6 +262,8 @@ impl Ec2 {
             "DescribeImages" => self.describe_images(call),
             "DescribeImageAttribute" => self.describe_launch_permissions(call),
             "ModifyImageAttribute" => self.modify_launch_permissions(call),
+            "DescribeSubnets" => self.describe_subnets(call),
+            "ModifySubnetAttribute" => self.modify_subnet(call),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
@@ -480,6 +495,7 @@ impl Ec2 {
             "vol" => &mut self.volumes.get_mut(id)?.tags,
             "snap" => &mut self.snapshots.get_mut(id)?.tags,
             "ami" => &mut self.images.get_mut(id)?.tags,
+            "subnet" => &mut self.subnets.get_mut(id)?.tags,
             "i" => &mut self.instances.get_mut(id)?.tags,
             _ => return None,
         })
@@ -699,6 +715,52 @@ impl Ec2 {
         Ok("<return>true</return>".to_owned())
     }
 
+    fn describe_subnets(&self, call: &Call) -> Answer {
+        let ids = call.list("SubnetId");
+        if let Some(missing) = ids.iter().find(|id| !self.subnets.contains_key(**id)) {
+            return Err(("InvalidSubnetID.NotFound", missing.to_string()));
+        }
+        let filters = filters(call);
+        let mut items = String::new();
+        for (id, subnet) in &self.subnets {
+            let Subnet { ipv4, ipv6, tags } = subnet;
+            let passes = filters.iter().all(|(name, values)| match *name {
+                "map-public-ip-on-launch" => values.contains(&ipv4.to_string().as_str()),
+                "ipv6-cidr-block-association.state" => values.contains(&"associated"),
+                "owner-id" => values.contains(&self.account.as_str()),
+                "vpc-id" => values.contains(&"vpc-1"),
+                other => panic!("DescribeSubnets: {other}"),
+            });
+            if passes && (ids.is_empty() || ids.contains(&id.as_str())) {
+                let _ = write!(
+                    items,
+                    "<item><subnetId>{id}</subnetId><vpcId>vpc-1</vpcId><ownerId>{}</ownerId><mapPublicIpOnLaunch>{ipv4}</mapPublicIpOnLaunch><assignIpv6AddressOnCreation>{ipv6}</assignIpv6AddressOnCreation><ipv6CidrBlockAssociationSet><item><ipv6CidrBlockState><state>associated</state></ipv6CidrBlockState></item></ipv6CidrBlockAssociationSet>{}</item>",
+                    self.account,
+                    tag_set(tags)
+                );
+            }
+        }
+        Ok(format!("<subnetSet>{items}</subnetSet>"))
+    }
+
+    fn modify_subnet(&mut self, call: &Call) -> Answer {
+        let id = call.parameter("SubnetId").unwrap();
+        let Some(subnet) = self.subnets.get_mut(id) else {
+            return Err(("InvalidSubnetID.NotFound", id.to_owned()));
+        };
+        let value = |name: &str| call.parameter(&format!("{name}.Value"));
+        let on = |value: &str| value == "true";
+        match (
+            value("MapPublicIpOnLaunch"),
+            value("AssignIpv6AddressOnCreation"),
+        ) {
+            (Some(ipv4), None) => subnet.ipv4 = on(ipv4),
+            (None, Some(ipv6)) => subnet.ipv6 = on(ipv6),
+            _ => panic!("one attribute a call: {call:?}"),
+        }
+        Ok("<return>true</return>".to_owned())
+    }
+
     fn create_snapshot(&mut self, call: &Call, now: Timestamp) -> Answer {
         let volume = self.volume(call, "VolumeId")?;
         let tags = call.tags("TagSpecification.1.Tag");
@@ -852,6 +914,11 @@ impl Ec2 {
             let passes = filters.iter().all(|(name, values)| match *name {
                 "instance-id" => values.contains(&id.as_str()),
                 "instance-state-name" => values.contains(&state),
+                "subnet-id" => values.contains(&"subnet-1"),
+                "tag-key" => {
+                    let mut keys = instance.tags.keys();
+                    keys.any(|key| values.iter().any(|pattern| like(pattern, key)))
+                }
                 other => panic!("DescribeInstances: {other}"),
             });
             if passes {

@@ -32,6 +32,7 @@ mod encryption_by_default;
 mod open_ingress;
 mod public_image;
 mod public_snapshot;
+mod public_subnet;
 
 /// A control's resource in an account in memory.
 pub(crate) trait Fixture: Sync {
@@ -87,6 +88,7 @@ pub(crate) static FIXTURES: &[&dyn Fixture] = &[
     &account_settings::SNAPSHOT_SHARING_BLOCK,
     &account_settings::METADATA_DEFAULTS,
     &account_settings::SERIAL_CONSOLE,
+    &public_subnet::PublicSubnet,
 ];
 
 /// Makes a fixture's resource, with what the ledger keeps of it.

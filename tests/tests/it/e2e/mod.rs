@@ -31,6 +31,7 @@ mod opt_outs;
 mod patching;
 mod snapshots;
 mod storms;
+mod subnets;
 mod sweep;
 mod undo;
 
@@ -1289,6 +1290,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         encryption::exercise(aws).await;
         snapshots::exercise(aws).await;
         images::exercise(aws).await;
+        subnets::exercise(aws).await;
         account_settings::exercise(aws).await;
         patching::exercise(aws).await;
 
@@ -1298,6 +1300,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
             encryption::ENCRYPT,
             encryption::RESTORE,
             snapshots::UNSHARE,
+            subnets::REMOVE,
             patching::PATCH,
             NOTIFY,
             opt_outs::WATCH,

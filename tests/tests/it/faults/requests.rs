@@ -88,6 +88,7 @@ fn resource(cloud: &Cloud, id: &str) -> (String, Context) {
         "snap" => ("snapshot", ec2.snapshots.get(id).map(|of| &of.tags)),
         "ami" => ("image", ec2.images.get(id).map(|of| &of.tags)),
         "i" => ("instance", ec2.instances.get(id).map(|of| &of.tags)),
+        "subnet" => ("subnet", ec2.subnets.get(id).map(|of| &of.tags)),
         "pl" => ("prefix-list", None),
         other => panic!("a resource of the kind `{other}` is not modelled here"),
     };
@@ -137,6 +138,7 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
         "DescribeVolumeAttribute" | "DeleteVolume" => vec![of(id("VolumeId"))],
         "DescribeSnapshotAttribute" | "DeleteSnapshot" => vec![of(id("SnapshotId"))],
         "DescribeImageAttribute" | "ModifyImageAttribute" => vec![of(id("ImageId"))],
+        "ModifySubnetAttribute" => vec![of(id("SubnetId"))],
         "ModifySnapshotAttribute" => {
             let (arn, mut facts) = resource(cloud, id("SnapshotId"));
             let how = match id("OperationType") {

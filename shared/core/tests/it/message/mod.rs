@@ -17,4 +17,5 @@ mod notices;
 mod patchings;
 mod schemas;
 mod settings;
+mod subnets;
 mod undos;

@@ -238,9 +238,9 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
     check(
         about,
         expect![[r#"
-        Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
+        Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, public-subnet without...
 
-        OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress without an end
+        OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, public-subnet without an end
         Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
         What changed
@@ -248,7 +248,8 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
 
         What it means
         - open-ingress changes nothing here without an end, by nobody named: no reason given.
-        - It is the tag of a VPC: all its security groups are concerned.
+        - public-subnet changes nothing here without an end, by nobody named: no reason given.
+        - It is the tag of a VPC: all its security groups and subnets are concerned.
 
         Who did it, as the event states
         - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
