@@ -633,6 +633,12 @@ impl LocalAws {
         Ok(arn.ok_or("a key without an ARN")?.to_owned())
     }
 
+    /// Has CloudWatch count something: a request of PutMetricData.
+    pub fn put_metric_data(&self, data: &Value) -> Result<()> {
+        let target = "GraniteServiceVersion20100801.PutMetricData";
+        self.json_call("monitoring", target, data).map(|_| ())
+    }
+
     fn json_call(&self, service: &str, target: &str, body: &Value) -> Result<Value> {
         let headers = [
             ("x-amz-target", target),

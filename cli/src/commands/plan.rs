@@ -174,9 +174,10 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
     let (mut targets, mut place, mut why_not) = (Vec::new(), None, Vec::new());
     for control in AT_ONCE {
         let info = control.info();
-        let (trigger, is_other) = match control.parse(event)? {
-            Parsed::Check(trigger) => (trigger, false),
-            Parsed::Expand(trigger) => (trigger, true),
+        let (triggers, is_other) = match control.parse(event)? {
+            Parsed::Check(trigger) => (vec![trigger], false),
+            Parsed::CheckEach(triggers) => (triggers, false),
+            Parsed::Expand(trigger) => (vec![trigger], true),
             // That a call is another control's says nothing about it.
             Parsed::Ignored(why) => {
                 if call.is_none_or(|call| control.listens_to(call)) {
@@ -185,12 +186,14 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
                 continue;
             }
         };
-        place = Some((trigger.region, trigger.account));
-        targets.push(match info.prefix {
-            _ if is_other => Target::Other(info.id, trigger.resource),
-            Some(_) => Target::Resource(info.id, trigger.resource),
-            None => Target::Setting(info.id),
-        });
+        for trigger in triggers {
+            place = Some((trigger.region, trigger.account));
+            targets.push(match info.prefix {
+                _ if is_other => Target::Other(info.id, trigger.resource),
+                Some(_) => Target::Resource(info.id, trigger.resource),
+                None => Target::Setting(info.id),
+            });
+        }
     }
     if !targets.is_empty() {
         return Ok((targets, place));

@@ -1,5 +1,5 @@
-//! The pipeline of `sweep`, top to bottom: walk, take up what was cut off, tell
-//! what was not told, look at opt-outs, examine Backstop itself, sum up.
+//! The pipeline of `sweep`, top to bottom: walk, tell what a remediation of `imdsv1`
+//! broke, take up what was cut off, tell what was not told, look at opt-outs, examine Backstop itself, sum up.
 //!
 //! What is open is asked to be checked, so that all fixing happens in one place.
 //! The one change that it makes itself is to delete what the policy has kept for
@@ -138,6 +138,10 @@ impl Handler {
                 self.see_opt_outs(place, &policy, &mut digest).await;
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
+        }
+        if let Err(problem) = self.tell_refused_requests(place).await {
+            let problem = format!("requests that instances refused: {problem}");
+            digest.unseen.push(problem);
         }
         self.take_up(place, &mut digest).await;
         if let Err(problem) = self.tell_failed_events(place).await {
@@ -460,6 +464,7 @@ fn asked_by(control: ControlId, resource: &str, cause: &Actor) -> CheckRequested
 }
 
 mod instances;
+mod refused_requests;
 mod snapshots;
 mod volumes;
 

@@ -452,6 +452,7 @@ mod tests {
                 | ControlId::MetadataDefaults
                 | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
                 ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
+                ControlId::ImdsV1 => "RequireImdsv2Function",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches
                 | ControlId::UnmanagedInstance => "PatchInstanceFunction",

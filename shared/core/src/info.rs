@@ -33,8 +33,9 @@ pub enum OptOutOn {
 pub struct Call {
     /// Its name.
     pub name: &'static str,
-    /// Where the event's `detail` names the resource, in the order of trying;
-    /// none: the resource is the account's Region.
+    /// Where the event's `detail` names the resource, in the order of trying; a path
+    /// may lead through lists, and then there may be several. None: the resource is
+    /// the account's Region.
     pub resource: &'static [&'static [&'static str]],
 }
 

@@ -18,7 +18,7 @@ use crate::words::Actor;
 /// but AWS can set it.
 const STACK_TAG: &str = "aws:cloudformation:stack-name";
 /// The tag of a member of an Auto Scaling group, with the group's name.
-const AUTO_SCALING_GROUP_TAG: &str = "aws:autoscaling:groupName";
+pub(crate) const AUTO_SCALING_GROUP_TAG: &str = "aws:autoscaling:groupName";
 /// What the key begins with of a tag that names a Kubernetes cluster: `owned` by
 /// it, or `shared` with others.
 const CLUSTER_TAG: &str = "kubernetes.io/cluster/";

@@ -60,7 +60,8 @@ pub enum Disposition {
     Tripped,
     /// The kill switch is on: nothing is changed.
     Stopped,
-    /// The budget of this clock hour is used up: nothing is changed before the next.
+    /// Nothing is changed yet: the budget of this clock hour is used up, or it is not
+    /// proven yet that a change breaks nothing.
     Pending,
 }
 
@@ -76,10 +77,13 @@ impl Disposition {
             Reason::DeclarativePolicy
             | Reason::NeverSet
             | Reason::NotJudged
+            | Reason::OperatedByService { .. }
             | Reason::NotifyMode => Self::NotifyOnly,
             // Nothing that is remediated at once ends by what changed meanwhile.
             Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,
-            Reason::BudgetSpent => Self::Pending,
+            Reason::BudgetSpent | Reason::StillUsed { .. } | Reason::Unproven { .. } => {
+                Self::Pending
+            }
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }
             | Reason::Fight { .. } => Self::Tripped,

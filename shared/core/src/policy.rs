@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::account_setting;
 use crate::control::Control;
 use crate::controls::{
-    encryption_by_default, metadata_defaults, missing_patches, open_ingress, public_image,
+    encryption_by_default, imdsv1, metadata_defaults, missing_patches, open_ingress, public_image,
     public_snapshot, serial_console, snapshot_sharing_block, unmanaged_instance,
     vulnerable_package,
 };
@@ -99,6 +99,12 @@ impl Governed for serial_console::SerialConsole {
     }
 }
 
+impl Governed for imdsv1::ImdsV1 {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.imdsv1)
+    }
+}
+
 /// The format's version: always 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -155,6 +161,9 @@ pub struct Controls {
     pub metadata_defaults: ControlPolicy<account_setting::Settings<metadata_defaults::Defaults>>,
     /// The account's access to the serial console of instances.
     pub serial_console: ControlPolicy<account_setting::Settings<serial_console::Access>>,
+    /// Instances whose metadata service answers requests without a token. Only a mode
+    /// that is named here enforces it: what still asks without one fails from then on.
+    pub imdsv1: ControlPolicy<imdsv1::Settings>,
 }
 
 impl Controls {
@@ -171,6 +180,7 @@ impl Controls {
             ControlId::SnapshotSharingBlock => self.snapshot_sharing_block.common(),
             ControlId::MetadataDefaults => self.metadata_defaults.common(),
             ControlId::SerialConsole => self.serial_console.common(),
+            ControlId::ImdsV1 => self.imdsv1.common(),
         }
     }
 
@@ -285,6 +295,7 @@ impl Policy {
             snapshot_sharing_block,
             metadata_defaults,
             serial_console,
+            imdsv1: _,
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {

@@ -5,8 +5,11 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use crate::controls::imdsv1::DAYS;
+use crate::prose::{counted, one_line};
 use crate::words::Status;
 
 /// Why a finding is left as it is, or was left in part.
@@ -36,6 +39,24 @@ pub enum Reason {
     /// The account's setting was never seen any better, and the policy does not
     /// say what it should be.
     NeverSet,
+    /// An AWS service operates the resource, and only it should change it.
+    OperatedByService {
+        /// The service, as EC2 names it.
+        service: String,
+    },
+    /// What a change would take away was used in the days that were looked at.
+    StillUsed {
+        /// How often.
+        calls: u64,
+        /// Days (UTC) that have too few figures beside that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<Date>,
+    },
+    /// Whether what a change would take away is used is not known yet.
+    Unproven {
+        /// Days (UTC) that have too few figures.
+        missing: Vec<Date>,
+    },
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -97,11 +118,13 @@ impl Reason {
             Self::OptOutUnreadable => Status::Held,
             Self::OptedOut | Self::ExemptInPolicy => Status::Exempt,
             Self::Existing => Status::Existing,
-            Self::DeclarativePolicy | Self::NeverSet | Self::NotJudged | Self::NotifyMode => {
-                Status::Notified
-            }
+            Self::DeclarativePolicy
+            | Self::NeverSet
+            | Self::NotJudged
+            | Self::OperatedByService { .. }
+            | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
-            Self::BudgetSpent => Status::Pending,
+            Self::BudgetSpent | Self::StillUsed { .. } | Self::Unproven { .. } => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
             }
@@ -120,6 +143,9 @@ impl Reason {
             Self::DeclarativePolicy => "a declarative policy sets it",
             Self::NeverSet => "it was never set",
             Self::NotJudged => "it cannot be judged",
+            Self::OperatedByService { .. } => "an AWS service operates it",
+            Self::StillUsed { .. } => "it is still used",
+            Self::Unproven { .. } => "whether it is still used is not known yet",
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
@@ -128,6 +154,12 @@ impl Reason {
                 "the control has tripped"
             }
         }
+    }
+
+    /// Whether it says that a change may break what uses the resource.
+    #[must_use]
+    pub fn is_about_use(&self) -> bool {
+        matches!(self, Self::StillUsed { .. } | Self::Unproven { .. })
     }
 
     /// Whether only this resource has tripped, so that it is re-armed by itself.
@@ -157,6 +189,24 @@ impl fmt::Display for Reason {
                 "it has been so since Backstop first looked, and the policy names no value in the control's `wanted`",
             ),
             Self::NotJudged => f.write_str("it cannot be judged"),
+            Self::OperatedByService { service } => write!(
+                f,
+                "{} operates it, and only that service should change it",
+                one_line(service, 100)
+            ),
+            Self::StillUsed { calls, missing } => {
+                let times = counted(usize::try_from(*calls).unwrap_or(usize::MAX), "request");
+                write!(f, "IMDSv1 is still used: CloudWatch counted {times} without a token (metric MetadataNoToken) in the last {DAYS} days")?;
+                match missing[..] {
+                    [] => Ok(()),
+                    _ => write!(f, ", and has too few figures for {}", days(missing)),
+                }
+            }
+            Self::Unproven { missing } => write!(
+                f,
+                "that nothing uses IMDSv1 is not proven: of the last {DAYS} days CloudWatch has too few figures (metric MetadataNoToken) for {}, as of an instance that is new or was stopped",
+                days(missing)
+            ),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),
@@ -192,4 +242,20 @@ impl fmt::Display for Meanwhile {
             Self::WindowClosed => f.write_str("the maintenance window has closed"),
         }
     }
+}
+
+/// Days as people write them: `2026-11-16, 2026-11-20 to 2026-11-29`.
+fn days(days: &[Date]) -> String {
+    let mut spans: Vec<(Date, Date)> = Vec::new();
+    for day in days {
+        match spans.last_mut() {
+            Some((_, last)) if last.tomorrow().ok().as_ref() == Some(day) => *last = *day,
+            _ => spans.push((*day, *day)),
+        }
+    }
+    let spans = spans.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    });
+    spans.collect::<Vec<_>>().join(", ")
 }

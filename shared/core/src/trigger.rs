@@ -36,7 +36,7 @@ pub use volumes::{
     INSTANCE_NOTIFICATION, VOLUME_CALLS, VOLUME_NOTIFICATION, VolumesParsed, volumes,
 };
 
-use event::{actor, broken, envelope, is_id, list, needed, succeeded, text};
+use event::{actor, broken, envelope, is_id, list, needed, succeeded, text, texts};
 
 /// Detail type of the event that says an entry waits to be told.
 pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
@@ -46,6 +46,8 @@ pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
 pub enum Parsed {
     /// Look at this resource.
     Check(Trigger),
+    /// Look at each of these resources: one call made or changed several.
+    CheckEach(Vec<Trigger>),
     /// Look at every resource that this one concerns: a prefix list, and the
     /// security groups that name it.
     Expand(Trigger),
@@ -71,29 +73,40 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
-    let check = |field: &str, id: Option<String>, actor: Actor| {
-        let resource = match (info.prefix, id) {
-            (None, _) => region.clone(),
-            (Some(prefix), Some(id)) if is_id(&id, prefix) => id,
-            (Some(prefix), Some(id)) => {
-                let kind = info.phrases.resource;
-                return broken(format!(
-                    "{field} is `{id}`, which is not the id of a {kind} (`{prefix}…`)"
-                ));
-            }
-            (Some(_), None) => {
-                let kind = info.phrases.resource;
+    let check = |field: &str, mut ids: Vec<String>, actor: Actor| {
+        let kind = info.phrases.resource;
+        match info.prefix {
+            None => ids = vec![region.clone()],
+            Some(_) if ids.is_empty() => {
                 return broken(format!(
                     "{field} is missing, so the event names no {kind}: check by hand the {kind} that was changed"
                 ));
             }
-        };
-        Ok(Parsed::Check(Trigger {
-            resource,
-            account: account.clone(),
-            region: region.clone(),
-            actor,
-        }))
+            Some(prefix) => {
+                if let Some(id) = ids.iter().find(|id| !is_id(id, prefix)) {
+                    return broken(format!(
+                        "{field} is `{id}`, which is not the id of {} {kind} (`{prefix}…`)",
+                        article(kind)
+                    ));
+                }
+            }
+        }
+        let mut triggers: Vec<Trigger> = ids
+            .into_iter()
+            .map(|resource| Trigger {
+                resource,
+                account: account.clone(),
+                region: region.clone(),
+                actor: actor.clone(),
+            })
+            .collect();
+        Ok(match (triggers.pop(), triggers.is_empty()) {
+            (Some(only), true) => Parsed::Check(only),
+            (last, _) => {
+                triggers.extend(last);
+                Parsed::CheckEach(triggers)
+            }
+        })
     };
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
@@ -106,7 +119,7 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
             }
             let cause = request.cause.unwrap_or_default();
             let cause = cause.of_event(event.id, payload);
-            check("`detail.resource`", Some(request.resource), cause)
+            check("`detail.resource`", vec![request.resource], cause)
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
@@ -118,15 +131,24 @@ pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
             let actor = actor(detail).of_event(event.id, payload);
             let paths = info.calls.iter().find(|call| call.name == name);
             let paths = paths.map_or(&[][..], |call| call.resource);
-            let id = paths.iter().find_map(|path| text(detail, path));
+            let ids = paths.iter().map(|path| texts(detail, path));
+            let ids = ids.into_iter().find(|ids| !ids.is_empty());
             let field: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
             check(
                 &format!("`detail.{}`", field.join("`, `detail.")),
-                id,
+                ids.unwrap_or_default(),
                 actor,
             )
         }
         (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
+    }
+}
+
+/// `a snapshot`, `an image`.
+fn article(kind: &str) -> &'static str {
+    match kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
     }
 }
 

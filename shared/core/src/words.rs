@@ -42,6 +42,9 @@ pub enum ControlId {
     MetadataDefaults,
     /// The account may use the serial console of instances.
     SerialConsole,
+    /// An instance whose metadata service answers requests without a token.
+    #[serde(rename = "imdsv1")]
+    ImdsV1,
 }
 
 impl ControlId {
@@ -58,6 +61,7 @@ impl ControlId {
         Self::SnapshotSharingBlock,
         Self::MetadataDefaults,
         Self::SerialConsole,
+        Self::ImdsV1,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -83,6 +87,7 @@ impl ControlId {
             Self::SnapshotSharingBlock => "snapshot-sharing-block",
             Self::MetadataDefaults => "metadata-defaults",
             Self::SerialConsole => "serial-console",
+            Self::ImdsV1 => "imdsv1",
         }
     }
 
@@ -105,6 +110,9 @@ impl ControlId {
                 "The account's defaults for new instances do not require IMDSv2"
             }
             Self::SerialConsole => "The account may use the serial console of its instances",
+            Self::ImdsV1 => {
+                "An instance whose metadata service answers requests without a token (IMDSv1)"
+            }
         }
     }
 
@@ -138,7 +146,10 @@ impl ControlId {
         match self {
             Self::OpenIngress => &["sg-", "sgr-", "vpc-"],
             Self::UnencryptedVolume => &["vol-", "i-"],
-            Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
+            Self::VulnerablePackage
+            | Self::MissingPatches
+            | Self::UnmanagedInstance
+            | Self::ImdsV1 => &["i-"],
             Self::PublicSnapshot => &["snap-"],
             Self::PublicImage => &["ami-"],
             Self::EncryptionByDefault

@@ -30,7 +30,7 @@ use backstop_core::plan::{Change, Disposition, Ending, ItemId, Outcome, Verifica
 use backstop_core::reason::Reason;
 use backstop_core::record::Record;
 use backstop_core::trigger::{BrokenEvent, CheckRequested, Parsed, Trigger};
-use backstop_core::words::{Mode, Status};
+use backstop_core::words::{ControlId, Mode, Status};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::Deserialize as _;
@@ -237,6 +237,9 @@ impl Engine {
                     };
                     control.expand(self, &run).await
                 }
+                Ok(Parsed::CheckEach(triggers)) => {
+                    Box::pin(self.check_each(control.info().id, triggers)).await
+                }
                 Ok(Parsed::Check(trigger)) => {
                     let trigger = &trigger;
                     let run = Run {
@@ -252,6 +255,21 @@ impl Engine {
             }
         }
         answer
+    }
+
+    /// One call concerned several resources: requests a check of each.
+    async fn check_each(
+        &self,
+        control: ControlId,
+        triggers: Vec<Trigger>,
+    ) -> Result<&'static str, Failure> {
+        let checks = triggers.into_iter();
+        let checks: Vec<CheckRequested> = checks
+            .map(|of| CheckRequested::new(control, of.resource, Some(of.actor)))
+            .collect();
+        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        info!(%control, checks = checks.len(), "checks requested");
+        Ok("expanded")
     }
 
     /// Another resource has changed: requests a check of every resource that it

@@ -7,6 +7,7 @@ use backstop_aws::error::AwsError;
 use backstop_aws::remediation::{Concerned, Remediation};
 use backstop_core::any_control::AnyControl;
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+use backstop_core::controls::imdsv1::ImdsV1;
 use backstop_core::controls::metadata_defaults::MetadataDefaults;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::controls::public_image::PublicImage;
@@ -48,6 +49,7 @@ pub const AT_ONCE: &[&dyn Served] = &[
     &SnapshotSharingBlock,
     &MetadataDefaults,
     &SerialConsole,
+    &ImdsV1,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

@@ -3,7 +3,7 @@
 //! the calls and their rounds, fail exactly the third one, or change the world
 //! between two of them. What moto lacks is filled in on the way (`gaps`).
 
-use backstop_wire::memory::ec2::Settings;
+use backstop_wire::memory::ec2::{Metadata, Settings};
 
 use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
@@ -226,6 +226,12 @@ impl Proxy {
     /// Reads or changes the account's settings that moto does not know.
     pub fn settings<T>(&self, act: impl FnOnce(&mut Settings) -> T) -> T {
         act(&mut self.gaps.lock().unwrap().settings)
+    }
+
+    /// Reads or changes the metadata service of an instance.
+    pub fn metadata<T>(&self, instance: &str, act: impl FnOnce(&mut Metadata) -> T) -> T {
+        let metadata = &mut self.gaps.lock().unwrap().metadata;
+        act(metadata.entry(instance.to_owned()).or_default())
     }
 
     /// Makes functions see that an instance was last started at a time.

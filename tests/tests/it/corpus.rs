@@ -93,11 +93,22 @@ fn of(verdict: &str, trigger: &Trigger) -> Value {
     })
 }
 
+/// A verdict about several resources, which one call named.
+fn of_each(triggers: &[Trigger]) -> Value {
+    let resources: Vec<&String> = triggers.iter().map(|of| &of.resource).collect();
+    let mut verdict = of("check-each", &triggers[0]);
+    let verdict_of = verdict.as_object_mut().unwrap();
+    verdict_of.remove("resource");
+    verdict_of.insert("resources".to_owned(), json!(resources));
+    verdict
+}
+
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
     check("revoke-ingress", |event| match OpenIngress::parse(event) {
         Ok(Parsed::Check(trigger)) => of("check", &trigger),
         Ok(Parsed::Expand(trigger)) => of("expand", &trigger),
+        Ok(Parsed::CheckEach(triggers)) => of_each(&triggers),
         Ok(Parsed::Ignored(reason)) => {
             assert!(!reason.is_empty());
             nothing("ignored")
@@ -123,6 +134,7 @@ fn functions_that_remediate_at_once_read_every_event_as_expected() {
             for info in served {
                 match trigger::of(info, event) {
                     Ok(Parsed::Check(trigger)) => return of("check", &trigger),
+                    Ok(Parsed::CheckEach(triggers)) => return of_each(&triggers),
                     Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
                     Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
                     Err(error) => {

@@ -1067,6 +1067,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
 
     let revoke_ingress_logs = arn_of("RevokeIngressLogGroup").to_string();
     let unshare_storage_logs = arn_of("UnshareStorageLogGroup").to_string();
+    let require_imdsv2_logs = arn_of("RequireImdsv2LogGroup").to_string();
     let everyone = |how: &str| {
         json!({
             "StringEquals": { (format!("ec2:{how}/group")): "all" },
@@ -1074,6 +1075,13 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
         })
     };
     let (unshares, shares) = (everyone("Remove"), everyone("Add"));
+    let requires_tokens = json!({
+        "StringEquals": { "ec2:Attribute/HttpTokens": "required" },
+        "Null": { "ec2:ManagedResourceOperator": "true" },
+    });
+    let makes_tokens_optional = json!({
+        "StringEquals": { "ec2:Attribute/HttpTokens": "optional" },
+    });
     let only = |tags: &[&str]| {
         json!({
             "ForAllValues:StringEquals": { "aws:TagKeys": tags },
@@ -1249,6 +1257,29 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
             ],
         ),
         (
+            "RequireImdsv2Function",
+            vec![
+                ("cloudwatch:GetMetricData", &everything, &none),
+                ("dynamodb:BatchGetItem", &table, &none),
+                ("dynamodb:DeleteItem", &table, &none),
+                ("dynamodb:GetItem", &table, &none),
+                ("dynamodb:PutItem", &table, &none),
+                ("dynamodb:UpdateItem", &table, &none),
+                ("ec2:DescribeInstances", &everything, &none),
+                ("ec2:GetInstanceMetadataDefaults", &everything, &none),
+                (
+                    "ec2:ModifyInstanceMetadataOptions",
+                    &sub(INSTANCES),
+                    &requires_tokens,
+                ),
+                ("events:PutEvents", &bus, &only_backstop),
+                ("logs:CreateLogStream", &require_imdsv2_logs, &none),
+                ("logs:PutLogEvents", &require_imdsv2_logs, &none),
+                ("sqs:SendMessage", &queue, &none),
+                ("ssm:GetParameter", &parameter, &none),
+            ],
+        ),
+        (
             PATCH_INSTANCE,
             vec![
                 ("dynamodb:BatchGetItem", &table, &none),
@@ -1324,6 +1355,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("cloudtrail:DescribeTrails", &everything, &none),
                 ("cloudtrail:GetEventSelectors", &sub(ANY_TRAIL), &none),
                 ("cloudtrail:GetTrailStatus", &sub(ANY_TRAIL), &none),
+                ("cloudwatch:GetMetricData", &everything, &none),
                 ("dynamodb:BatchGetItem", &table, &none),
                 ("dynamodb:DeleteItem", &table, &none),
                 ("dynamodb:GetItem", &table, &none),
@@ -1364,6 +1396,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
         (
             UNDO,
             vec![
+                ("cloudwatch:GetMetricData", &everything, &none),
                 ("dynamodb:BatchGetItem", &table, &none),
                 ("dynamodb:DeleteItem", &table, &none),
                 ("dynamodb:GetItem", &table, &none),
@@ -1374,6 +1407,7 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:CreateTags", &sub(RULES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(RULES), &while_authorising),
                 ("ec2:CreateTags", &sub(IMAGES), &only_the_opt_out),
+                ("ec2:CreateTags", &sub(INSTANCES), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(SNAPSHOTS), &only_the_opt_out),
                 ("ec2:CreateTags", &sub(VOLUMES), &replaced_no_more),
                 ("ec2:DescribeImageAttribute", &sub(IMAGES), &none),
@@ -1401,6 +1435,11 @@ fn grants_are_narrowed_to_resources_and_by_condition() {
                 ("ec2:GetSnapshotBlockPublicAccessState", &everything, &none),
                 ("ec2:ModifyImageAttribute", &sub(IMAGES), &none),
                 ("ec2:ModifyInstanceMetadataDefaults", &everything, &none),
+                (
+                    "ec2:ModifyInstanceMetadataOptions",
+                    &sub(INSTANCES),
+                    &makes_tokens_optional,
+                ),
                 ("ec2:ModifySecurityGroupRules", &sub(ANY_LIST), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(GROUPS), &none),
                 ("ec2:ModifySecurityGroupRules", &sub(RULES), &none),
@@ -1616,6 +1655,7 @@ fn what_leads_back_is_barred_by_no_opt_out_and_tags_nothing_else() {
                 &only_the_opt_out,
                 &[in_account("", "image"), in_account("", "snapshot")].concat()[..],
             ),
+            (&only_the_opt_out, &of("instance")),
             (
                 &json!({ "StringEquals": { "ec2:CreateAction": "AuthorizeSecurityGroupIngress" } }),
                 &of("security-group-rule"),

@@ -8,6 +8,7 @@ use crate::remediation::Place;
 use crate::security_groups::partition;
 
 mod encryption_by_default;
+mod imdsv1;
 mod metadata_defaults;
 mod open_ingress;
 mod public_image;

@@ -15,6 +15,7 @@ mod doctor;
 mod executions;
 mod failed_events;
 mod group_pages;
+mod imdsv1;
 mod instance_pages;
 mod ledger;
 mod model;

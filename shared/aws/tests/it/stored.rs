@@ -9,8 +9,8 @@
 //!
 //! They were written by the functions themselves, in runs on AWS in memory.
 //! Those named `…-full` were not: they hold every optional field at once. Those of
-//! `public-image` and of the account settings that are restored were made by hand,
-//! after those of `public-snapshot` and `encryption-by-default`.
+//! `public-image`, `imdsv1` and the account settings that are restored were made by
+//! hand, after those of `public-snapshot` and `encryption-by-default`.
 //!
 //! Deliberately not here: items without a document (locks, counters).
 
@@ -402,6 +402,32 @@ const REACHED: &[Reached] = &[
             (&["awaiting-rescan"], "Inspector reports none of it"),
         ],
     },
+    Reached {
+        kind: "remediation",
+        controls: &[ControlId::ImdsV1],
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "held",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
+            (
+                &["not-owned"],
+                "EC2 shows an account its own instances only",
+            ),
+            (&["refused"], "one that still uses IMDSv1 is pending"),
+            (&["rolled-back"], "what failed is tried again"),
+            (&["needs-person"], "a failure says so"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
     // An encryption is taken back by another encryption, a patching not at all.
     Reached {
         kind: "undo",
@@ -419,6 +445,7 @@ const REACHED: &[Reached] = &[
             "health",
             "event-failed",
             "storm",
+            "requests-refused",
         ],
         never: &[],
     },

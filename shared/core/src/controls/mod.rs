@@ -6,6 +6,7 @@ use crate::info::ControlInfo;
 use crate::words::ControlId;
 
 pub mod encryption_by_default;
+pub mod imdsv1;
 pub mod metadata_defaults;
 pub mod missing_patches;
 pub mod open_ingress;
@@ -26,6 +27,7 @@ pub static CONTROLS: &[&dyn AnyControl] = &[
     &snapshot_sharing_block::SnapshotSharingBlock,
     &metadata_defaults::MetadataDefaults,
     &serial_console::SerialConsole,
+    &imdsv1::ImdsV1,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

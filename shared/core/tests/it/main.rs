@@ -13,6 +13,7 @@ mod account_setting_cases;
 mod encryption_simulation;
 mod encryption_undos;
 mod entries;
+mod imdsv1_cases;
 mod message;
 mod open_ingress_cases;
 mod open_ingress_properties;

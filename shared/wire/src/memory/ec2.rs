@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::{Call, Reply};
 
@@ -83,8 +84,39 @@ pub struct Instance {
     pub since: Timestamp,
     /// When it was launched.
     pub launched: Timestamp,
+    /// Its metadata service.
+    pub metadata: Metadata,
     /// Its tags.
     pub tags: Tags,
+}
+
+/// The metadata service of an instance as EC2 spells it, and what CloudWatch counts
+/// of it; at first as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Whether tokens are required.
+    pub tokens: String,
+    /// Whether it can be reached.
+    pub endpoint: String,
+    /// The hop limit.
+    pub hops: u8,
+    /// Requests without a token that were answered in the hour that goes on, after
+    /// none in all hours before; none: there are no points.
+    pub used: Option<u64>,
+    /// Requests without a token that were refused in the hour that goes on.
+    pub refused: u64,
+}
+
+impl Default for Metadata {
+    fn default() -> Self {
+        Self {
+            tokens: "required".to_owned(),
+            endpoint: "enabled".to_owned(),
+            hops: 2,
+            used: None,
+            refused: 0,
+        }
+    }
 }
 
 impl Instance {
@@ -97,6 +129,22 @@ impl Instance {
             (false, true) => (64, "stopping"),
             (false, false) => (80, "stopped"),
         }
+    }
+}
+
+impl Metadata {
+    /// As DescribeInstances shows it.
+    #[must_use]
+    pub fn item(&self) -> String {
+        let Self {
+            tokens,
+            endpoint,
+            hops,
+            ..
+        } = self;
+        format!(
+            "<metadataOptions><state>applied</state><httpTokens>{tokens}</httpTokens><httpPutResponseHopLimit>{hops}</httpPutResponseHopLimit><httpEndpoint>{endpoint}</httpEndpoint></metadataOptions>"
+        )
     }
 }
 
@@ -124,6 +172,8 @@ pub struct Settings {
     pub hops: String,
     /// Whether the serial console may be used.
     pub console: bool,
+    /// Whether instances must require tokens.
+    pub enforced: bool,
 }
 
 impl Default for Settings {
@@ -134,6 +184,7 @@ impl Default for Settings {
             tokens: "required".to_owned(),
             hops: "2".to_owned(),
             console: false,
+            enforced: false,
         }
     }
 }
@@ -172,7 +223,11 @@ impl Settings {
                 };
                 let tokens = known("httpTokens", &self.tokens);
                 let hops = known("httpPutResponseHopLimit", &self.hops);
-                format!("<accountLevel>{tokens}{hops}</accountLevel>")
+                let enforced = match self.enforced {
+                    true => "<httpTokensEnforced>enabled</httpTokensEnforced>",
+                    false => "",
+                };
+                format!("<accountLevel>{tokens}{hops}{enforced}</accountLevel>")
             }
             "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
             "GetImageBlockPublicAccessState" => format!(
@@ -233,6 +288,9 @@ impl Ec2 {
         if call.parameter("DryRun") == Some("true") {
             return Some(self.dry_run(call));
         }
+        if call.operation == "GetMetricData" {
+            return Some(self.metric_data(call, now));
+        }
         let answer = match call.operation.as_str() {
             "DescribeSecurityGroups" => self.describe_groups(call),
             "DescribeSecurityGroupRules" => self.describe_rules(call),
@@ -263,6 +321,7 @@ impl Ec2 {
                 Ok("<disableApiStop><value>false</value></disableApiStop>".to_owned())
             }
             "ModifyInstanceAttribute" => self.keep_or_delete(call),
+            "ModifyInstanceMetadataOptions" => self.modify_metadata_options(call),
             "StopInstances" => self.turn(call, false, now),
             "StartInstances" => self.turn(call, true, now),
             "GetEbsEncryptionByDefault" => Ok(self.by_default()),
@@ -852,20 +911,94 @@ impl Ec2 {
             let passes = filters.iter().all(|(name, values)| match *name {
                 "instance-id" => values.contains(&id.as_str()),
                 "instance-state-name" => values.contains(&state),
+                "metadata-options.http-tokens" => {
+                    values.contains(&instance.metadata.tokens.as_str())
+                }
+                "metadata-options.http-endpoint" => {
+                    values.contains(&instance.metadata.endpoint.as_str())
+                }
                 other => panic!("DescribeInstances: {other}"),
             });
             if passes {
-                let Instance { launched, tags, .. } = instance;
+                let Instance {
+                    launched,
+                    tags,
+                    metadata,
+                    ..
+                } = instance;
                 let _ = write!(
                     items,
-                    "<item><instanceId>{id}</instanceId><instanceState><code>{code}</code><name>{state}</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{launched}</launchTime><rootDeviceType>ebs</rootDeviceType><subnetId>subnet-1</subnetId><vpcId>vpc-1</vpcId>{}</item>",
+                    "<item><instanceId>{id}</instanceId><instanceState><code>{code}</code><name>{state}</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{launched}</launchTime><rootDeviceType>ebs</rootDeviceType><subnetId>subnet-1</subnetId><vpcId>vpc-1</vpcId>{}{}</item>",
+                    metadata.item(),
                     tag_set(tags)
                 );
             }
         }
+        let owner = &self.account;
         format!(
-            "<reservationSet><item><reservationId>r-1</reservationId><instancesSet>{items}</instancesSet></item></reservationSet>"
+            "<reservationSet><item><reservationId>r-1</reservationId><ownerId>{owner}</ownerId><instancesSet>{items}</instancesSet></item></reservationSet>"
         )
+    }
+
+    /// What is not named stays.
+    fn modify_metadata_options(&mut self, call: &Call) -> Answer {
+        let id = call.parameter("InstanceId").unwrap();
+        let (tokens, endpoint) = (call.parameter("HttpTokens"), call.parameter("HttpEndpoint"));
+        let Some(instance) = self.instances.get_mut(id) else {
+            return Err(("InvalidInstanceID.NotFound", id.to_owned()));
+        };
+        if tokens.is_some() && endpoint != Some("enabled") {
+            let message = "HttpTokens needs HttpEndpoint=enabled";
+            return Err(("InvalidParameterValue", message.to_owned()));
+        }
+        if self.settings.enforced && tokens == Some("optional") {
+            let message = "the account enforces IMDSv2";
+            return Err(("UnsupportedOperation", message.to_owned()));
+        }
+        let metadata = &mut instance.metadata;
+        if let Some(tokens) = tokens {
+            tokens.clone_into(&mut metadata.tokens);
+        }
+        if let Some(endpoint) = endpoint {
+            endpoint.clone_into(&mut metadata.endpoint);
+        }
+        let options = metadata.item();
+        Ok(format!(
+            "<instanceId>{id}</instanceId>{}",
+            options.replace("metadataOptions", "instanceMetadataOptions")
+        ))
+    }
+
+    /// The points that CloudWatch has of the metadata services of instances.
+    fn metric_data(&self, call: &Call, now: Timestamp) -> Reply {
+        let second = |name: &str| call.json[name].as_i64().unwrap();
+        let this_hour = now.as_second() - now.as_second() % 3600;
+        let results = call.json["MetricDataQueries"].as_array().unwrap().iter();
+        let results = results.map(|query| {
+            let stat = &query["MetricStat"];
+            assert_eq!((&stat["Period"], &stat["Stat"]), (&json!(3600), &json!("Sum")));
+            let id = stat["Metric"]["Dimensions"][0]["Value"].as_str().unwrap();
+            let metadata = self.instances.get(id).map(|of| &of.metadata);
+            let hours = match stat["Metric"]["MetricName"].as_str().unwrap() {
+                "MetadataNoToken" => metadata.and_then(|of| of.used).map(|last| (true, last)),
+                "MetadataNoTokenRejected" => metadata
+                    .filter(|of| of.refused > 0)
+                    .map(|of| (false, of.refused)),
+                other => panic!("the metric {other}"),
+            };
+            let span = (second("StartTime")..second("EndTime")).step_by(3600);
+            let points: Vec<(i64, u64)> = span
+                .filter_map(|hour| match hours {
+                    Some((_, last)) if hour == this_hour => Some((hour, last)),
+                    Some((true, _)) => Some((hour, 0)),
+                    _ => None,
+                })
+                .collect();
+            let (hours, sums): (Vec<i64>, Vec<u64>) = points.into_iter().unzip();
+            json!({ "Id": query["Id"], "Timestamps": hours, "Values": sums, "StatusCode": "Complete" })
+        });
+        let results: Vec<Value> = results.collect();
+        Reply::ok(json!({ "MetricDataResults": results }).to_string())
     }
 
     fn describe_status(&self, call: &Call, now: Timestamp) -> String {

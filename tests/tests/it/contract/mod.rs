@@ -29,6 +29,7 @@ use crate::template::function_of;
 
 mod account_settings;
 mod encryption_by_default;
+mod imdsv1;
 mod open_ingress;
 mod public_image;
 mod public_snapshot;
@@ -87,6 +88,7 @@ pub(crate) static FIXTURES: &[&dyn Fixture] = &[
     &account_settings::SNAPSHOT_SHARING_BLOCK,
     &account_settings::METADATA_DEFAULTS,
     &account_settings::SERIAL_CONSOLE,
+    &imdsv1::ImdsV1,
 ];
 
 /// Makes a fixture's resource, with what the ledger keeps of it.
@@ -231,6 +233,13 @@ impl World {
         self.deliver(&event(self.fixture)).await;
     }
 
+    /// A sweep, and the hour after it.
+    async fn sweep(&mut self) {
+        self.account.start("SweepFunction", &json!({}));
+        self.account.settle().await;
+        sleep(Duration::from_secs(3600)).await;
+    }
+
     /// One invocation with an event, which nobody repeats. `Err`: its error.
     async fn invoke(&mut self, event: &Value, request: &str) -> Result<String, String> {
         self.invoke_of(self.function(), event, request)
@@ -359,7 +368,11 @@ fn policy(fixture: &dyn Fixture, rules: &Value) -> Value {
     let others = ControlId::ALL.iter().filter(|other| **other != control);
     let off = others.map(|other| (other.name().to_owned(), json!({ "mode": "off" })));
     let mut controls: serde_json::Map<String, Value> = off.collect();
-    controls.insert(control.name().to_owned(), rules.clone());
+    let mut rules = rules.clone();
+    if info(fixture).enforce_by_name_only && rules["mode"].is_null() {
+        rules["mode"] = json!("enforce");
+    }
+    controls.insert(control.name().to_owned(), rules);
     json!({ "version": 1, "controls": controls })
 }
 
@@ -1000,13 +1013,8 @@ fn what_was_there_before_enforce_stays_and_what_comes_after_goes() {
     every(async |fixture| {
         let mut world = World::exposed(fixture);
         let existing = world.ec2();
-        let sweep = async |world: &mut World| {
-            world.account.start("SweepFunction", &json!({}));
-            world.account.settle().await;
-            sleep(Duration::from_secs(3600)).await;
-        };
         for _ in 0..2 {
-            sweep(&mut world).await;
+            world.sweep().await;
             world.notice().await;
             assert_eq!((world.ec2(), world.changes()), (existing.clone(), 0));
             assert_eq!(world.outcomes().await, ["existing"]);
@@ -1018,7 +1026,7 @@ fn what_was_there_before_enforce_stays_and_what_comes_after_goes() {
         }
         // Closed by hand: what comes back is new.
         world.account.cloud().ec2 = world.placed.clone();
-        sweep(&mut world).await;
+        world.sweep().await;
         world.expose(1);
         world.notice().await;
         world.is_remediated();

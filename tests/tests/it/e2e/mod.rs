@@ -27,6 +27,7 @@ mod failing_calls;
 mod guards;
 mod images;
 mod ledger;
+mod metadata_service;
 mod opt_outs;
 mod patching;
 mod snapshots;
@@ -1291,6 +1292,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         images::exercise(aws).await;
         account_settings::exercise(aws).await;
         patching::exercise(aws).await;
+        metadata_service::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
         for function in [
@@ -1298,6 +1300,7 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
             encryption::ENCRYPT,
             encryption::RESTORE,
             snapshots::UNSHARE,
+            metadata_service::REQUIRE,
             patching::PATCH,
             NOTIFY,
             opt_outs::WATCH,

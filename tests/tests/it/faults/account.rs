@@ -73,6 +73,7 @@ impl Function {
             "RevokeIngressFunction" => at_once(revoke_ingress::CONTROLS),
             "RestoreAccountDefaultsFunction" => at_once(restore_account_defaults::CONTROLS),
             "UnshareStorageFunction" => at_once(unshare_storage::CONTROLS),
+            "RequireImdsv2Function" => at_once(require_imdsv2::CONTROLS),
             "EncryptVolumeFunction" => {
                 let settings = EncryptSettings::read(&get).unwrap();
                 let encryption = encryption();

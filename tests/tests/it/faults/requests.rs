@@ -41,6 +41,7 @@ pub(crate) fn requests(call: &Call, cloud: &Cloud) -> Vec<Request> {
             let action = format!("cloudtrail:{}", call.operation);
             vec![plain(&action, named.unwrap_or("*"))]
         }
+        "monitoring" => vec![of_metrics(&call.operation)],
         "cloudformation" => {
             let action = format!("cloudformation:{}", call.operation);
             vec![plain(&action, call.parameter("StackName").unwrap())]
@@ -152,6 +153,17 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
             }
             vec![Request::new(&action, &arn, &facts)]
         }
+        "ModifyInstanceMetadataOptions" => {
+            let (arn, mut facts) = resource(cloud, id("InstanceId"));
+            for attribute in ["HttpTokens", "HttpEndpoint"] {
+                let value = call.parameter(attribute).map(str::to_owned);
+                facts.insert(
+                    format!("ec2:Attribute/{attribute}"),
+                    value.into_iter().collect(),
+                );
+            }
+            vec![Request::new(&action, &arn, &facts)]
+        }
         "CreateSnapshot" => [vec![of(id("VolumeId"))], makes("snap")].concat(),
         "CreateSnapshots" => {
             let instance = id("InstanceSpecification.InstanceId");
@@ -175,6 +187,11 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
         // `Request::new` refuses it for an action that knows resources.
         _ => vec![without_resources(&action)],
     }
+}
+
+/// CloudWatch's only resource of it is a data set, which no query names.
+fn of_metrics(operation: &str) -> Request {
+    plain(&format!("cloudwatch:{operation}"), "*")
 }
 
 /// A request of an action that knows no resources.

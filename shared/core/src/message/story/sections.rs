@@ -144,13 +144,16 @@ impl<'a> Story<'a> {
             |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
         );
         let head = &self.entry.head;
+        let reason = self.entry.detail.plan.because.as_ref();
         let by_hand = match head.status {
-            Status::Existing => format!("Or {} by hand.", self.phrases.remedy),
-            _ => format!("Until then, {} by hand.", self.phrases.remedy),
+            // What may break something is nothing to do by hand either.
+            _ if reason.is_some_and(Reason::is_about_use) => None,
+            Status::Existing => Some(format!("Or {} by hand.", self.phrases.remedy)),
+            _ => Some(format!("Until then, {} by hand.", self.phrases.remedy)),
         };
         let mut lines = vec![because];
-        lines.extend(way_out(head, self.entry.detail.plan.because.as_ref()));
-        lines.push(by_hand);
+        lines.extend(way_out(head, reason));
+        lines.extend(by_hand);
         if self.entry.head.status == Status::Existing {
             lines.extend(self.items_left());
         } else {
