@@ -111,6 +111,9 @@ impl CloudWatch {
         deadline: &Deadline,
     ) -> Result<Sums, AwsError> {
         let operation = operation(&self.0);
+        // Whole hours: CloudWatch rounds to them as well.
+        let hour = from.as_second() - from.as_second().rem_euclid(3600);
+        let from = Timestamp::from_second(hour).unwrap_or(from);
         let mut sums = Sums::new();
         for instances in instances.chunks(MOST_QUERIES) {
             let mut token = None;

@@ -8,7 +8,6 @@ use std::fmt;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::controls::imdsv1::DAYS;
 use crate::prose::{counted, one_line};
 use crate::words::Status;
 
@@ -48,12 +47,16 @@ pub enum Reason {
     StillUsed {
         /// How often.
         calls: u64,
+        /// How many days were looked at.
+        days: u16,
         /// Days (UTC) that have too few figures beside that.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         missing: Vec<Date>,
     },
     /// Whether what a change would take away is used is not known yet.
     Unproven {
+        /// How many days were looked at.
+        days: u16,
         /// Days (UTC) that have too few figures.
         missing: Vec<Date>,
     },
@@ -194,18 +197,22 @@ impl fmt::Display for Reason {
                 "{} operates it, and only that service should change it",
                 one_line(service, 100)
             ),
-            Self::StillUsed { calls, missing } => {
+            Self::StillUsed {
+                calls,
+                days,
+                missing,
+            } => {
                 let times = counted(usize::try_from(*calls).unwrap_or(usize::MAX), "request");
-                write!(f, "IMDSv1 is still used: CloudWatch counted {times} without a token (metric MetadataNoToken) in the last {DAYS} days")?;
+                write!(f, "IMDSv1 is still used: CloudWatch counted {times} without a token (metric MetadataNoToken) in the last {days} days")?;
                 match missing[..] {
                     [] => Ok(()),
-                    _ => write!(f, ", and has too few figures for {}", days(missing)),
+                    _ => write!(f, ", and has too few figures for {}", spans(missing)),
                 }
             }
-            Self::Unproven { missing } => write!(
+            Self::Unproven { days, missing } => write!(
                 f,
-                "that nothing uses IMDSv1 is not proven: of the last {DAYS} days CloudWatch has too few figures (metric MetadataNoToken) for {}, as of an instance that is new or was stopped",
-                days(missing)
+                "that nothing uses IMDSv1 is not proven: of the last {days} days CloudWatch has too few figures (metric MetadataNoToken) for {}, as of an instance that is new or was stopped",
+                spans(missing)
             ),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
@@ -245,7 +252,7 @@ impl fmt::Display for Meanwhile {
 }
 
 /// Days as people write them: `2026-11-16, 2026-11-20 to 2026-11-29`.
-fn days(days: &[Date]) -> String {
+fn spans(days: &[Date]) -> String {
     let mut spans: Vec<(Date, Date)> = Vec::new();
     for day in days {
         match spans.last_mut() {

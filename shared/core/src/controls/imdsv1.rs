@@ -186,8 +186,15 @@ impl Instance {
         let missing = usage.missing.clone();
         match (usage.calls, missing.is_empty()) {
             (0, true) => None,
-            (0, false) => Some(Reason::Unproven { missing }),
-            (calls, _) => Some(Reason::StillUsed { calls, missing }),
+            (0, false) => Some(Reason::Unproven {
+                days: DAYS,
+                missing,
+            }),
+            (calls, _) => Some(Reason::StillUsed {
+                calls,
+                days: DAYS,
+                missing,
+            }),
         }
     }
 

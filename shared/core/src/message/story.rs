@@ -367,7 +367,7 @@ pub(super) fn way_out(head: &Head, because: Option<&Reason>) -> Vec<String> {
                 vec!["It is remediated by the first sweep of the next hour.".to_owned()]
             }
             Some(Reason::StillUsed { .. }) => vec![
-                "Find what still uses it and update that: every sweep looks again, and goes on once the figures show no use. Done by hand now, it would fail.".to_owned(),
+                "Find what still uses it and update that: every sweep looks again, and goes on once the figures show no use. A change now would break what uses it.".to_owned(),
             ],
             Some(Reason::Unproven { .. }) => vec![
                 "Every sweep looks again, and goes on once there are enough figures.".to_owned(),

@@ -257,7 +257,10 @@ fn figures_prove_it_by_twenty_hours_of_each_of_fourteen_days() {
     ] {
         let usage = Usage::of(&points, now());
         assert_eq!((usage.calls, &usage.missing), (0, &missing), "{what}");
-        let expected = (!missing.is_empty()).then_some(Reason::Unproven { missing });
+        let expected = (!missing.is_empty()).then_some(Reason::Unproven {
+            days: DAYS,
+            missing,
+        });
         assert_eq!(because(&instance(&points)), expected, "{what}");
     }
     assert_eq!(DAYS, 14);
@@ -272,12 +275,20 @@ fn one_request_without_a_token_is_use_whenever_it_was() {
         points.retain(|(hour, _)| *hour != at);
         points.push((at, 3.0));
         let missing = Vec::new();
-        let used = Reason::StillUsed { calls: 3, missing };
+        let used = Reason::StillUsed {
+            calls: 3,
+            days: DAYS,
+            missing,
+        };
         assert_eq!(because(&instance(&points)), Some(used), "{ago} hours ago");
     }
     let few = [quiet(48, 0), vec![(full, 41.5)]].concat();
     let missing = days(16, 27);
-    let used = Reason::StillUsed { calls: 42, missing };
+    let used = Reason::StillUsed {
+        calls: 42,
+        days: DAYS,
+        missing,
+    };
     assert_eq!(because(&instance(&few)), Some(used.clone()));
     assert_eq!(used.status(), Status::Pending);
     let said = used.to_string();
@@ -294,6 +305,7 @@ fn one_request_without_a_token_is_use_whenever_it_was() {
 #[test]
 fn days_without_figures_are_named_as_spans() {
     let reason = Reason::Unproven {
+        days: DAYS,
         missing: vec![
             date(2026, 11, 16),
             date(2026, 11, 20),

@@ -100,10 +100,10 @@ pub struct Metadata {
     pub endpoint: String,
     /// The hop limit.
     pub hops: u8,
-    /// Requests without a token that were answered in the hour that goes on, after
-    /// none in all hours before; none: there are no points.
+    /// Requests without a token that were answered in the last full hour, after none
+    /// in all hours before; none: there are no points.
     pub used: Option<u64>,
-    /// Requests without a token that were refused in the hour that goes on.
+    /// Requests without a token that were refused in the last full hour.
     pub refused: u64,
 }
 
@@ -972,7 +972,7 @@ impl Ec2 {
     /// The points that CloudWatch has of the metadata services of instances.
     fn metric_data(&self, call: &Call, now: Timestamp) -> Reply {
         let second = |name: &str| call.json[name].as_i64().unwrap();
-        let this_hour = now.as_second() - now.as_second() % 3600;
+        let last_hour = now.as_second() - now.as_second() % 3600 - 3600;
         let results = call.json["MetricDataQueries"].as_array().unwrap().iter();
         let results = results.map(|query| {
             let stat = &query["MetricStat"];
@@ -989,7 +989,7 @@ impl Ec2 {
             let span = (second("StartTime")..second("EndTime")).step_by(3600);
             let points: Vec<(i64, u64)> = span
                 .filter_map(|hour| match hours {
-                    Some((_, last)) if hour == this_hour => Some((hour, last)),
+                    Some((_, last)) if hour == last_hour => Some((hour, last)),
                     Some((true, _)) => Some((hour, 0)),
                     _ => None,
                 })
