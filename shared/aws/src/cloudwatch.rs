@@ -111,9 +111,9 @@ impl CloudWatch {
         deadline: &Deadline,
     ) -> Result<Sums, AwsError> {
         let operation = operation(&self.0);
-        // Whole hours: CloudWatch rounds to them as well.
-        let hour = from.as_second() - from.as_second().rem_euclid(3600);
-        let from = Timestamp::from_second(hour).unwrap_or(from);
+        // Whole hours, the one that goes on included: CloudWatch rounds as well.
+        let hour = |at: Timestamp| at.as_second() - at.as_second().rem_euclid(3600);
+        let (from, to) = (hour(from), hour(to) + 3600);
         let mut sums = Sums::new();
         for instances in instances.chunks(MOST_QUERIES) {
             let mut token = None;
@@ -164,7 +164,7 @@ impl Series {
 fn request(
     metric: &str,
     instances: &[&str],
-    (from, to): (Timestamp, Timestamp),
+    (from, to): (i64, i64),
     token: Option<&str>,
 ) -> Value {
     let query = |(n, instance): (usize, &&str)| {
@@ -184,8 +184,8 @@ fn request(
     let queries: Vec<Value> = instances.iter().enumerate().map(query).collect();
     json!({
         "MetricDataQueries": queries,
-        "StartTime": from.as_second(),
-        "EndTime": to.as_second(),
+        "StartTime": from,
+        "EndTime": to,
         "NextToken": token,
     })
 }

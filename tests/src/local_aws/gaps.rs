@@ -84,17 +84,15 @@ impl Gaps {
     fn with_metadata(&self, answer: &str) -> String {
         const OPEN: &str = "<metadataOptions>";
         const CLOSE: &str = "</metadataOptions>";
-        let mut parts = answer.split("<instanceId>");
+        let mut parts = answer.split(OPEN);
         let mut whole = parts.next().unwrap_or_default().to_owned();
         for part in parts {
-            let id = part.split('<').next().unwrap_or_default();
-            let metadata = self.metadata.get(id).cloned().unwrap_or_default().item();
-            let shown = part.split_once(OPEN).and_then(|(before, rest)| {
-                let (_, after) = rest.split_once(CLOSE)?;
-                Some(format!("{before}{metadata}{after}"))
-            });
-            whole += "<instanceId>";
-            whole += shown.as_deref().unwrap_or(part);
+            let (_, rest) = part.split_once(CLOSE).unwrap_or(("", part));
+            // moto writes an instance's options ahead of its id.
+            let id = text(rest, "instanceId").unwrap_or_default();
+            let metadata = self.metadata.get(id).cloned().unwrap_or_default();
+            whole += &metadata.item();
+            whole += rest;
         }
         whole
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use backstop_core::words::ControlId;
+use backstop_tests::cloudtrail;
 use backstop_wire::memory::ec2::{Ec2, Instance, Metadata, Tags};
 use serde_json::json;
 
@@ -174,6 +175,28 @@ fn requests_that_are_refused_after_a_change_are_told_once() {
         assert_eq!(told.matches("[Backstop] REFUSED").count(), 1, "{told}");
         assert!(told.contains(&format!("backstop undo {entry}")), "{told}");
         assert!(told.contains("3 requests"), "{told}");
+    });
+}
+
+#[test]
+fn each_instance_of_a_launch_is_checked() {
+    run(async {
+        let mut world = World::new(&ImdsV1, &json!({}));
+        let ids = [INSTANCE, "i-0123456789abcdef1"];
+        for id in ids {
+            let mut open = instance();
+            "optional".clone_into(&mut open.metadata.tokens);
+            let instances = &mut world.account.cloud().ec2.instances;
+            instances.insert(id.to_owned(), open);
+        }
+        let items = ids.map(|id| json!({ "instanceId": id }));
+        let set = json!({ "instancesSet": { "items": items } });
+        let launch = cloudtrail::call("RunInstances", json!({}), set);
+        world.deliver(&launch).await;
+        assert_eq!(world.outcomes().await, ["remediated", "remediated"]);
+        let cloud = world.account.cloud();
+        let required = |id: &str| cloud.ec2.instances[id].metadata.tokens == "required";
+        assert!(ids.iter().all(|id| required(id)));
     });
 }
 

@@ -6,7 +6,7 @@ use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
     About, ControlTripped, Digest, EventFailed, FailedCheck, Health, Notice, Open, OptOutChanged,
-    OptOutSeen, Storm,
+    OptOutSeen, RequestsRefused, Storm,
 };
 use backstop_core::record::Record;
 use backstop_core::words::{Actor, ControlId, Severity};
@@ -132,6 +132,14 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
             event: t(),
             error: Some(t()),
             failed_at: Some(t()),
+        }),
+        About::RequestsRefused(RequestsRefused {
+            control: ControlId::ImdsV1,
+            resource: t(),
+            remediation: t(),
+            since: at(),
+            requests: items as u64,
+            team: Some(t()),
         }),
         About::Storm(Storm {
             control: t(),
@@ -716,4 +724,40 @@ fn programs_get_notices_as_their_schema_says() {
             assert!(!NOTICE.is_valid(&document), "{field}");
         }
     }
+}
+
+/// The instance, its entry and the way back; once for an entry, however many more
+/// there are by the next sweep.
+#[test]
+fn requests_that_an_instance_refused_are_told_with_the_entry_and_the_undo() {
+    let refused = |requests| {
+        notice(About::RequestsRefused(RequestsRefused {
+            control: ControlId::ImdsV1,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-0a3f5c7e91b2d4f60"
+                .to_owned(),
+            remediation: "01KAT5J3V0QZ8Y2N4M6P8R0T1A".to_owned(),
+            since: at(),
+            requests,
+            team: Some("web".to_owned()),
+        }))
+    };
+    let message = of(&refused(12));
+    assert_eq!(
+        message.subject,
+        "[Backstop] REFUSED: i-0a3f5c7e91b2d4f60 refused 12 requests since it requires IMDSv2"
+    );
+    assert_eq!(message.attributes["team"], "web");
+    let mail = body(&message, "default");
+    for part in [
+        "entry 01KAT5J3V0QZ8Y2N4M6P8R0T1A",
+        "MetadataNoTokenRejected",
+        "backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T1A",
+    ] {
+        assert!(mail.contains(part), "{mail}");
+    }
+    let key = |requests| match refused(requests) {
+        Record::Notice(notice) => notice.message_key(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(key(12), key(900));
 }
