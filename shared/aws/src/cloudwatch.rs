@@ -161,12 +161,7 @@ impl Series {
 }
 
 /// No unit is asked for: it depends on the instance's virtualisation.
-fn request(
-    metric: &str,
-    instances: &[&str],
-    (from, to): (i64, i64),
-    token: Option<&str>,
-) -> Value {
+fn request(metric: &str, instances: &[&str], (from, to): (i64, i64), token: Option<&str>) -> Value {
     let query = |(n, instance): (usize, &&str)| {
         json!({
             "Id": format!("m{n}"),
