@@ -152,16 +152,20 @@ type Look = Result<Result<(ControlId, Trigger), String>, BrokenEvent>;
 /// What the controls that listen to a call would look at.
 fn looks(call: &str, event: &Value) -> Vec<Look> {
     let at_once = AT_ONCE.iter().filter(|control| control.listens_to(call));
-    let mut looks: Vec<Look> = at_once
-        .map(|control| {
-            Ok(match control.parse(event)? {
-                Parsed::Check(trigger) | Parsed::Expand(trigger) => {
-                    Ok((control.info().id, trigger))
-                }
-                Parsed::Ignored(reason) => Err(reason),
-            })
-        })
-        .collect();
+    let mut looks: Vec<Look> = Vec::new();
+    for control in at_once {
+        let id = control.info().id;
+        match control.parse(event) {
+            Ok(Parsed::Check(trigger) | Parsed::Expand(trigger)) => {
+                looks.push(Ok(Ok((id, trigger))));
+            }
+            Ok(Parsed::CheckEach(triggers)) => {
+                looks.extend(triggers.into_iter().map(|of| Ok(Ok((id, of)))));
+            }
+            Ok(Parsed::Ignored(reason)) => looks.push(Ok(Err(reason))),
+            Err(broken) => looks.push(Err(broken)),
+        }
+    }
     if VOLUME_CALLS.contains(&call) {
         looks.push(trigger::volumes(event).map(|parsed| match parsed {
             VolumesParsed::Check(trigger) => Ok((ControlId::UnencryptedVolume, trigger)),

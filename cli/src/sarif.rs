@@ -127,6 +127,9 @@ mod tests {
                 "metadata-defaults",
                 "serial-console",
                 "default-security-group",
+                "image-sharing-block",
+                "public-subnet",
+                "imdsv1",
             ]
         );
         let result = &run["results"][0];

@@ -203,7 +203,14 @@ fn action(action: &str) -> &'static Value {
 fn listed(key: &str) -> String {
     match key.split_once('/') {
         // `ec2:Add/group` is a key of its own.
-        Some((of, _)) if REFERENCE["keys"][key].is_null() => format!("{of}/${{TagKey}}"),
+        Some((of, _)) if REFERENCE["keys"][key].is_null() => {
+            // `aws:ResourceTag/${TagKey}`, `ec2:Attribute/${AttributeName}`
+            let pattern = format!("{of}/${{");
+            let keys = REFERENCE["keys"].as_object().into_iter().flatten();
+            let mut keys = keys.map(|(known, _)| known);
+            let known = keys.find(|known| known.starts_with(&pattern));
+            known.cloned().unwrap_or_else(|| key.to_owned())
+        }
         _ => key.to_owned(),
     }
 }

@@ -634,6 +634,12 @@ impl LocalAws {
         Ok(arn.ok_or("a key without an ARN")?.to_owned())
     }
 
+    /// Has CloudWatch count something: a request of PutMetricData.
+    pub fn put_metric_data(&self, data: &Value) -> Result<()> {
+        let target = "GraniteServiceVersion20100801.PutMetricData";
+        self.json_call("monitoring", target, data).map(|_| ())
+    }
+
     fn json_call(&self, service: &str, target: &str, body: &Value) -> Result<Value> {
         let headers = [
             ("x-amz-target", target),
@@ -1345,6 +1351,7 @@ fn arn(resource: &str) -> String {
         Some("sg") => "security-group",
         Some("vol") => "volume",
         Some("i") => "instance",
+        Some("subnet") => "subnet",
         // The ARN of a snapshot, or of an image, names no account.
         Some("snap") => return format!("arn:aws:ec2:{REGION}::snapshot/{resource}"),
         Some("ami") => return format!("arn:aws:ec2:{REGION}::image/{resource}"),

@@ -137,13 +137,16 @@ fn of_id(what: &str) -> Result<Vec<Target>, Problem> {
                 targets.push(Target::Resource(info.id, id()));
             }
             None if what == info.id.name() => targets.push(Target::Setting(info.id)),
-            _ if other.is_some_and(|other| what.starts_with(other.prefix)) => {
+            _ if other
+                .and_then(|other| other.prefix)
+                .is_some_and(|prefix| what.starts_with(prefix)) =>
+            {
                 targets.push(Target::Other(info.id, id()));
             }
             _ => {}
         }
         kinds.extend(info.prefix.map(|prefix| (info.phrases.resource, prefix)));
-        kinds.extend(other.map(|other| (other.resource, other.prefix)));
+        kinds.extend(other.and_then(|other| Some((other.resource, other.prefix?))));
         if info.prefix.is_none() {
             settings.push(format!("`{}`", info.id));
         }
@@ -174,9 +177,10 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
     let (mut targets, mut place, mut why_not) = (Vec::new(), None, Vec::new());
     for control in AT_ONCE {
         let info = control.info();
-        let (trigger, is_other) = match control.parse(event)? {
-            Parsed::Check(trigger) => (trigger, false),
-            Parsed::Expand(trigger) => (trigger, true),
+        let (triggers, is_other) = match control.parse(event)? {
+            Parsed::Check(trigger) => (vec![trigger], false),
+            Parsed::CheckEach(triggers) => (triggers, false),
+            Parsed::Expand(trigger) => (vec![trigger], true),
             // That a call is another control's says nothing about it.
             Parsed::Ignored(why) => {
                 if call.is_none_or(|call| control.listens_to(call)) {
@@ -188,17 +192,19 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
         // Controls that share its lock look at the resource after it.
         let next = AT_ONCE.iter().map(|other| other.info().id);
         let next = next.filter(|other| *other != info.id && other.lock_owner() == info.id);
-        let id = &trigger.resource;
-        match info.prefix {
-            _ if is_other => targets.push(Target::Other(info.id, id.clone())),
-            Some(_) => targets.extend(
-                std::iter::once(info.id)
-                    .chain(next)
-                    .map(|control| Target::Resource(control, id.clone())),
-            ),
-            None => targets.push(Target::Setting(info.id)),
+        let looking: Vec<ControlId> = std::iter::once(info.id).chain(next).collect();
+        for trigger in triggers {
+            let id = trigger.resource;
+            match info.prefix {
+                _ if is_other => targets.push(Target::Other(info.id, id)),
+                Some(_) => {
+                    let looking = looking.iter();
+                    targets.extend(looking.map(|control| Target::Resource(*control, id.clone())));
+                }
+                None => targets.push(Target::Setting(info.id)),
+            }
+            place = Some((trigger.region, trigger.account));
         }
-        place = Some((trigger.region, trigger.account));
     }
     if !targets.is_empty() {
         return Ok((targets, place));
@@ -263,7 +269,7 @@ async fn concerned(
         }
     };
     if ids.is_empty() {
-        println!("no {} names it", served.info().phrases.resource);
+        println!("it concerns no {}", served.info().phrases.resource);
     }
     Ok(ids)
 }

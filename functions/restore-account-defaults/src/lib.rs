@@ -5,6 +5,7 @@
 //! Lambda.
 
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+use backstop_core::controls::image_sharing_block::ImageSharingBlock;
 use backstop_core::controls::metadata_defaults::MetadataDefaults;
 use backstop_core::controls::serial_console::SerialConsole;
 use backstop_core::controls::snapshot_sharing_block::SnapshotSharingBlock;
@@ -16,4 +17,5 @@ pub const CONTROLS: &[&dyn Served] = &[
     &SnapshotSharingBlock,
     &MetadataDefaults,
     &SerialConsole,
+    &ImageSharingBlock,
 ];

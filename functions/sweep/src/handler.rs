@@ -1,5 +1,5 @@
-//! The pipeline of `sweep`, top to bottom: walk, take up what was cut off, tell
-//! what was not told, look at opt-outs, examine Backstop itself, sum up.
+//! The pipeline of `sweep`, top to bottom: walk, tell what a remediation of `imdsv1`
+//! broke, take up what was cut off, tell what was not told, look at opt-outs, examine Backstop itself, sum up.
 //!
 //! What is open is asked to be checked, so that all fixing happens in one place.
 //! The one change that it makes itself is to delete what the policy has kept for
@@ -139,6 +139,10 @@ impl Handler {
             }
             Err(problem) => digest.unseen.push(problem.to_string()),
         }
+        if let Err(problem) = self.tell_refused_requests(place).await {
+            let problem = format!("requests that instances refused: {problem}");
+            digest.unseen.push(problem);
+        }
         self.take_up(place, &mut digest).await;
         if let Err(problem) = self.tell_failed_events(place).await {
             digest.unseen.push(format!("the failed events: {problem}"));
@@ -254,13 +258,15 @@ impl Handler {
             bus::request_checks(&self.clients.eventbridge, &checks).await?;
             return Ok(());
         }
+        // Told already, and no run that was cut off.
+        let waits = matches!(&record, Record::Remediation(entry) if entry.awaits_visibility());
         // What a run that may go on is about, and who is behind it.
         let of_run = match &record {
             Record::Remediation(entry) => Some((
                 entry.head.control,
                 entry.resource_id(),
                 &entry.head.actor,
-                matches!(entry.head.status, Status::InProgress | Status::Failed),
+                waits || matches!(entry.head.status, Status::InProgress | Status::Failed),
             )),
             // The account's setting, of an earlier release: another kind of run by now,
             // which nothing resumes.
@@ -285,7 +291,7 @@ impl Handler {
                 let checks = [asked_by(control, resource, actor)];
                 bus::request_checks(&self.clients.eventbridge, &checks).await?;
                 info!(entry = %id, %control, resource, "to be taken up again");
-                digest.resumed += 1;
+                digest.resumed += u64::from(!waits);
             }
             return Ok(());
         }
@@ -460,6 +466,7 @@ fn asked_by(control: ControlId, resource: &str, cause: &Actor) -> CheckRequested
 }
 
 mod instances;
+mod refused_requests;
 mod snapshots;
 mod volumes;
 

@@ -19,6 +19,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::calls::RecordCalls;
 use crate::clock::Clock;
+use crate::cloudwatch::CloudWatch;
 
 /// Every client that a function may need, and the clock that it goes by. Cloning
 /// is cheap.
@@ -34,6 +35,9 @@ pub struct Clients {
     pub sns: aws_sdk_sns::Client,
     /// Systems Manager.
     pub ssm: aws_sdk_ssm::Client,
+    /// CloudWatch. Nothing is built of it before it is called, and only functions that
+    /// do are linked with it.
+    pub cloudwatch: CloudWatch,
     /// The time: the system's, unless a test says otherwise.
     pub clock: Clock,
 }
@@ -200,6 +204,7 @@ impl Clients {
             eventbridge: aws_sdk_eventbridge::Client::from_conf(eventbridge),
             sns: aws_sdk_sns::Client::from_conf(sns),
             ssm: aws_sdk_ssm::Client::from_conf(ssm),
+            cloudwatch: CloudWatch::new(config),
             clock: Clock::system(),
         }
     }

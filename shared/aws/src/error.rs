@@ -172,7 +172,7 @@ impl AwsError {
         )
     }
 
-    /// Whether there is no such volume, snapshot or instance (any more).
+    /// Whether there is no such volume, snapshot, instance, image or subnet (any more).
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(
@@ -185,6 +185,7 @@ impl AwsError {
                 | "InvalidAMIID.NotFound"
                 | "InvalidAMIID.Unavailable"
                 | "InvalidAMIID.Malformed"
+                | "InvalidSubnetID.NotFound"
         )
     }
 

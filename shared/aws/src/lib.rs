@@ -8,6 +8,7 @@ pub mod bus;
 pub mod calls;
 pub mod clients;
 pub mod clock;
+pub mod cloudwatch;
 pub mod deadline;
 pub mod doctor;
 pub mod error;

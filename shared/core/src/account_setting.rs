@@ -8,6 +8,7 @@
 //! settings are (`controls`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -193,6 +194,9 @@ pub trait GradedSetting: Send + Sync + 'static {
     /// The setting's state.
     type State: Graded;
 
+    /// [`Control::SHOWN_WITHIN`].
+    const SHOWN_WITHIN: Duration = Duration::ZERO;
+
     /// The state in one line for people.
     fn line(state: &Self::State) -> String;
 
@@ -202,6 +206,7 @@ pub trait GradedSetting: Send + Sync + 'static {
 
 impl<C: GradedSetting> Control for C {
     const INFO: ControlInfo = <C as GradedSetting>::INFO;
+    const SHOWN_WITHIN: Duration = <C as GradedSetting>::SHOWN_WITHIN;
 
     type Settings = Settings<C::State>;
     type Facts = AccountSetting<C::State>;

@@ -5,6 +5,8 @@
 //! another release wrote it, gives `None`: a message leaves out what depends on
 //! it.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,17 +14,27 @@ use crate::control::{ByHand, Control};
 use crate::info::ControlInfo;
 use crate::plan::{Exposure, Step};
 use crate::ports::Permission;
+use crate::trigger::{BrokenEvent, Parsed};
 
 /// A control's answers about states in JSON.
 pub trait AnyControl: Send + Sync {
     /// What is fixed about it.
     fn info(&self) -> &'static ControlInfo;
 
+    /// [`Control::parse`].
+    ///
+    /// # Errors
+    /// An event that ought to name a resource and does not.
+    fn parse(&self, payload: &Value) -> Result<Parsed, BrokenEvent>;
+
     /// [`Control::calls`].
     fn calls(&self) -> Vec<&'static str>;
 
     /// The step that changes an item in place.
     fn in_place(&self) -> Step;
+
+    /// [`Control::SHOWN_WITHIN`].
+    fn shown_within(&self) -> Duration;
 
     /// [`Control::name`].
     fn name(&self, item: &str) -> String;
@@ -57,12 +69,20 @@ impl<C: Control> AnyControl for C {
         const { &C::INFO }
     }
 
+    fn parse(&self, payload: &Value) -> Result<Parsed, BrokenEvent> {
+        C::parse(payload)
+    }
+
     fn calls(&self) -> Vec<&'static str> {
         C::calls()
     }
 
     fn in_place(&self) -> Step {
         C::IN_PLACE.0
+    }
+
+    fn shown_within(&self) -> Duration {
+        C::SHOWN_WITHIN
     }
 
     fn name(&self, item: &str) -> String {

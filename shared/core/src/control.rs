@@ -11,6 +11,7 @@
 //! (`backstop_aws::remediation`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -93,6 +94,12 @@ pub trait Control: Send + Sync + 'static {
     /// The step that changes an item in place: the remediation's, the undo's.
     const IN_PLACE: (Step, Step) = (Step::Set, Step::Set);
 
+    /// How long a change may take to show after AWS has accepted it, by AWS's
+    /// documentation of the call; zero: at once, as far as reads lag behind writes
+    /// at all. Within that time the old state is no failure, and the change is not
+    /// made again.
+    const SHOWN_WITHIN: Duration = Duration::ZERO;
+
     /// Another kind of resource whose change concerns resources of the control.
     const EXPANDS: Option<Expands> = None;
 
@@ -100,8 +107,8 @@ pub trait Control: Send + Sync + 'static {
     /// control's resources, and on those that concern them.
     fn calls() -> Vec<&'static str> {
         let others = Self::EXPANDS.map_or(&[][..], |other| other.calls);
-        let own = Self::INFO.calls.iter().map(|of| of.name);
-        own.chain(others.iter().copied()).collect()
+        let all = Self::INFO.calls.iter().chain(others);
+        all.map(|of| of.name).collect()
     }
 
     /// Reads an event: which resource to look at, or why there is nothing to do.
@@ -109,7 +116,7 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// An event that ought to name a resource and does not.
     fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::of(&Self::INFO, payload)
+        trigger::of(&Self::INFO, Self::EXPANDS, payload)
     }
 
     /// Another control of the function that looks at the same resource next: one

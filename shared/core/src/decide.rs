@@ -307,6 +307,7 @@ pub fn entry<C: Control>(
             plan: plan.clone(),
             outcomes: Vec::new(),
             verification: None,
+            shows_by: None,
             after: BTreeMap::new(),
             fight: None,
         },
@@ -315,7 +316,9 @@ pub fn entry<C: Control>(
 
 /// Compares a resource as it is now with what an entry planned.
 ///
-/// `found` are the items that it had when the entry was planned.
+/// `found` are the items that it had when the entry was planned. A change that AWS
+/// accepted may not show yet, unless the time for that is up
+/// ([`Entry::expire`]).
 #[must_use]
 pub fn verify<C: Control>(
     entry: &Entry<C::State>,
@@ -324,11 +327,13 @@ pub fn verify<C: Control>(
     decision: &Decision<C::State>,
 ) -> Verification {
     let mut verification = Verification::default();
+    let not_visible_yet = |id: &str| entry.awaits(id, now.get(id));
     let exposures = decision.finding().map_or(&[][..], |f| &f.exposures);
     let changes = decision.plan.as_ref().map_or(&[][..], |plan| &plan.changes);
     for exposure in exposures
         .iter()
         .filter(|e| !decision.exemptions.holds(&e.item) && !e.is_left_unjudged(changes))
+        .filter(|e| !not_visible_yet(&e.item))
     {
         verification.remaining.push(C::remaining(exposure));
     }
@@ -340,6 +345,13 @@ pub fn verify<C: Control>(
         .collect();
     for change in &entry.detail.plan.changes {
         let id = change.item.as_str();
+        if not_visible_yet(id) {
+            let still = now.get(id);
+            let still = still.map_or_else(|| "nothing".to_owned(), |live| C::line(id, live));
+            let line = format!("{} still shows `{still}`", C::name(id));
+            verification.not_visible_yet.push(line);
+            continue;
+        }
         match (now.get(id), &change.after) {
             (None, Some(_)) if !was_removed(entry, id) => {
                 verification

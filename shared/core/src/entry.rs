@@ -41,6 +41,10 @@ pub struct AtOnce<S = Value> {
     /// The resource read again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// Until when a change that AWS accepted may not show
+    /// ([`Control::SHOWN_WITHIN`](crate::control::Control::SHOWN_WITHIN)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shows_by: Option<Timestamp>,
     /// Every item that was touched as it was afterwards; `None`: gone.
     #[serde(default = "BTreeMap::new")]
     pub after: BTreeMap<ItemId, Option<S>>,
@@ -135,13 +139,66 @@ impl<S: Clone + PartialEq> Entry<S> {
                 }
             }
         }
+        // What does not show yet will be as planned.
+        for change in self.detail.plan.changes.clone() {
+            if self.awaits(&change.item, items.get(&change.item)) {
+                self.detail.after.insert(change.item, change.after);
+            }
+        }
+        let verification = self.detail.verification.as_ref();
+        let is_waiting = verification.is_some_and(|v| !v.not_visible_yet.is_empty());
         if matches!(self.head.status, Status::InProgress | Status::Failed) {
-            self.head.status = if self.problems().is_empty() {
-                Status::Remediated
-            } else {
+            self.head.status = if !self.problems().is_empty() {
                 Status::Failed
+            } else if is_waiting {
+                Status::Pending
+            } else {
+                Status::Remediated
             };
         }
+        // What was not read again may show by then.
+        if !is_waiting && verification.is_none_or(|v| v.unread.is_none()) {
+            self.detail.shows_by = None;
+        }
+    }
+
+    /// Whether the run has ended for now, with a change that AWS accepted and that
+    /// does not show yet. A later look confirms it.
+    #[must_use]
+    pub fn awaits_visibility(&self) -> bool {
+        self.head.status == Status::Pending && self.detail.shows_by.is_some()
+    }
+
+    /// The time is up in which a change that AWS accepted may not show: what has not
+    /// shown by now has failed.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.detail.shows_by = self.detail.shows_by.filter(|by| now < *by);
+    }
+
+    /// Whether AWS accepted the change of an item that still is as it was before
+    /// (`live`), so that it is not to be made again: it shows in time, or has failed.
+    #[must_use]
+    pub fn awaits(&self, item: &str, live: Option<&S>) -> bool {
+        let planned = self.detail.plan.changes.iter();
+        let as_before = |change: &Change<S>| change.item == item && change.before.as_ref() == live;
+        let outcomes = self.last_outcomes();
+        let mut of_item = outcomes.iter().filter(|outcome| outcome.item == item);
+        self.detail.shows_by.is_some()
+            && planned.clone().any(as_before)
+            && of_item
+                .clone()
+                .any(|outcome| outcome.ending == Ending::Done)
+            && !of_item.any(|outcome| outcome.failed())
+    }
+
+    /// The same finding without some of its items; `None`: nothing is left of it.
+    #[must_use]
+    pub fn without(mut self, is: impl Fn(&str) -> bool) -> Option<Self> {
+        let detail = &mut self.detail;
+        detail.exposures.retain(|exposure| !is(&exposure.item));
+        detail.plan.changes.retain(|change| !is(&change.item));
+        detail.before.retain(|item, _| !is(item));
+        (!detail.exposures.is_empty()).then_some(self)
     }
 
     /// Everything that keeps the entry from being remediated, in words: steps
@@ -319,6 +376,9 @@ impl<S: Clone + PartialEq> Entry<S> {
             if exposure.unjudged.is_some() {
                 parts.insert(format!("unjudged {}", exposure.item));
             }
+            if exposure.hidden {
+                parts.insert(format!("hidden {}", exposure.item));
+            }
         }
         digest(parts.iter().map(String::as_str))
     }
@@ -390,6 +450,7 @@ impl<S> Entry<S> {
             before,
             outcomes,
             verification,
+            shows_by,
             after,
             fight,
         } = &self.detail;
@@ -423,6 +484,7 @@ impl<S> Entry<S> {
                 before: before.collect::<Result<_, _>>()?,
                 outcomes: outcomes.clone(),
                 verification: verification.clone(),
+                shows_by: *shows_by,
                 after: after.collect::<Result<_, _>>()?,
                 fight: fight.clone(),
             },
@@ -439,11 +501,17 @@ pub fn page_key<S>(status: Status, exemption: &Exemption, exposures: &[Exposure<
         .filter(|e| e.unjudged.is_some())
         .map(|e| format!("unjudged {}", e.fingerprint))
         .collect();
+    let hidden: BTreeSet<String> = exposures
+        .iter()
+        .filter(|e| e.hidden)
+        .map(|e| format!("hidden {}", e.fingerprint))
+        .collect();
     let exemption = format!("{exemption:?}");
     digest(
         [status.name(), exemption.as_str()]
             .into_iter()
             .chain(fingerprints)
-            .chain(unjudged.iter().map(String::as_str)),
+            .chain(unjudged.iter().map(String::as_str))
+            .chain(hidden.iter().map(String::as_str)),
     )
 }

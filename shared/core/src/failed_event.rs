@@ -450,8 +450,11 @@ mod tests {
                 ControlId::EncryptionByDefault
                 | ControlId::SnapshotSharingBlock
                 | ControlId::MetadataDefaults
-                | ControlId::SerialConsole => "RestoreAccountDefaultsFunction",
+                | ControlId::SerialConsole
+                | ControlId::ImageSharingBlock => "RestoreAccountDefaultsFunction",
                 ControlId::PublicSnapshot | ControlId::PublicImage => "UnshareStorageFunction",
+                ControlId::PublicSubnet => "RemovePublicAddressFunction",
+                ControlId::ImdsV1 => "RequireImdsv2Function",
                 ControlId::VulnerablePackage
                 | ControlId::MissingPatches
                 | ControlId::UnmanagedInstance => "PatchInstanceFunction",

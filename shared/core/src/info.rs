@@ -33,8 +33,9 @@ pub enum OptOutOn {
 pub struct Call {
     /// Its name.
     pub name: &'static str,
-    /// Where the event's `detail` names the resource, in the order of trying;
-    /// none: the resource is the account's Region.
+    /// Where the event's `detail` names the resource, in the order of trying; a path
+    /// may lead through lists, and then there may be several. None: the resource is
+    /// the account's Region.
     pub resource: &'static [&'static [&'static str]],
 }
 
@@ -48,15 +49,19 @@ pub struct Tagged {
 }
 
 /// Another kind of resource whose change concerns resources of a control: a prefix
-/// list, and the security groups that name it.
+/// list, and the security groups that name it; the account's block of public
+/// sharing, and the snapshots that it hides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expands {
     /// The kind of resource: `prefix list`.
     pub resource: &'static str,
-    /// How its ids begin: `pl-`.
-    pub prefix: &'static str,
-    /// The calls that change it.
-    pub calls: &'static [&'static str],
+    /// How its ids begin: `pl-`; none: it is a setting of the account, and its id
+    /// the Region.
+    pub prefix: Option<&'static str>,
+    /// The calls that change it, and where they name it.
+    pub calls: &'static [Call],
+    /// Whether a `Check Requested` may name one, as when its opt-out is removed.
+    pub on_request: bool,
 }
 
 /// The words that messages about a control's findings use.

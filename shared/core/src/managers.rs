@@ -18,7 +18,7 @@ use crate::words::Actor;
 /// but AWS can set it.
 const STACK_TAG: &str = "aws:cloudformation:stack-name";
 /// The tag of a member of an Auto Scaling group, with the group's name.
-const AUTO_SCALING_GROUP_TAG: &str = "aws:autoscaling:groupName";
+pub(crate) const AUTO_SCALING_GROUP_TAG: &str = "aws:autoscaling:groupName";
 /// What the key begins with of a tag that names a Kubernetes cluster: `owned` by
 /// it, or `shared` with others.
 const CLUSTER_TAG: &str = "kubernetes.io/cluster/";
@@ -341,6 +341,19 @@ pub fn managed_by(tags: &[&Tags], actor: &Actor) -> Option<Manager> {
 pub fn tagged(tags: &Tags, is: impl Fn(Kind) -> bool) -> Option<Manager> {
     let mut known = KNOWN.iter().filter(|known| is(known.kind));
     known.find_map(|known| by_tags(known, tags, |_, _| true))
+}
+
+/// The keys of tags by which [`tagged`] knows these kinds, as EC2 filters them: `*`
+/// is any text.
+pub fn keys(is: impl Fn(Kind) -> bool) -> impl Iterator<Item = String> {
+    let signs = KNOWN.iter().filter(move |known| is(known.kind));
+    let signs = signs.flat_map(|known| known.tags);
+    signs.filter_map(|sign| match sign {
+        Sign::Name(key) | Sign::NameOf(key, _) | Sign::Cluster(key) => Some((*key).to_owned()),
+        Sign::ClusterAfter(start) | Sign::Prefix(start) => Some(format!("{start}*")),
+        // Written in many ways, which no filter covers.
+        Sign::Word(_) => None,
+    })
 }
 
 /// The Auto Scaling group that an instance is a member of.

@@ -48,6 +48,8 @@ pub enum About {
     EventFailed(EventFailed),
     /// More of one kind than anybody wants to read one by one.
     Storm(Storm),
+    /// Something asked an instance for metadata in a way that a remediation ended.
+    RequestsRefused(RequestsRefused),
 }
 
 impl About {
@@ -61,6 +63,7 @@ impl About {
             Self::Health(_) => "health",
             Self::EventFailed(_) => EVENT_FAILED,
             Self::Storm(_) => "storm",
+            Self::RequestsRefused(_) => "requests-refused",
         }
     }
 }
@@ -252,6 +255,24 @@ pub struct Storm {
     pub fight: bool,
 }
 
+/// Requests that an instance refused within a day after a remediation of `imdsv1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestsRefused {
+    /// The control.
+    pub control: ControlId,
+    /// ARN of the instance.
+    pub resource: String,
+    /// The remediation's ledger entry.
+    pub remediation: String,
+    /// When that began.
+    pub since: Timestamp,
+    /// How many requests were refused, when a sweep first saw some.
+    pub requests: u64,
+    /// The team that owns the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+}
+
 impl Notice {
     /// The control it is about, by name; `-` for none.
     #[must_use]
@@ -259,6 +280,7 @@ impl Notice {
         match &self.about {
             About::ControlTripped(tripped) => tripped.control.name(),
             About::Storm(storm) => &storm.control,
+            About::RequestsRefused(refused) => refused.control.name(),
             About::OptOutChanged(_)
             | About::Digest(_)
             | About::Health(_)
@@ -274,6 +296,7 @@ impl Notice {
             About::ControlTripped(tripped) => tripped.control.name().to_owned(),
             About::Storm(storm) => format!("{} {}", storm.control, storm.outcome),
             About::EventFailed(failed) => failed.message.clone(),
+            About::RequestsRefused(refused) => refused.remediation.clone(),
             About::Digest(_) | About::Health(_) => "-".to_owned(),
         }
     }
@@ -298,6 +321,8 @@ impl Notice {
             }
             // A message of the queue says the same for ever.
             About::EventFailed(failed) => failed.message.clone(),
+            // That there were some: how many grows.
+            About::RequestsRefused(refused) => refused.remediation.clone(),
             About::Storm(storm) => format!("{storm:?}"),
         };
         digest([said.as_str()])
@@ -318,6 +343,7 @@ impl Notice {
             | About::ControlTripped(_)
             | About::Digest(_)
             | About::EventFailed(_)
+            | About::RequestsRefused(_)
             | About::Storm(_) => None,
         };
         let parts = [topic, &subject, &said].into_iter();

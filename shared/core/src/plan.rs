@@ -60,7 +60,8 @@ pub enum Disposition {
     Tripped,
     /// The kill switch is on: nothing is changed.
     Stopped,
-    /// The budget of this clock hour is used up: nothing is changed before the next.
+    /// Nothing is changed yet: the budget of this clock hour is used up, or it is not
+    /// proven yet that a change breaks nothing.
     Pending,
 }
 
@@ -78,10 +79,14 @@ impl Disposition {
             | Reason::NotJudged
             | Reason::InUse { .. }
             | Reason::UseUnknown { .. }
+            | Reason::NeededBy { .. }
+            | Reason::OperatedByService { .. }
             | Reason::NotifyMode => Self::NotifyOnly,
             // Nothing that is remediated at once ends by what changed meanwhile.
             Reason::KillSwitch | Reason::Meanwhile { .. } => Self::Stopped,
-            Reason::BudgetSpent => Self::Pending,
+            Reason::BudgetSpent | Reason::StillUsed { .. } | Reason::Unproven { .. } => {
+                Self::Pending
+            }
             Reason::ControlTripped { .. }
             | Reason::ResourceTripped { .. }
             | Reason::Fight { .. } => Self::Tripped,
@@ -109,6 +114,10 @@ pub struct Exposure<S = Value> {
     /// wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unjudged: Option<Unjudged>,
+    /// Whether a setting of the account keeps it without effect for now: the item
+    /// stays, and takes effect once the setting is weakened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
     /// What the item's own opt-out tag says, or the baseline.
     #[serde(default)]
     pub exemption: Exemption,
@@ -130,6 +139,7 @@ impl<S> Exposure<S> {
             allowed: Vec::new(),
             reach: None,
             unjudged: None,
+            hidden: false,
             exemption: Exemption::None,
             fingerprint: String::new(),
         }
@@ -152,6 +162,7 @@ impl<S> Exposure<S> {
             allowed: self.allowed.clone(),
             reach: self.reach,
             unjudged: self.unjudged.clone(),
+            hidden: self.hidden,
             exemption: self.exemption.clone(),
             fingerprint: self.fingerprint.clone(),
         }
@@ -491,6 +502,10 @@ pub struct Verification {
     pub not_as_planned: Vec<String>,
     /// What others changed meanwhile, in words. No failure.
     pub by_others: Vec<String>,
+    /// Changes that AWS accepted and that do not show yet, in words, while they may
+    /// take that long. No failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_visible_yet: Vec<String>,
     /// Why the resource could not be read again, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<String>,
@@ -500,7 +515,7 @@ impl Verification {
     /// Whether the finding is gone and what we changed is as planned.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.problems().next().is_none()
+        self.problems().next().is_none() && self.not_visible_yet.is_empty()
     }
 
     /// What keeps it from having passed, in words.

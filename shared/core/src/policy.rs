@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::account_setting;
 use crate::control::Control;
 use crate::controls::{
-    default_security_group, encryption_by_default, metadata_defaults, missing_patches,
-    open_ingress, public_image, public_snapshot, serial_console, snapshot_sharing_block,
-    unmanaged_instance, vulnerable_package,
+    default_security_group, encryption_by_default, image_sharing_block, imdsv1, metadata_defaults,
+    missing_patches, open_ingress, public_image, public_snapshot, public_subnet, serial_console,
+    snapshot_sharing_block, unmanaged_instance, vulnerable_package,
 };
 use crate::encryption;
 use crate::patching;
@@ -93,6 +93,12 @@ impl Governed for metadata_defaults::MetadataDefaults {
     }
 }
 
+impl Governed for image_sharing_block::ImageSharingBlock {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.image_sharing_block)
+    }
+}
+
 impl Governed for serial_console::SerialConsole {
     fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
         policy.rules(&policy.controls.serial_console)
@@ -102,6 +108,18 @@ impl Governed for serial_console::SerialConsole {
 impl Governed for default_security_group::DefaultSecurityGroup {
     fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
         policy.rules(&policy.controls.default_security_group)
+    }
+}
+
+impl Governed for public_subnet::PublicSubnet {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.public_subnet)
+    }
+}
+
+impl Governed for imdsv1::ImdsV1 {
+    fn rules(policy: &Policy) -> Rules<'_, Self::Settings> {
+        policy.rules(&policy.controls.imdsv1)
     }
 }
 
@@ -163,6 +181,13 @@ pub struct Controls {
     pub serial_console: ControlPolicy<account_setting::Settings<serial_console::Access>>,
     /// Default security groups of VPCs that have rules.
     pub default_security_group: ControlPolicy<default_security_group::Settings>,
+    /// The account's block of public sharing of images.
+    pub image_sharing_block: ControlPolicy<account_setting::Settings<image_sharing_block::Block>>,
+    /// Subnets that assign public addresses by themselves.
+    pub public_subnet: ControlPolicy<public_subnet::Settings>,
+    /// Instances whose metadata service answers requests without a token. Only a mode
+    /// that is named here enforces it: what still asks without one fails from then on.
+    pub imdsv1: ControlPolicy<imdsv1::Settings>,
 }
 
 impl Controls {
@@ -180,6 +205,9 @@ impl Controls {
             ControlId::MetadataDefaults => self.metadata_defaults.common(),
             ControlId::SerialConsole => self.serial_console.common(),
             ControlId::DefaultSecurityGroup => self.default_security_group.common(),
+            ControlId::ImageSharingBlock => self.image_sharing_block.common(),
+            ControlId::PublicSubnet => self.public_subnet.common(),
+            ControlId::ImdsV1 => self.imdsv1.common(),
         }
     }
 
@@ -295,6 +323,9 @@ impl Policy {
             metadata_defaults,
             serial_console,
             default_security_group: _,
+            image_sharing_block,
+            public_subnet: _,
+            imdsv1: _,
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {
@@ -331,6 +362,10 @@ impl Policy {
                 metadata_defaults.settings.check(),
             ),
             (ControlId::SerialConsole, serial_console.settings.check()),
+            (
+                ControlId::ImageSharingBlock,
+                image_sharing_block.settings.check(),
+            ),
         ] {
             settings.map_err(|(field, problem)| {
                 format!("`controls.{control}.settings.{field}`: {problem}")

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use crate::prose::{counted, one_line};
 use crate::security_group::Users;
 use crate::words::Status;
 
@@ -47,6 +49,33 @@ pub enum Reason {
         /// What AWS answered, as a clause.
         why: String,
     },
+    /// What was found is needed where the resource is used.
+    NeededBy {
+        /// By what.
+        what: NeededBy,
+    },
+    /// An AWS service operates the resource, and only it should change it.
+    OperatedByService {
+        /// The service, as EC2 names it.
+        service: String,
+    },
+    /// What a change would take away was used in the days that were looked at.
+    StillUsed {
+        /// How often.
+        calls: u64,
+        /// How many days were looked at.
+        days: u16,
+        /// Days (UTC) that have too few figures beside that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<Date>,
+    },
+    /// Whether what a change would take away is used is not known yet.
+    Unproven {
+        /// How many days were looked at.
+        days: u16,
+        /// Days (UTC) that have too few figures.
+        missing: Vec<Date>,
+    },
     /// The control's mode is `notify`.
     NotifyMode,
     /// The kill switch is on.
@@ -74,6 +103,21 @@ pub enum Reason {
         /// What it is.
         what: Meanwhile,
     },
+}
+
+/// What needs what was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeededBy {
+    /// The nodes and load balancers of a Kubernetes cluster.
+    Cluster {
+        /// The cluster, as in "It is managed by …".
+        manager: String,
+    },
+    /// Launches that name no subnet: they go to a default subnet.
+    DefaultSubnet,
+    /// Instances that have IPv6 alone.
+    Ipv6OnlySubnet,
 }
 
 /// What changed between a decision and the change that it led to.
@@ -113,9 +157,11 @@ impl Reason {
             | Self::NotJudged
             | Self::InUse { .. }
             | Self::UseUnknown { .. }
+            | Self::NeededBy { .. }
+            | Self::OperatedByService { .. }
             | Self::NotifyMode => Status::Notified,
             Self::KillSwitch => Status::Stopped,
-            Self::BudgetSpent => Status::Pending,
+            Self::BudgetSpent | Self::StillUsed { .. } | Self::Unproven { .. } => Status::Pending,
             Self::ControlTripped { .. } | Self::ResourceTripped { .. } | Self::Fight { .. } => {
                 Status::Tripped
             }
@@ -136,6 +182,10 @@ impl Reason {
             Self::NotJudged => "it cannot be judged",
             Self::InUse { .. } => "it is in use",
             Self::UseUnknown { .. } => "whether it is in use cannot be read",
+            Self::NeededBy { what } => what.brief(),
+            Self::OperatedByService { .. } => "an AWS service operates it",
+            Self::StillUsed { .. } => "it is still used",
+            Self::Unproven { .. } => "whether it is still used is not known yet",
             Self::NotifyMode => "the mode is `notify`",
             Self::KillSwitch => "the kill switch is on",
             Self::BudgetSpent => "the budget of the hour is used up",
@@ -144,6 +194,12 @@ impl Reason {
                 "the control has tripped"
             }
         }
+    }
+
+    /// Whether it says that a change may break what uses the resource.
+    #[must_use]
+    pub fn is_about_use(&self) -> bool {
+        matches!(self, Self::StillUsed { .. } | Self::Unproven { .. })
     }
 
     /// Whether only this resource has tripped, so that it is re-armed by itself.
@@ -175,6 +231,29 @@ impl fmt::Display for Reason {
             Self::NotJudged => f.write_str("it cannot be judged"),
             Self::InUse { users } => write!(f, "it is in use, by {users}"),
             Self::UseUnknown { why } => write!(f, "whether it is in use cannot be read: {why}"),
+            Self::NeededBy { what } => write!(f, "{what}"),
+            Self::OperatedByService { service } => write!(
+                f,
+                "{} operates it, and only that service should change it",
+                one_line(service, 100)
+            ),
+            Self::StillUsed {
+                calls,
+                days,
+                missing,
+            } => {
+                let times = counted(usize::try_from(*calls).unwrap_or(usize::MAX), "request");
+                write!(f, "IMDSv1 is still used: CloudWatch counted {times} without a token (metric MetadataNoToken) in the last {days} days")?;
+                match missing[..] {
+                    [] => Ok(()),
+                    _ => write!(f, ", and has too few figures for {}", spans(missing)),
+                }
+            }
+            Self::Unproven { days, missing } => write!(
+                f,
+                "that nothing uses IMDSv1 is not proven: of the last {days} days CloudWatch has too few figures (metric MetadataNoToken) for {}, as of an instance that is new or was stopped",
+                spans(missing)
+            ),
             Self::NotifyMode => f.write_str("the mode is `notify`"),
             Self::KillSwitch => f.write_str("the kill switch is on"),
             Self::ControlTripped { why } => write!(f, "the control has tripped: {why}"),
@@ -189,6 +268,33 @@ impl fmt::Display for Reason {
                 "the same finding was remediated {times} times in 24 hours and came back each time, so the control has tripped for this resource"
             ),
             Self::Meanwhile { what } => write!(f, "{what}"),
+        }
+    }
+}
+
+impl NeededBy {
+    fn brief(&self) -> &'static str {
+        match self {
+            Self::Cluster { .. } => "a Kubernetes cluster uses it",
+            Self::DefaultSubnet => "it is a default subnet",
+            Self::Ipv6OnlySubnet => "it has IPv6 alone",
+        }
+    }
+}
+
+impl fmt::Display for NeededBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster { manager } => write!(
+                f,
+                "it is used by {manager}, whose nodes and load balancers may need public addresses"
+            ),
+            Self::DefaultSubnet => f.write_str(
+                "it is a default subnet, which AWS makes public for launches that name no subnet, and the policy's `change_default_subnets` is not on",
+            ),
+            Self::Ipv6OnlySubnet => f.write_str(
+                "it has IPv6 alone, so instances launched in it would get no address without this",
+            ),
         }
     }
 }
@@ -210,4 +316,20 @@ impl fmt::Display for Meanwhile {
             Self::WindowClosed => f.write_str("the maintenance window has closed"),
         }
     }
+}
+
+/// Days as people write them: `2026-11-16, 2026-11-20 to 2026-11-29`.
+fn spans(days: &[Date]) -> String {
+    let mut spans: Vec<(Date, Date)> = Vec::new();
+    for day in days {
+        match spans.last_mut() {
+            Some((_, last)) if last.tomorrow().ok().as_ref() == Some(day) => *last = *day,
+            _ => spans.push((*day, *day)),
+        }
+    }
+    let spans = spans.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    });
+    spans.collect::<Vec<_>>().join(", ")
 }

@@ -112,6 +112,7 @@ impl Storage {
             return Verdict::Compliant;
         }
         let mut exposure = Exposure::of(EVERYONE, Holder::Everyone);
+        exposure.hidden = self.hidden;
         exposure.exposed.extend(self.last_used.clone());
         Verdict::Violates(Finding {
             severity: match self.hidden {
@@ -141,6 +142,20 @@ pub fn bars_undo(storage: &Storage, kind: &str, lift: &str, warning: &str) -> Op
             aws(lift, region, &[])
         )
     })
+}
+
+/// The grant in one line, with what else is known of it.
+#[must_use]
+pub fn exposure_line(exposure: &Exposure<Holder>) -> String {
+    let hidden = "hidden for now, because the account blocks all public sharing";
+    let hidden = exposure.hidden.then_some(hidden);
+    let known = exposure.exposed.iter().map(String::as_str);
+    let line = exposure.state.line();
+    let parts: Vec<&str> = std::iter::once(line.as_str())
+        .chain(known)
+        .chain(hidden)
+        .collect();
+    parts.join("; ")
 }
 
 /// That it is still public after the changes, as a clause.

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::info::{ControlInfo, Expands};
+use crate::info::{Call, ControlInfo, Expands};
 use crate::words::{Actor, ControlId};
 
 mod event;
@@ -36,7 +36,7 @@ pub use volumes::{
     INSTANCE_NOTIFICATION, VOLUME_CALLS, VOLUME_NOTIFICATION, VolumesParsed, volumes,
 };
 
-use event::{actor, broken, envelope, is_id, list, needed, succeeded, text};
+use event::{actor, broken, envelope, is_id, needed, succeeded, text, texts};
 
 /// Detail type of the event that says an entry waits to be told.
 pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
@@ -46,8 +46,10 @@ pub const REMEDIATION_RECORDED: &str = "Remediation Recorded";
 pub enum Parsed {
     /// Look at this resource.
     Check(Trigger),
+    /// Look at each of these resources: one call made or changed several.
+    CheckEach(Vec<Trigger>),
     /// Look at every resource that this one concerns: a prefix list, and the
-    /// security groups that name it.
+    /// security groups that name it; a setting of the account, by its Region.
     Expand(Trigger),
     /// Nothing to do, and why.
     Ignored(String),
@@ -63,79 +65,12 @@ pub struct RemediationRecorded {
 }
 
 /// Reads an event for a control, by what is fixed about it: a check that somebody
-/// asked for, or one of its calls.
+/// asked for, one of its calls, or a change of another kind of resource, or of a setting
+/// of the account, that concerns several of its resources (`expands`).
 ///
 /// # Errors
 /// An event that ought to name a resource and does not.
-pub fn of(info: &ControlInfo, payload: &Value) -> Result<Parsed, BrokenEvent> {
-    let event = envelope(payload)?;
-    let account = needed(event.account.as_deref(), "account")?;
-    let region = needed(event.region.as_deref(), "region")?;
-    let check = |field: &str, id: Option<String>, actor: Actor| {
-        let resource = match (info.prefix, id) {
-            (None, _) => region.clone(),
-            (Some(prefix), Some(id)) if is_id(&id, prefix) => id,
-            (Some(prefix), Some(id)) => {
-                let kind = info.phrases.resource;
-                return broken(format!(
-                    "{field} is `{id}`, which is not the id of a {kind} (`{prefix}…`)"
-                ));
-            }
-            (Some(_), None) => {
-                let kind = info.phrases.resource;
-                return broken(format!(
-                    "{field} is missing, so the event names no {kind}: check by hand the {kind} that was changed"
-                ));
-            }
-        };
-        Ok(Parsed::Check(Trigger {
-            resource,
-            account: account.clone(),
-            region: region.clone(),
-            actor,
-        }))
-    };
-    match (event.source.as_str(), event.detail_type.as_str()) {
-        (OWN_SOURCE, CHECK_REQUESTED) => {
-            let request = CheckRequested::read(event.detail)?;
-            if ControlId::from_name(&request.control) != Some(info.id) {
-                return Ok(Parsed::Ignored(format!(
-                    "`{}` is not a control of this function",
-                    request.control
-                )));
-            }
-            let cause = request.cause.unwrap_or_default();
-            let cause = cause.of_event(event.id, payload);
-            check("`detail.resource`", Some(request.resource), cause)
-        }
-        ("aws.ec2", CLOUDTRAIL_CALL) => {
-            let detail = &event.detail;
-            let calls: Vec<&str> = info.calls.iter().map(|call| call.name).collect();
-            let name = match succeeded(detail, &calls, "is none that this control looks at")? {
-                Ok(name) => name,
-                Err(why) => return Ok(Parsed::Ignored(why)),
-            };
-            let actor = actor(detail).of_event(event.id, payload);
-            let paths = info.calls.iter().find(|call| call.name == name);
-            let paths = paths.map_or(&[][..], |call| call.resource);
-            let id = paths.iter().find_map(|path| text(detail, path));
-            let field: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
-            check(
-                &format!("`detail.{}`", field.join("`, `detail.")),
-                id,
-                actor,
-            )
-        }
-        (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
-    }
-}
-
-/// Reads an event for a control of security groups, by what is fixed about it and
-/// the other kind of resource that concerns groups.
-///
-/// # Errors
-/// An event that ought to name a resource and does not.
-pub fn groups(
+pub fn of(
     info: &ControlInfo,
     expands: Option<Expands>,
     payload: &Value,
@@ -143,12 +78,13 @@ pub fn groups(
     let event = envelope(payload)?;
     let account = needed(event.account.as_deref(), "account")?;
     let region = needed(event.region.as_deref(), "region")?;
-    let trigger = |resource: String, actor: Actor| Trigger {
+    let trigger = |resource: String, actor: &Actor| Trigger {
         resource,
         account: account.clone(),
         region: region.clone(),
-        actor,
+        actor: actor.clone(),
     };
+    let kind = info.phrases.resource;
     match (event.source.as_str(), event.detail_type.as_str()) {
         (OWN_SOURCE, CHECK_REQUESTED) => {
             let request = CheckRequested::read(event.detail)?;
@@ -160,59 +96,82 @@ pub fn groups(
             }
             let cause = request.cause.unwrap_or_default();
             let cause = cause.of_event(event.id, payload);
-            group_id("detail.resource", &request.resource)
-                .map(|id| Parsed::Check(trigger(id, cause)))
+            let other = expands.filter(|other| other.on_request);
+            let other = other.and_then(|other| other.prefix);
+            let resource = match info.prefix {
+                None => region.clone(),
+                Some(_) if other.is_some_and(|prefix| is_id(&request.resource, prefix)) => {
+                    return Ok(Parsed::Expand(trigger(request.resource, &cause)));
+                }
+                Some(prefix) => id_of(kind, prefix, "`detail.resource`", request.resource)?,
+            };
+            Ok(Parsed::Check(trigger(resource, &cause)))
         }
         ("aws.ec2", CLOUDTRAIL_CALL) => {
             let detail = &event.detail;
-            let mut calls: Vec<&str> = info.calls.iter().map(|call| call.name).collect();
-            calls.extend(expands.iter().flat_map(|other| other.calls));
-            let call = match succeeded(detail, &calls, "is none that this control looks at")? {
-                Ok(call) => call,
+            let others = expands.map_or(&[][..], |other| other.calls);
+            let calls = info.calls.iter().chain(others).map(|call| call.name);
+            let calls: Vec<&str> = calls.collect();
+            let name = match succeeded(detail, &calls, "is none that this control looks at")? {
+                Ok(name) => name,
                 Err(why) => return Ok(Parsed::Ignored(why)),
             };
             let actor = actor(detail).of_event(event.id, payload);
-            let (request, response) = (&detail["requestParameters"], &detail["responseElements"]);
-            let wrapped = (format!("{call}Request"), format!("{call}Response"));
-            if let Some(other) = expands.filter(|other| other.calls.contains(&call.as_str())) {
-                // A VPC's id is given by the call that makes it.
-                let found = text(request, &[&wrapped.0, "PrefixListId"])
-                    .or_else(|| text(request, &["prefixListId"]))
-                    .or_else(|| text(response, &[&wrapped.1, "prefixList", "prefixListId"]))
-                    .or_else(|| text(response, &["prefixList", "prefixListId"]))
-                    .or_else(|| text(response, &[&wrapped.1, "vpc", "vpcId"]))
-                    .or_else(|| text(response, &["vpc", "vpcId"]));
-                let Expands {
-                    resource, prefix, ..
-                } = other;
-                let Some(id) = found else {
+            // Whose ids the call names, and what a person looks at where it names none.
+            let named = |kind: &str, prefix, calls: &[Call], by_hand: String| {
+                let Some(prefix) = prefix else {
+                    return Ok(vec![region.clone()]);
+                };
+                let paths = calls.iter().find(|call| call.name == name);
+                let paths = paths.map_or(&[][..], |call| call.resource);
+                let fields: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
+                let field = format!("`detail.{}`", fields.join("`, `detail."));
+                let mut ids = paths.iter().map(|path| texts(detail, path));
+                let Some(ids) = ids.find(|ids| !ids.is_empty()) else {
                     return broken(format!(
-                        "the `{call}` event names no {resource}: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check by hand the groups that it concerns"
+                        "{field} is missing, so the event names no {kind}: check by hand {by_hand}"
                     ));
                 };
-                if !is_id(&id, prefix) {
-                    return broken(format!(
-                        "the `{call}` event names `{id}`, which is not the id of a {resource} (`{prefix}…`)"
-                    ));
-                }
-                return Ok(Parsed::Expand(trigger(id, actor)));
-            }
-            let found = text(request, &["groupId"])
-                .or_else(|| text(request, &[&wrapped.0, "GroupId"]))
-                .or_else(|| {
-                    list(&response["securityGroupRuleSet"])
-                        .into_iter()
-                        .find_map(|rule| text(rule, &["groupId"]))
-                });
-            let Some(id) = found else {
-                return broken(format!(
-                    "the `{call}` event names no security group: neither `detail.requestParameters` nor `detail.responseElements` holds its id; check by hand the group that was changed"
-                ));
+                let ids = ids.into_iter();
+                ids.map(|id| id_of(kind, prefix, &field, id)).collect()
             };
-            group_id("the event's group id", &id).map(|id| Parsed::Check(trigger(id, actor)))
+            if let Some(other) = expands
+                && other.calls.iter().any(|call| call.name == name)
+            {
+                let by_hand = format!("every {kind} that it concerns");
+                let ids = named(other.resource, other.prefix, other.calls, by_hand)?;
+                // No call changes two of them.
+                let id = ids.into_iter().next().unwrap_or_default();
+                return Ok(Parsed::Expand(trigger(id, &actor)));
+            }
+            let by_hand = format!("the {kind} that was changed");
+            let ids = named(kind, info.prefix, info.calls, by_hand)?;
+            let mut triggers: Vec<Trigger> =
+                ids.into_iter().map(|id| trigger(id, &actor)).collect();
+            Ok(match (triggers.pop(), triggers.is_empty()) {
+                (Some(only), true) => Parsed::Check(only),
+                (last, _) => {
+                    triggers.extend(last);
+                    Parsed::CheckEach(triggers)
+                }
+            })
         }
         (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
     }
+}
+
+/// The id that a field of an event holds, if it is one of this kind of resource.
+fn id_of(kind: &str, prefix: &str, field: &str, id: String) -> Result<String, BrokenEvent> {
+    if is_id(&id, prefix) {
+        return Ok(id);
+    }
+    let a = match kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
+    };
+    broken(format!(
+        "{field} is `{id}`, which is not the id of {a} {kind} (`{prefix}…`)"
+    ))
 }
 
 /// Reads an event for `notify`: the id of the entry to tell, or why there is
@@ -233,15 +192,5 @@ pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> 
         None => broken(format!(
             "`detail.entry` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
         )),
-    }
-}
-
-fn group_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
-    if is_id(id, "sg-") {
-        Ok(id.to_owned())
-    } else {
-        broken(format!(
-            "{field} is `{id}`, which is not the id of a security group (`sg-…`)"
-        ))
     }
 }

@@ -209,8 +209,65 @@ impl<S: State> ItemStates<S> {
             (Act::Changed, _) => "was left as it is",
         };
         let line = C::line(&self.item, &self.before);
-        format!("{} ({line}) {how}", self.item)
+        let shows = match self.act {
+            Act::Authorise | Act::Widen => shows_late::<C>(),
+            Act::AsBefore | Act::Changed => String::new(),
+        };
+        format!("{} ({line}) {how}{shows}", self.item)
     }
+}
+
+/// How long AWS may take to show what was put back, as the end of a sentence.
+fn shows_late<C: Control>() -> String {
+    match C::SHOWN_WITHIN.as_secs() / 60 {
+        0 => String::new(),
+        minutes => format!(", which AWS may take {minutes} minutes to show"),
+    }
+}
+
+/// The answer while a change of the remediation itself does not show yet: what is
+/// seen is the time before it, and looks as if there were nothing to do.
+#[must_use]
+pub fn too_early<S: State>(
+    entry: &Entry<S>,
+    now: Option<&BTreeMap<ItemId, S>>,
+    at: Timestamp,
+) -> Option<Answer> {
+    let by = entry.detail.shows_by.filter(|by| at < *by)?;
+    let live = |item: &str| now.and_then(|now| now.get(item));
+    let mut items = entry.detail.before.keys();
+    items.any(|item| entry.awaits(item, live(item))).then(|| {
+        let by = crate::prose::time(by);
+        let message = format!("AWS accepted the remediation and may take until {by} to show it, so nothing was changed; ask again then");
+        Answer::new(Answered::InProgress, message)
+    })
+}
+
+/// The items that an undo is verified by: without those that it changed back and
+/// that still show what the remediation left, where AWS takes its time to show a
+/// change.
+#[must_use]
+pub fn shown<C: Control>(
+    states: &[ItemStates<C::State>],
+    now: &BTreeMap<ItemId, C::State>,
+    outcomes: &[Outcome],
+) -> Vec<ItemStates<C::State>> {
+    let done = |item: &str| {
+        let mut of_item = outcomes.iter().rev().filter(|outcome| outcome.item == item);
+        of_item
+            .next()
+            .is_some_and(|last| last.ending == Ending::Done)
+    };
+    let late = |state: &ItemStates<C::State>| {
+        !C::SHOWN_WITHIN.is_zero()
+            && done(&state.item)
+            && now.get(&state.item) == state.left.as_ref()
+    };
+    states
+        .iter()
+        .filter(|state| !late(state))
+        .cloned()
+        .collect()
 }
 
 /// What an undo comes to, before anything is done.
@@ -523,8 +580,10 @@ impl Answer {
             Reversal::Partly(lost) => format!(" {lost}"),
             Reversal::Yes | Reversal::No(_) => String::new(),
         };
-        let message =
-            format!("everything is as it was before the remediation. {until}{lost}{bare}");
+        let message = format!(
+            "everything is as it was before the remediation{}. {until}{lost}{bare}",
+            shows_late::<C>()
+        );
         Self {
             undo: Some(undo.id.clone()),
             ..Self::new(Answered::Undone, message).showing::<C>(states)

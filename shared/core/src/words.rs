@@ -44,6 +44,13 @@ pub enum ControlId {
     SerialConsole,
     /// The default security group of a VPC has rules.
     DefaultSecurityGroup,
+    /// The account's block of public sharing of images was turned off.
+    ImageSharingBlock,
+    /// A subnet that assigns public addresses by itself.
+    PublicSubnet,
+    /// An instance whose metadata service answers requests without a token.
+    #[serde(rename = "imdsv1")]
+    ImdsV1,
 }
 
 impl ControlId {
@@ -61,6 +68,9 @@ impl ControlId {
         Self::MetadataDefaults,
         Self::SerialConsole,
         Self::DefaultSecurityGroup,
+        Self::ImageSharingBlock,
+        Self::PublicSubnet,
+        Self::ImdsV1,
     ];
 
     /// The controls that look at an instance's packages. They share one
@@ -87,6 +97,9 @@ impl ControlId {
             Self::MetadataDefaults => "metadata-defaults",
             Self::SerialConsole => "serial-console",
             Self::DefaultSecurityGroup => "default-security-group",
+            Self::ImageSharingBlock => "image-sharing-block",
+            Self::PublicSubnet => "public-subnet",
+            Self::ImdsV1 => "imdsv1",
         }
     }
 
@@ -110,6 +123,13 @@ impl ControlId {
             }
             Self::SerialConsole => "The account may use the serial console of its instances",
             Self::DefaultSecurityGroup => "The default security group of a VPC has rules",
+            Self::ImageSharingBlock => {
+                "The account's block of public sharing of images was turned off or is off"
+            }
+            Self::PublicSubnet => "A subnet that assigns public addresses by itself",
+            Self::ImdsV1 => {
+                "An instance whose metadata service answers requests without a token (IMDSv1)"
+            }
         }
     }
 
@@ -169,13 +189,18 @@ impl ControlId {
         match self {
             Self::OpenIngress | Self::DefaultSecurityGroup => &["sg-", "sgr-", "vpc-"],
             Self::UnencryptedVolume => &["vol-", "i-"],
-            Self::VulnerablePackage | Self::MissingPatches | Self::UnmanagedInstance => &["i-"],
+            Self::VulnerablePackage
+            | Self::MissingPatches
+            | Self::UnmanagedInstance
+            | Self::ImdsV1 => &["i-"],
             Self::PublicSnapshot => &["snap-"],
             Self::PublicImage => &["ami-"],
+            Self::PublicSubnet => &["subnet-", "vpc-"],
             Self::EncryptionByDefault
             | Self::SnapshotSharingBlock
             | Self::MetadataDefaults
-            | Self::SerialConsole => &[],
+            | Self::SerialConsole
+            | Self::ImageSharingBlock => &[],
         }
     }
 
@@ -249,7 +274,7 @@ pub enum Status {
     /// Not changed: the kill switch is on.
     Stopped,
     /// Not changed yet: it waits for its time (a stop, a maintenance window, the budget of the next
-    /// hour).
+    /// hour). Or changed, and AWS does not show it yet: a later look confirms it.
     Pending,
     /// Not changed: it would break something, and what is said in the reasons.
     Refused,

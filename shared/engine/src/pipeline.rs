@@ -253,6 +253,9 @@ impl Engine {
                     };
                     control.expand(self, &run).await
                 }
+                Ok(Parsed::CheckEach(triggers)) => {
+                    Box::pin(self.check_each(control.info().id, triggers)).await
+                }
                 Ok(Parsed::Check(trigger)) => {
                     let trigger = &trigger;
                     let run = Run {
@@ -268,6 +271,21 @@ impl Engine {
             }
         }
         answer
+    }
+
+    /// One call concerned several resources: requests a check of each.
+    async fn check_each(
+        &self,
+        control: ControlId,
+        triggers: Vec<Trigger>,
+    ) -> Result<&'static str, Failure> {
+        let checks = triggers.into_iter();
+        let checks: Vec<CheckRequested> = checks
+            .map(|of| CheckRequested::new(control, of.resource, Some(of.actor)))
+            .collect();
+        bus::request_checks(&self.clients.eventbridge, &checks).await?;
+        info!(%control, checks = checks.len(), "checks requested");
+        Ok("expanded")
     }
 
     /// Another resource has changed: requests a check of every resource that it
@@ -491,7 +509,16 @@ impl<R: Remediation> Pipeline<'_, R> {
                 // takes nothing from what this entry has done.
                 let of_its_own =
                     |found: &Entry<R::State>| found.detail.plan.because == Some(Reason::NotJudged);
-                if let Some(found) = found.filter(|found| !of_its_own(found)) {
+                let found = found.filter(|found| !of_its_own(found));
+                // What AWS accepted is not changed again: it shows in time, or has
+                // failed, and then a retry changes it.
+                let live = items::<R>(facts.as_ref());
+                let awaited = |item: &str| entry.awaits(item, live.get(item));
+                let found = found.and_then(|found| found.without(awaited));
+                if entry.head.status == Status::Pending {
+                    entry.head.status = Status::InProgress;
+                }
+                if let Some(found) = found {
                     entry.go_on(&found);
                     // Only what is planned now: the entry also holds what
                     // earlier attempts have done.
@@ -721,6 +748,10 @@ impl<R: Remediation> Pipeline<'_, R> {
                     step = ?outcome.step, ending = %outcome.ending, "step"
                 );
             }
+            if !R::SHOWN_WITHIN.is_zero() && outcomes.iter().any(|made| made.ending == Ending::Done)
+            {
+                entry.detail.shows_by = self.now().checked_add(R::SHOWN_WITHIN).ok();
+            }
             entry.add_round(outcomes);
             if !matches!(entry.head.status, Status::InProgress | Status::Failed) {
                 break;
@@ -735,9 +766,11 @@ impl<R: Remediation> Pipeline<'_, R> {
             };
             found.facts = now;
             let failed = entry.has_failures();
+            // Of what only does not show yet nothing is left to be stopped.
             if let Some(plan) = &decision.plan
                 && plan.disposition == Disposition::Stopped
                 && !failed
+                && !entry.problems().is_empty()
             {
                 entry.leave(plan);
                 break;
@@ -869,6 +902,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 // is what the resource shows.
                 decide::settle::<R>(entry, &now, &decision);
             }
+            entry.expire(self.now());
             let verification = decide::verify::<R>(entry, before, &now, &decision);
             // What the budget has no room for stays: that is no news.
             let as_expected = match found.leaves_some() {
@@ -906,7 +940,11 @@ impl<R: Remediation> Pipeline<'_, R> {
             );
             fights.clone()
         });
-        let is_left = matches!(entry.head.status, Status::Tripped | Status::Pending);
+        let is_left = match entry.head.status {
+            Status::Tripped => true,
+            Status::Pending => !entry.awaits_visibility(),
+            _ => false,
+        };
         if let Some(trip) = found.trips.as_ref().filter(|_| is_left) {
             trips::resource_over_budget(self.ledger(), &entry.head, trip).await?;
         }
@@ -916,10 +954,14 @@ impl<R: Remediation> Pipeline<'_, R> {
             self.record_left(&found).await?;
         }
         let failed = entry.head.status == Status::Failed;
-        let closed = self
-            .ledger()
-            .close(&entry, self.holder(), failed, fights.as_ref())
-            .await?;
+        let (ledger, holder) = (self.ledger(), self.holder());
+        let closed = match entry.awaits_visibility() {
+            true => ledger.suspend(&entry, holder).await?,
+            false => {
+                let fights = fights.as_ref();
+                ledger.close(&entry, holder, failed, fights).await?
+            }
+        };
         info!(
             entry = %entry.head.id, resource = self.resource(), control = %R::INFO.id,
             outcome = entry.head.status.name(), attempts = entry.head.attempts, "run closed"

@@ -8,20 +8,21 @@ use backstop_aws::remediation::{Concerned, Remediation};
 use backstop_core::any_control::AnyControl;
 use backstop_core::controls::default_security_group::DefaultSecurityGroup;
 use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+use backstop_core::controls::image_sharing_block::ImageSharingBlock;
+use backstop_core::controls::imdsv1::ImdsV1;
 use backstop_core::controls::metadata_defaults::MetadataDefaults;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::controls::public_image::PublicImage;
 use backstop_core::controls::public_snapshot::PublicSnapshot;
+use backstop_core::controls::public_subnet::PublicSubnet;
 use backstop_core::controls::serial_console::SerialConsole;
 use backstop_core::controls::snapshot_sharing_block::SnapshotSharingBlock;
 use backstop_core::entry::Entry;
 use backstop_core::info::Expands;
 use backstop_core::notice::Digest;
 use backstop_core::preview::Preview;
-use backstop_core::trigger::{BrokenEvent, Parsed};
 use backstop_core::undo::Answer;
 use backstop_core::words::ControlId;
-use serde_json::Value;
 
 use crate::pipeline::{Engine, Failure, Run};
 use crate::preview::{Previewed, Previewing, Progress};
@@ -50,6 +51,9 @@ pub const AT_ONCE: &[&dyn Served] = &[
     &MetadataDefaults,
     &SerialConsole,
     &DefaultSecurityGroup,
+    &ImageSharingBlock,
+    &PublicSubnet,
+    &ImdsV1,
 ];
 
 /// The control with this id, if it is one that is remediated at once.
@@ -61,12 +65,6 @@ pub fn at_once(id: ControlId) -> Option<&'static dyn Served> {
 
 /// A control that a function serves.
 pub trait Served: AnyControl {
-    /// Reads an event.
-    ///
-    /// # Errors
-    /// An event that ought to name a resource and does not.
-    fn parse(&self, payload: &Value) -> Result<Parsed, BrokenEvent>;
-
     /// Looks at one resource.
     fn check<'a>(&self, engine: &'a Engine, run: &'a Run<'a>) -> RunAnswer<'a>;
 
@@ -108,10 +106,6 @@ pub trait Served: AnyControl {
 }
 
 impl<R: Remediation> Served for R {
-    fn parse(&self, payload: &Value) -> Result<Parsed, BrokenEvent> {
-        R::parse(payload)
-    }
-
     fn check<'a>(&self, engine: &'a Engine, run: &'a Run<'a>) -> RunAnswer<'a> {
         Box::pin(engine.check::<R>(run))
     }

@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use backstop_aws::bus;
 use backstop_aws::clients::Clients;
 use backstop_aws::deadline::Deadline;
-use backstop_aws::ledger::{Ledger, LedgerError, Standing};
+use backstop_aws::ledger::{Ledger, LedgerError, Lock, Standing};
 use backstop_aws::remediation::{Place, Remediation};
 use backstop_core::decide::{self, Circumstances, Decision};
 use backstop_core::guards::Guards;
 use backstop_core::notice::{Digest, OfOther, Open};
 use backstop_core::policy::Policy;
+use backstop_core::record::Record;
 use backstop_core::sweep;
 use backstop_core::trigger::CheckRequested;
 use backstop_core::words::{Actor, ControlId, Mode};
@@ -229,8 +230,7 @@ impl Walk<'_> {
             pipeline::keep_former::<R>(self.ledger, facts, &guards, self.now).await?;
             let mut decision = self.decide::<R>(facts, &guards);
             // What a run is about to close is not part of the baseline.
-            let at_work = lock.as_ref().is_some_and(|lock| lock.is_live(self.now));
-            if *baseline == Baseline::Begins && !at_work {
+            if *baseline == Baseline::Begins && !self.is_at_work(lock.as_ref()).await? {
                 // Before the check is requested, or it would be remediated.
                 self.note::<R>(id, &decision, &mut guards).await?;
                 decision = self.decide::<R>(facts, &guards);
@@ -255,6 +255,20 @@ impl Walk<'_> {
         }
         ask(self.clients, &checks, digest).await;
         Ok(())
+    }
+
+    /// Whether a run is about to close what is found, or has and AWS does not show it
+    /// yet.
+    async fn is_at_work(&self, lock: Option<&Lock>) -> Result<bool, LedgerError> {
+        let Some(lock) = lock else { return Ok(false) };
+        if lock.is_live(self.now) {
+            return Ok(true);
+        }
+        let stored = self.ledger.read(&lock.entry).await?;
+        Ok(matches!(
+            stored.map(|stored| stored.record),
+            Some(Record::Remediation(entry)) if entry.awaits_visibility()
+        ))
     }
 
     /// Removes from the baseline what is no longer there.

@@ -147,12 +147,15 @@ impl Undoing<'_> {
             }
             lapsed => lapsed.as_ref(),
         };
+        let items = facts.as_ref().map(R::items);
+        if let Some(answer) = undo::too_early(entry, items.as_ref(), now) {
+            return Ok(Some(answer));
+        }
         let unfinished = match lapsed {
             Some(lock) => self.unfinished(lock, &entry.head.id).await?,
             None => None,
         };
         // plan
-        let items = facts.as_ref().map(R::items);
         let (states, restores) = match undo::plan::<R>(entry, items.as_ref()) {
             Decision::Nothing(why) => {
                 return Ok(Some(Answer::new(
@@ -313,7 +316,8 @@ impl Undoing<'_> {
         let mut problems = match R::gather(self.clients, place, resource).await {
             Ok(facts) => {
                 let now = facts.as_ref().map(R::items).unwrap_or_default();
-                undo::verify::<R>(states, &now, today)
+                let shown = undo::shown::<R>(states, &now, &undo.outcomes);
+                undo::verify::<R>(&shown, &now, today)
             }
             Err(error) => {
                 let what = R::INFO.phrases.resource;

@@ -1,8 +1,10 @@
 //! `scripts/scale`: what a sweep costs. The real binary of `sweep` on a Runtime
 //! API of our own, against an endpoint that serves as many security groups as
-//! asked for, 1,000 a page, and throttles as EC2 does; one group in a hundred
-//! is open. The other services give their shortest answers: an empty ledger, a
-//! policy of defaults, a deployment in order.
+//! asked for, and as many snapshots, images, subnets, instances and VPCs with a
+//! default group (up to 10,000 of each), in the pages that are asked for and by the
+//! filters that are sent, and throttles as EC2 does. One group in a hundred is open,
+//! one of the others in four is exposed. The other services give their shortest
+//! answers: an empty ledger, a policy of defaults, a deployment in order.
 //!
 //! What it does not show is AWS's own latency: the endpoint is on loopback.
 #![allow(
@@ -28,6 +30,13 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const PAGE: usize = 1_000;
 /// One group in so many is open to the world on port 22.
 const OPEN_EVERY: usize = 100;
+/// Most resources of each other kind.
+const MOST_OTHERS: usize = 10_000;
+/// One of them in so many is exposed: enough for several pages of those alone.
+const EXPOSED_EVERY: usize = 4;
+/// Most points of a page of GetMetricData (CloudWatch's API reference,
+/// `MaxDatapoints`).
+const MOST_POINTS: usize = 100_800;
 /// Tokens in the bucket of each EC2 action. EC2's guide names 100 for reads,
 /// refilled by 20 a second; this is what the other callers of a very busy
 /// account would leave of it, so that the longest walk is throttled for certain.
@@ -87,11 +96,21 @@ fn sweep(binary: &Path, groups: usize, mode: &'static str) -> Run {
     );
     assert!(answered.success, "{groups} groups: {}", answered.body);
     let seen = endpoint.seen.lock().unwrap();
-    assert_eq!(
-        seen.asked,
-        groups / OPEN_EVERY,
-        "every open group is asked for once"
-    );
+    let exposed = others(groups) / EXPOSED_EVERY;
+    for (control, expected) in [
+        ("open-ingress", groups / OPEN_EVERY),
+        ("default-security-group", exposed),
+        ("imdsv1", exposed),
+        ("public-image", exposed),
+        ("public-snapshot", exposed),
+        ("public-subnet", exposed),
+    ] {
+        let asked = seen.asked.get(control).copied().unwrap_or(0);
+        assert_eq!(
+            asked, expected,
+            "{control}: each that is exposed is asked for once"
+        );
+    }
     Run {
         groups,
         mode,
@@ -100,6 +119,11 @@ fn sweep(binary: &Path, groups: usize, mode: &'static str) -> Run {
         seconds: answered.took.as_secs_f64(),
         peak: function.peak() as f64 / 1024.0,
     }
+}
+
+/// How many resources there are of each kind that is no ordinary group.
+fn others(groups: usize) -> usize {
+    groups.min(MOST_OTHERS)
 }
 
 fn print(runs: &[Run]) {
@@ -145,8 +169,8 @@ struct Seen {
     /// Calls that were answered, by operation.
     calls: BTreeMap<String, u64>,
     throttled: u64,
-    /// Checks that were put on the bus.
-    asked: usize,
+    /// Checks that were put on the bus, by control.
+    asked: BTreeMap<String, usize>,
     /// Tokens left of each EC2 action, and when they were counted.
     buckets: BTreeMap<String, (f64, Instant)>,
 }
@@ -224,27 +248,98 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
         return (503, error.to_owned());
     }
     *seen.calls.entry(operation.clone()).or_default() += 1;
+    let others = others(groups);
+    let exposed = others / EXPOSED_EVERY;
+    let has = |name: &str| {
+        form.iter()
+            .any(|(key, value)| key.ends_with(".Name") && value == name)
+    };
+    let page = |set: &str, total: usize, write: &dyn Fn(&mut String, usize)| {
+        let size = parameter("MaxResults").map_or(PAGE, |size| size.parse().unwrap());
+        let first = parameter("NextToken").map_or(0, |token| token.parse().unwrap());
+        let last = total.min(first + size);
+        let mut xml = format!("<{operation}Response><requestId>r</requestId><{set}>");
+        (first..last).for_each(|n| write(&mut xml, n));
+        write!(xml, "</{set}>").unwrap();
+        if last < total {
+            write!(xml, "<nextToken>{last}</nextToken>").unwrap();
+        }
+        write!(xml, "</{operation}Response>").unwrap();
+        xml
+    };
+    let field = |name: &str, value: &str| {
+        format!(
+            "<{operation}Response><requestId>r</requestId><{name}>{value}</{name}></{operation}Response>"
+        )
+    };
     let body = match operation.as_str() {
-        "DescribeSecurityGroups" if parameter("Filter.1.Name") == Some("group-name") => {
-            "<DescribeSecurityGroupsResponse><requestId>r</requestId><securityGroupInfo/></DescribeSecurityGroupsResponse>".to_owned()
+        "DescribeSecurityGroups" if has("group-name") => page("securityGroupInfo", others, &default_group),
+        "DescribeSecurityGroups" if form.iter().any(|(key, _)| key.starts_with("Filter.")) => {
+            page("securityGroupInfo", 0, &group)
         }
         "DescribeSecurityGroups" => {
             assert_eq!(parameter("MaxResults"), Some("1000"), "whole pages");
-            let page = parameter("NextToken").map_or(0, |token| token.parse().unwrap());
             drop(seen);
-            groups_page(page, groups)
+            page("securityGroupInfo", groups, &group)
         }
-        "DescribeTags" => {
-            "<DescribeTagsResponse><requestId>r</requestId><tagSet/></DescribeTagsResponse>"
-                .to_owned()
+        "DescribeSnapshots" if parameter("RestorableBy.1") == Some("all") => {
+            page("snapshotSet", exposed, &snapshot)
+        }
+        "DescribeSnapshots" => page("snapshotSet", 0, &snapshot),
+        "DescribeImages" => page("imagesSet", exposed, &image),
+        "DescribeSubnets" if has("ipv6-cidr-block-association.state") => {
+            page("subnetSet", others - exposed, &|xml, n| subnet(xml, n, false))
+        }
+        "DescribeSubnets" => page("subnetSet", exposed, &|xml, n| subnet(xml, n, true)),
+        "DescribeInstances" if has("metadata-options.http-tokens") => {
+            page("reservationSet", exposed, &|xml, n| instance(xml, n, "optional"))
+        }
+        "DescribeInstances" => {
+            drop(seen);
+            page("reservationSet", others, &|xml, n| instance(xml, n, "required"))
+        }
+        "DescribeVolumes" => page("volumeSet", 0, &|_, _| {}),
+        "DescribeTags" => page("tagSet", 0, &|_, _| {}),
+        "DescribeNetworkInterfaces" => page("networkInterfaceSet", 0, &|_, _| {}),
+        "DescribeSecurityGroupRules" => {
+            let of = form.iter().filter(|(key, _)| key.contains(".Value."));
+            let of: Vec<&String> = of.map(|(_, group)| group).collect();
+            page("securityGroupRuleSet", of.len(), &|xml, n| rule(xml, n, of[n]))
+        }
+        "DescribeSecurityGroupReferences" => field("securityGroupReferenceSet", ""),
+        "GetEbsEncryptionByDefault" => field("ebsEncryptionByDefault", "true"),
+        "GetSnapshotBlockPublicAccessState" => field("state", "unblocked"),
+        "GetImageBlockPublicAccessState" => field("imageBlockPublicAccessState", "unblocked"),
+        "GetSerialConsoleAccessStatus" => field("serialConsoleAccessEnabled", "false"),
+        "GetInstanceMetadataDefaults" => field("accountLevel", "<httpTokens>required</httpTokens>"),
+        "DescribeInstanceInformation" => {
+            let ids = listed(&text, |body| &body["Filters"][0]["Values"]);
+            let of = |id: &Value| json!({"InstanceId": id, "PingStatus": "Online",
+                "PlatformName": "Amazon Linux", "PlatformVersion": "2023"});
+            json!({"InstanceInformationList": ids.iter().map(of).collect::<Vec<_>>()}).to_string()
+        }
+        "DescribeInstancePatchStates" => {
+            let ids = listed(&text, |body| &body["InstanceIds"]);
+            let of = |id: &Value| json!({"InstanceId": id, "PatchGroup": "", "BaselineId": "pb-1",
+                "OperationStartTime": 4_102_444_700.0, "OperationEndTime": 4_102_444_800.0,
+                "Operation": "Scan", "MissingCount": 0, "FailedCount": 0});
+            json!({"InstancePatchStates": ids.iter().map(of).collect::<Vec<_>>()}).to_string()
+        }
+        "GetMetricData" => {
+            drop(seen);
+            metrics(&text)
         }
         "PutEvents" => {
             let events: Value = serde_json::from_str(&text).unwrap();
             let events = events["Entries"].as_array().unwrap();
-            let checks = events
-                .iter()
-                .filter(|event| event["DetailType"] == "Check Requested");
-            seen.asked += checks.count();
+            for event in events {
+                if event["DetailType"] == "Check Requested" {
+                    let detail: Value =
+                        serde_json::from_str(event["Detail"].as_str().unwrap()).unwrap();
+                    let control = detail["control"].as_str().unwrap().to_owned();
+                    *seen.asked.entry(control).or_default() += 1;
+                }
+            }
             let entries: Vec<Value> = events.iter().map(|_| json!({"EventId": "1"})).collect();
             json!({"FailedEntryCount": 0, "Entries": entries}).to_string()
         }
@@ -275,42 +370,148 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
     (200, body)
 }
 
-/// A page of groups as EC2 writes them: two permissions, five sources, three
-/// tags each.
-fn groups_page(page: usize, groups: usize) -> String {
-    let first = page * PAGE;
-    let last = groups.min(first + PAGE);
-    let mut xml =
-        "<DescribeSecurityGroupsResponse><requestId>r</requestId><securityGroupInfo>".to_owned();
-    for n in first..last {
-        let world = match n % OPEN_EVERY {
-            0 => "<item><cidrIp>0.0.0.0/0</cidrIp><description>open</description></item>",
-            _ => "<item><cidrIp>192.168.7.0/24</cidrIp><description>closed</description></item>",
-        };
-        write!(
-            xml,
-            "<item><ownerId>{ACCOUNT}</ownerId><groupId>sg-{n:017x}</groupId><groupName>service-{n}</groupName>\
-             <groupDescription>security group of service {n}</groupDescription><vpcId>vpc-0123456789abcdef0</vpcId>\
-             <securityGroupArn>arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-{n:017x}</securityGroupArn>\
-             <ipPermissions>\
-             <item><ipProtocol>tcp</ipProtocol><fromPort>443</fromPort><toPort>443</toPort><groups/>\
-             <ipRanges><item><cidrIp>0.0.0.0/0</cidrIp><description>web</description></item></ipRanges>\
-             <ipv6Ranges><item><cidrIpv6>::/0</cidrIpv6></item></ipv6Ranges><prefixListIds/></item>\
-             <item><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>\
-             <groups><item><userId>{ACCOUNT}</userId><groupId>sg-0123456789abcdef0</groupId></item></groups>\
-             <ipRanges><item><cidrIp>10.0.0.0/8</cidrIp><description>office</description></item>{world}</ipRanges>\
-             <ipv6Ranges/><prefixListIds/></item></ipPermissions>\
-             <ipPermissionsEgress><item><ipProtocol>-1</ipProtocol><groups/><ipRanges><item><cidrIp>0.0.0.0/0</cidrIp></item></ipRanges><ipv6Ranges/><prefixListIds/></item></ipPermissionsEgress>\
-             <tagSet><item><key>Name</key><value>service-{n}</value></item><item><key>owner</key><value>team-{}</value></item>\
-             <item><key>environment</key><value>production</value></item></tagSet></item>",
-            n % 40
-        )
-        .unwrap();
-    }
-    xml.push_str("</securityGroupInfo>");
-    if last < groups {
-        write!(xml, "<nextToken>{}</nextToken>", page + 1).unwrap();
-    }
-    xml.push_str("</DescribeSecurityGroupsResponse>");
-    xml
+/// The list that a JSON request holds.
+fn listed(text: &str, at: impl Fn(&Value) -> &Value) -> Vec<Value> {
+    let body: Value = serde_json::from_str(text).unwrap();
+    at(&body).as_array().cloned().unwrap_or_default()
+}
+
+/// No request without a token in any hour of the time that is asked for.
+fn metrics(text: &str) -> String {
+    let body: Value = serde_json::from_str(text).unwrap();
+    let (from, to) = (
+        body["StartTime"].as_i64().unwrap(),
+        body["EndTime"].as_i64().unwrap(),
+    );
+    let hours: Vec<i64> = (from..to).step_by(3600).collect();
+    let queries = body["MetricDataQueries"].as_array().unwrap();
+    assert!(queries.len() <= 500, "CloudWatch takes no more");
+    let size = MOST_POINTS / hours.len();
+    let first: usize = body["NextToken"]
+        .as_str()
+        .map_or(0, |token| token.parse().unwrap());
+    let last = queries.len().min(first + size);
+    let results: Vec<Value> = queries[first..last]
+        .iter()
+        .map(|query| {
+            json!({"Id": query["Id"], "StatusCode": "Complete", "Timestamps": hours,
+                "Values": vec![0.0; hours.len()]})
+        })
+        .collect();
+    let next = (last < queries.len()).then(|| last.to_string());
+    json!({"MetricDataResults": results, "NextToken": next}).to_string()
+}
+
+/// Three tags, as every resource has them.
+fn tags(n: usize) -> String {
+    format!(
+        "<tagSet><item><key>Name</key><value>service-{n}</value></item>\
+         <item><key>owner</key><value>team-{}</value></item>\
+         <item><key>environment</key><value>production</value></item></tagSet>",
+        n % 40
+    )
+}
+
+fn snapshot(xml: &mut String, n: usize) {
+    write!(
+        xml,
+        "<item><snapshotId>snap-{n:017x}</snapshotId><ownerId>{ACCOUNT}</ownerId><status>completed</status>\
+         <description>of service {n}</description><volumeId>vol-{n:017x}</volumeId><volumeSize>8</volumeSize>\
+         <startTime>2026-11-01T00:00:00.000Z</startTime>{}</item>",
+        tags(n)
+    )
+    .unwrap();
+}
+
+fn image(xml: &mut String, n: usize) {
+    write!(
+        xml,
+        "<item><imageId>ami-{n:017x}</imageId><imageOwnerId>{ACCOUNT}</imageOwnerId><name>service-{n}</name>\
+         <imageState>available</imageState><isPublic>true</isPublic>{}</item>",
+        tags(n)
+    )
+    .unwrap();
+}
+
+fn subnet(xml: &mut String, n: usize, public: bool) {
+    write!(
+        xml,
+        "<item><subnetId>subnet-{}{n:016x}</subnetId><ownerId>{ACCOUNT}</ownerId>\
+         <subnetArn>arn:aws:ec2:eu-central-1:{ACCOUNT}:subnet/subnet-{n:017x}</subnetArn>\
+         <vpcId>vpc-0123456789abcdef0</vpcId><state>available</state><cidrBlock>10.0.0.0/24</cidrBlock>\
+         <defaultForAz>false</defaultForAz><mapPublicIpOnLaunch>{public}</mapPublicIpOnLaunch>\
+         <assignIpv6AddressOnCreation>false</assignIpv6AddressOnCreation><ipv6Native>false</ipv6Native>{}</item>",
+        u8::from(public),
+        tags(n)
+    )
+    .unwrap();
+}
+
+fn instance(xml: &mut String, n: usize, tokens: &str) {
+    write!(
+        xml,
+        "<item><reservationId>r-{n:017x}</reservationId><ownerId>{ACCOUNT}</ownerId><instancesSet><item>\
+         <instanceId>i-{n:017x}</instanceId><instanceState><code>16</code><name>running</name></instanceState>\
+         <instanceType>m7g.large</instanceType><launchTime>2026-01-01T00:00:00.000Z</launchTime>\
+         <platformDetails>Linux/UNIX</platformDetails>\
+         <metadataOptions><state>applied</state><httpTokens>{tokens}</httpTokens><httpPutResponseHopLimit>2</httpPutResponseHopLimit>\
+         <httpEndpoint>enabled</httpEndpoint></metadataOptions>{}</item></instancesSet></item>",
+        tags(n)
+    )
+    .unwrap();
+}
+
+/// A default group, which nothing uses; one in four has rules.
+fn default_group(xml: &mut String, n: usize) {
+    let rules = match n % EXPOSED_EVERY {
+        0 => {
+            "<item><ipProtocol>-1</ipProtocol><groups/><ipRanges><item><cidrIp>0.0.0.0/0</cidrIp></item></ipRanges><ipv6Ranges/><prefixListIds/></item>"
+        }
+        _ => "",
+    };
+    write!(
+        xml,
+        "<item><ownerId>{ACCOUNT}</ownerId><groupId>sg-d{n:016x}</groupId><groupName>default</groupName>\
+         <groupDescription>default VPC security group</groupDescription><vpcId>vpc-{n:017x}</vpcId>\
+         <securityGroupArn>arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-d{n:016x}</securityGroupArn>\
+         <ipPermissions/><ipPermissionsEgress>{rules}</ipPermissionsEgress>{}</item>",
+        tags(n)
+    )
+    .unwrap();
+}
+
+/// The rule of a default group.
+fn rule(xml: &mut String, n: usize, group: &str) {
+    write!(
+        xml,
+        "<item><securityGroupRuleId>sgr-{n:017x}</securityGroupRuleId><groupId>{group}</groupId>\
+         <groupOwnerId>{ACCOUNT}</groupOwnerId><isEgress>true</isEgress><ipProtocol>-1</ipProtocol>\
+         <fromPort>-1</fromPort><toPort>-1</toPort><cidrIpv4>0.0.0.0/0</cidrIpv4></item>"
+    )
+    .unwrap();
+}
+
+/// A group as EC2 writes it: two permissions, five sources, three tags.
+fn group(xml: &mut String, n: usize) {
+    let world = match n % OPEN_EVERY {
+        0 => "<item><cidrIp>0.0.0.0/0</cidrIp><description>open</description></item>",
+        _ => "<item><cidrIp>192.168.7.0/24</cidrIp><description>closed</description></item>",
+    };
+    write!(
+        xml,
+        "<item><ownerId>{ACCOUNT}</ownerId><groupId>sg-{n:017x}</groupId><groupName>service-{n}</groupName>\
+         <groupDescription>security group of service {n}</groupDescription><vpcId>vpc-0123456789abcdef0</vpcId>\
+         <securityGroupArn>arn:aws:ec2:eu-central-1:{ACCOUNT}:security-group/sg-{n:017x}</securityGroupArn>\
+         <ipPermissions>\
+         <item><ipProtocol>tcp</ipProtocol><fromPort>443</fromPort><toPort>443</toPort><groups/>\
+         <ipRanges><item><cidrIp>0.0.0.0/0</cidrIp><description>web</description></item></ipRanges>\
+         <ipv6Ranges><item><cidrIpv6>::/0</cidrIpv6></item></ipv6Ranges><prefixListIds/></item>\
+         <item><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort><toPort>22</toPort>\
+         <groups><item><userId>{ACCOUNT}</userId><groupId>sg-0123456789abcdef0</groupId></item></groups>\
+         <ipRanges><item><cidrIp>10.0.0.0/8</cidrIp><description>office</description></item>{world}</ipRanges>\
+         <ipv6Ranges/><prefixListIds/></item></ipPermissions>\
+         <ipPermissionsEgress><item><ipProtocol>-1</ipProtocol><groups/><ipRanges><item><cidrIp>0.0.0.0/0</cidrIp></item></ipRanges><ipv6Ranges/><prefixListIds/></item></ipPermissionsEgress>{}</item>",
+        tags(n)
+    )
+    .unwrap();
 }

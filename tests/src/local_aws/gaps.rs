@@ -11,8 +11,11 @@
 //! | DescribeVolumes without `deleteOnTermination` | as DescribeInstances has it, where moto keeps it |
 //! | DescribeInstances: `launchTime` stays what it was | when a function last started it; or what a test says: [`started_at`](super::proxy::Proxy::started_at) |
 //! | DescribeSnapshots ignores RestorableBy (and Owner) | this account's whose grants hold `all` |
-//! | the account's block of public snapshots, metadata defaults, serial console (a 500) | kept here, as they should be at first |
+//! | the account's blocks of public snapshots and images, metadata defaults, serial console (a 500) | kept here, as they should be at first |
+//! | ModifyInstanceMetadataOptions resets what is not named; DescribeInstances fails by these options | kept here, as they should be at first |
+//! | GetMetricData (MiniStack) writes timestamps as text | as CloudWatch does, in seconds |
 //! | DescribeImages by `is-public` takes what moto brings along | this account's whose grants hold `all` |
+//! | DescribeSubnets by an IPv6 block's state (a 500); its default subnets assign public addresses, which every sweep would report | by `map-public-ip-on-launch` alone, without default subnets |
 //! | CreateVolume, CopyVolumes: ClientToken is ignored | the same token, the same answer |
 //! | ModifyInstanceAttribute ignores DryRun, and changes (StartInstances, AttachVolume, DetachVolume and CreateVolume know it) | `DryRunOperation` |
 //! | CopyVolumes (a 500) | refused, as where EC2 does not have it; or made by CreateVolume: [`copy_volumes`](super::proxy::Proxy::copy_volumes) |
@@ -25,7 +28,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use backstop_wire::memory::ec2::Settings;
+use backstop_wire::memory::ec2::{Metadata, Settings};
+use serde_json::Value;
 
 use super::ACCOUNT;
 use super::http::Message;
@@ -43,6 +47,8 @@ pub(super) struct Gaps {
     pub(super) settings: Settings,
     /// The default groups that are shown where all are asked for.
     pub(super) default_groups: BTreeSet<String>,
+    /// Metadata services that are not as they should be at first.
+    pub(super) metadata: HashMap<String, Metadata>,
 }
 
 impl Gaps {
@@ -55,6 +61,45 @@ impl Gaps {
                 self.launched.insert(id.to_owned(), now.to_owned());
             }
         }
+    }
+
+    /// Changes a metadata service as EC2 does: what is not named stays.
+    fn modify_metadata(&mut self, call: &Call) -> Message {
+        let field = |name: &str| call.request[name].as_str();
+        let id = field("InstanceId").unwrap_or_default();
+        let (tokens, endpoint) = (field("HttpTokens"), field("HttpEndpoint"));
+        if tokens.is_some() && endpoint != Some("enabled") {
+            let message = "HttpTokens needs HttpEndpoint=enabled";
+            return error("ec2", 400, "InvalidParameterValue", message);
+        }
+        let metadata = self.metadata.entry(id.to_owned()).or_default();
+        if let Some(tokens) = tokens {
+            tokens.clone_into(&mut metadata.tokens);
+        }
+        if let Some(endpoint) = endpoint {
+            endpoint.clone_into(&mut metadata.endpoint);
+        }
+        let body = format!(
+            "<ModifyInstanceMetadataOptionsResponse><instanceId>{id}</instanceId></ModifyInstanceMetadataOptionsResponse>"
+        );
+        Message::answer(200, &[("content-type", "text/xml")], &body)
+    }
+
+    /// An answer of DescribeInstances with the metadata services that are kept here.
+    fn with_metadata(&self, answer: &str) -> String {
+        const OPEN: &str = "<metadataOptions>";
+        const CLOSE: &str = "</metadataOptions>";
+        let mut parts = answer.split(OPEN);
+        let mut whole = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (_, rest) = part.split_once(CLOSE).unwrap_or(("", part));
+            // moto writes an instance's options ahead of its id.
+            let id = text(rest, "instanceId").unwrap_or_default();
+            let metadata = self.metadata.get(id).cloned().unwrap_or_default();
+            whole += &metadata.item();
+            whole += rest;
+        }
+        whole
     }
 
     /// An answer of DescribeInstances with the times of the last starts.
@@ -84,6 +129,11 @@ pub(super) fn forward(
     call: &Call,
     to: SocketAddr,
 ) -> io::Result<Message> {
+    if call.action == "GetMetricData" {
+        let mut answer = request.send(to)?;
+        answer.body = in_seconds(&answer.body);
+        return Ok(answer);
+    }
     if call.service != "ec2" {
         return request.send(to);
     }
@@ -92,7 +142,9 @@ pub(super) fn forward(
     let xml = |body: &str| Message::answer(200, &[("content-type", "text/xml")], body);
     let parameter = |name: &str| call.request[name].as_str().map(str::to_owned);
     let action = call.action.as_str();
-    if let Some(content) = gaps.lock().unwrap().settings.answer(action, parameter) {
+    let now = jiff::Timestamp::now();
+    let answer = gaps.lock().unwrap().settings.answer(action, parameter, now);
+    if let Some(content) = answer {
         return Ok(xml(&format!(
             "<{action}Response>{content}</{action}Response>"
         )));
@@ -121,6 +173,9 @@ pub(super) fn forward(
         "DescribeImages" if field("Filter.1.Name") == "is-public" => {
             Ok(xml(&public_images(upstreams)))
         }
+        "DescribeSubnets" if field("Filter.1.Name") == "map-public-ip-on-launch" => {
+            Ok(xml(&subnets(upstreams, field("Filter.1.Value.1"))))
+        }
         "DescribeVolumes" => {
             let mut answer = request.send(to)?;
             if answer.status() == 200 {
@@ -139,14 +194,19 @@ pub(super) fn forward(
             Ok(answer)
         }
         "DescribeInstances" => {
-            let mut answer = request.send(to)?;
-            answer.body = gaps
-                .lock()
-                .unwrap()
-                .with_launches(&answer.text())
-                .into_bytes();
-            Ok(answer)
+            let by_metadata = field("Filter.2.Name").starts_with("metadata-options.");
+            let answer = match by_metadata {
+                true => xml(&that_answer_v1(&gaps.lock().unwrap(), upstreams)),
+                false => request.send(to)?,
+            };
+            let gaps = gaps.lock().unwrap();
+            let shown = gaps.with_metadata(&gaps.with_launches(&answer.text()));
+            Ok(Message {
+                body: shown.into_bytes(),
+                ..answer
+            })
         }
+        "ModifyInstanceMetadataOptions" => Ok(gaps.lock().unwrap().modify_metadata(call)),
         "ModifyInstanceAttribute" if dry_run => Ok(would_be_done()),
         "CopyVolumes" if dry_run && gaps.lock().unwrap().copies_volumes => Ok(would_be_done()),
         "CreateVolume" | "CopyVolumes" => {
@@ -241,6 +301,52 @@ fn public_snapshots(upstreams: &Upstreams) -> String {
     upstreams.ec2(&ask)
 }
 
+/// Running and stopped instances that answer IMDSv1.
+fn that_answer_v1(gaps: &Gaps, upstreams: &Upstreams) -> String {
+    let open =
+        |of: &Metadata| (of.tokens.as_str(), of.endpoint.as_str()) == ("optional", "enabled");
+    let ids = gaps.metadata.iter().filter(|(_, of)| open(of));
+    let ids: Vec<&str> = ids.map(|(id, _)| id.as_str()).collect();
+    if ids.is_empty() {
+        return "<DescribeInstancesResponse><reservationSet/></DescribeInstancesResponse>"
+            .to_owned();
+    }
+    let names: Vec<String> = (1..=ids.len())
+        .map(|n| format!("Filter.1.Value.{n}"))
+        .collect();
+    let mut ask = vec![
+        ("Action", "DescribeInstances"),
+        ("Filter.1.Name", "instance-id"),
+        ("Filter.2.Name", "instance-state-name"),
+        ("Filter.2.Value.1", "running"),
+        ("Filter.2.Value.2", "stopped"),
+    ];
+    ask.extend(names.iter().map(String::as_str).zip(ids));
+    upstreams.ec2(&ask)
+}
+
+/// An answer of GetMetricData whose timestamps are seconds.
+fn in_seconds(body: &[u8]) -> Vec<u8> {
+    let Ok(mut answer) = serde_json::from_slice::<Value>(body) else {
+        return body.to_vec();
+    };
+    let results = answer["MetricDataResults"].as_array_mut();
+    for at in results
+        .into_iter()
+        .flatten()
+        .filter_map(|of| of["Timestamps"].as_array_mut())
+        .flatten()
+    {
+        let second = at
+            .as_str()
+            .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        if let Some(second) = second {
+            *at = second.as_second().into();
+        }
+    }
+    answer.to_string().into_bytes()
+}
+
 /// This account's images that everyone can launch.
 fn public_images(upstreams: &Upstreams) -> String {
     let owned = upstreams.ec2(&[("Action", "DescribeImages"), ("Owner.1", "self")]);
@@ -262,6 +368,18 @@ fn public_images(upstreams: &Upstreams) -> String {
     let mut ask = vec![("Action", "DescribeImages")];
     ask.extend(names.iter().map(String::as_str).zip(ids));
     upstreams.ec2(&ask)
+}
+
+/// The subnets that are nobody's default and do, or do not, assign public IPv4
+/// addresses.
+fn subnets(upstreams: &Upstreams, assign: &str) -> String {
+    upstreams.ec2(&[
+        ("Action", "DescribeSubnets"),
+        ("Filter.1.Name", "map-public-ip-on-launch"),
+        ("Filter.1.Value.1", assign),
+        ("Filter.2.Name", "default-for-az"),
+        ("Filter.2.Value.1", "false"),
+    ])
 }
 
 /// An answer of DescribeVolumes whose attachments say what becomes of the

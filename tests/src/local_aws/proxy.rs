@@ -3,7 +3,7 @@
 //! the calls and their rounds, fail exactly the third one, or change the world
 //! between two of them. What moto lacks is filled in on the way (`gaps`).
 
-use backstop_wire::memory::ec2::Settings;
+use backstop_wire::memory::ec2::{Metadata, Settings};
 
 use super::gaps::{self, Gaps};
 use super::http::{Message, parse_form, write_form};
@@ -232,6 +232,12 @@ impl Proxy {
     pub fn default_groups<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
         let ids = ids.into_iter().map(str::to_owned).collect();
         self.gaps.lock().unwrap().default_groups = ids;
+    }
+
+    /// Reads or changes the metadata service of an instance.
+    pub fn metadata<T>(&self, instance: &str, act: impl FnOnce(&mut Metadata) -> T) -> T {
+        let metadata = &mut self.gaps.lock().unwrap().metadata;
+        act(metadata.entry(instance.to_owned()).or_default())
     }
 
     /// Makes functions see that an instance was last started at a time.

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backstop_core::control::Control as _;
-use backstop_core::controls;
 use backstop_core::controls::default_security_group::DefaultSecurityGroup;
 use backstop_core::controls::open_ingress::OpenIngress;
 use backstop_core::patching::{Package, Vulnerability};
@@ -16,6 +15,7 @@ use backstop_core::trigger::{
 };
 use backstop_core::undo;
 use backstop_core::words::Actor;
+use backstop_engine::AT_ONCE;
 use backstop_tests::template;
 use serde_json::{Value, json};
 
@@ -94,6 +94,16 @@ fn of(verdict: &str, trigger: &Trigger) -> Value {
     })
 }
 
+/// A verdict about several resources, which one call named.
+fn of_each(triggers: &[Trigger]) -> Value {
+    let resources: Vec<&String> = triggers.iter().map(|of| &of.resource).collect();
+    let mut verdict = of("check-each", &triggers[0]);
+    let verdict_of = verdict.as_object_mut().unwrap();
+    verdict_of.remove("resource");
+    verdict_of.insert("resources".to_owned(), json!(resources));
+    verdict
+}
+
 #[test]
 fn revoke_ingress_reads_every_event_as_expected() {
     check("revoke-ingress", |event| {
@@ -110,6 +120,7 @@ fn verdict(read: impl IntoIterator<Item = Result<Parsed, BrokenEvent>>) -> Value
     for parsed in read {
         match parsed {
             Ok(Parsed::Check(trigger)) => return of("check", &trigger),
+            Ok(Parsed::CheckEach(triggers)) => return of_each(&triggers),
             Ok(Parsed::Expand(trigger)) => return of("expand", &trigger),
             Ok(Parsed::Ignored(reason)) => assert!(!reason.is_empty()),
             Err(error) => {
@@ -124,14 +135,14 @@ fn verdict(read: impl IntoIterator<Item = Result<Parsed, BrokenEvent>>) -> Value
 /// The other functions that remediate at once, each with all its controls.
 #[test]
 fn functions_that_remediate_at_once_read_every_event_as_expected() {
-    let functions: BTreeSet<&str> = controls::infos().map(|info| info.function).collect();
+    let functions: BTreeSet<&str> = AT_ONCE.iter().map(|of| of.info().function).collect();
     for function in functions {
         if function == "revoke-ingress" {
             continue;
         }
         check(function, |event| {
-            let served = controls::infos().filter(|info| info.function == function);
-            verdict(served.map(|info| trigger::of(info, event)))
+            let served = AT_ONCE.iter().filter(|of| of.info().function == function);
+            verdict(served.map(|control| control.parse(event)))
         });
     }
 }

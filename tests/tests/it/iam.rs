@@ -23,6 +23,8 @@ const REVOKE: &str = "RevokeIngressFunction";
 const ENCRYPT: &str = "EncryptVolumeFunction";
 const RESTORE: &str = "RestoreAccountDefaultsFunction";
 const UNSHARE: &str = "UnshareStorageFunction";
+const REMOVE: &str = "RemovePublicAddressFunction";
+const REQUIRE: &str = "RequireImdsv2Function";
 const PATCH: &str = "PatchInstanceFunction";
 const NOTIFY: &str = "NotifyFunction";
 const SWEEP: &str = "SweepFunction";
@@ -94,6 +96,8 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
     ] {
         may(SWEEP, action, "*", &[]);
     }
+    // No instance answers IMDSv1 in the sweep's story.
+    may(SWEEP, "cloudwatch:GetMetricData", "*", &[]);
     // There is no failed event in the sweep's story.
     let failed = Stack::new(STACK).arn("FailedEventsQueue");
     may(SWEEP, "sqs:ChangeMessageVisibility", &failed, &[]);
@@ -225,7 +229,9 @@ fn allowed() -> Vec<(&'static str, &'static str, String, Context)> {
     ] {
         may(WATCH, action, &table, &[]);
     }
-    for function in [REVOKE, ENCRYPT, RESTORE, UNSHARE, PATCH, SWEEP, UNDO] {
+    for function in [
+        REVOKE, ENCRYPT, RESTORE, UNSHARE, REMOVE, REQUIRE, PATCH, SWEEP, UNDO,
+    ] {
         // What belongs to a storm, a fight, a baseline: written by some runs only.
         for action in [
             "BatchGetItem",
@@ -425,7 +431,9 @@ fn what_nobody_may() {
             for tags in ["backstop:opt-out", "backstop:copy-of", "Name"] {
                 let undoes = function == UNDO
                     && tags == "backstop:opt-out"
-                    && (id.contains("rule") || id.contains("volume"));
+                    && ["rule", "volume", "instance"]
+                        .iter()
+                        .any(|of| id.contains(of));
                 if !undoes {
                     no(
                         function,

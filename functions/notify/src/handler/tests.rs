@@ -62,6 +62,7 @@ fn entry(number: usize, status: Status) -> Entry {
             before: BTreeMap::new(),
             outcomes: vec![],
             verification: None,
+            shows_by: None,
             after: BTreeMap::new(),
             fight: None,
         },

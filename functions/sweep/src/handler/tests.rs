@@ -64,9 +64,14 @@ fn answer(mode: &str, call: &Call) -> Reply {
         "DescribeVolumes" => xml("DescribeVolumes", "<volumeSet/>"),
         "DescribeSnapshots" => xml("DescribeSnapshots", "<snapshotSet/>"),
         "DescribeImages" => xml("DescribeImages", "<imagesSet/>"),
+        "DescribeSubnets" => xml("DescribeSubnets", "<subnetSet/>"),
         "GetSnapshotBlockPublicAccessState" => xml(
             "GetSnapshotBlockPublicAccessState",
             "<state>block-new-sharing</state>",
+        ),
+        "GetImageBlockPublicAccessState" => xml(
+            "GetImageBlockPublicAccessState",
+            "<imageBlockPublicAccessState>block-new-sharing</imageBlockPublicAccessState>",
         ),
         "GetInstanceMetadataDefaults" => xml(
             "GetInstanceMetadataDefaults",
@@ -712,6 +717,10 @@ fn wire_with(page: Page, first: impl Fn(&Call) -> Option<Reply> + Send + Sync + 
             "GetParameter" => Reply::ok(
                 json!({ "Parameter": { "Value": page.policy, "Version": 3 } }).to_string(),
             ),
+            // None of them answers IMDSv1.
+            "DescribeInstances" if call.parameter("Filter.2.Name").is_some() => {
+                xml("DescribeInstances", "<reservationSet/>")
+            }
             "DescribeInstances" => {
                 assert_eq!(call.parameter("Filter.1.Value.1"), Some("running"));
                 xml(

@@ -104,6 +104,7 @@ fn entry() -> Entry<IngressRule> {
                 ),
             ],
             verification: None,
+            shows_by: None,
             after: BTreeMap::from([("sgr-ssh".into(), None), ("sgr-low".into(), Some(narrowed))]),
             fight: None,
         },

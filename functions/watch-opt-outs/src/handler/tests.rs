@@ -194,7 +194,7 @@ async fn a_key_in_another_spelling_is_held_and_told_with_its_spelling() {
         }
     }
     let about = &recorded(&wire)[1];
-    assert_eq!(about["means"].as_object().unwrap().len(), 4, "{about}");
+    assert_eq!(about["means"].as_object().unwrap().len(), 5, "{about}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,18 +277,19 @@ fn check(control: &str) -> (String, String) {
     (control.to_owned(), INSTANCE.to_owned())
 }
 
+/// Patches are looked at once, whichever control is concerned.
+fn of_an_instance() -> [(String, String); 3] {
+    ["unencrypted-volume", "missing-patches", "imdsv1"].map(check)
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_lost_its_opt_out_is_checked_once_for_its_volumes_and_once_for_its_patches()
+async fn an_instance_that_lost_its_opt_out_is_checked_for_its_volumes_its_patches_and_its_metadata_service()
  {
     for tag in [None, Some("all until=2020-01-31")] {
         let wire = wire(tag, POLICY, none);
         let answer = run(&wire, event("DeleteTags", &[INSTANCE])).await;
         assert_eq!(answer.unwrap(), "told");
-        assert_eq!(
-            checks(&wire),
-            [check("unencrypted-volume"), check("missing-patches")],
-            "{tag:?}"
-        );
+        assert_eq!(checks(&wire), of_an_instance(), "{tag:?}");
         assert_eq!(recorded(&wire).len(), 1, "told once");
     }
     let wire = wire(Some("all"), POLICY, none);
@@ -329,7 +330,7 @@ async fn a_tag_that_names_one_control_of_patches_says_what_it_means_to_each() {
         assert!(states.iter().all(|state| *state == "exempt"), "{tag}");
         assert_eq!(
             checks(&wire),
-            [check("unencrypted-volume"), check("missing-patches")],
+            of_an_instance(),
             "what it does not name is looked at"
         );
     }

@@ -566,6 +566,20 @@ impl Ledger {
         self.leave_lock(run, holder, failed, told).await
     }
 
+    /// Ends the lease of a run whose change does not show yet. Its record stays
+    /// among those that wait to be told, so that the sweep, or whoever looks before
+    /// that, resumes it.
+    ///
+    /// # Errors
+    /// It could not be stored; the lease lapses by itself.
+    pub async fn suspend(
+        &self,
+        run: &impl LockedRun,
+        holder: &Holder,
+    ) -> Result<Closed, LedgerError> {
+        self.leave_lock(run, holder, true, Vec::new()).await
+    }
+
     /// Deletes a run's lock, or after a failure ends its lease, with what else is
     /// to be written with it. Whether somebody asked for another look or not, no
     /// wish is left on the lock.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::notice::Notice;
 use backstop_core::sweep::LastDigest;
-use backstop_core::words::ControlId;
+use backstop_core::words::{ControlId, Status};
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
@@ -28,6 +28,15 @@ pub struct Untold {
     pub id: String,
     /// When it began.
     pub started_at: Timestamp,
+}
+
+/// A remediation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remediated {
+    /// Its entry's id.
+    pub entry: String,
+    /// When it began.
+    pub at: Timestamp,
 }
 
 impl Ledger {
@@ -150,32 +159,73 @@ impl Ledger {
         let earliest = earliest.unwrap_or(Timestamp::MIN);
         let since = since.unwrap_or(earliest).max(earliest);
         let mut counts: BTreeMap<ControlId, BTreeMap<String, u64>> = BTreeMap::new();
+        for item in &self.items_since(since, now).await? {
+            let control = text(item, "control").and_then(|name| ControlId::from_name(&name));
+            let notice =
+                text(item, "resource").is_none_or(|resource| !resource.starts_with("arn:"));
+            if let (Some(control), Some(status), false) = (control, text(item, "status"), notice) {
+                *counts
+                    .entry(control)
+                    .or_default()
+                    .entry(status)
+                    .or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The last remediation of each resource since a time, of those by one control.
+    ///
+    /// # Errors
+    /// They could not be read.
+    pub async fn remediations_since(
+        &self,
+        control: ControlId,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, Remediated>, LedgerError> {
+        let remediated = |item: &Item| {
+            let is = |name, value: &str| text(item, name).as_deref() == Some(value);
+            let ours = is("control", control.name()) && is("status", Status::Remediated.name());
+            let resource = text(item, "resource").filter(|arn| ours && arn.starts_with("arn:"))?;
+            let entry = text(item, "pk")?.strip_prefix("entry#")?.to_owned();
+            let at = text(item, "started_at")?.parse().ok()?;
+            Some((resource, Remediated { entry, at }))
+        };
+        let mut last: BTreeMap<String, Remediated> = BTreeMap::new();
+        for (resource, one) in self
+            .items_since(since, now)
+            .await?
+            .iter()
+            .filter_map(remediated)
+        {
+            let known = last.get(&resource);
+            if known.is_none_or(|known| known.at <= one.at) {
+                last.insert(resource, one);
+            }
+        }
+        Ok(last)
+    }
+
+    /// Every record that began after a time, as the index by day shows it.
+    async fn items_since(
+        &self,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Item>, LedgerError> {
+        let mut items = Vec::new();
         let mut day = Offset::UTC.to_datetime(since).date();
         let today = Offset::UTC.to_datetime(now).date();
         while day <= today {
-            let items = self
-                .query("by-day", "day", &day.to_string(), Some(since))
-                .await?;
-            for item in &items {
-                let control = text(item, "control").and_then(|name| ControlId::from_name(&name));
-                let notice =
-                    text(item, "resource").is_none_or(|resource| !resource.starts_with("arn:"));
-                if let (Some(control), Some(status), false) =
-                    (control, text(item, "status"), notice)
-                {
-                    *counts
-                        .entry(control)
-                        .or_default()
-                        .entry(status)
-                        .or_default() += 1;
-                }
-            }
+            let of_day = day.to_string();
+            let of_day = self.query("by-day", "day", &of_day, Some(since));
+            items.extend(of_day.await?);
             match day.tomorrow() {
                 Ok(next) => day = next,
                 Err(_) => break,
             }
         }
-        Ok(counts)
+        Ok(items)
     }
 
     /// What the last digest said.

@@ -12,7 +12,7 @@ mod read;
 mod send;
 
 pub use reach::reach;
-pub(crate) use read::{INSTANCES_PAGE, described};
+pub(crate) use read::{INSTANCES_PAGE, described, time};
 pub use read::{agents, commands, commands_on, host, hosts, invocation, missing, states};
 pub use send::{lost_snapshots, safety_snapshots, send};
 

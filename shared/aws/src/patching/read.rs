@@ -447,7 +447,7 @@ fn of_instances(ids: &[String]) -> Vec<String> {
     ids.into_iter().cloned().collect()
 }
 
-fn time(at: &DateTime) -> Option<Timestamp> {
+pub(crate) fn time(at: &DateTime) -> Option<Timestamp> {
     Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok()
 }
 

@@ -18,7 +18,7 @@ impl Remediation for EncryptionByDefault {
     ) -> Result<Option<AccountSetting<bool>>, AwsError> {
         let is_on = volumes::encryption_by_default(&aws.ec2, at.deadline).await?;
         // Declarative policies know nothing of this setting.
-        Ok(Some(setting::<Self>(at, is_on, None)))
+        setting::<Self>("GetEbsEncryptionByDefault", at, is_on, None).map(Some)
     }
 
     async fn apply(

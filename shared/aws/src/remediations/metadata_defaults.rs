@@ -37,7 +37,7 @@ impl Remediation for MetadataDefaults {
             http_tokens,
             http_put_response_hop_limit: level.http_put_response_hop_limit(),
         };
-        Ok(Some(setting::<Self>(at, defaults, level.managed_by())))
+        setting::<Self>(READ, at, defaults, level.managed_by()).map(Some)
     }
 
     /// Tokens and hop limit as the state has them; what is not named stays.

@@ -20,6 +20,8 @@ use crate::security_groups::{partition, tags};
 /// The state of an account that blocks public sharing of images, as EC2 names it.
 const BLOCKED: &str = "block-new-sharing";
 
+const READ_GRANTS: &str = "DescribeImageAttribute";
+
 /// Most images of a page.
 const PAGE: i32 = 1000;
 
@@ -35,13 +37,16 @@ impl Remediation for PublicImage {
         let block = ec2.get_image_block_public_access_state().send();
         let (described, grants, block) = tokio::join!(
             deadline.call("DescribeImages", describe),
-            deadline.call("DescribeImageAttribute", grants),
+            deadline.call(READ_GRANTS, grants),
             deadline.call("GetImageBlockPublicAccessState", block),
         );
         let described = described.map(|answer| answer.images.unwrap_or_default());
         let Some(image) = sharing::described(described)? else {
             return Ok(None);
         };
+        if image.owner_id().is_none() {
+            return Err(AwsError::incomplete("DescribeImages", "imageOwnerId"));
+        }
         let grants = grants.map(|answer| answer.launch_permissions.unwrap_or_default());
         let Some(grants) = sharing::grants(grants)? else {
             return Ok(None);
@@ -50,7 +55,7 @@ impl Remediation for PublicImage {
         let block = block.and_then(|block| block.image_block_public_access_state);
         Ok(Some(Storage {
             blocked: block.as_deref() == Some(BLOCKED),
-            shared_with: grants.into_iter().filter_map(holder).collect(),
+            shared_with: grants.into_iter().map(holder).collect::<Result<_, _>>()?,
             ..facts(&image, at.region)
         }))
     }
@@ -106,16 +111,19 @@ impl Remediation for PublicImage {
     }
 }
 
-fn holder(grant: LaunchPermission) -> Option<Holder> {
-    if grant.group == Some(PermissionGroup::All) {
-        return Some(Holder::Everyone);
+fn holder(grant: LaunchPermission) -> Result<Holder, AwsError> {
+    match &grant.group {
+        Some(PermissionGroup::All) => return Ok(Holder::Everyone),
+        Some(other) => return Err(sharing::unknown_grant(READ_GRANTS, Some(other.as_str()))),
+        None => {}
     }
     let account = grant.user_id.map(Holder::Account);
     let organization = grant.organization_arn.map(Holder::Organization);
     let unit = grant
         .organizational_unit_arn
         .map(Holder::OrganizationalUnit);
-    account.or(organization).or(unit)
+    let named = account.or(organization).or(unit);
+    named.ok_or_else(|| sharing::unknown_grant(READ_GRANTS, None))
 }
 
 /// What DescribeImages shows of an image.

@@ -3,18 +3,19 @@
 //! Only the grant to everyone is ever added or removed: a reset would take the
 //! named accounts with it.
 
-use aws_sdk_ec2::types::{
-    OperationType, PermissionGroup, SnapshotAttributeName, SnapshotBlockPublicAccessState,
-};
+use aws_sdk_ec2::types::SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+use aws_sdk_ec2::types::{OperationType, PermissionGroup, SnapshotAttributeName};
 use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::plan::{Change, Outcome};
 use backstop_core::sharing::{EVERYONE, Holder, Storage};
 
 use crate::clients::Clients;
 use crate::error::AwsError;
-use crate::remediation::{Place, Remediation, Stopped, Walked, outcome};
+use crate::remediation::{Concerned, Place, Remediation, Stopped, Walked, outcome};
 use crate::remediations::sharing;
 use crate::security_groups::{partition, tags};
+
+const READ_GRANTS: &str = "DescribeSnapshotAttribute";
 
 /// Most snapshots of a page.
 const PAGE: i32 = 1000;
@@ -31,29 +32,35 @@ impl Remediation for PublicSnapshot {
         let block = ec2.get_snapshot_block_public_access_state().send();
         let (described, grants, block) = tokio::join!(
             deadline.call("DescribeSnapshots", describe),
-            deadline.call("DescribeSnapshotAttribute", grants),
+            deadline.call(READ_GRANTS, grants),
             deadline.call("GetSnapshotBlockPublicAccessState", block),
         );
         let described = described.map(|answer| answer.snapshots.unwrap_or_default());
         let Some(snapshot) = sharing::described(described)? else {
             return Ok(None);
         };
+        if snapshot.owner_id().is_none() {
+            return Err(AwsError::incomplete("DescribeSnapshots", "ownerId"));
+        }
         let grants = grants.map(|answer| answer.create_volume_permissions.unwrap_or_default());
         let Some(grants) = sharing::grants(grants)? else {
             return Ok(None);
         };
-        let shared_with = grants.into_iter().filter_map(|grant| {
-            match grant.group == Some(PermissionGroup::All) {
-                true => Some(Holder::Everyone),
-                false => grant.user_id.map(Holder::Account),
-            }
-        });
-        use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+        let holders = grants
+            .into_iter()
+            .map(|grant| match (grant.group, grant.user_id) {
+                (Some(PermissionGroup::All), _) => Ok(Holder::Everyone),
+                (None, Some(account)) => Ok(Holder::Account(account)),
+                (group, _) => {
+                    let group = group.as_ref().map(PermissionGroup::as_str);
+                    Err(sharing::unknown_grant(READ_GRANTS, group))
+                }
+            });
         let block = sharing::block(block).and_then(|block| block.state);
         Ok(Some(Storage {
             hidden: block == Some(BlockAllSharing),
             blocked: matches!(block, Some(BlockAllSharing | BlockNewSharing)),
-            shared_with: shared_with.collect(),
+            shared_with: holders.collect::<Result<_, _>>()?,
             ..facts(&snapshot, at.region)
         }))
     }
@@ -85,6 +92,10 @@ impl Remediation for PublicSnapshot {
         at: Place<'_>,
         each: impl AsyncFnMut(Vec<Storage>),
     ) -> Result<Walked, Stopped> {
+        // Of all of them at once: a page shows the grants that it hides like others.
+        let block = aws.ec2.get_snapshot_block_public_access_state().send();
+        let block = at.deadline.call("GetSnapshotBlockPublicAccessState", block);
+        let block = sharing::block(block.await).and_then(|block| block.state);
         let read = async |token: Option<String>| {
             let request = aws
                 .ec2
@@ -98,14 +109,26 @@ impl Remediation for PublicSnapshot {
                 .call("DescribeSnapshots", request.send())
                 .await?;
             let snapshots = page.snapshots().iter();
-            // By the request's filter; whether it is hidden, the look reads.
+            // By the request's filter.
             let public = snapshots.map(|snapshot| Storage {
+                hidden: block == Some(BlockAllSharing),
                 shared_with: [Holder::Everyone].into(),
                 ..facts(snapshot, at.region)
             });
             Ok((public.collect(), page.next_token.clone()))
         };
         sharing::walk(at, "public snapshots", read, each).await
+    }
+
+    /// Every snapshot with a public grant, once the account's block of public sharing
+    /// was changed.
+    async fn concerned(aws: &Clients, at: Place<'_>, _region: &str) -> Result<Concerned, AwsError> {
+        let mut public = Vec::new();
+        let walked = Self::walk(aws, at, async |page| {
+            public.extend(page.into_iter().map(|snapshot| snapshot.id));
+        });
+        walked.await.map_err(|stopped| stopped.error)?;
+        Ok(Concerned::Resources(public))
     }
 }
 

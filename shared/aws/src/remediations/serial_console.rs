@@ -24,7 +24,7 @@ impl Remediation for SerialConsole {
             Some(false) => Access::Disabled,
             None => return Err(AwsError::incomplete(READ, "serialConsoleAccessEnabled")),
         };
-        Ok(Some(setting::<Self>(at, access, answer.managed_by())))
+        setting::<Self>(READ, at, access, answer.managed_by()).map(Some)
     }
 
     async fn apply(

@@ -25,6 +25,15 @@ pub(super) fn grants<T>(answer: Result<Vec<T>, AwsError>) -> Result<Option<Vec<T
     }
 }
 
+/// For a grant that this release does not know: it may be to everyone by another
+/// name, so nothing is decided by the others.
+pub(super) fn unknown_grant(operation: &'static str, group: Option<&str>) -> AwsError {
+    match group {
+        Some(group) => AwsError::unknown_value(operation, "group", group),
+        None => AwsError::incomplete(operation, "group` or `userId"),
+    }
+}
+
 /// The account's block of public sharing, which nothing but severities and undos
 /// depend on: without an answer there is none.
 pub(super) fn block<T>(answer: Result<T, AwsError>) -> Option<T> {

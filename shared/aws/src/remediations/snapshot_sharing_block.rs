@@ -27,7 +27,7 @@ impl Remediation for SnapshotSharingBlock {
             Some(other) => return Err(AwsError::unknown_value(READ, "state", other.as_str())),
             None => return Err(AwsError::incomplete(READ, "state")),
         };
-        Ok(Some(setting::<Self>(at, block, answer.managed_by())))
+        setting::<Self>(READ, at, block, answer.managed_by()).map(Some)
     }
 
     async fn apply(

@@ -3,6 +3,7 @@
 
 use backstop_aws::remediation::Remediation;
 use backstop_core::account_setting::AccountSetting;
+use backstop_core::controls::image_sharing_block::{self, ImageSharingBlock};
 use backstop_core::controls::metadata_defaults::{Defaults, HttpTokens, MetadataDefaults};
 use backstop_core::controls::serial_console::{Access, SerialConsole};
 use backstop_core::controls::snapshot_sharing_block::{Block, SnapshotSharingBlock};
@@ -43,6 +44,24 @@ async fn every_state_is_read_and_who_manages_it() {
         ),
     ] {
         assert_eq!(block(read, content).await.unwrap(), expected);
+    }
+    let images = gather::<ImageSharingBlock, _>;
+    let read = "GetImageBlockPublicAccessState";
+    for (content, expected) in [
+        (
+            "<imageBlockPublicAccessState>unblocked</imageBlockPublicAccessState>",
+            (image_sharing_block::Block::Unblocked, false),
+        ),
+        (
+            "<imageBlockPublicAccessState>block-new-sharing</imageBlockPublicAccessState><managedBy>account</managedBy>",
+            (image_sharing_block::Block::BlockNewSharing, false),
+        ),
+        (
+            "<imageBlockPublicAccessState>unblocked</imageBlockPublicAccessState><managedBy>declarative-policy</managedBy>",
+            (image_sharing_block::Block::Unblocked, true),
+        ),
+    ] {
+        assert_eq!(images(read, content).await.unwrap(), expected);
     }
     let console = gather::<SerialConsole, _>;
     let read = "GetSerialConsoleAccessStatus";
@@ -99,9 +118,66 @@ async fn an_answer_that_is_not_known_is_an_error_that_names_it() {
     );
     let error = read.await.unwrap_err();
     assert!(error.contains("`httpTokens` is `sometimes`"), "{error}");
+    for (content, problem) in [
+        (
+            "<imageBlockPublicAccessState>block-all-sharing</imageBlockPublicAccessState>",
+            "`imageBlockPublicAccessState` is `block-all-sharing`, which this release of Backstop does not know",
+        ),
+        // As the reference's sample has it; the API's model does not.
+        (
+            "<return>unblocked</return>",
+            "the answer has no `imageBlockPublicAccessState`",
+        ),
+    ] {
+        let read = gather::<ImageSharingBlock, _>("GetImageBlockPublicAccessState", content);
+        let error = read.await.unwrap_err();
+        assert!(error.contains(problem), "{error}");
+    }
     let read = gather::<SerialConsole, _>("GetSerialConsoleAccessStatus", "");
     let error = read.await.unwrap_err();
     assert!(error.contains("no `serialConsoleAccessEnabled`"), "{error}");
+}
+
+/// Whether the account may change it is not known then.
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_is_not_known_is_an_error_that_names_it() {
+    const MANAGED: &str = "<managedBy>control-tower</managedBy>";
+    let leak = |content: String| -> &'static str { content.leak() };
+    let errors = [
+        gather::<SnapshotSharingBlock, _>(
+            "GetSnapshotBlockPublicAccessState",
+            leak(format!("<state>unblocked</state>{MANAGED}")),
+        )
+        .await
+        .map(|_| ()),
+        gather::<ImageSharingBlock, _>(
+            "GetImageBlockPublicAccessState",
+            leak(format!(
+                "<imageBlockPublicAccessState>unblocked</imageBlockPublicAccessState>{MANAGED}"
+            )),
+        )
+        .await
+        .map(|_| ()),
+        gather::<SerialConsole, _>(
+            "GetSerialConsoleAccessStatus",
+            leak(format!(
+                "<serialConsoleAccessEnabled>true</serialConsoleAccessEnabled>{MANAGED}"
+            )),
+        )
+        .await
+        .map(|_| ()),
+        gather::<MetadataDefaults, _>(
+            "GetInstanceMetadataDefaults",
+            leak(format!("<accountLevel>{MANAGED}</accountLevel>")),
+        )
+        .await
+        .map(|_| ()),
+    ];
+    for error in errors {
+        let error = error.unwrap_err();
+        let problem = "`managedBy` is `control-tower`, which this release of Backstop does not know: update it";
+        assert!(error.contains(problem), "{error}");
+    }
 }
 
 /// What is sent to set a state, and how it ends.
@@ -147,6 +223,22 @@ async fn each_state_is_set_by_its_own_call_in_both_directions() {
     assert_eq!(
         block(Block::BlockAllSharing, Block::Unblocked).await,
         asks("DisableSnapshotBlockPublicAccess", &[])
+    );
+    let images = sets::<ImageSharingBlock, _>;
+    let (off, on) = (
+        image_sharing_block::Block::Unblocked,
+        image_sharing_block::Block::BlockNewSharing,
+    );
+    assert_eq!(
+        images(off, on).await,
+        asks(
+            "EnableImageBlockPublicAccess",
+            &[("ImageBlockPublicAccessState", "block-new-sharing")]
+        )
+    );
+    assert_eq!(
+        images(on, off).await,
+        asks("DisableImageBlockPublicAccess", &[])
     );
     let console = sets::<SerialConsole, _>;
     assert_eq!(

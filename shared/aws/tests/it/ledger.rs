@@ -80,6 +80,7 @@ pub(crate) fn entry_of(rules: impl Iterator<Item = IngressRule>) -> Entry<Ingres
             plan,
             outcomes: vec![],
             verification: None,
+            shows_by: None,
             after: BTreeMap::new(),
             fight: None,
         },

@@ -90,6 +90,40 @@ async fn one_that_is_gone_is_none_and_a_read_that_is_denied_is_an_error() {
     }
 }
 
+/// A grant may be to everyone by another name, and without an owner nothing says
+/// whose it is.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_known_is_an_error_that_names_it() {
+    for (operation, content, problem) in [
+        (
+            "DescribeImageAttribute",
+            "<launchPermission><item><group>everybody</group></item></launchPermission>",
+            "`group` is `everybody`, which this release of Backstop does not know: update it",
+        ),
+        (
+            "DescribeImageAttribute",
+            "<launchPermission><item><team>blue</team></item></launchPermission>",
+            "the answer has no `group` or `userId`",
+        ),
+        (
+            "DescribeImages",
+            "<imagesSet><item><imageId>ami-1</imageId></item></imagesSet>",
+            "the answer has no `imageOwnerId`",
+        ),
+    ] {
+        let wire = Wire::new(move |call| match call.operation == operation {
+            true => xml(operation, content),
+            false => answer(call),
+        });
+        let image = at(&wire, async |aws, place| {
+            PublicImage::gather(aws, place, ID).await
+        });
+        let error = image.await.unwrap_err();
+        assert_eq!(error.operation, operation);
+        assert!(error.message.contains(problem), "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_grant_to_everyone_is_removed_or_added_and_nothing_else() {
     let removes = Change::remove("all", Holder::Everyone);

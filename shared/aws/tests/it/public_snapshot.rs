@@ -2,7 +2,7 @@
 //! written from the EC2 API reference.
 
 use backstop_aws::error::AwsError;
-use backstop_aws::remediation::Remediation as _;
+use backstop_aws::remediation::{Concerned, Remediation as _};
 use backstop_core::controls::public_snapshot::PublicSnapshot;
 use backstop_core::plan::{Change, Ending, Outcome, Step};
 use backstop_core::sharing::{Holder, Storage};
@@ -106,6 +106,41 @@ async fn one_that_is_gone_is_none_and_another_accounts_shows_no_grants() {
     assert!(snapshot.shared_with.is_empty());
 }
 
+/// It may be a grant to everyone by another name.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_not_known_is_an_error_that_names_it() {
+    for (grant, problem) in [
+        (
+            "<group>everybody</group>",
+            "`group` is `everybody`, which this release of Backstop does not know: update it",
+        ),
+        ("", "the answer has no `group` or `userId`"),
+    ] {
+        let wire = Wire::new(move |call| match call.operation.as_str() {
+            "DescribeSnapshotAttribute" => xml(
+                &call.operation,
+                &format!(
+                    "<createVolumePermission><item><userId>444455556666</userId></item><item>{grant}</item></createVolumePermission>"
+                ),
+            ),
+            _ => answer(call),
+        });
+        let error = gather(&wire).await.unwrap_err();
+        assert_eq!(error.operation, READS[0]);
+        assert!(error.message.contains(problem), "{error}");
+    }
+    // Nor is whose it is.
+    let wire = Wire::new(|call| match call.operation.as_str() {
+        "DescribeSnapshots" => xml(
+            "DescribeSnapshots",
+            "<snapshotSet><item><snapshotId>snap-1</snapshotId></item></snapshotSet>",
+        ),
+        _ => answer(call),
+    });
+    let error = gather(&wire).await.unwrap_err();
+    assert!(error.message.contains("no `ownerId`"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_that_is_denied_is_an_error_that_names_it() {
     for operation in [READS[0], READS[1]] {
@@ -150,15 +185,13 @@ async fn the_grant_to_everyone_is_removed_or_added_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn the_walk_asks_for_what_is_public_of_this_account_page_by_page() {
-    let wire = Wire::new(|call| match call.parameter("NextToken") {
-        None => snapshots(&["snap-1", "snap-2"], Some("two")),
-        Some(_) => snapshots(&["snap-3"], None),
-    });
+    let wire = Wire::new(pages_of_public);
     let mut pages: Vec<Vec<String>> = Vec::new();
     let walked = at(&wire, async |aws, place| {
         let each = async |page: Vec<Storage>| {
             let public = [Holder::Everyone].into();
             assert!(page.iter().all(|snapshot| snapshot.shared_with == public));
+            assert!(page.iter().all(|snapshot| snapshot.hidden));
             pages.push(page.into_iter().map(|snapshot| snapshot.id).collect());
         };
         PublicSnapshot::walk(aws, place, each).await
@@ -166,10 +199,49 @@ async fn the_walk_asks_for_what_is_public_of_this_account_page_by_page() {
     .await;
     assert_eq!(walked.unwrap().seen, 3);
     assert_eq!(pages, [vec!["snap-1", "snap-2"], vec!["snap-3"]]);
-    for call in wire.calls() {
+    assert_eq!(
+        wire.operations(),
+        [READS[2], "DescribeSnapshots", "DescribeSnapshots"],
+        "the block once, and pages"
+    );
+    for call in &wire.calls()[1..] {
         assert_eq!(call.parameter("Owner.1"), Some("self"));
         assert_eq!(call.parameter("RestorableBy.1"), Some("all"));
     }
+}
+
+/// Two pages of public snapshots.
+fn pages_of_public(call: &Call) -> Reply {
+    match (call.operation.as_str(), call.parameter("NextToken")) {
+        ("DescribeSnapshots", None) => snapshots(&["snap-1", "snap-2"], Some("two")),
+        ("DescribeSnapshots", Some(_)) => snapshots(&["snap-3"], None),
+        _ => answer(call),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_block_concerns_every_snapshot_with_a_public_grant_or_none_is_asked_for() {
+    let concerned = async |wire: &Wire| {
+        at(wire, async |aws, place| {
+            PublicSnapshot::concerned(aws, place, "eu-central-1").await
+        })
+        .await
+    };
+    let ids = ["snap-1", "snap-2", "snap-3"].map(str::to_owned).to_vec();
+    let wire = Wire::new(pages_of_public);
+    assert_eq!(
+        concerned(&wire).await.unwrap(),
+        Concerned::Resources(ids.clone())
+    );
+    // How bad they are is not asked here.
+    let wire = failing(READS[2], "UnauthorizedOperation", pages_of_public);
+    assert_eq!(concerned(&wire).await.unwrap(), Concerned::Resources(ids));
+    let wire = Wire::new(|call| match call.parameter("NextToken") {
+        Some(_) => Reply::ec2_error(403, "UnauthorizedOperation", "no"),
+        None => pages_of_public(call),
+    });
+    let error = concerned(&wire).await.unwrap_err();
+    assert_eq!(error.operation, "DescribeSnapshots");
 }
 
 #[tokio::test(start_paused = true)]

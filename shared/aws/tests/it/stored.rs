@@ -9,8 +9,8 @@
 //!
 //! They were written by the functions themselves, in runs on AWS in memory.
 //! Those named `…-full` were not: they hold every optional field at once. Those of
-//! `public-image` and of the account settings that are restored were made by hand,
-//! after those of `public-snapshot` and `encryption-by-default`, and those of
+//! `public-image`, `imdsv1` and of the account settings that are restored were made by
+//! hand, after those of `public-snapshot` and `encryption-by-default`, and those of
 //! `default-security-group` after those of `public-image`.
 //!
 //! Deliberately not here: items without a document (locks, counters).
@@ -172,9 +172,13 @@ fn keys(record: &Record) -> Value {
 /// With another key people would be told again of what they have been told.
 #[test]
 fn every_record_is_known_by_the_same_keys() {
-    for (file, fixture) in records() {
-        assert_eq!(keys(&parsed(&fixture)), fixture["keys"], "{file}");
-    }
+    let records = records().into_iter();
+    let keys = records.map(|(file, fixture)| (file, keys(&parsed(&fixture)), fixture));
+    let wrong: Vec<String> = keys
+        .filter(|(_, keys, fixture)| *keys != fixture["keys"])
+        .map(|(file, keys, _)| format!("{file}: {keys:#}"))
+        .collect();
+    assert!(wrong.is_empty(), "the keys are\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -379,7 +383,36 @@ const REACHED: &[Reached] = &[
     },
     Reached {
         kind: "remediation",
-        controls: &[ControlId::PublicSnapshot, ControlId::PublicImage],
+        controls: &[ControlId::ImageSharingBlock],
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
+            (&["held"], "an account has no tags that might be unreadable"),
+            (&["not-owned"], "the setting is the account's own"),
+            (
+                &["refused"],
+                "restoring it disturbs nothing that was there before",
+            ),
+            (&["rolled-back", "needs-person"], "one call fails, or not"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
+    Reached {
+        kind: "remediation",
+        controls: &[
+            ControlId::PublicSnapshot,
+            ControlId::PublicImage,
+            ControlId::PublicSubnet,
+        ],
         statuses: &[
             "in-progress",
             "remediated",
@@ -394,10 +427,7 @@ const REACHED: &[Reached] = &[
             "pending",
         ],
         never: &[
-            (
-                &["refused"],
-                "no grant is spared for what removing it breaks",
-            ),
+            (&["refused"], "what would break something is notified"),
             (&["rolled-back"], "what failed is tried again"),
             (&["needs-person"], "a failure says so"),
             (&["awaiting-rescan"], "Inspector reports none of it"),
@@ -426,6 +456,32 @@ const REACHED: &[Reached] = &[
             (&["awaiting-rescan"], "Inspector reports none of it"),
         ],
     },
+    Reached {
+        kind: "remediation",
+        controls: &[ControlId::ImdsV1],
+        statuses: &[
+            "in-progress",
+            "remediated",
+            "failed",
+            "notified",
+            "exempt",
+            "held",
+            "existing",
+            "tripped",
+            "stopped",
+            "pending",
+        ],
+        never: &[
+            (
+                &["not-owned"],
+                "EC2 shows an account its own instances only",
+            ),
+            (&["refused"], "one that still uses IMDSv1 is pending"),
+            (&["rolled-back"], "what failed is tried again"),
+            (&["needs-person"], "a failure says so"),
+            (&["awaiting-rescan"], "Inspector reports none of it"),
+        ],
+    },
     // An encryption is taken back by another encryption, a patching not at all.
     Reached {
         kind: "undo",
@@ -443,6 +499,7 @@ const REACHED: &[Reached] = &[
             "health",
             "event-failed",
             "storm",
+            "requests-refused",
         ],
         never: &[],
     },

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::open_ingress::{OpenIngress, commands, source_key};
 use crate::control::{ByHand, Control, IsSpared, Subject};
@@ -21,7 +20,6 @@ use crate::plan::{Change, Ending, Exposure, ItemId, Step};
 use crate::prose::{counted, one_line};
 use crate::reason::Reason;
 use crate::security_group::{DEFAULT_NAME, Direction, Rule, Tags, Users};
-use crate::trigger::{self, BrokenEvent, Parsed};
 use crate::words::{ControlId, Severity, digest};
 
 /// The control's settings: there are none.
@@ -70,6 +68,7 @@ impl Control for DefaultSecurityGroup {
                     "AuthorizeSecurityGroupEgressRequest",
                     "GroupId",
                 ],
+                &["responseElements", "securityGroupRuleSet", "groupId"],
             ],
         }],
         hub: &["EC2.2"],
@@ -112,13 +111,31 @@ impl Control for DefaultSecurityGroup {
     /// A VPC is made with its default group.
     const EXPANDS: Option<Expands> = Some(Expands {
         resource: "VPC",
-        prefix: "vpc-",
-        calls: &["CreateVpc", "CreateDefaultVpc"],
+        prefix: Some("vpc-"),
+        // A VPC's id is given by the call that makes it.
+        calls: &[
+            Call {
+                name: "CreateVpc",
+                resource: &[
+                    &["responseElements", "CreateVpcResponse", "vpc", "vpcId"],
+                    &["responseElements", "vpc", "vpcId"],
+                ],
+            },
+            Call {
+                name: "CreateDefaultVpc",
+                resource: &[
+                    &[
+                        "responseElements",
+                        "CreateDefaultVpcResponse",
+                        "vpc",
+                        "vpcId",
+                    ],
+                    &["responseElements", "vpc", "vpcId"],
+                ],
+            },
+        ],
+        on_request: false,
     });
-
-    fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::groups(&Self::INFO, Self::EXPANDS, payload)
-    }
 
     type Settings = Settings;
     type Facts = Group;

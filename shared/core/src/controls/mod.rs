@@ -7,11 +7,14 @@ use crate::words::ControlId;
 
 pub mod default_security_group;
 pub mod encryption_by_default;
+pub mod image_sharing_block;
+pub mod imdsv1;
 pub mod metadata_defaults;
 pub mod missing_patches;
 pub mod open_ingress;
 pub mod public_image;
 pub mod public_snapshot;
+pub mod public_subnet;
 pub mod serial_console;
 pub mod snapshot_sharing_block;
 pub mod unencrypted_volume;
@@ -28,6 +31,9 @@ pub static CONTROLS: &[&dyn AnyControl] = &[
     &metadata_defaults::MetadataDefaults,
     &serial_console::SerialConsole,
     &default_security_group::DefaultSecurityGroup,
+    &image_sharing_block::ImageSharingBlock,
+    &public_subnet::PublicSubnet,
+    &imdsv1::ImdsV1,
 ];
 
 /// The control with this id, if it is one that is remediated at once.

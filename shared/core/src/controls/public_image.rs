@@ -1,7 +1,9 @@
 //! `public-image`: everyone can launch instances from a machine image (AMI).
 //!
 //! The grant to everyone goes; accounts, organisations and organisational units
-//! that are named keep theirs. Deliberately not here: the snapshots behind an
+//! that are named keep theirs. The account's block of public images hides none that
+//! is public already, so a change of it concerns none of them (`public_snapshot`
+//! differs in that). Deliberately not here: the snapshots behind an
 //! image, whose sharing is apart from the image's (`public_snapshot`).
 
 use std::collections::BTreeMap;
@@ -111,9 +113,7 @@ impl Control for PublicImage {
     }
 
     fn details(exposure: &Exposure<Holder>) -> Vec<String> {
-        let used = exposure.exposed.iter().map(|used| format!("; {used}"));
-        let used: String = used.collect();
-        vec![format!("{}{used}", exposure.state.line())]
+        vec![sharing::exposure_line(exposure)]
     }
 
     fn remaining(exposure: &Exposure<Holder>) -> String {

@@ -3,7 +3,8 @@
 //!
 //! The grant to everyone goes; accounts that are named keep theirs, for backup
 //! services share by name. Deliberately not here: the account's setting that
-//! blocks public sharing, of which only the severity depends, and an undo.
+//! blocks public sharing, on which only the severity and an undo depend: while it
+//! blocks all sharing it hides the grants that are there.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::Verdict;
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Exposure, ItemId};
 use crate::sharing::{self, EVERYONE, Holder, Storage};
 use crate::words::ControlId;
@@ -77,6 +78,25 @@ impl Control for PublicSnapshot {
         },
     };
 
+    /// Weakened, the block that hides all sharing shows every hidden snapshot at
+    /// once, and AWS sends no event for any of them. Which state it had before, no
+    /// event says: one that strengthens it is looked at as well.
+    const EXPANDS: Option<Expands> = Some(Expands {
+        resource: "block of public sharing of snapshots",
+        prefix: None,
+        calls: &[
+            Call {
+                name: "DisableSnapshotBlockPublicAccess",
+                resource: &[],
+            },
+            Call {
+                name: "EnableSnapshotBlockPublicAccess",
+                resource: &[],
+            },
+        ],
+        on_request: false,
+    });
+
     type Settings = Settings;
     type Facts = Storage;
     type State = Holder;
@@ -100,6 +120,22 @@ impl Control for PublicSnapshot {
 
     fn line(_grant: &str, holder: &Holder) -> String {
         holder.line()
+    }
+
+    fn exposure_line(exposure: &Exposure<Holder>) -> String {
+        sharing::exposure_line(exposure)
+    }
+
+    fn headline(exposures: &[Exposure<Holder>], _most: usize) -> String {
+        let hidden = !exposures.is_empty() && exposures.iter().all(|exposure| exposure.hidden);
+        match hidden {
+            true => "public, and hidden for now".to_owned(),
+            false => Self::INFO.phrases.found.to_owned(),
+        }
+    }
+
+    fn details(exposure: &Exposure<Holder>) -> Vec<String> {
+        vec![sharing::exposure_line(exposure)]
     }
 
     fn remaining(exposure: &Exposure<Holder>) -> String {

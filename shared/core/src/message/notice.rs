@@ -24,12 +24,12 @@ use super::text;
 use crate::exemption::{Exemption, OPT_OUT_TAG, SPELLING};
 use crate::notice::{
     About, ControlTripped, Digest, EVENT_FAILED, EventFailed, Health, Notice, Open, OptOutChanged,
-    OptOutSeen, Storm,
+    OptOutSeen, RequestsRefused, Storm,
 };
 use crate::prose::{self, clause, joined, one_line, or, or_unknown, shortened, time};
 use crate::shell::{ascii_json, aws};
 use crate::storms::MOST_TEAMS;
-use crate::words::{ControlId, Severity, Status};
+use crate::words::{ControlId, Severity, Status, id_of, team_or_unowned};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -154,6 +154,18 @@ pub enum NotifiedAbout {
         after: bool,
         /// Whether they keep coming back.
         fight: bool,
+    },
+    /// Something asked an instance for metadata in a way that a remediation ended.
+    RequestsRefused {
+        /// ARN of the instance.
+        resource: String,
+        /// The id of the remediation's ledger entry, which an undo takes.
+        remediation: String,
+        /// When that began.
+        #[schemars(with = "String", extend("format" = "date-time"))]
+        since: Timestamp,
+        /// How many requests were refused, when a sweep first saw some.
+        requests: u64,
     },
 }
 
@@ -323,6 +335,12 @@ fn notified(about: &About, most: usize, omitted: &mut u64) -> NotifiedAbout {
             error: some_text(&failed.error),
             failed_at: some_text(&failed.failed_at),
         },
+        About::RequestsRefused(refused) => NotifiedAbout::RequestsRefused {
+            resource: cut(&refused.resource),
+            remediation: name(&refused.remediation),
+            since: refused.since,
+            requests: refused.requests,
+        },
         About::Storm(storm) => {
             let teams: Vec<&String> = storm.teams.iter().collect();
             NotifiedAbout::Storm {
@@ -463,6 +481,7 @@ fn told(notice: &Notice) -> Told {
         About::Health(health) => say_health(health, &mut told),
         About::EventFailed(failed) => say_event_failed(failed, &mut told),
         About::Storm(storm) => say_storm(storm, &mut told),
+        About::RequestsRefused(refused) => say_requests_refused(refused, &mut told),
     }
     told
 }
@@ -493,7 +512,7 @@ fn opt_out_changed(changed: &OptOutChanged, region: &str, told: &mut Told) {
         Some(_) if !exempt.is_empty() => {
             format!(
                 "OPT-OUT SET: {id} is exempt from {} {until}",
-                joined(&exempt, 3)
+                joined(&exempt, 1)
             )
         }
         Some(_) if end.is_some() => {
@@ -598,7 +617,9 @@ fn meaning(changed: &OptOutChanged, id: &str) -> Vec<String> {
         );
     }
     if id.starts_with("vpc-") {
-        lines.push("It is the tag of a VPC: all its security groups are concerned.".to_owned());
+        lines.push(
+            "It is the tag of a VPC: all its security groups and subnets are concerned.".to_owned(),
+        );
     }
     lines
 }
@@ -894,6 +915,51 @@ fn say_event_failed(failed: &EventFailed, told: &mut Told) {
             format!("Once the cause is gone: backstop failed redrive {message}"),
             "The event is kept for 14 days. It is not told again.".to_owned(),
         ]),
+    ];
+}
+
+// ---------------------------------------------------------- requests refused
+
+fn say_requests_refused(refused: &RequestsRefused, told: &mut Told) {
+    let resource = or_unknown(Some(&refused.resource), MOST_TEXT);
+    let id = one_line(id_of(&refused.resource), 60);
+    let requests = counted(refused.requests, "request");
+    let (control, entry) = (refused.control, one_line(&refused.remediation, 50));
+    told.severity = Severity::High;
+    told.resources.push(refused.resource.clone());
+    told.team = team_or_unowned(refused.team.as_deref()).to_owned();
+    told.teams.clone_from(&told.team);
+    told.headline = format!("REFUSED: {id} refused {requests} since it requires IMDSv2");
+    told.sections = vec![
+        Section::new(
+            "What happened",
+            vec![
+                format!(
+                    "{control} required IMDSv2 of {resource} at {} (entry {entry}).",
+                    time(refused.since)
+                ),
+                format!(
+                    "Within a day after that it refused {requests} without a token (CloudWatch metric MetadataNoTokenRejected)."
+                ),
+            ],
+        ),
+        Section::new(
+            "What it means",
+            vec![
+                "Something on it still uses IMDSv1, and gets neither metadata nor the credentials of the instance's role.".to_owned(),
+            ],
+        ),
+        Section::next_step(
+            "How to go on",
+            vec![
+                "Find what asks without a token, and update it: nothing else has to be done then."
+                    .to_owned(),
+                format!(
+                    "If it must go on meanwhile: backstop undo {entry} --reason \"what still uses IMDSv1\" puts it back, with an opt-out."
+                ),
+                "It is not told again for this entry.".to_owned(),
+            ],
+        ),
     ];
 }
 

@@ -298,6 +298,9 @@ pub struct NotifiedVerification {
     pub problems: Vec<String>,
     /// What others changed meanwhile, in words.
     pub by_others: Vec<String>,
+    /// Changes that AWS accepted and that do not show yet, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_visible_yet: Vec<String>,
 }
 
 /// Who touched the resource last, as the event states.
@@ -646,6 +649,7 @@ fn verification(verification: &Verification, most: usize) -> NotifiedVerificatio
         passed: verification.passed(),
         problems: verification.problems().take(most).map(text).collect(),
         by_others: texts(&verification.by_others, most),
+        not_visible_yet: texts(&verification.not_visible_yet, most),
     }
 }
 

@@ -365,9 +365,18 @@ pub(super) fn way_out(head: &Head, because: Option<&Reason>) -> Vec<String> {
         (Status::Stopped, _) => {
             vec!["It is checked again by the first sweep after the kill switch is off.".to_owned()]
         }
-        (Status::Pending, _) if because == Some(&Reason::BudgetSpent) => {
-            vec!["It is remediated by the first sweep of the next hour.".to_owned()]
-        }
+        (Status::Pending, _) => match because {
+            Some(Reason::BudgetSpent) => {
+                vec!["It is remediated by the first sweep of the next hour.".to_owned()]
+            }
+            Some(Reason::StillUsed { .. }) => vec![
+                "Find what still uses it and update that: every sweep looks again, and goes on once the figures show no use. A change now would break what uses it.".to_owned(),
+            ],
+            Some(Reason::Unproven { .. }) => vec![
+                "Every sweep looks again, and goes on once there are enough figures.".to_owned(),
+            ],
+            _ => Vec::new(),
+        },
         _ => Vec::new(),
     }
 }

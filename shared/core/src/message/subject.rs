@@ -4,6 +4,7 @@
 use super::story::Story;
 use crate::entry::Entry;
 use crate::prose::{joined, one_line};
+use crate::reason::Reason;
 use crate::run::Head;
 use crate::words::Status;
 
@@ -103,10 +104,19 @@ pub(super) fn first_line(story: &Story<'_>) -> String {
             ", the kill switch is on: nothing more was changed"
         }
         Status::Stopped => ", the kill switch is on: nothing was changed",
-        Status::Pending if story.changed_something() => {
-            ", the budget of this hour is used up: nothing more was changed"
+        Status::Pending if story.entry.awaits_visibility() => {
+            ", AWS accepted the change and does not show it yet"
         }
-        Status::Pending => ", the budget of this hour is used up: nothing was changed",
+        Status::Pending => match &story.entry.detail.plan.because {
+            Some(Reason::StillUsed { .. }) => ", that is still used: nothing was changed",
+            Some(Reason::Unproven { .. }) => {
+                ", whether that is still used is not known yet: nothing was changed"
+            }
+            _ if story.changed_something() => {
+                ", the budget of this hour is used up: nothing more was changed"
+            }
+            _ => ", the budget of this hour is used up: nothing was changed",
+        },
         Status::Remediated if story.entry.detail.fight.is_some() => ", it keeps coming back",
         // The last four are of encryptions and patchings, which have stories of
         // their own.
@@ -132,6 +142,7 @@ fn headline(story: &Story<'_>, found: &str, name: usize) -> String {
     let is = match entry.head.status {
         Status::Remediated => "was",
         Status::Failed => "may be",
+        _ if entry.awaits_visibility() => "may be",
         _ => "is",
     };
     format!(

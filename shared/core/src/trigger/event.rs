@@ -153,6 +153,22 @@ pub(super) fn text(value: &Value, path: &[&str]) -> Option<String> {
     }
 }
 
+/// The texts at a path that may lead through lists, each once.
+pub(super) fn texts(value: &Value, path: &[&str]) -> Vec<String> {
+    let Some((key, rest)) = path.split_first() else {
+        return text(value, &[]).into_iter().collect();
+    };
+    let mut found = Vec::new();
+    for of in list(value).into_iter().filter_map(|value| value.get(key)) {
+        for text in texts(of, rest) {
+            if !found.contains(&text) {
+                found.push(text);
+            }
+        }
+    }
+    found
+}
+
 /// A list in any of its spellings: `{"items": […]}`, an array, one object.
 pub(super) fn list(value: &Value) -> Vec<&Value> {
     match value {

@@ -3,6 +3,7 @@
 
 use backstop_core::account_setting::{AccountSetting, Graded};
 use backstop_core::control::{ByHand, Control};
+use backstop_core::controls::image_sharing_block::{self, ImageSharingBlock};
 use backstop_core::controls::metadata_defaults::{Defaults, HttpTokens, MetadataDefaults};
 use backstop_core::controls::serial_console::{Access, SerialConsole};
 use backstop_core::controls::snapshot_sharing_block::{Block, SnapshotSharingBlock};
@@ -142,6 +143,42 @@ fn the_serial_console_is_turned_off_where_it_was_off() {
 }
 
 #[test]
+fn the_block_of_public_images_is_restored_where_it_was_on() {
+    use Expected::{Compliant, Left, Set};
+    use image_sharing_block::Block::{BlockNewSharing as On, Unblocked as Off};
+    check::<ImageSharingBlock, image_sharing_block::Block>(vec![
+        (On, None, None, Compliant),
+        (On, Some(On), None, Compliant),
+        // It is off by default in accounts that had public images.
+        (Off, None, None, Left(Reason::NeverSet)),
+        (Off, Some(On), None, Set(On)),
+        (Off, None, Some(On), Set(On)),
+    ]);
+    for (to, command) in [
+        (
+            Off,
+            "disable-image-block-public-access --region eu-central-1",
+        ),
+        (
+            On,
+            "enable-image-block-public-access --region eu-central-1 --image-block-public-access-state block-new-sharing",
+        ),
+    ] {
+        let by_hand = ByHand {
+            resource: "eu-central-1",
+            region: "eu-central-1",
+            item: "image-sharing-block",
+            left: None,
+            to: Some(to),
+            opt_out: "",
+            outcomes: &[],
+        };
+        let commands = <ImageSharingBlock as Control>::commands(&by_hand);
+        assert_eq!(commands, [format!("aws ec2 {command}")]);
+    }
+}
+
+#[test]
 fn what_a_declarative_policy_sets_is_reported_and_never_changed() {
     let managed = |state| AccountSetting {
         by_declarative_policy: true,
@@ -255,6 +292,46 @@ fn a_value_that_cannot_be_wanted_is_refused_with_its_field() {
             "serial-console",
             json!("enabled"),
             "`controls.serial-console.settings.wanted`: it protects nothing",
+        ),
+        (
+            "serial-console",
+            json!(false),
+            "`controls.serial-console.settings.wanted`: ",
+        ),
+        (
+            "serial-console",
+            json!("off"),
+            "`controls.serial-console.settings.wanted`: unknown variant `off`, expected `enabled` or `disabled`",
+        ),
+        (
+            "image-sharing-block",
+            json!("unblocked"),
+            "`controls.image-sharing-block.settings.wanted`: it protects nothing",
+        ),
+        (
+            "image-sharing-block",
+            json!("block-all-sharing"),
+            "`controls.image-sharing-block.settings.wanted`: unknown variant `block-all-sharing`, expected `unblocked` or `block-new-sharing`",
+        ),
+        (
+            "snapshot-sharing-block",
+            json!(["block-all-sharing"]),
+            "`controls.snapshot-sharing-block.settings.wanted`: ",
+        ),
+        (
+            "metadata-defaults",
+            json!({ "http_tokens": "always", "http_put_response_hop_limit": 2 }),
+            "`controls.metadata-defaults.settings.wanted.http_tokens`: unknown variant `always`",
+        ),
+        (
+            "metadata-defaults",
+            json!({ "http_tokens": "required", "hop_limit": 2 }),
+            "`controls.metadata-defaults.settings.wanted.hop_limit`: unknown field",
+        ),
+        (
+            "metadata-defaults",
+            json!({ "http_tokens": "required", "http_put_response_hop_limit": "2" }),
+            "`controls.metadata-defaults.settings.wanted.http_put_response_hop_limit`: ",
         ),
         (
             "metadata-defaults",

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::{Call, Reply};
 
@@ -84,8 +85,39 @@ pub struct Instance {
     pub since: Timestamp,
     /// When it was launched.
     pub launched: Timestamp,
+    /// Its metadata service.
+    pub metadata: Metadata,
     /// Its tags.
     pub tags: Tags,
+}
+
+/// The metadata service of an instance as EC2 spells it, and what CloudWatch counts
+/// of it; at first as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Whether tokens are required.
+    pub tokens: String,
+    /// Whether it can be reached.
+    pub endpoint: String,
+    /// The hop limit.
+    pub hops: u8,
+    /// Requests without a token that were answered in the last full hour, after none
+    /// in all hours before; none: there are no points.
+    pub used: Option<u64>,
+    /// Requests without a token that were refused in the last full hour.
+    pub refused: u64,
+}
+
+impl Default for Metadata {
+    fn default() -> Self {
+        Self {
+            tokens: "required".to_owned(),
+            endpoint: "enabled".to_owned(),
+            hops: 2,
+            used: None,
+            refused: 0,
+        }
+    }
 }
 
 impl Instance {
@@ -101,11 +133,38 @@ impl Instance {
     }
 }
 
+impl Metadata {
+    /// As DescribeInstances shows it.
+    #[must_use]
+    pub fn item(&self) -> String {
+        let Self {
+            tokens,
+            endpoint,
+            hops,
+            ..
+        } = self;
+        format!(
+            "<metadataOptions><state>applied</state><httpTokens>{tokens}</httpTokens><httpPutResponseHopLimit>{hops}</httpPutResponseHopLimit><httpEndpoint>{endpoint}</httpEndpoint></metadataOptions>"
+        )
+    }
+}
+
 /// A machine image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// Who may launch it beside its owner: accounts, ARNs, or `all`.
     pub shared_with: BTreeSet<String>,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+/// A subnet of the VPC `vpc-1`, with an IPv6 block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subnet {
+    /// Whether what is launched in it gets a public IPv4 address.
+    pub ipv4: bool,
+    /// Whether network interfaces made in it get an IPv6 address.
+    pub ipv6: bool,
     /// Its tags.
     pub tags: Tags,
 }
@@ -118,6 +177,10 @@ pub struct Settings {
     pub block: String,
     /// The block of public sharing of images.
     pub image_block: String,
+    /// How long a change of that takes to show.
+    pub image_block_lag: Duration,
+    /// What it still shows, and until when.
+    pub image_block_shown: Option<(String, Timestamp)>,
     /// Whether tokens are required of new instances; `no-preference`: nothing is
     /// said of it.
     pub tokens: String,
@@ -125,16 +188,21 @@ pub struct Settings {
     pub hops: String,
     /// Whether the serial console may be used.
     pub console: bool,
+    /// Whether instances must require tokens.
+    pub enforced: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             block: "block-new-sharing".to_owned(),
-            image_block: "unblocked".to_owned(),
+            image_block: "block-new-sharing".to_owned(),
+            image_block_lag: Duration::ZERO,
+            image_block_shown: None,
             tokens: "required".to_owned(),
             hops: "2".to_owned(),
             console: false,
+            enforced: false,
         }
     }
 }
@@ -145,12 +213,19 @@ impl Settings {
         &mut self,
         operation: &str,
         parameter: impl Fn(&str) -> Option<String>,
+        now: Timestamp,
     ) -> Option<String> {
+        self.image_block_shown.take_if(|(_, until)| *until <= now);
         match operation {
             "EnableSnapshotBlockPublicAccess" => {
                 self.block = parameter("State").unwrap_or_default()
             }
             "DisableSnapshotBlockPublicAccess" => self.block = "unblocked".to_owned(),
+            "EnableImageBlockPublicAccess" => {
+                let state = parameter("ImageBlockPublicAccessState").unwrap_or_default();
+                self.block_images(&state, now);
+            }
+            "DisableImageBlockPublicAccess" => self.block_images("unblocked", now),
             "EnableSerialConsoleAccess" => self.console = true,
             "DisableSerialConsoleAccess" => self.console = false,
             "ModifyInstanceMetadataDefaults" => {
@@ -173,19 +248,35 @@ impl Settings {
                 };
                 let tokens = known("httpTokens", &self.tokens);
                 let hops = known("httpPutResponseHopLimit", &self.hops);
-                format!("<accountLevel>{tokens}{hops}</accountLevel>")
+                let enforced = match self.enforced {
+                    true => "<httpTokensEnforced>enabled</httpTokensEnforced>",
+                    false => "",
+                };
+                format!("<accountLevel>{tokens}{hops}{enforced}</accountLevel>")
             }
             "ModifyInstanceMetadataDefaults" => "<return>true</return>".to_owned(),
-            "GetImageBlockPublicAccessState" => format!(
-                "<imageBlockPublicAccessState>{}</imageBlockPublicAccessState>",
-                self.image_block
-            ),
+            other if other.contains("ImageBlock") => {
+                let shown = self.image_block_shown.as_ref().map(|(shown, _)| shown);
+                // A change answers what will be.
+                let state = shown.filter(|_| other.starts_with("Get"));
+                format!(
+                    "<imageBlockPublicAccessState>{}</imageBlockPublicAccessState>",
+                    state.unwrap_or(&self.image_block)
+                )
+            }
             other if other.contains("SerialConsole") => format!(
                 "<serialConsoleAccessEnabled>{}</serialConsoleAccessEnabled>",
                 self.console
             ),
             _ => format!("<state>{}</state>", self.block),
         })
+    }
+
+    fn block_images(&mut self, state: &str, now: Timestamp) {
+        let was = std::mem::replace(&mut self.image_block, state.to_owned());
+        if !self.image_block_lag.is_zero() {
+            self.image_block_shown = Some((was, now + self.image_block_lag));
+        }
     }
 }
 
@@ -214,6 +305,8 @@ pub struct Ec2 {
     pub encryption_by_default: bool,
     /// Images by id.
     pub images: BTreeMap<String, Image>,
+    /// Subnets by id.
+    pub subnets: BTreeMap<String, Subnet>,
     /// Other settings of the account.
     pub settings: Settings,
     /// Copies by client token, with what was asked for.
@@ -240,6 +333,9 @@ impl Ec2 {
         if call.parameter("DryRun") == Some("true") {
             return Some(self.dry_run(call));
         }
+        if call.operation == "GetMetricData" {
+            return Some(self.metric_data(call, now));
+        }
         let answer = match call.operation.as_str() {
             "DescribeSecurityGroups" => self.describe_groups(call),
             "DescribeSecurityGroupRules" => self.describe_rules(call),
@@ -260,6 +356,8 @@ impl Ec2 {
             "DescribeImages" => self.describe_images(call),
             "DescribeImageAttribute" => self.describe_launch_permissions(call),
             "ModifyImageAttribute" => self.modify_launch_permissions(call),
+            "DescribeSubnets" => self.describe_subnets(call),
+            "ModifySubnetAttribute" => self.modify_subnet(call),
             "CreateSnapshot" => self.create_snapshot(call, now),
             "CreateSnapshots" => self.create_snapshots(call, now),
             "CopyVolumes" => self.copy_volumes(call, now),
@@ -274,6 +372,7 @@ impl Ec2 {
                 Ok("<disableApiStop><value>false</value></disableApiStop>".to_owned())
             }
             "ModifyInstanceAttribute" => self.keep_or_delete(call),
+            "ModifyInstanceMetadataOptions" => self.modify_metadata_options(call),
             "StopInstances" => self.turn(call, false, now),
             "StartInstances" => self.turn(call, true, now),
             "GetEbsEncryptionByDefault" => Ok(self.by_default()),
@@ -290,7 +389,7 @@ impl Ec2 {
             "DescribeVpcEndpoints" => Ok("<vpcEndpointSet/>".to_owned()),
             operation => {
                 let parameter = |name: &str| call.parameter(name).map(str::to_owned);
-                Ok(self.settings.answer(operation, parameter)?)
+                Ok(self.settings.answer(operation, parameter, now)?)
             }
         };
         let name = &call.operation;
@@ -549,6 +648,7 @@ impl Ec2 {
             "vol" => &mut self.volumes.get_mut(id)?.tags,
             "snap" => &mut self.snapshots.get_mut(id)?.tags,
             "ami" => &mut self.images.get_mut(id)?.tags,
+            "subnet" => &mut self.subnets.get_mut(id)?.tags,
             "i" => &mut self.instances.get_mut(id)?.tags,
             _ => return None,
         })
@@ -768,6 +868,52 @@ impl Ec2 {
         Ok("<return>true</return>".to_owned())
     }
 
+    fn describe_subnets(&self, call: &Call) -> Answer {
+        let ids = call.list("SubnetId");
+        if let Some(missing) = ids.iter().find(|id| !self.subnets.contains_key(**id)) {
+            return Err(("InvalidSubnetID.NotFound", missing.to_string()));
+        }
+        let filters = filters(call);
+        let mut items = String::new();
+        for (id, subnet) in &self.subnets {
+            let Subnet { ipv4, ipv6, tags } = subnet;
+            let passes = filters.iter().all(|(name, values)| match *name {
+                "map-public-ip-on-launch" => values.contains(&ipv4.to_string().as_str()),
+                "ipv6-cidr-block-association.state" => values.contains(&"associated"),
+                "owner-id" => values.contains(&self.account.as_str()),
+                "vpc-id" => values.contains(&"vpc-1"),
+                other => panic!("DescribeSubnets: {other}"),
+            });
+            if passes && (ids.is_empty() || ids.contains(&id.as_str())) {
+                let _ = write!(
+                    items,
+                    "<item><subnetId>{id}</subnetId><vpcId>vpc-1</vpcId><ownerId>{}</ownerId><mapPublicIpOnLaunch>{ipv4}</mapPublicIpOnLaunch><assignIpv6AddressOnCreation>{ipv6}</assignIpv6AddressOnCreation><ipv6CidrBlockAssociationSet><item><ipv6CidrBlockState><state>associated</state></ipv6CidrBlockState></item></ipv6CidrBlockAssociationSet>{}</item>",
+                    self.account,
+                    tag_set(tags)
+                );
+            }
+        }
+        Ok(format!("<subnetSet>{items}</subnetSet>"))
+    }
+
+    fn modify_subnet(&mut self, call: &Call) -> Answer {
+        let id = call.parameter("SubnetId").unwrap();
+        let Some(subnet) = self.subnets.get_mut(id) else {
+            return Err(("InvalidSubnetID.NotFound", id.to_owned()));
+        };
+        let value = |name: &str| call.parameter(&format!("{name}.Value"));
+        let on = |value: &str| value == "true";
+        match (
+            value("MapPublicIpOnLaunch"),
+            value("AssignIpv6AddressOnCreation"),
+        ) {
+            (Some(ipv4), None) => subnet.ipv4 = on(ipv4),
+            (None, Some(ipv6)) => subnet.ipv6 = on(ipv6),
+            _ => panic!("one attribute a call: {call:?}"),
+        }
+        Ok("<return>true</return>".to_owned())
+    }
+
     fn create_snapshot(&mut self, call: &Call, now: Timestamp) -> Answer {
         let volume = self.volume(call, "VolumeId")?;
         let tags = call.tags("TagSpecification.1.Tag");
@@ -921,20 +1067,99 @@ impl Ec2 {
             let passes = filters.iter().all(|(name, values)| match *name {
                 "instance-id" => values.contains(&id.as_str()),
                 "instance-state-name" => values.contains(&state),
+                "subnet-id" => values.contains(&"subnet-1"),
+                "tag-key" => {
+                    let mut keys = instance.tags.keys();
+                    keys.any(|key| values.iter().any(|pattern| like(pattern, key)))
+                }
+                "metadata-options.http-tokens" => {
+                    values.contains(&instance.metadata.tokens.as_str())
+                }
+                "metadata-options.http-endpoint" => {
+                    values.contains(&instance.metadata.endpoint.as_str())
+                }
                 other => panic!("DescribeInstances: {other}"),
             });
             if passes {
-                let Instance { launched, tags, .. } = instance;
+                let Instance {
+                    launched,
+                    tags,
+                    metadata,
+                    ..
+                } = instance;
                 let _ = write!(
                     items,
-                    "<item><instanceId>{id}</instanceId><instanceState><code>{code}</code><name>{state}</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{launched}</launchTime><rootDeviceType>ebs</rootDeviceType><subnetId>subnet-1</subnetId><vpcId>vpc-1</vpcId>{}</item>",
+                    "<item><instanceId>{id}</instanceId><instanceState><code>{code}</code><name>{state}</name></instanceState><instanceType>m7i.large</instanceType><launchTime>{launched}</launchTime><rootDeviceType>ebs</rootDeviceType><subnetId>subnet-1</subnetId><vpcId>vpc-1</vpcId>{}{}</item>",
+                    metadata.item(),
                     tag_set(tags)
                 );
             }
         }
+        let owner = &self.account;
         format!(
-            "<reservationSet><item><reservationId>r-1</reservationId><instancesSet>{items}</instancesSet></item></reservationSet>"
+            "<reservationSet><item><reservationId>r-1</reservationId><ownerId>{owner}</ownerId><instancesSet>{items}</instancesSet></item></reservationSet>"
         )
+    }
+
+    /// What is not named stays.
+    fn modify_metadata_options(&mut self, call: &Call) -> Answer {
+        let id = call.parameter("InstanceId").unwrap();
+        let (tokens, endpoint) = (call.parameter("HttpTokens"), call.parameter("HttpEndpoint"));
+        let Some(instance) = self.instances.get_mut(id) else {
+            return Err(("InvalidInstanceID.NotFound", id.to_owned()));
+        };
+        if tokens.is_some() && endpoint != Some("enabled") {
+            let message = "HttpTokens needs HttpEndpoint=enabled";
+            return Err(("InvalidParameterValue", message.to_owned()));
+        }
+        if self.settings.enforced && tokens == Some("optional") {
+            let message = "the account enforces IMDSv2";
+            return Err(("UnsupportedOperation", message.to_owned()));
+        }
+        let metadata = &mut instance.metadata;
+        if let Some(tokens) = tokens {
+            tokens.clone_into(&mut metadata.tokens);
+        }
+        if let Some(endpoint) = endpoint {
+            endpoint.clone_into(&mut metadata.endpoint);
+        }
+        let options = metadata.item();
+        Ok(format!(
+            "<instanceId>{id}</instanceId>{}",
+            options.replace("metadataOptions", "instanceMetadataOptions")
+        ))
+    }
+
+    /// The points that CloudWatch has of the metadata services of instances.
+    fn metric_data(&self, call: &Call, now: Timestamp) -> Reply {
+        let second = |name: &str| call.json[name].as_i64().unwrap();
+        let last_hour = now.as_second() - now.as_second() % 3600 - 3600;
+        let results = call.json["MetricDataQueries"].as_array().unwrap().iter();
+        let results = results.map(|query| {
+            let stat = &query["MetricStat"];
+            assert_eq!((&stat["Period"], &stat["Stat"]), (&json!(3600), &json!("Sum")));
+            let id = stat["Metric"]["Dimensions"][0]["Value"].as_str().unwrap();
+            let metadata = self.instances.get(id).map(|of| &of.metadata);
+            let hours = match stat["Metric"]["MetricName"].as_str().unwrap() {
+                "MetadataNoToken" => metadata.and_then(|of| of.used).map(|last| (true, last)),
+                "MetadataNoTokenRejected" => metadata
+                    .filter(|of| of.refused > 0)
+                    .map(|of| (false, of.refused)),
+                other => panic!("the metric {other}"),
+            };
+            let span = (second("StartTime")..second("EndTime")).step_by(3600);
+            let points: Vec<(i64, u64)> = span
+                .filter_map(|hour| match hours {
+                    Some((_, last)) if hour == last_hour => Some((hour, last)),
+                    Some((true, _)) => Some((hour, 0)),
+                    _ => None,
+                })
+                .collect();
+            let (hours, sums): (Vec<i64>, Vec<u64>) = points.into_iter().unzip();
+            json!({ "Id": query["Id"], "Timestamps": hours, "Values": sums, "StatusCode": "Complete" })
+        });
+        let results: Vec<Value> = results.collect();
+        Reply::ok(json!({ "MetricDataResults": results }).to_string())
     }
 
     fn describe_status(&self, call: &Call, now: Timestamp) -> String {

@@ -1,6 +1,8 @@
 //! Settings of the account that are restored to what they were: each its only
 //! item, with the good state that the ledger keeps.
 
+use std::time::Duration;
+
 use backstop_core::words::ControlId;
 use backstop_tests::local_aws::REGION;
 use backstop_wire::memory::ec2::{Ec2, Settings};
@@ -17,6 +19,8 @@ pub(super) struct Setting {
     weaken: fn(&mut Settings),
     /// Into what is neither the weak nor the former state.
     otherwise: Option<fn(&mut Settings)>,
+    /// Has a change show only after a time.
+    lag: Option<fn(&mut Settings, Duration)>,
 }
 
 impl Setting {
@@ -27,6 +31,7 @@ impl Setting {
             former,
             weaken,
             otherwise: None,
+            lag: None,
         }
     }
 }
@@ -58,6 +63,15 @@ pub(super) const SERIAL_CONSOLE: Setting = Setting::new(
     |settings| settings.console = true,
 );
 
+pub(super) const IMAGE_SHARING_BLOCK: Setting = Setting {
+    lag: Some(|settings, lag| settings.image_block_lag = lag),
+    ..Setting::new(
+        ControlId::ImageSharingBlock,
+        || json!("block-new-sharing"),
+        |settings| settings.image_block = "unblocked".to_owned(),
+    )
+};
+
 impl Fixture for Setting {
     fn control(&self) -> ControlId {
         self.control
@@ -85,6 +99,13 @@ impl Fixture for Setting {
 
     fn shows(&self, ec2: &Ec2) -> Vec<String> {
         vec![format!("{:?}", ec2.settings)]
+    }
+
+    fn lag(&self, ec2: &mut Ec2, lag: Duration) -> bool {
+        self.lag.is_some_and(|set| {
+            set(&mut ec2.settings, lag);
+            true
+        })
     }
 
     fn change_otherwise(&self, ec2: &mut Ec2) -> bool {

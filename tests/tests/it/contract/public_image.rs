@@ -25,6 +25,8 @@ impl Fixture for PublicImage {
             tags: Tags::new(),
         };
         ec2.images.insert(IMAGE.to_owned(), image);
+        // Or none could be shared with everyone.
+        ec2.settings.image_block = "unblocked".to_owned();
     }
 
     fn items(&self) -> &[&'static str] {

@@ -3,6 +3,7 @@
 use backstop_wire::memory::ec2::Settings;
 
 use super::encryption::{RESTORE, look_by, told};
+use super::snapshots::UNSHARE;
 use super::sweep::settle;
 use super::undo::{request, undo};
 use super::*;
@@ -35,13 +36,14 @@ fn event(call: &str) -> Value {
     cloudtrail::call(call, json!({ request: "" }), json!({}))
 }
 
-/// Weakens all three, as a person would; the events.
-fn weaken(aws: &LocalAws) -> [(&'static str, Value); 3] {
+/// Weakens all of them, as a person would; the events.
+fn weaken(aws: &LocalAws) -> [(&'static str, Value); 4] {
     aws.proxy.settings(|settings| {
         settings.block = "block-new-sharing".to_owned();
         settings.tokens = "no-preference".to_owned();
         settings.hops = "-1".to_owned();
         settings.console = true;
+        settings.image_block = "unblocked".to_owned();
     });
     [
         (
@@ -50,6 +52,10 @@ fn weaken(aws: &LocalAws) -> [(&'static str, Value); 3] {
         ),
         ("metadata-defaults", event("ModifyInstanceMetadataDefaults")),
         ("serial-console", event("EnableSerialConsoleAccess")),
+        (
+            "image-sharing-block",
+            event("DisableImageBlockPublicAccess"),
+        ),
     ]
 }
 
@@ -70,7 +76,13 @@ async fn there_and_back(aws: &LocalAws) {
     let events = weaken(aws);
     let weak = settings(aws);
     for (control, event) in &events {
-        assert_eq!(aws.deliver(event).await.unwrap(), [RESTORE], "{control}");
+        let functions = aws.deliver(event).await.unwrap();
+        // What the block of snapshots hides is looked at as well.
+        let expected: &[&str] = match *control {
+            "snapshot-sharing-block" => &[RESTORE, UNSHARE],
+            _ => &[RESTORE],
+        };
+        assert_eq!(functions, expected, "{control}");
         aws.quiet().await;
     }
     assert_eq!(settings(aws), before, "exactly as before");
@@ -84,6 +96,7 @@ async fn there_and_back(aws: &LocalAws) {
     assert_eq!(
         of,
         [
+            "image-sharing-block",
             "metadata-defaults",
             "serial-console",
             "snapshot-sharing-block"
@@ -113,6 +126,48 @@ fn weakened_settings_are_restored_to_exactly_what_they_were_and_undone_under_an_
         there_and_back(aws).await;
         let messages = told(aws, "serial console in us-east-1", 3).await;
         assert!(messages[0].bodies["default"].contains("access to the serial console is off"));
+        reset(aws);
+    });
+}
+
+/// EC2 shows the block of public images minutes after it has accepted it.
+#[test]
+fn what_shows_late_is_pending_and_confirmed_once_it_shows() {
+    scenario(async |aws| {
+        good(aws).await;
+        let count = aws.entries().await.unwrap().len();
+        aws.proxy.settings(|settings| {
+            settings.image_block = "unblocked".to_owned();
+            settings.image_block_lag = Duration::from_secs(20);
+        });
+        let event = event("DisableImageBlockPublicAccess");
+        assert_eq!(look_by(aws, RESTORE, &event), "pending");
+        assert_eq!(settings(aws).image_block, "block-new-sharing");
+        assert_eq!(look_by(aws, RESTORE, &event), "pending");
+        let entries = aws.entries().await.unwrap().split_off(count);
+        let [entry] = &entries[..] else {
+            panic!("one entry: {entries:#?}")
+        };
+        assert_eq!(
+            entry["document"]["outcomes"].as_array().unwrap().len(),
+            1,
+            "one call"
+        );
+        let early = undo(aws, &request(entry));
+        assert_eq!(early["verdict"], "in-progress", "{early}");
+        wait_for("the block to show", async || {
+            (look_by(aws, RESTORE, &event) == "remediated").then_some(())
+        })
+        .await;
+        let entries = aws.entries().await.unwrap().split_off(count);
+        assert_eq!(entries.len(), 1);
+        assert_eq!(
+            entries[0]["document"]["outcomes"].as_array().unwrap().len(),
+            1
+        );
+        let messages = told(aws, "image sharing block in us-east-1", 2).await;
+        assert!(messages[0].bodies["default"].contains("does not show it yet"));
+        assert!(messages[1].bodies["default"].contains("FIXED"));
         reset(aws);
     });
 }

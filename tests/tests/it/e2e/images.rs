@@ -1,7 +1,7 @@
 //! Images that everyone can launch, on the deployed stack.
 
 use super::encryption::look_by;
-use super::snapshots::{UNSHARE, told};
+use super::snapshots::{UNSHARE, block, told, unblock};
 use super::sweep::{settle, sweep};
 use super::undo::{request, undo};
 use super::*;
@@ -67,6 +67,7 @@ async fn holders(aws: &LocalAws, id: &str) -> Vec<String> {
 #[test]
 fn an_image_shared_with_everyone_is_closed_and_a_named_account_keeps_its_grant() {
     scenario(async |aws| {
+        unblock(aws);
         let (id, neighbour) = (image(aws).await, image(aws).await);
         grant(aws, &neighbour, true, json!([{"userId": FRIEND}])).await;
         let both = json!([{"group": "all"}, {"userId": FRIEND}]);
@@ -94,6 +95,7 @@ fn an_image_shared_with_everyone_is_closed_and_a_named_account_keeps_its_grant()
         told(aws, &id, 2).await;
         assert_eq!(look_by(aws, UNSHARE, &event), "exempt");
         assert_eq!(holders(aws, &id).await, [FRIEND, "all"]);
+        block(aws);
     });
 }
 
@@ -127,6 +129,7 @@ fn the_sweep_finds_a_public_image_whose_event_was_lost() {
 
 /// Makes the function and undo call everything that they may call for images.
 pub(crate) async fn exercise(aws: &LocalAws) {
+    unblock(aws);
     let id = image(aws).await;
     let event = grant(aws, &id, true, json!([{"group": "all"}])).await;
     aws.deliver(&event).await.unwrap();
@@ -134,4 +137,5 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     let entries = aws.entries_of(&id).await.unwrap();
     assert_eq!(undo(aws, &request(&entries[0]))["verdict"], "undone");
     aws.quiet().await;
+    block(aws);
 }

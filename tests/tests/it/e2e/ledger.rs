@@ -496,6 +496,7 @@ fn entry(id: &str) -> Entry<IngressRule> {
             plan,
             outcomes: vec![],
             verification: None,
+            shows_by: None,
             after: BTreeMap::new(),
             fight: None,
         },

@@ -28,10 +28,12 @@ mod failing_calls;
 mod guards;
 mod images;
 mod ledger;
+mod metadata_service;
 mod opt_outs;
 mod patching;
 mod snapshots;
 mod storms;
+mod subnets;
 mod sweep;
 mod undo;
 
@@ -1291,8 +1293,10 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
         snapshots::exercise(aws).await;
         images::exercise(aws).await;
         default_groups::exercise(aws).await;
+        subnets::exercise(aws).await;
         account_settings::exercise(aws).await;
         patching::exercise(aws).await;
+        metadata_service::exercise(aws).await;
 
         let mut differences = BTreeMap::new();
         for function in [
@@ -1300,6 +1304,8 @@ fn granted_actions_are_the_recorded_ones_and_no_others() {
             encryption::ENCRYPT,
             encryption::RESTORE,
             snapshots::UNSHARE,
+            subnets::REMOVE,
+            metadata_service::REQUIRE,
             patching::PATCH,
             NOTIFY,
             opt_outs::WATCH,

@@ -45,7 +45,7 @@ async fn clear(aws: &LocalAws) {
 
 /// Running instances that Systems Manager does not manage and that have no way
 /// to it; each has two encrypted volumes.
-async fn bare(aws: &LocalAws, count: usize, tags: &[(&str, &str)]) -> Vec<String> {
+pub(super) async fn bare(aws: &LocalAws, count: usize, tags: &[(&str, &str)]) -> Vec<String> {
     let ec2 = &aws.ec2;
     let vpc = ec2.create_vpc().cidr_block("10.0.0.0/16").send().await;
     let vpc = vpc.unwrap().vpc.unwrap().vpc_id.unwrap();

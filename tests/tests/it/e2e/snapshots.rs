@@ -14,10 +14,18 @@ pub(crate) const UNSHARE: &str = "UnshareStorageFunction";
 const OPT_OUT: &str = "backstop:opt-out";
 const FRIEND: &str = "444455556666";
 
-/// Lets snapshots be shared publicly, until the end of the scenario.
-fn unblock(aws: &LocalAws) {
+/// Lets snapshots and images be shared publicly, until [`block`].
+pub(super) fn unblock(aws: &LocalAws) {
+    aws.proxy.settings(|settings| {
+        settings.block = "unblocked".to_owned();
+        settings.image_block = "unblocked".to_owned();
+    });
+}
+
+/// As in an account that nobody has touched.
+pub(super) fn block(aws: &LocalAws) {
     aws.proxy
-        .settings(|settings| settings.block = "unblocked".to_owned());
+        .settings(|settings| *settings = Settings::default());
 }
 
 /// A new snapshot, private.
@@ -166,6 +174,31 @@ fn the_sweep_finds_a_public_snapshot_whose_event_was_lost() {
     });
 }
 
+/// No event names any of them.
+#[test]
+fn a_weakened_block_has_every_snapshot_with_a_public_grant_looked_at() {
+    scenario(async |aws| {
+        settle(aws).await;
+        let (id, other) = (snapshot(aws).await, snapshot(aws).await);
+        let named = snapshot(aws).await;
+        share(aws, &id, &[]).await;
+        share(aws, &other, &[FRIEND]).await;
+        tag(aws, &named, "public-snapshot owner=research").await;
+        share(aws, &named, &[]).await;
+        let call = "DisableSnapshotBlockPublicAccess";
+        let event = cloudtrail::call(call, json!({ format!("{call}Request"): "" }), json!({}));
+        assert_eq!(look_by(aws, UNSHARE, &event), "expanded");
+        wait_for("the snapshots to be private", async || {
+            let private = holders(aws, &id).await.is_empty();
+            (private && holders(aws, &other).await == [FRIEND]).then_some(())
+        })
+        .await;
+        assert_eq!(holders(aws, &named).await, ["all"], "it is opted out");
+        told(aws, &id, 1).await;
+        told(aws, &other, 1).await;
+    });
+}
+
 /// Makes the function and undo call everything that they may call for snapshots.
 pub(crate) async fn exercise(aws: &LocalAws) {
     let id = snapshot(aws).await;
@@ -183,6 +216,5 @@ pub(crate) async fn exercise(aws: &LocalAws) {
     unblock(aws);
     assert_eq!(undo(aws, &request(&entries[0]))["verdict"], "undone");
     aws.quiet().await;
-    aws.proxy
-        .settings(|settings| *settings = Settings::default());
+    block(aws);
 }

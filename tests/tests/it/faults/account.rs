@@ -33,9 +33,9 @@ use tokio::time::Instant;
 
 use super::requests::requests;
 
-/// More deliveries than any run of a few functions needs: one that makes so many
-/// never ends.
-const MOST_DELIVERIES: usize = 400;
+/// More deliveries than any run of a few functions needs, and a burst of a thousand
+/// resources: one that makes so many never ends.
+const MOST_DELIVERIES: usize = 4000;
 
 /// A function, warm: it keeps its clients and what it has read.
 enum Function {
@@ -73,6 +73,8 @@ impl Function {
             "RevokeIngressFunction" => at_once(revoke_ingress::CONTROLS),
             "RestoreAccountDefaultsFunction" => at_once(restore_account_defaults::CONTROLS),
             "UnshareStorageFunction" => at_once(unshare_storage::CONTROLS),
+            "RemovePublicAddressFunction" => at_once(remove_public_address::CONTROLS),
+            "RequireImdsv2Function" => at_once(require_imdsv2::CONTROLS),
             "EncryptVolumeFunction" => {
                 let settings = EncryptSettings::read(&get).unwrap();
                 let encryption = encryption();

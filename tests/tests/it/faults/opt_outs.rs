@@ -173,6 +173,13 @@ fn an_image_that_is_opted_out_is_left_alone_and_the_end_of_its_sharing_is_denied
     code_and_iam_agree(story, "image", "public-image", &begins);
 }
 
+#[test]
+fn an_instance_that_is_opted_out_of_imdsv1_is_left_alone_and_its_change_is_denied() {
+    let begins = ["ec2:ModifyInstanceMetadataOptions"];
+    let story = stories::Remediation(fixture(ControlId::ImdsV1));
+    code_and_iam_agree(story, "instance", "imdsv1", &begins);
+}
+
 /// IAM does not judge CopyVolumes by the source's tags: the code alone does.
 #[test]
 fn a_volume_that_is_opted_out_is_left_alone_and_its_snapshot_is_denied() {

@@ -41,6 +41,7 @@ pub(crate) fn requests(call: &Call, cloud: &Cloud) -> Vec<Request> {
             let action = format!("cloudtrail:{}", call.operation);
             vec![plain(&action, named.unwrap_or("*"))]
         }
+        "monitoring" => vec![of_metrics(&call.operation)],
         "cloudformation" => {
             let action = format!("cloudformation:{}", call.operation);
             vec![plain(&action, call.parameter("StackName").unwrap())]
@@ -88,6 +89,7 @@ fn resource(cloud: &Cloud, id: &str) -> (String, Context) {
         "snap" => ("snapshot", ec2.snapshots.get(id).map(|of| &of.tags)),
         "ami" => ("image", ec2.images.get(id).map(|of| &of.tags)),
         "i" => ("instance", ec2.instances.get(id).map(|of| &of.tags)),
+        "subnet" => ("subnet", ec2.subnets.get(id).map(|of| &of.tags)),
         "pl" => ("prefix-list", None),
         other => panic!("a resource of the kind `{other}` is not modelled here"),
     };
@@ -139,6 +141,7 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
         "DescribeVolumeAttribute" | "DeleteVolume" => vec![of(id("VolumeId"))],
         "DescribeSnapshotAttribute" | "DeleteSnapshot" => vec![of(id("SnapshotId"))],
         "DescribeImageAttribute" | "ModifyImageAttribute" => vec![of(id("ImageId"))],
+        "ModifySubnetAttribute" => vec![of(id("SubnetId"))],
         "ModifySnapshotAttribute" => {
             let (arn, mut facts) = resource(cloud, id("SnapshotId"));
             let how = match id("OperationType") {
@@ -151,6 +154,17 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
                 if !holders.is_empty() {
                     facts.insert(format!("ec2:{how}/{kind}"), holders);
                 }
+            }
+            vec![Request::new(&action, &arn, &facts)]
+        }
+        "ModifyInstanceMetadataOptions" => {
+            let (arn, mut facts) = resource(cloud, id("InstanceId"));
+            for attribute in ["HttpTokens", "HttpEndpoint"] {
+                let value = call.parameter(attribute).map(str::to_owned);
+                facts.insert(
+                    format!("ec2:Attribute/{attribute}"),
+                    value.into_iter().collect(),
+                );
             }
             vec![Request::new(&action, &arn, &facts)]
         }
@@ -177,6 +191,11 @@ fn of_ec2(call: &Call, cloud: &Cloud) -> Vec<Request> {
         // `Request::new` refuses it for an action that knows resources.
         _ => vec![without_resources(&action)],
     }
+}
+
+/// CloudWatch's only resource of it is a data set, which no query names.
+fn of_metrics(operation: &str) -> Request {
+    plain(&format!("cloudwatch:{operation}"), "*")
 }
 
 /// A request of an action that knows no resources.

@@ -9,7 +9,7 @@ use backstop_core::record::Record;
 use backstop_core::security_group::IngressRule;
 use backstop_tests::local_aws::{ACCOUNT, REGION};
 use backstop_tests::{cloudtrail, native_events};
-use backstop_wire::memory::ec2::{Ec2, Instance, Rule, Tags, Volume};
+use backstop_wire::memory::ec2::{Ec2, Instance, Metadata, Rule, Tags, Volume};
 use backstop_wire::memory::systems_manager::PatchState;
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ pub(super) fn policy() -> Value {
         "vulnerable-package": {"mode": "enforce"},
         "missing-patches": {"mode": "enforce"},
         "unmanaged-instance": {"mode": "notify"},
+        "imdsv1": {"mode": "enforce"},
     }})
 }
 
@@ -389,6 +390,7 @@ impl Machine {
             up: true,
             since: long_ago,
             launched: long_ago,
+            metadata: Metadata::default(),
             tags: Tags::new(),
         };
         cloud.ec2.instances.insert(instance.clone(), running);

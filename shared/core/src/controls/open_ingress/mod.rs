@@ -27,7 +27,6 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 use crate::address::{AddressSet, Family, block_size, read};
 use crate::control::{ByHand, Control, IsSpared, Subject};
@@ -37,7 +36,6 @@ use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagge
 use crate::plan::{Change, Exposure, ItemId, Reach, Step, Unjudged};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
 use crate::security_group::{AWS, DEFAULT_NAME, Entries, IngressRule, SecurityGroup, Source, Tags};
-use crate::trigger::{self, BrokenEvent, Parsed};
 use crate::words::{ControlId, Severity, digest};
 
 pub(super) mod commands;
@@ -705,15 +703,26 @@ impl Control for OpenIngress {
         calls: &[
             Call {
                 name: "AuthorizeSecurityGroupIngress",
-                resource: &[&["requestParameters", "groupId"]],
+                resource: &[
+                    &["requestParameters", "groupId"],
+                    &[
+                        "requestParameters",
+                        "AuthorizeSecurityGroupIngressRequest",
+                        "GroupId",
+                    ],
+                    &["responseElements", "securityGroupRuleSet", "groupId"],
+                ],
             },
             Call {
                 name: "ModifySecurityGroupRules",
-                resource: &[&[
-                    "requestParameters",
-                    "ModifySecurityGroupRulesRequest",
-                    "GroupId",
-                ]],
+                resource: &[
+                    &["requestParameters", "groupId"],
+                    &[
+                        "requestParameters",
+                        "ModifySecurityGroupRulesRequest",
+                        "GroupId",
+                    ],
+                ],
             },
         ],
         hub: &["EC2.18", "EC2.19"],
@@ -753,13 +762,47 @@ impl Control for OpenIngress {
     /// A change of a prefix list concerns every group that names it.
     const EXPANDS: Option<Expands> = Some(Expands {
         resource: "prefix list",
-        prefix: "pl-",
-        calls: &["ModifyManagedPrefixList", "RestoreManagedPrefixListVersion"],
+        prefix: Some("pl-"),
+        calls: &[
+            Call {
+                name: "ModifyManagedPrefixList",
+                resource: &[
+                    &[
+                        "requestParameters",
+                        "ModifyManagedPrefixListRequest",
+                        "PrefixListId",
+                    ],
+                    &["requestParameters", "prefixListId"],
+                    &[
+                        "responseElements",
+                        "ModifyManagedPrefixListResponse",
+                        "prefixList",
+                        "prefixListId",
+                    ],
+                    &["responseElements", "prefixList", "prefixListId"],
+                ],
+            },
+            Call {
+                name: "RestoreManagedPrefixListVersion",
+                resource: &[
+                    &[
+                        "requestParameters",
+                        "RestoreManagedPrefixListVersionRequest",
+                        "PrefixListId",
+                    ],
+                    &["requestParameters", "prefixListId"],
+                    &[
+                        "responseElements",
+                        "RestoreManagedPrefixListVersionResponse",
+                        "prefixList",
+                        "prefixListId",
+                    ],
+                    &["responseElements", "prefixList", "prefixListId"],
+                ],
+            },
+        ],
+        on_request: false,
     });
-
-    fn parse(payload: &Value) -> Result<Parsed, BrokenEvent> {
-        trigger::groups(&Self::INFO, Self::EXPANDS, payload)
-    }
 
     const IN_PLACE: (Step, Step) = (Step::Narrow, Step::Widen);
 
@@ -862,6 +905,7 @@ impl Control for OpenIngress {
                 open.push(rule);
             }
             exposures.push(Exposure {
+                hidden: false,
                 item: id.clone(),
                 state: rule.clone(),
                 exposed,

@@ -36,6 +36,7 @@ impl<'a> Story<'a> {
         let is = match self.entry.head.status {
             Status::Remediated => "was",
             Status::Failed => "may still be",
+            _ if self.entry.awaits_visibility() => "may still be",
             _ => "is",
         };
         Section::new(
@@ -63,6 +64,7 @@ impl<'a> Story<'a> {
             (Status::Failed, true) => "What was done, and what failed",
             (Status::Failed, false) => "What failed",
             (Status::Remediated | Status::InProgress, _) | (_, false) => "What was done",
+            _ if self.entry.awaits_visibility() => "What was done",
             (_, true) => "What was done, and why no more",
         }
     }
@@ -90,6 +92,7 @@ impl<'a> Story<'a> {
             Status::Failed => Vec::new(),
             Status::Notified => self.notified(nothing),
             Status::Exempt => self.opt_outs(nothing),
+            Status::Pending if entry.awaits_visibility() => self.not_visible_yet(),
             Status::Existing | Status::Tripped | Status::Stopped | Status::Pending => {
                 self.kept_from(nothing)
             }
@@ -103,6 +106,14 @@ impl<'a> Story<'a> {
                 )]
             }
         }
+    }
+
+    /// That AWS accepted the change, and who confirms it.
+    fn not_visible_yet(&self) -> Vec<String> {
+        let by = self.entry.detail.shows_by.map_or_else(String::new, time);
+        vec![format!(
+            "AWS accepted the change and may take until {by} to show it. Nothing is left to do: the first sweep after that confirms it, or reports that it failed."
+        )]
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -144,13 +155,16 @@ impl<'a> Story<'a> {
             |reason| format!("{nothing}: {}.", clause(reason, 2 * MOST_TEXT)),
         );
         let head = &self.entry.head;
+        let reason = self.entry.detail.plan.because.as_ref();
         let by_hand = match head.status {
-            Status::Existing => format!("Or {} by hand.", self.phrases.remedy),
-            _ => format!("Until then, {} by hand.", self.phrases.remedy),
+            // What may break something is nothing to do by hand either.
+            _ if reason.is_some_and(Reason::is_about_use) => None,
+            Status::Existing => Some(format!("Or {} by hand.", self.phrases.remedy)),
+            _ => Some(format!("Until then, {} by hand.", self.phrases.remedy)),
         };
         let mut lines = vec![because];
-        lines.extend(way_out(head, self.entry.detail.plan.because.as_ref()));
-        lines.push(by_hand);
+        lines.extend(way_out(head, reason));
+        lines.extend(by_hand);
         if self.entry.head.status == Status::Existing {
             lines.extend(self.items_left());
         } else {
@@ -459,6 +473,16 @@ impl<'a> Story<'a> {
                 clause(problem, MOST_TEXT)
             )
         });
+        lines.extend(shortened(
+            &verification.not_visible_yet,
+            MOST_LINES,
+            |change| {
+                format!(
+                    "Looked again, and not visible yet: {}.",
+                    clause(change, MOST_TEXT)
+                )
+            },
+        ));
         if lines.is_empty() {
             lines.push(format!("Looked again: {}.", self.phrases.closed));
         }

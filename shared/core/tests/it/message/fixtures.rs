@@ -55,6 +55,7 @@ pub(crate) fn world() -> Source {
 pub(crate) fn exposure(rule: &IngressRule, exposed: &[&str], allowed: &[&str]) -> Exposure {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
     Exposure {
+        hidden: false,
         item: rule.id.clone(),
         state: rule.clone(),
         exposed: words(exposed),
@@ -165,6 +166,7 @@ pub(crate) fn found(exposures: Vec<Exposure>) -> Entry {
             before: BTreeMap::new(),
             outcomes: Vec::new(),
             verification: None,
+            shows_by: None,
             after: BTreeMap::new(),
             fight: None,
         },

@@ -216,6 +216,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
         remaining: vec![t(); rules],
         not_as_planned: vec![t(); rules],
         by_others: vec![t(); rules],
+        not_visible_yet: vec![t(); rules],
         unread: Some(t()),
     });
     entry.head.actor = Actor {

@@ -3,7 +3,8 @@
 //! `mails` shows whole mails, `guarded` those of runs that a guard held back and
 //! of fights, `encryptions`, `patchings`, `notices` and `undos` those about other
 //! records, `bodies` what the other protocols get, `hostile` what other people's
-//! texts cannot do to a message, `commands` that a shell reads the commands as
+//! texts cannot do to a message, `late` those about a change that does not show
+//! yet, `commands` that a shell reads the commands as
 //! they are meant, `schemas` that the published schemas are those of the types.
 
 mod bodies;
@@ -12,9 +13,11 @@ mod encryptions;
 mod fixtures;
 mod guarded;
 mod hostile;
+mod late;
 mod mails;
 mod notices;
 mod patchings;
 mod schemas;
 mod settings;
+mod subnets;
 mod undos;

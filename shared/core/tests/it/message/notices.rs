@@ -6,7 +6,7 @@ use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut, read};
 use backstop_core::message::{NoticeNotification, is_list, of};
 use backstop_core::notice::{
     About, ControlTripped, Digest, EventFailed, FailedCheck, Health, Notice, Open, OptOutChanged,
-    OptOutSeen, Storm,
+    OptOutSeen, RequestsRefused, Storm,
 };
 use backstop_core::record::Record;
 use backstop_core::words::{Actor, ControlId, Severity};
@@ -133,6 +133,14 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
             error: Some(t()),
             failed_at: Some(t()),
         }),
+        About::RequestsRefused(RequestsRefused {
+            control: ControlId::ImdsV1,
+            resource: t(),
+            remediation: t(),
+            since: at(),
+            requests: items as u64,
+            team: Some(t()),
+        }),
         About::Storm(Storm {
             control: t(),
             outcome: t(),
@@ -205,9 +213,9 @@ fn an_opt_out_that_was_set_is_told_with_who_what_and_until_when() {
     );
     // The whole mail, once.
     expect![[r#"
-        Subject: [Backstop] OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress, default-security-group...
+        Subject: [Backstop] OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress and 1 more until 2027-0...
 
-        OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress, default-security-group until 2027-01-31
+        OPT-OUT SET: sg-0123456789abcdef0 is exempt from open-ingress and 1 more until 2027-01-31
         Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
         What changed
@@ -239,9 +247,9 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
     check(
         about,
         expect![[r#"
-            Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, default-security-grou...
+            Subject: [Backstop] OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress and 2 more without an end
 
-            OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress, default-security-group without an end
+            OPT-OUT SET: vpc-0123456789abcdef0 is exempt from open-ingress and 2 more without an end
             Account 111122223333, eu-central-1. Team: unowned. Control: -.
 
             What changed
@@ -250,7 +258,8 @@ fn an_opt_out_without_an_end_on_a_vpc_is_told_as_worse() {
             What it means
             - open-ingress changes nothing here without an end, by nobody named: no reason given.
             - default-security-group changes nothing here without an end, by nobody named: no reason given.
-            - It is the tag of a VPC: all its security groups are concerned.
+            - public-subnet changes nothing here without an end, by nobody named: no reason given.
+            - It is the tag of a VPC: all its security groups and subnets are concerned.
 
             Who did it, as the event states
             - Who: arn:aws:sts::111122223333:assumed-role/developer/alice
@@ -721,4 +730,40 @@ fn programs_get_notices_as_their_schema_says() {
             assert!(!NOTICE.is_valid(&document), "{field}");
         }
     }
+}
+
+/// The instance, its entry and the way back; once for an entry, however many more
+/// there are by the next sweep.
+#[test]
+fn requests_that_an_instance_refused_are_told_with_the_entry_and_the_undo() {
+    let refused = |requests| {
+        notice(About::RequestsRefused(RequestsRefused {
+            control: ControlId::ImdsV1,
+            resource: "arn:aws:ec2:eu-central-1:111122223333:instance/i-0a3f5c7e91b2d4f60"
+                .to_owned(),
+            remediation: "01KAT5J3V0QZ8Y2N4M6P8R0T1A".to_owned(),
+            since: at(),
+            requests,
+            team: Some("web".to_owned()),
+        }))
+    };
+    let message = of(&refused(12));
+    assert_eq!(
+        message.subject,
+        "[Backstop] REFUSED: i-0a3f5c7e91b2d4f60 refused 12 requests since it requires IMDSv2"
+    );
+    assert_eq!(message.attributes["team"], "web");
+    let mail = body(&message, "default");
+    for part in [
+        "entry 01KAT5J3V0QZ8Y2N4M6P8R0T1A",
+        "MetadataNoTokenRejected",
+        "backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T1A",
+    ] {
+        assert!(mail.contains(part), "{mail}");
+    }
+    let key = |requests| match refused(requests) {
+        Record::Notice(notice) => notice.message_key(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(key(12), key(900));
 }
