@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use backstop_aws::doctor::examine;
+use backstop_core::doctor::{Check, trips};
 use clap::Args;
 
 use crate::Problem;
 use crate::context::Context;
 use crate::table::{bad, good, table};
 
-/// Examines trail, rules, subscription, queue and policy.
+/// Examines trail, rules, subscription, queue, policy and trips.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
@@ -18,7 +19,11 @@ impl Doctor {
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
         let deployment = stack.deployment(&aws.region);
-        let checks = examine(&aws.clients, &aws.operations, &deployment, &aws.deadline).await;
+        let mut checks = examine(&aws.clients, &aws.operations, &deployment, &aws.deadline).await;
+        checks.push(match aws.ledger(&stack)?.tripped_controls().await {
+            Ok(tripped) => trips(&tripped),
+            Err(error) => Check::unmade("trips", &Problem::from(error).0),
+        });
         let mut table = table(&["check", "", "found", "what to do"]);
         for check in &checks {
             match &check.result {

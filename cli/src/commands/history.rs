@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use backstop_aws::ledger::{Ledger, Stored};
+use backstop_aws::security_groups;
+use backstop_core::account_setting::AccountSetting;
 use backstop_core::controls;
 use backstop_core::message::one_line;
 use backstop_core::record::Record;
+use backstop_core::words::ControlId;
 use clap::Args;
 use jiff::ToSpan;
 use jiff::tz::Offset;
@@ -22,14 +25,22 @@ const MOST_DAYS: i64 = 400;
 /// Shows the ledger's entries, the latest first.
 #[derive(Debug, Args)]
 pub(crate) struct History {
-    /// Only about this resource: its id or ARN
+    /// Only about this resource: its id or ARN, or the control of an account's setting
     resource: Option<String>,
     /// How many at most
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     limit: usize,
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// How many entries; none would read like nothing happened.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it has to be a number from 1 on".to_owned()),
+        Ok(limit) => Ok(limit),
+    }
 }
 
 impl History {
@@ -78,17 +89,30 @@ impl History {
         }
         match self.format {
             Format::Json => println!("{}", json!(documents)),
-            Format::Table if documents.is_empty() => println!("no ledger entries found"),
+            Format::Table if ids.is_empty() && self.resource.is_some() => {}
+            Format::Table if documents.is_empty() && unreadable == 0 => {
+                println!(
+                    "the ledger is empty ({}, stack {})",
+                    aws.place(),
+                    stack.name
+                );
+            }
+            Format::Table if documents.is_empty() => {}
             Format::Table => println!("{table}"),
         }
-        Ok(ExitCode::from(unreadable))
+        match &self.resource {
+            Some(resource) if ids.is_empty() => {
+                Err(aws.not_found(&format!("a ledger entry about `{resource}`")))
+            }
+            _ => Ok(ExitCode::from(unreadable)),
+        }
     }
 
     async fn ids(&self, aws: &Aws, ledger: &Ledger) -> Result<Vec<String>, Problem> {
         let mut ids = match &self.resource {
             Some(arn) if arn.starts_with("arn:") => ledger.records_of(arn).await?,
             Some(id) => {
-                let arn = self.arn(aws, id).await?;
+                let arn = arn(id, &aws.region, &aws.account);
                 let mut ids = ledger.records_of(&arn).await?;
                 // Notices are about ids.
                 ids.extend(ledger.records_of(id).await?);
@@ -111,15 +135,16 @@ impl History {
         ids.truncate(self.limit);
         Ok(ids)
     }
+}
 
-    /// The ARN of a resource of this account.
-    async fn arn(&self, aws: &Aws, id: &str) -> Result<String, Problem> {
-        let account = aws.account().await?;
-        Ok(backstop_aws::security_groups::arn(
-            &aws.region,
-            &account,
-            id,
-        ))
+/// The ARN of a resource of this account, or of one of its settings by its control.
+fn arn(id: &str, region: &str, account: &str) -> String {
+    match ControlId::from_name(id) {
+        Some(control) if control.is_of_account() => {
+            let partition = security_groups::partition(region);
+            AccountSetting::new(id, partition, region, account, ()).arn
+        }
+        _ => security_groups::arn(region, account, id),
     }
 }
 
@@ -251,6 +276,34 @@ mod tests {
         assert_eq!(resource(&installed), "i-1");
         let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));
         assert_eq!(what(&told), "Systems Manager cannot reach it");
+    }
+
+    #[test]
+    fn an_id_leads_to_the_arn_that_records_have() {
+        for (id, expected) in [
+            (
+                "sg-1",
+                "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-1",
+            ),
+            (
+                "vol-1",
+                "arn:aws:ec2:eu-central-1:111122223333:volume/vol-1",
+            ),
+            ("snap-1", "arn:aws:ec2:eu-central-1::snapshot/snap-1"),
+            ("ami-1", "arn:aws:ec2:eu-central-1::image/ami-1"),
+            (
+                "serial-console",
+                "arn:aws:ec2:eu-central-1:111122223333:serial-console/eu-central-1",
+            ),
+        ] {
+            assert_eq!(arn(id, "eu-central-1", "111122223333"), expected);
+        }
+    }
+
+    #[test]
+    fn no_entry_at_all_cannot_be_asked_for() {
+        assert!(at_least_one("0").is_err() && at_least_one("").is_err());
+        assert_eq!(at_least_one("1"), Ok(1));
     }
 
     fn stored(fixture: &str) -> serde_json::Value {

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::context::Context;
-use crate::judging::{Basis, Judging};
+use crate::judging::Judging;
 use crate::sarif::sarif;
 use crate::table::{bad, doubtful, table};
 
@@ -41,15 +41,19 @@ enum Format {
 /// From which severity on a scan fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum FailOn {
-    /// Whatever is found
+    /// Whatever is found, as `low`
     #[default]
     Any,
+    /// From low on
+    Low,
     /// From medium on
     Medium,
     /// From high on
     High,
     /// Only critical
     Critical,
+    /// Nothing that is found
+    None,
 }
 
 /// Shows what would be found in this account now; changes nothing.
@@ -58,7 +62,7 @@ pub(crate) struct Scan {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// From which severity on the exit code is 1
+    /// From which severity on the exit code is 1; what is opted out does not count
     #[arg(long, value_enum, default_value_t)]
     fail_on: FailOn,
     #[command(flatten)]
@@ -72,6 +76,8 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
+    /// What was judged by, in words.
+    pub(crate) judged_by: String,
     /// Resources of controls that are remediated at once, looked at.
     pub(crate) looked_at: u64,
     /// The same by control.
@@ -113,6 +119,8 @@ pub(crate) struct Found {
     pub(crate) fingerprints: Vec<String>,
     /// What Backstop would do about it.
     pub(crate) state: String,
+    /// Whether all of it is opted out.
+    pub(crate) opted_out: bool,
 }
 
 /// An unencrypted volume.
@@ -224,18 +232,19 @@ impl fmt::Display for FoundVolume {
 impl Scan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
-        let account = aws.account().await?;
-        let Basis { policy, ledger } = self.judging.basis(context, &aws).await?;
-        let mode = self.judging.mode();
+        let account = aws.account.clone();
+        let basis = self.judging.basis(context, &aws).await?;
         let mut scanned = Scanned {
             account: account.clone(),
             region: aws.region.clone(),
+            judged_by: basis.by.clone(),
             ..Scanned::default()
         };
         let previewing = Previewing {
             clients: &aws.clients,
-            policy: &policy,
-            mode,
+            policy: &basis.policy,
+            mode: basis.mode,
+            ledger: basis.ledger.as_ref(),
             place: Place {
                 account: &account,
                 region: &aws.region,
@@ -252,8 +261,8 @@ impl Scan {
             scanned.look(*control, &previewing, &mut tell).await;
         }
         progress.finish_and_clear();
-        volumes::look(&aws, &policy, mode, &mut scanned).await;
-        instances::look(&aws, &policy, mode, ledger.as_ref(), &mut scanned).await;
+        volumes::look(&aws, &basis, &mut scanned).await;
+        instances::look(&aws, &basis, &mut scanned).await;
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
@@ -281,12 +290,13 @@ impl FailOn {
     /// The exit code of a scan.
     fn code(self, scanned: &Scanned) -> u8 {
         let least = match self {
-            Self::Any => Severity::Low,
+            Self::Any | Self::Low => Severity::Low,
             Self::Medium => Severity::Medium,
             Self::High => Severity::High,
-            Self::Critical => Severity::Critical,
+            Self::Critical | Self::None => Severity::Critical,
         };
-        let fails = scanned.found.iter().any(|found| found.severity >= least);
+        let mut counted = scanned.found.iter().filter(|found| !found.opted_out);
+        let fails = self != Self::None && counted.any(|found| found.severity >= least);
         match (scanned.unseen.is_empty(), fails) {
             (false, _) => 2,
             (true, true) => 1,
@@ -321,6 +331,7 @@ fn found(preview: Preview) -> Option<Found> {
         open: items.clone().map(|item| item.found.clone()).collect(),
         volumes: Vec::new(),
         patching: None,
+        opted_out: finding.is_opted_out(),
         fingerprints: items.map(|i| i.exposure.fingerprint.clone()).collect(),
         state: match finding.left {
             Some(why) => format!("would be left: {why}"),
@@ -346,6 +357,7 @@ fn progress() -> ProgressBar {
 }
 
 fn print_table(scanned: &Scanned) {
+    println!("{}", scanned.judged_by);
     if !scanned.found.is_empty() {
         let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
         for found in &scanned.found {
@@ -408,6 +420,7 @@ mod tests {
             patching: Some(FoundPatching::default()),
             fingerprints: Vec::new(),
             state: "would be put right".into(),
+            opted_out: false,
         }
     }
 
@@ -416,6 +429,7 @@ mod tests {
         use Severity::{Critical, High, Low, Medium};
         for (fail_on, from) in [
             (FailOn::Any, Low),
+            (FailOn::Low, Low),
             (FailOn::Medium, Medium),
             (FailOn::High, High),
             (FailOn::Critical, Critical),
@@ -428,6 +442,9 @@ mod tests {
                 };
                 let fails = u8::from(severity >= from);
                 assert_eq!(fail_on.code(&scanned), fails, "{fail_on:?} {severity}");
+                assert_eq!(FailOn::None.code(&scanned), 0);
+                scanned.found[0].opted_out = true;
+                assert_eq!(fail_on.code(&scanned), 0, "opted out");
                 scanned.unseen.push("something".into());
                 assert_eq!(fail_on.code(&scanned), 2, "not all is seen");
             }

@@ -38,10 +38,14 @@ impl Undo {
         if let (Some(days), Some(fields)) = (self.opt_out_days, request.as_object_mut()) {
             fields.insert("opt_out_days".to_owned(), json!(days));
         }
+        aws.announce(&stack);
         let answer = invoke(&aws.operations, undo, &request, &aws.deadline).await?;
         let answer = answer.map_err(Problem)?;
         let text = |name: &str| answer.get(name).and_then(|value| value.as_str());
         let verdict = text("verdict").unwrap_or("unknown answer").to_owned();
+        if verdict == "unknown" {
+            return Err(aws.not_found(&format!("the ledger entry `{}`", self.entry)));
+        }
         println!("{verdict}: {}", text("message").unwrap_or_default());
         if let Some(id) = text("undo") {
             println!("ledger entry of the undo: {id}");
