@@ -196,6 +196,17 @@ impl AwsError {
         )
     }
 
+    /// Whether AWS says that what was named is not there, whatever it is: EC2's codes
+    /// for it are `Invalid<Kind>.NotFound`, `.Malformed` of an id that none can have,
+    /// and `InvalidID` of a tagged resource.
+    #[must_use]
+    pub fn says_not_found(&self) -> bool {
+        self.code == "InvalidID"
+            || [".NotFound", ".Malformed"]
+                .iter()
+                .any(|end| self.code.ends_with(end))
+    }
+
     /// Whether AWS refused for now: nothing has happened, later it may.
     #[must_use]
     pub fn is_throttled(&self) -> bool {
