@@ -22,6 +22,21 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use context::Context;
 
+/// What stands below the help.
+const HELP: &str = "\
+Exit codes:
+  0  all is well
+  1  something was found, or the answer is no
+  2  it could not be done, was not found, or could not be written
+
+Examples:
+  backstop status                          what each control does now
+  backstop explain open-ingress            what a control finds, changes and never does
+  backstop scan --format sarif --output backstop.sarif
+  backstop history sg-0a3f5c7e91b2d4f60    what was done about a security group
+  backstop history --since 24h --outcome failed
+  backstop undo <entry> --reason 'vendor access until Friday'";
+
 /// What went wrong, in one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -29,7 +44,7 @@ pub(crate) struct Problem(pub(crate) String);
 
 /// Watches an account for risky EC2 changes; this is its command line.
 #[derive(Debug, Parser)]
-#[command(name = "backstop", version, about, propagate_version = true)]
+#[command(name = "backstop", version, about, propagate_version = true, after_help = HELP)]
 struct Cli {
     #[command(flatten)]
     context: Context,
@@ -55,6 +70,8 @@ enum Command {
     Show(commands::show::Show),
     /// Takes a change back
     Undo(commands::undo::Undo),
+    /// Opts a resource out of controls, or ends that
+    OptOut(commands::opt_out::OptOut),
     /// Shows every opt-out, what needs attention first
     OptOuts(commands::opt_outs::OptOuts),
     /// Checks or shows the policy, or puts another one in force
@@ -96,6 +113,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Problem> {
         Command::History(command) => command.run(&context).await,
         Command::Show(command) => command.run(&context).await,
         Command::Undo(command) => command.run(&context).await,
+        Command::OptOut(command) => command.run(&context).await,
         Command::OptOuts(command) => command.run(&context).await,
         Command::Policy(command) => command.run(&context).await,
         Command::Failed(command) => command.run(&context).await,

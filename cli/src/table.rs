@@ -110,7 +110,8 @@ impl Table {
         self.rows.is_empty()
     }
 
-    fn print(&self, terminal: Option<usize>) -> String {
+    /// The table as it fits a terminal of so many columns; none: plain columns.
+    pub(crate) fn print(&self, terminal: Option<usize>) -> String {
         match terminal {
             None => self.columns(),
             Some(width) if self.least_width() <= width => self.boxes(width),

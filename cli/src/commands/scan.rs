@@ -21,10 +21,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::Problem;
+use crate::commands::explain::control;
 use crate::context::Context;
 use crate::judging::Judging;
 use crate::sarif::sarif;
-use crate::table::{bad, doubtful, table};
+use crate::table::{bad, doubtful, table, terminal_width};
 
 /// How a scan is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -65,6 +66,12 @@ pub(crate) struct Scan {
     /// From which severity on the exit code is 1; what is opted out does not count
     #[arg(long, value_enum, default_value_t)]
     fail_on: FailOn,
+    /// Only this control, by name; may be given several times
+    #[arg(long)]
+    control: Vec<String>,
+    /// Writes to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<String>,
     #[command(flatten)]
     judging: Judging,
 }
@@ -231,6 +238,9 @@ impl fmt::Display for FoundVolume {
 
 impl Scan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let names = self.control.iter();
+        let only: Vec<ControlId> = names.map(|name| control(name)).collect::<Result<_, _>>()?;
+        let is_asked_for = |control: &ControlId| only.is_empty() || only.contains(control);
         let aws = context.aws().await?;
         let account = aws.account.clone();
         let basis = self.judging.basis(context, &aws).await?;
@@ -252,17 +262,22 @@ impl Scan {
             },
         };
         let progress = progress();
-        for control in AT_ONCE {
+        for served in AT_ONCE.iter().filter(|of| is_asked_for(&of.info().id)) {
             let (looked_at, found) = (scanned.looked_at, scanned.found.len());
             let mut tell = |seen: &Previewed| {
                 progress.set_position(looked_at + seen.looked_at);
                 progress.set_message(format!("{} found", found + seen.found.len()));
             };
-            scanned.look(*control, &previewing, &mut tell).await;
+            scanned.look(*served, &previewing, &mut tell).await;
         }
         progress.finish_and_clear();
-        volumes::look(&aws, &basis, &mut scanned).await;
-        instances::look(&aws, &basis, &mut scanned).await;
+        if is_asked_for(&ControlId::UnencryptedVolume) {
+            volumes::look(&aws, &basis, &mut scanned).await;
+        }
+        if ControlId::PATCHING.iter().any(is_asked_for) {
+            instances::look(&aws, &basis, &mut scanned).await;
+        }
+        scanned.found.retain(|found| is_asked_for(&found.control));
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
@@ -273,14 +288,20 @@ impl Scan {
         for problem in &scanned.unseen {
             eprintln!("backstop: not seen: {}", one_line(problem, 500));
         }
-        match self.format {
-            Format::Table => print_table(scanned),
-            Format::Json => println!("{}", json!(scanned)),
-            Format::Sarif => {
-                let sarif = serde_json::to_string_pretty(&sarif(scanned))
-                    .map_err(|error| Problem(format!("the SARIF log: {error}")))?;
-                println!("{sarif}");
+        let text = match self.format {
+            Format::Table => {
+                let is_file = self.output.is_some();
+                text(scanned, terminal_width().filter(|_| !is_file))
             }
+            Format::Json => format!("{}\n", json!(scanned)),
+            Format::Sarif => serde_json::to_string_pretty(&sarif(scanned))
+                .map(|sarif| sarif + "\n")
+                .map_err(|error| Problem(format!("the SARIF log: {error}")))?,
+        };
+        match &self.output {
+            Some(file) => std::fs::write(file, text)
+                .map_err(|error| Problem(format!("{file} cannot be written: {error}")))?,
+            None => print!("{text}"),
         }
         Ok(ExitCode::from(self.fail_on.code(scanned)))
     }
@@ -356,8 +377,9 @@ fn progress() -> ProgressBar {
     bar
 }
 
-fn print_table(scanned: &Scanned) {
-    println!("{}", scanned.judged_by);
+/// A scan, for people, as it fits a terminal of so many columns.
+fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
+    let mut lines = vec![scanned.judged_by.clone()];
     if !scanned.found.is_empty() {
         let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
         for found in &scanned.found {
@@ -373,32 +395,35 @@ fn print_table(scanned: &Scanned) {
                 (&found.state).into(),
             ]);
         }
-        println!("{table}");
+        lines.push(table.print(terminal));
     }
     for control in AT_ONCE {
         let info = control.info();
+        let Some(looked_at) = scanned.looked_at_by_control.get(&info.id) else {
+            continue;
+        };
         let found = scanned.found.iter().filter(|one| one.control == info.id);
-        println!(
-            "{} of {} {}s in {} of {} are {}",
+        lines.push(format!(
+            "{} of {looked_at} {}s in {} of {} are {}",
             found.count(),
-            scanned.looked_at_by_control.get(&info.id).unwrap_or(&0),
             info.phrases.resource,
             scanned.region,
             scanned.account,
             info.phrases.found
-        );
+        ));
     }
     let unpatched = scanned.found.iter();
     let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
-    println!(
-        "{} of {} running instances have known holes, lack patches, or are not managed",
+    lines.push(format!(
+        "{} of {} running instances have known vulnerabilities, lack patches, or are not managed",
         unpatched.count(),
         scanned.instances
-    );
-    println!(
+    ));
+    lines.push(format!(
         "unencrypted volumes: {}, of which {} are kept after they were replaced",
         scanned.unencrypted_volumes, scanned.kept_volumes
-    );
+    ));
+    lines.join("\n") + "\n"
 }
 
 mod instances;

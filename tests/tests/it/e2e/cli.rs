@@ -398,7 +398,18 @@ fn a_change_is_found_in_the_history_and_taken_back() {
             "jo",
             "--opt-out-days",
             "2",
+            "--yes",
         ];
+        let (code, out, _) = backstop(aws, &["undo", &id, "--reason", "x", "--dry-run"]);
+        assert_eq!(code, 0, "{out}");
+        assert!(
+            out.contains("would-undo: dry run, nothing was changed"),
+            "{out}"
+        );
+        let (code, _, err) = backstop(aws, &["undo", &id, "--reason", "x"]);
+        assert_eq!(code, 2, "there is nobody to ask");
+        assert!(err.contains("--yes"), "{err}");
+        assert!(group.rules(aws).await.is_empty(), "nothing was changed");
         let (code, out, err) = backstop(aws, &undo);
         assert_eq!(code, 0, "{out}{err}");
         assert!(
