@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_types::os_shim_internal::{Env, Fs};
 use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
@@ -75,15 +76,22 @@ impl Context {
         let mut regions = RegionProviderChain::first_try(self.region.clone().map(Region::new));
         if let Some(profile) = &self.profile {
             known(profile).await?;
-            // The usual chain asks the environment first.
-            let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile);
             let region = ProfileFileRegionProvider::builder().profile_name(profile);
+            regions = regions.or_else(region.build());
+        }
+        let region = regions.or_default_provider().region().await;
+        if let Some(profile) = &self.profile {
+            // The usual chain asks the environment first. Of a profile that assumes a
+            // role STS is called, in this Region.
+            let place = ProviderConfig::without_region().with_region(region.clone());
+            let credentials = ProfileFileCredentialsProvider::builder()
+                .configure(&place)
+                .profile_name(profile);
             loader = loader
                 .profile_name(profile)
                 .credentials_provider(credentials.build());
-            regions = regions.or_else(region.build());
         }
-        let config = loader.region(regions.or_default_provider()).load().await;
+        let config = loader.region(region).load().await;
         match config.region() {
             Some(_) => Ok(config),
             None => Err(Problem(

@@ -206,7 +206,10 @@ fn without_a_region_or_credentials_it_says_how_to_give_them() {
 fn profiles(name: &str) -> (PathBuf, PathBuf) {
     let folder = folder(name);
     let (config, credentials) = (folder.join("config"), folder.join("credentials"));
-    std::fs::write(&config, "[profile prod]\nregion = eu-west-3\n").unwrap();
+    let text = "[profile prod]\nregion = eu-west-3\n\
+        [profile admin]\nregion = eu-west-3\nsource_profile = prod\n\
+        role_arn = arn:aws:iam::111122223333:role/admin\n";
+    std::fs::write(&config, text).unwrap();
     std::fs::write(
         &credentials,
         "[prod]\naws_access_key_id = PRODUCTIONKEY\naws_secret_access_key = secret\n",
@@ -224,7 +227,8 @@ fn answering(status: u16, body: &'static str) -> (String, std::thread::JoinHandl
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = Vec::new();
         let mut part = [0; 4096];
-        while !String::from_utf8_lossy(&request).contains("GetCallerIdentity") {
+        // The body's first field.
+        while !String::from_utf8_lossy(&request).contains("Action=") {
             let read = stream.read(&mut part).unwrap();
             request.extend_from_slice(&part[..read]);
         }
@@ -272,6 +276,10 @@ fn a_profile_beats_credentials_and_the_region_of_the_environment() {
     ] {
         assert!(said.contains(part), "{said}");
     }
+    let (request, _) = run(&["--profile", "admin"]);
+    for part in ["Action=AssumeRole", "PRODUCTIONKEY", "/eu-west-3/"] {
+        assert!(request.contains(part), "{part}: {request}");
+    }
     let (request, _) = run(&["--profile", "prod", "--region", "eu-north-1"]);
     assert!(
         request.contains("PRODUCTIONKEY") && request.contains("/eu-north-1/"),
@@ -294,7 +302,7 @@ fn a_profile_beats_credentials_and_the_region_of_the_environment() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        err(&output).contains("there is no profile `pord`; there are: prod"),
+        err(&output).contains("there is no profile `pord`; there are: admin, prod"),
         "{}",
         err(&output)
     );
