@@ -1,10 +1,14 @@
-//! By what a scan or a plan judges: the policy and the mode.
+//! By what a scan or a plan judges: the policy, the mode, and what the stack's
+//! ledger knows.
+
+use std::collections::BTreeMap;
 
 use backstop_aws::ledger::Ledger;
-use backstop_aws::policy_store::read_document;
+use backstop_aws::policy_store::read_versioned;
 use backstop_aws::stack::Stack;
+use backstop_core::guards::Guards;
 use backstop_core::policy::Policy;
-use backstop_core::words::Mode;
+use backstop_core::words::{ControlId, Mode};
 use clap::{Args, ValueEnum};
 
 use crate::Problem;
@@ -12,77 +16,145 @@ use crate::commands::policy::parse;
 use crate::context::{Aws, Context, output};
 
 /// The mode that holds where the policy names none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Assumed {
     /// Nothing would be changed
     Notify,
-    /// Findings would be put right
-    #[default]
+    /// Findings would be remediated
     Enforce,
+}
+
+impl From<Assumed> for Mode {
+    fn from(mode: Assumed) -> Self {
+        match mode {
+            Assumed::Notify => Self::Notify,
+            Assumed::Enforce => Self::Enforce,
+        }
+    }
 }
 
 /// Options of commands that judge.
 #[derive(Debug, Args)]
 pub(crate) struct Judging {
-    /// A policy to judge by; else the stack's, else the defaults
+    /// A policy to judge by; else the stack's, without a stack the defaults
     #[arg(long, value_name = "FILE")]
     policy: Option<String>,
-    /// The mode where the policy names none
-    #[arg(long, value_enum, default_value_t)]
-    mode: Assumed,
+    /// The mode where the policy names none; else the stack's, without a stack
+    /// `enforce`
+    #[arg(long, value_enum)]
+    mode: Option<Assumed>,
 }
 
 impl Judging {
-    pub(crate) fn mode(&self) -> Mode {
-        match self.mode {
-            Assumed::Notify => Mode::Notify,
-            Assumed::Enforce => Mode::Enforce,
-        }
-    }
-
-    /// The policy: of the file; else of the stack, if there is one; else the
-    /// defaults, which is said. And the stack's ledger, if there is one.
+    /// What is judged by: the stack's policy, mode, trips and baseline, if there is a
+    /// stack, but for what the options say.
     pub(crate) async fn basis(&self, context: &Context, aws: &Aws) -> Result<Basis, Problem> {
         let given = self.policy.as_deref().map(parse).transpose()?;
-        let stack = Stack::read(&aws.operations, &context.stack, &aws.deadline).await;
-        let ledger = match &stack {
-            Ok(stack) => aws.ledger(stack).map_err(|problem| problem.0),
-            Err(error) => Err(error.code.clone()),
-        };
-        if let Err(problem) = &ledger {
-            eprintln!(
-                "backstop: what Inspector reported is left out, because the ledger of the stack `{}`, which keeps it, could not be read ({problem})",
-                context.stack
-            );
-        }
-        let policy = match (given, stack) {
-            (Some(policy), _) => policy,
-            (None, Ok(stack)) => {
-                let parameter = output(&stack, "PolicyParameterName")?;
-                let document = read_document(&aws.clients.ssm, parameter, &aws.deadline).await?;
-                Policy::parse(&document).map_err(|problem| {
-                    Problem(format!("the policy parameter `{parameter}`: {problem}"))
-                })?
+        let mode = self.mode.map(Mode::from);
+        let stack = match Stack::read(&aws.operations, &context.stack, &aws.deadline).await {
+            Ok(stack) => stack,
+            Err(error) => {
+                let mode = mode.unwrap_or(Mode::Enforce);
+                let of = match &self.policy {
+                    Some(file) => format!("the policy in {file}"),
+                    None => "the default policy".to_owned(),
+                };
+                return Ok(Basis {
+                    by: format!(
+                        "{}: judged by {of} in mode {}, without a stack (`{}` could not be read: {}); trips, the baseline and what Inspector reported are not known",
+                        aws.place(),
+                        name(mode),
+                        context.stack,
+                        error.code
+                    ),
+                    policy: given.unwrap_or_default(),
+                    mode,
+                    ledger: None,
+                });
             }
-            (None, Err(error)) => {
-                eprintln!(
-                    "backstop: judging by the default policy, because that of the stack `{}` could not be read ({})",
-                    context.stack, error.code
-                );
-                Policy::default()
+        };
+        let of_stack = stack
+            .parameters
+            .get("Mode")
+            .and_then(|mode| mode.parse().ok());
+        let mode = mode.or(of_stack).unwrap_or(Mode::Enforce);
+        let (policy, of) = match (given, &self.policy) {
+            (Some(policy), Some(file)) => (policy, format!("the policy in {file}")),
+            _ => {
+                let parameter = output(&stack, "PolicyParameterName")?;
+                let (document, version) =
+                    read_versioned(&aws.clients.ssm, parameter, &aws.deadline).await?;
+                let policy = Policy::parse(&document).map_err(|problem| {
+                    Problem(format!("the policy parameter `{parameter}`: {problem}"))
+                })?;
+                (policy, format!("its policy (version {version})"))
             }
         };
         Ok(Basis {
+            by: format!(
+                "{}: judged as the stack {} would, by {of} in mode {}{}",
+                aws.place(),
+                stack.name,
+                name(mode),
+                if policy.kill_switch {
+                    ", kill switch on"
+                } else {
+                    ""
+                }
+            ),
             policy,
-            ledger: ledger.ok(),
+            mode,
+            ledger: Some(aws.ledger(&stack)?),
         })
+    }
+}
+
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Off => "off",
+        Mode::Notify => "notify",
+        Mode::Enforce => "enforce",
     }
 }
 
 /// What is judged by, and where the stack keeps what it was told.
 pub(crate) struct Basis {
+    /// In words, for the head of what is printed.
+    pub(crate) by: String,
     /// The policy.
     pub(crate) policy: Policy,
+    /// The mode of controls that the policy does not name.
+    pub(crate) mode: Mode,
     /// The ledger of the stack; none: the stack could not be read.
     pub(crate) ledger: Option<Ledger>,
+}
+
+impl Basis {
+    /// What holds a control back on resources: trips, the baseline. Without a ledger
+    /// nothing is known.
+    pub(crate) async fn guards(
+        &self,
+        control: ControlId,
+        ids: &[String],
+    ) -> Result<BTreeMap<String, Guards>, Problem> {
+        let Some(ledger) = &self.ledger else {
+            return Ok(BTreeMap::new());
+        };
+        let standings = ledger.standings(control, ids).await?;
+        let guards = standings.into_iter().map(|standing| standing.guards);
+        Ok(ids.iter().cloned().zip(guards).collect())
+    }
+
+    /// The same of an instance, for the controls that share its patches.
+    pub(crate) async fn patching_guards(
+        &self,
+        id: &str,
+    ) -> Result<BTreeMap<ControlId, Guards>, Problem> {
+        let (ids, mut all) = ([id.to_owned()], BTreeMap::new());
+        for control in ControlId::PATCHING {
+            let mut of = self.guards(*control, &ids).await?;
+            all.extend(of.remove(id).map(|guards| (*control, guards)));
+        }
+        Ok(all)
+    }
 }

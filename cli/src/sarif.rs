@@ -1,61 +1,138 @@
-//! A scan as SARIF 2.1.0, which code-scanning dashboards read. There are no
-//! files: a result's place is the resource, by its ARN.
+//! A scan as SARIF 2.1.0, which code-scanning dashboards read, GitHub's among them.
+//!
+//! GitHub takes a result only with a file and a line (its documentation, "SARIF
+//! support for code scanning"). There is no file: the path is made of account,
+//! Region and resource, so that an alert keeps its place, and the ARN is the logical
+//! location beside it.
 
 use std::collections::BTreeMap;
 
+use backstop_core::explain::explain;
 use backstop_core::words::{ControlId, Severity};
+use serde_json::json;
 use serde_sarif::sarif::{
-    Location, LogicalLocation, Message, MultiformatMessageString, ReportingDescriptor,
-    Result as Outcome, ResultLevel, Run, Sarif, Tool, ToolComponent,
+    ArtifactLocation, Invocation, Location, LogicalLocation, Message, MultiformatMessageString,
+    Notification, PhysicalLocation, PropertyBag, Region, ReportingDescriptor, Result as Outcome,
+    ResultLevel, Run, Sarif, Suppression, Tool, ToolComponent,
 };
 
 use crate::commands::scan::{Found, Scanned};
 
+/// Where the rules are explained.
+const HELP: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/README.md");
+
 /// The log of a scan.
 pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
-    let rules: Vec<ReportingDescriptor> = ControlId::ALL
-        .iter()
-        .map(|control| {
-            ReportingDescriptor::builder()
-                .id(control.name())
-                .short_description(
-                    MultiformatMessageString::builder()
-                        .text(control.title())
-                        .build(),
-                )
-                .build()
-        })
-        .collect();
+    let rules = ControlId::ALL.iter().map(|control| rule(*control, scanned));
     let driver = ToolComponent::builder()
         .name("Backstop")
         .version(env!("CARGO_PKG_VERSION"))
-        .rules(rules)
+        .semantic_version(env!("CARGO_PKG_VERSION"))
+        .information_uri(env!("CARGO_PKG_REPOSITORY"))
+        .rules(rules.collect::<Vec<_>>())
         .build();
-    let results: Vec<Outcome> = scanned.found.iter().map(outcome).collect();
+    let results: Vec<Outcome> = scanned
+        .found
+        .iter()
+        .map(|of| outcome(of, scanned))
+        .collect();
+    // What a scan could not see is not closed: whoever reads the log must know that
+    // it is not all there is.
+    let unseen = scanned.unseen.iter().map(|problem| {
+        let message = Message::builder().text(problem.as_str()).build();
+        let level = json!("error");
+        Notification::builder()
+            .message(message)
+            .level(level)
+            .build()
+    });
+    let invocation = Invocation::builder()
+        .execution_successful(scanned.unseen.is_empty())
+        .tool_execution_notifications(unseen.collect::<Vec<_>>())
+        .build();
     let run = Run::builder()
         .tool(Tool::builder().driver(driver).build())
+        .invocations(vec![invocation])
         .results(results)
         .build();
     Sarif::builder()
         .schema("https://json.schemastore.org/sarif-2.1.0.json")
-        .version(serde_json::json!("2.1.0"))
+        .version(json!("2.1.0"))
         .runs(vec![run])
         .build()
 }
 
-fn outcome(found: &Found) -> Outcome {
+fn rule(control: ControlId, scanned: &Scanned) -> ReportingDescriptor {
+    let text = |text: String| MultiformatMessageString::builder().text(text).build();
+    let (title, why) = (control.title(), explain(control).map_or("", |of| of.why));
+    let of_rule = scanned.found.iter().filter(|of| of.control == control);
+    let worst = of_rule.map(|of| of.severity).max();
+    let properties = PropertyBag::builder()
+        .tags(vec!["security".to_owned(), "aws".to_owned()])
+        .additional_properties(BTreeMap::from([(
+            "security-severity".to_owned(),
+            json!(score(worst.unwrap_or(Severity::Medium))),
+        )]))
+        .build();
+    ReportingDescriptor::builder()
+        .id(control.name())
+        .name(control.name())
+        .short_description(text(title.to_owned()))
+        .full_description(text(format!("{title}. {why}")))
+        .help(text(format!(
+            "{why} What is changed, how to opt out and how to undo: backstop explain {control}"
+        )))
+        .help_uri(HELP)
+        .properties(properties)
+        .build()
+}
+
+/// A severity as GitHub orders alerts: above 9.0 is critical, 7.0 to 8.9 high, 4.0 to
+/// 6.9 medium, below that low (its documentation, `security-severity`).
+fn score(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "9.5",
+        Severity::High => "8.0",
+        Severity::Medium => "5.5",
+        Severity::Low => "2.0",
+    }
+}
+
+fn outcome(found: &Found, scanned: &Scanned) -> Outcome {
     let place = LogicalLocation::builder()
         .fully_qualified_name(&found.resource)
         .name(&found.id)
         .kind("resource")
         .build();
-    let location = Location::builder().logical_locations(vec![place]).build();
-    let prints: BTreeMap<String, String> = found
+    let uri = format!("aws/{}/{}/{}", scanned.account, scanned.region, found.id);
+    let physical = PhysicalLocation::builder()
+        .artifact_location(ArtifactLocation::builder().uri(uri).build())
+        .region(Region::builder().start_line(1).build())
+        .build();
+    let location = Location::builder()
+        .physical_location(physical)
+        .logical_locations(vec![place])
+        .build();
+    let mut prints: BTreeMap<String, String> = found
         .fingerprints
         .iter()
         .enumerate()
         .map(|(n, print)| (format!("backstop/{n}"), print.clone()))
         .collect();
+    // The only one that GitHub reads.
+    prints.insert(
+        "primaryLocationLineHash".to_owned(),
+        format!("{}/{}:1", found.control, found.id),
+    );
+    let suppressed = Suppression::builder()
+        .kind(json!("external"))
+        .justification("opted out")
+        .build();
+    let suppressions = if found.opted_out {
+        vec![suppressed]
+    } else {
+        Vec::new()
+    };
     Outcome::builder()
         .rule_id(found.control.name())
         .level(match found.severity {
@@ -75,6 +152,8 @@ fn outcome(found: &Found) -> Outcome {
         )
         .locations(vec![location])
         .partial_fingerprints(prints)
+        // Empty says that it is not suppressed; without it nobody has said so.
+        .suppressions(suppressions)
         .build()
 }
 
@@ -82,6 +161,76 @@ fn outcome(found: &Found) -> Outcome {
 mod tests {
     use super::*;
     use crate::commands::scan::{FoundPatching, FoundVolume};
+
+    /// What GitHub's documentation asks of a log ("SARIF support for code
+    /// scanning").
+    #[track_caller]
+    fn github_takes(log: &serde_json::Value) {
+        assert!(log["$schema"].as_str().unwrap().contains("sarif-2.1.0"));
+        assert_eq!(log["version"], "2.1.0");
+        for run in log["runs"].as_array().unwrap() {
+            let driver = &run["tool"]["driver"];
+            assert!(driver["name"].is_string());
+            let rules = driver["rules"].as_array().unwrap();
+            for rule in rules {
+                for text in ["shortDescription", "fullDescription", "help"] {
+                    let text = rule[text]["text"].as_str().unwrap();
+                    assert!((1..=1024).contains(&text.len()), "{text}");
+                }
+                assert!(rule["helpUri"].as_str().unwrap().starts_with("https://"));
+                let score = rule["properties"]["security-severity"].as_str().unwrap();
+                let score: f64 = score.parse().unwrap();
+                assert!(score > 0.0 && score <= 10.0);
+            }
+            for result in run["results"].as_array().unwrap() {
+                let id = &result["ruleId"];
+                assert!(rules.iter().any(|rule| rule["id"] == *id), "{id}");
+                assert!(result["message"]["text"].is_string());
+                let location = &result["locations"][0]["physicalLocation"];
+                let uri = location["artifactLocation"]["uri"].as_str().unwrap();
+                assert!(!uri.contains(':') && !uri.starts_with('/'), "{uri}");
+                assert_eq!(location["region"]["startLine"], 1);
+                assert!(result["partialFingerprints"]["primaryLocationLineHash"].is_string());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_opted_out_is_suppressed_and_a_partial_scan_says_so() {
+        let found = |opted_out| Found {
+            control: ControlId::PublicImage,
+            severity: Severity::High,
+            resource: "arn:aws:ec2:eu-central-1::image/ami-1".into(),
+            id: "ami-1".into(),
+            name: String::new(),
+            open: Vec::new(),
+            volumes: Vec::new(),
+            patching: None,
+            fingerprints: vec!["f".into()],
+            state: "in words".into(),
+            opted_out,
+        };
+        let mut scanned = Scanned {
+            found: vec![found(true), found(false)],
+            ..Scanned::default()
+        };
+        let run = |scanned: &Scanned| {
+            let log = serde_json::to_value(sarif(scanned)).unwrap();
+            github_takes(&log);
+            log["runs"][0].clone()
+        };
+        let whole = run(&scanned);
+        assert_eq!(whole["invocations"][0]["executionSuccessful"], true);
+        let results = &whole["results"];
+        assert_eq!(results[0]["suppressions"][0]["kind"], "external");
+        assert_eq!(results[1]["suppressions"], json!([]));
+        scanned.unseen.push("volumes: denied".into());
+        let partial = run(&scanned);
+        let invocation = &partial["invocations"][0];
+        assert_eq!(invocation["executionSuccessful"], false);
+        let said = &invocation["toolExecutionNotifications"][0]["message"]["text"];
+        assert_eq!(said, "volumes: denied");
+    }
 
     #[test]
     fn every_control_has_a_rule_and_a_unit_is_told_with_its_volumes() {
@@ -105,6 +254,7 @@ mod tests {
                 patching: None,
                 fingerprints: vec!["f".into(), "g".into()],
                 state: "would be left: opted out".into(),
+                opted_out: true,
             }],
             ..Scanned::default()
         };
@@ -154,6 +304,7 @@ mod tests {
             patching: Some(patching),
             fingerprints: vec!["f".into()],
             state: "would be put right".into(),
+            opted_out: false,
         };
         let missing = FoundPatching {
             missing: Some(3),
@@ -198,11 +349,13 @@ mod tests {
                 patching: None,
                 fingerprints: vec!["f".into()],
                 state: "would be put right".into(),
+                opted_out: false,
             }],
             ..Scanned::default()
         };
         let log = serde_json::to_value(sarif(&scanned)).unwrap();
         assert_eq!(log["version"], "2.1.0");
+        github_takes(&log);
         let run = &log["runs"][0];
         assert_eq!(run["tool"]["driver"]["rules"][0]["id"], "open-ingress");
         let result = &run["results"][0];

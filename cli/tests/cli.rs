@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use backstop_core::words::ControlId;
 use serde_json::{Value, json};
 
 /// Away from any real account.
@@ -142,6 +143,26 @@ fn policy_check_names_the_field_or_what_differs() {
     for part in ["bad.json", "`controls.open-ingress.mode`", "`enforce`"] {
         assert!(err(&checked).contains(part), "{}", err(&checked));
     }
+    let worse = write(
+        "worse.json",
+        r#"{"version":1,"kill_swich":true,"controls":{"open-ingress":{"mode":"enfroce"}}}"#,
+    );
+    for command in ["check", "apply"] {
+        let checked = backstop(&["policy", command, &worse]);
+        assert_eq!(checked.status.code(), Some(2));
+        for part in [
+            "2 faults",
+            "`controls.open-ingress.mode`",
+            "`kill_swich`: there is no such field; did you mean `kill_switch`?",
+        ] {
+            assert!(err(&checked).contains(part), "{command}: {}", err(&checked));
+        }
+    }
+    let utf16 = folder.join("utf16.json");
+    std::fs::write(&utf16, [0xff, 0xfe, b'{', 0, b'}', 0]).unwrap();
+    let checked = backstop(&["policy", "check", utf16.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(2));
+    assert!(err(&checked).contains("UTF-16"), "{}", err(&checked));
     let none = backstop(&["policy", "check", "/nonexistent.json"]);
     assert_eq!(none.status.code(), Some(2));
     assert!(
@@ -174,6 +195,255 @@ fn without_a_region_or_credentials_it_says_how_to_give_them() {
     );
     let profile = backstop(&["scan", "--profile", "gone", "--region", "eu-central-1"]);
     assert_eq!(profile.status.code(), Some(2));
+    assert!(
+        err(&profile).contains("there is no profile `gone`"),
+        "{}",
+        err(&profile)
+    );
+}
+
+/// A profile `prod` of another account than the environment's credentials.
+fn profiles(name: &str) -> (PathBuf, PathBuf) {
+    let folder = folder(name);
+    let (config, credentials) = (folder.join("config"), folder.join("credentials"));
+    let text = "[profile prod]\nregion = eu-west-3\n\
+        [profile admin]\nregion = eu-west-3\nsource_profile = prod\n\
+        role_arn = arn:aws:iam::111122223333:role/admin\n";
+    std::fs::write(&config, text).unwrap();
+    std::fs::write(
+        &credentials,
+        "[prod]\naws_access_key_id = PRODUCTIONKEY\naws_secret_access_key = secret\n",
+    )
+    .unwrap();
+    (config, credentials)
+}
+
+/// Answers one request with a status and a body; the request, as it came.
+fn answering(status: u16, body: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    use std::io::Read;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let request = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut part = [0; 4096];
+        // The body's first field.
+        while !String::from_utf8_lossy(&request).contains("Action=") {
+            let read = stream.read(&mut part).unwrap();
+            request.extend_from_slice(&part[..read]);
+        }
+        let answer = format!(
+            "HTTP/1.1 {status} -\r\ncontent-type: text/xml\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&request).into_owned()
+    });
+    (endpoint, request)
+}
+
+const DENIED: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>";
+
+#[test]
+fn a_profile_beats_credentials_and_the_region_of_the_environment() {
+    let (config, credentials) = profiles("profiles");
+    let run = |arguments: &[&str]| {
+        let (endpoint, request) = answering(403, DENIED);
+        let output = Command::new(env!("CARGO_BIN_EXE_backstop"))
+            .arg("doctor")
+            .args(arguments)
+            .env_clear()
+            .env("AWS_CONFIG_FILE", &config)
+            .env("AWS_SHARED_CREDENTIALS_FILE", &credentials)
+            .env("AWS_ACCESS_KEY_ID", "ENVIRONMENTKEY")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ENDPOINT_URL", endpoint)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        (request.join().unwrap(), err(&output))
+    };
+    let (request, said) = run(&["--profile", "prod"]);
+    assert!(
+        request.contains("PRODUCTIONKEY") && request.contains("/eu-west-3/"),
+        "{request}"
+    );
+    for part in [
+        "GetCallerIdentity: AccessDenied",
+        "grant the call",
+        "Region `eu-west-3`",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let (request, _) = run(&["--profile", "admin"]);
+    for part in ["Action=AssumeRole", "PRODUCTIONKEY", "/eu-west-3/"] {
+        assert!(request.contains(part), "{part}: {request}");
+    }
+    let (request, _) = run(&["--profile", "prod", "--region", "eu-north-1"]);
+    assert!(
+        request.contains("PRODUCTIONKEY") && request.contains("/eu-north-1/"),
+        "{request}"
+    );
+    let (request, _) = run(&[]);
+    assert!(
+        request.contains("ENVIRONMENTKEY") && request.contains("/us-east-1/"),
+        "without --profile the environment counts: {request}"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_backstop"))
+        .args(["doctor", "--profile", "pord"])
+        .env_clear()
+        .env("AWS_CONFIG_FILE", &config)
+        .env("AWS_SHARED_CREDENTIALS_FILE", &credentials)
+        .env("AWS_ACCESS_KEY_ID", "ENVIRONMENTKEY")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .env("AWS_REGION", "us-east-1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        err(&output).contains("there is no profile `pord`; there are: admin, prod"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn what_goes_wrong_below_is_said_in_a_sentence_and_never_as_debug_output() {
+    let run = |endpoint: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_backstop"))
+            .args(["history", "--region", "eu-centrl-1"])
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_MAX_ATTEMPTS", "1")
+            .env("AWS_ENDPOINT_URL", endpoint)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let said = err(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for debug in ["{ ", "Some(", "Error(", "DispatchFailure", "ConnectorError"] {
+            assert!(!said.contains(debug), "{said}");
+        }
+        said
+    };
+    let expired = "<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code><Message>The security token included in the request is expired</Message></Error></ErrorResponse>";
+    let (endpoint, request) = answering(403, expired);
+    let said = run(&endpoint);
+    request.join().unwrap();
+    for part in ["GetCallerIdentity: ExpiredToken", "log in again"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // As for a Region that does not exist, and without a network.
+    for endpoint in ["http://sts.eu-centrl-1.invalid", "http://127.0.0.1:1"] {
+        let said = run(endpoint);
+        for part in [
+            "GetCallerIdentity: NoConnection",
+            "network",
+            "Region `eu-centrl-1`",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
+
+/// `backstop` with its standard output into something that takes nothing.
+fn into(arguments: &[&str], output: std::process::Stdio) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_backstop"))
+        .args(arguments)
+        .env_clear()
+        .stdout(output)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap()
+}
+
+const PRINTING: [&[&str]; 6] = [
+    &["explain"],
+    &["explain", "open-ingress", "--format", "json"],
+    &["completions", "bash"],
+    &["--help"],
+    &["scan", "--help"],
+    &["--version"],
+];
+
+#[test]
+fn a_closed_pipe_ends_a_command_quietly() {
+    for arguments in PRINTING {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = into(arguments, writer.into());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(err(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_sentence_and_exit_code_2() {
+    for arguments in PRINTING {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = into(arguments, full.unwrap().into());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = err(&output);
+        assert!(
+            said.lines().count() == 1 && said.contains("could not be written"),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn every_control_is_explained() {
+    let list = backstop(&["explain"]);
+    assert_eq!(list.status.code(), Some(0));
+    let list = out(&list);
+    for control in ControlId::ALL {
+        let name = control.name();
+        assert_eq!(
+            list.lines()
+                .filter(|line| line.starts_with(&format!("{name} ")))
+                .count(),
+            1,
+            "{list}"
+        );
+        let explained = backstop(&["explain", name]);
+        assert_eq!(explained.status.code(), Some(0), "{name}");
+        let text = out(&explained);
+        let budget = format!("controls.{name}.budget.changes_per_hour (default: 50");
+        for part in [
+            control.title(),
+            "Why it matters",
+            "Security Hub: ",
+            "What it changes",
+            "What it never does",
+            "Settings in the policy",
+            &budget,
+            "How to opt out",
+            "How to undo",
+        ] {
+            assert!(text.contains(part), "{name}: {part} is missing in\n{text}");
+        }
+        let json = out(&backstop(&["explain", name, "--format", "json"]));
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["control"], name);
+        for field in ["never", "settings", "opt_out", "undo"] {
+            assert!(
+                !json[field].as_array().unwrap().is_empty(),
+                "{name}: {field}"
+            );
+        }
+    }
+    let typo = backstop(&["explain", "open-ingres"]);
+    assert_eq!(typo.status.code(), Some(2));
+    assert!(
+        err(&typo).contains("`open-ingres` is not a control; there are: open-ingress"),
+        "{}",
+        err(&typo)
+    );
 }
 
 #[test]
@@ -189,6 +459,7 @@ fn what_is_typed_wrong_is_said_before_anything_is_called() {
         ),
         (&["undo", "01M7SH8XYF6H0J2M4N8P7R3T1W"], "--reason"),
         (&["failed", "redrive"], "<IDS>"),
+        (&["history", "--limit", "0"], "a number from 1 on"),
     ] {
         let said = backstop(arguments);
         assert_eq!(said.status.code(), Some(2), "{arguments:?}");

@@ -3,22 +3,32 @@
 use std::process::ExitCode;
 
 use backstop_aws::doctor::examine;
+use backstop_core::doctor::{Check, trips};
 use clap::Args;
+use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::Context;
-use crate::table::{bad, good, table};
+use crate::table::{Format, bad, good, table};
 
-/// Examines trail, rules, subscription, queue and policy.
+/// Examines trail, rules, subscription, queue, policy and trips.
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {}
+pub(crate) struct Doctor {
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
 
 impl Doctor {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
         let deployment = stack.deployment(&aws.region);
-        let checks = examine(&aws.clients, &aws.operations, &deployment, &aws.deadline).await;
+        let mut checks = examine(&aws.clients, &aws.operations, &deployment, &aws.deadline).await;
+        checks.push(match aws.ledger(&stack)?.tripped_controls().await {
+            Ok(tripped) => trips(&tripped),
+            Err(error) => Check::unmade("trips", &Problem::from(error).0),
+        });
         let mut table = table(&["check", "", "found", "what to do"]);
         for check in &checks {
             match &check.result {
@@ -33,7 +43,16 @@ impl Doctor {
                 ]),
             };
         }
-        println!("{table}");
+        let documents = checks.iter().map(|check| match &check.result {
+            Ok(found) => json!({ "check": check.name, "ok": true, "found": found }),
+            Err(failed) => json!({
+                "check": check.name, "ok": false, "found": failed.found, "remedy": failed.remedy,
+            }),
+        });
+        match self.format {
+            Format::Table => println!("{table}"),
+            Format::Json => println!("{}", documents.collect::<Value>()),
+        }
         let well = checks.iter().all(|check| check.result.is_ok());
         Ok(ExitCode::from(u8::from(!well)))
     }

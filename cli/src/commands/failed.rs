@@ -97,6 +97,7 @@ async fn run_again(
     messages: Vec<Message>,
     wanted: impl Fn(&Message) -> bool,
 ) -> Result<ExitCode, Problem> {
+    aws.announce(stack);
     let (mut done, mut left) = (0, 0);
     for message in &messages {
         if !wanted(message) {

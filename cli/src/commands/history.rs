@@ -3,17 +3,21 @@
 use std::process::ExitCode;
 
 use backstop_aws::ledger::{Ledger, Stored};
+use backstop_aws::security_groups;
+use backstop_core::account_setting::AccountSetting;
 use backstop_core::controls;
 use backstop_core::message::one_line;
 use backstop_core::record::Record;
+use backstop_core::words::ControlId;
 use clap::Args;
-use jiff::ToSpan;
+use jiff::civil::Date;
 use jiff::tz::Offset;
-use serde_json::json;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::{Aws, Context};
-use crate::table::{Format, bad, doubtful, good, table};
+use crate::table::{Format, Table, bad, doubtful, good, table};
 
 /// How many days back entries are looked for without a resource: as long as
 /// they are kept.
@@ -22,14 +26,79 @@ const MOST_DAYS: i64 = 400;
 /// Shows the ledger's entries, the latest first.
 #[derive(Debug, Args)]
 pub(crate) struct History {
-    /// Only about this resource: its id or ARN
+    /// Only about this resource: its id or ARN, or the control of an account's setting
     resource: Option<String>,
     /// How many at most
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     limit: usize,
+    /// Only what began since then: a day (UTC) as `2026-11-24`, a time as
+    /// `2026-11-24T10:00:00Z`, or so long ago as `12h` or `7d`
+    #[arg(long, value_parser = Since::parse)]
+    since: Option<Since>,
+    /// Only with this outcome, for example `failed`; may be given several times
+    #[arg(long)]
+    outcome: Vec<String>,
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// How many entries; none would read like nothing happened.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it has to be a number from 1 on".to_owned()),
+        Ok(limit) => Ok(limit),
+    }
+}
+
+/// Since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    Then(Timestamp),
+    Ago(SignedDuration),
+}
+
+impl Since {
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::Then(at));
+        }
+        if let Ok(day) = text.parse::<Date>()
+            && let Ok(at) = Offset::UTC.to_timestamp(day.at(0, 0, 0, 0))
+        {
+            return Ok(Self::Then(at));
+        }
+        let number = text.get(..text.len().saturating_sub(1)).unwrap_or_default();
+        let hours = number
+            .parse::<u32>()
+            .ok()
+            .and_then(|number| match text.chars().last() {
+                Some('h') => Some(i64::from(number)),
+                Some('d') => Some(24 * i64::from(number)),
+                _ => None,
+            });
+        hours
+            .map(|hours| Self::Ago(SignedDuration::from_hours(hours)))
+            .ok_or_else(|| {
+                "it has to be a day like 2026-11-24, a time like 2026-11-24T10:00:00Z, or 12h or 7d"
+                    .to_owned()
+            })
+    }
+
+    fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Then(at) => at,
+            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+/// What was read so far.
+struct Read {
+    rows: Table,
+    documents: Vec<Value>,
+    /// Whether an entry could not be read.
+    unreadable: bool,
 }
 
 impl History {
@@ -37,89 +106,123 @@ impl History {
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
         let ledger = aws.ledger(&stack)?;
-        let ids = self.ids(&aws, &ledger).await?;
-        let mut table = table(&["entry", "began", "outcome", "resource", "what", "told"]);
-        let mut documents = Vec::new();
-        let mut unreadable = 0_u8;
-        for id in &ids {
-            match ledger.read_with_undo(id).await {
-                Ok(Some((Stored { record, told }, undone_by))) => {
-                    let what = match &undone_by {
-                        Some(undo) => format!("{} (taken back by {undo})", what(&record)),
-                        None => what(&record),
-                    };
-                    let outcome = record.outcome();
-                    let cell = match outcome {
-                        "failed" | "undo-failed" | "tripped" | "control-tripped" => bad(outcome),
-                        "remediated" | "undone" => good(outcome),
-                        _ => doubtful(outcome),
-                    };
-                    table.add_row(vec![
-                        id.into(),
-                        record
-                            .started_at()
-                            .strftime("%Y-%m-%d %H:%M:%S")
-                            .to_string()
-                            .into(),
-                        cell,
-                        one_line(resource(&record), 80).into(),
-                        one_line(&what, 200).into(),
-                        if told { good("yes") } else { bad("no") },
-                    ]);
-                    documents
-                        .push(json!({ "told": told, "undone_by": undone_by, "record": record }));
+        let now = aws.clients.clock.now();
+        let since = self.since.map_or(Timestamp::MIN, |since| since.at(now));
+        let mut read = Read {
+            rows: table(&["entry", "began", "outcome", "resource", "what", "told"]),
+            documents: Vec::new(),
+            unreadable: false,
+        };
+        if let Some(resource) = &self.resource {
+            let ids = about(&aws, &ledger, resource).await?;
+            if ids.is_empty() {
+                if self.format == Format::Json {
+                    println!("[]");
                 }
-                Ok(None) => {}
-                Err(problem) => {
-                    unreadable = 2;
-                    eprintln!("backstop: {problem}");
+                return Err(aws.not_found(&format!("a ledger entry about `{resource}`")));
+            }
+            self.read(&ledger, &ids, since, &mut read).await;
+        } else {
+            let mut day = Offset::UTC.to_datetime(now).date();
+            let first = Offset::UTC.to_datetime(since).date();
+            for _ in 0..MOST_DAYS {
+                let ids = ledger.records_on(day).await?;
+                self.read(&ledger, &ids, since, &mut read).await;
+                match day.checked_sub(1.day()) {
+                    Ok(before) if read.documents.len() < self.limit && before >= first => {
+                        day = before;
+                    }
+                    _ => break,
                 }
             }
         }
         match self.format {
-            Format::Json => println!("{}", json!(documents)),
-            Format::Table if documents.is_empty() => println!("no ledger entries found"),
-            Format::Table => println!("{table}"),
+            Format::Json => println!("{}", json!(read.documents)),
+            Format::Table if !read.rows.is_empty() => println!("{}", read.rows),
+            Format::Table if read.unreadable => {}
+            Format::Table => println!(
+                "no ledger entry matches ({}, stack {})",
+                aws.place(),
+                stack.name
+            ),
         }
-        Ok(ExitCode::from(unreadable))
+        Ok(ExitCode::from(if read.unreadable { 2 } else { 0 }))
     }
 
-    async fn ids(&self, aws: &Aws, ledger: &Ledger) -> Result<Vec<String>, Problem> {
-        let mut ids = match &self.resource {
-            Some(arn) if arn.starts_with("arn:") => ledger.records_of(arn).await?,
-            Some(id) => {
-                let arn = self.arn(aws, id).await?;
-                let mut ids = ledger.records_of(&arn).await?;
-                // Notices are about ids.
-                ids.extend(ledger.records_of(id).await?);
-                ids.sort_by(|a, b| b.cmp(a));
-                ids
+    /// Reads entries, the latest first, until there are as many as were asked for.
+    async fn read(&self, ledger: &Ledger, ids: &[String], since: Timestamp, read: &mut Read) {
+        for id in ids {
+            if read.documents.len() >= self.limit {
+                return;
             }
-            None => {
-                let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
-                let (mut ids, mut day) = (Vec::new(), today);
-                for _ in 0..MOST_DAYS {
-                    ids.extend(ledger.records_on(day).await?);
-                    match day.checked_sub(1.day()) {
-                        Ok(before) if ids.len() < self.limit => day = before,
-                        _ => break,
-                    }
+            match ledger.read_with_undo(id).await {
+                Ok(Some((stored, undone_by))) => self.add(id, &stored, undone_by, since, read),
+                Ok(None) => {}
+                Err(problem) => {
+                    read.unreadable = true;
+                    eprintln!("backstop: {problem}");
                 }
-                ids
             }
-        };
-        ids.truncate(self.limit);
-        Ok(ids)
+        }
     }
 
-    /// The ARN of a resource of this account.
-    async fn arn(&self, aws: &Aws, id: &str) -> Result<String, Problem> {
-        let account = aws.account().await?;
-        Ok(backstop_aws::security_groups::arn(
-            &aws.region,
-            &account,
-            id,
-        ))
+    fn add(
+        &self,
+        id: &str,
+        Stored { record, told }: &Stored,
+        undone_by: Option<String>,
+        since: Timestamp,
+        read: &mut Read,
+    ) {
+        let outcome = record.outcome();
+        let wanted = self.outcome.is_empty() || self.outcome.iter().any(|of| of == outcome);
+        if !wanted || record.started_at() < since {
+            return;
+        }
+        let what = match &undone_by {
+            Some(undo) => format!("{} (taken back by {undo})", what(record)),
+            None => what(record),
+        };
+        let cell = match outcome {
+            "failed" | "undo-failed" | "tripped" | "control-tripped" => bad(outcome),
+            "remediated" | "undone" => good(outcome),
+            _ => doubtful(outcome),
+        };
+        let began = record.started_at().strftime("%Y-%m-%d %H:%M:%S");
+        read.rows.add_row(vec![
+            id.into(),
+            began.to_string().into(),
+            cell,
+            one_line(resource(record), 80).into(),
+            one_line(&what, 200).into(),
+            if *told { good("yes") } else { bad("no") },
+        ]);
+        let document = json!({ "told": told, "undone_by": undone_by, "record": record });
+        read.documents.push(document);
+    }
+}
+
+/// The ids of the entries about a resource, the latest first.
+async fn about(aws: &Aws, ledger: &Ledger, resource: &str) -> Result<Vec<String>, Problem> {
+    if resource.starts_with("arn:") {
+        return Ok(ledger.records_of(resource).await?);
+    }
+    let arn = arn(resource, &aws.region, &aws.account);
+    let mut ids = ledger.records_of(&arn).await?;
+    // Notices are about ids.
+    ids.extend(ledger.records_of(resource).await?);
+    ids.sort_by(|a, b| b.cmp(a));
+    Ok(ids)
+}
+
+/// The ARN of a resource of this account, or of one of its settings by its control.
+fn arn(id: &str, region: &str, account: &str) -> String {
+    match ControlId::from_name(id) {
+        Some(control) if control.is_of_account() => {
+            let partition = security_groups::partition(region);
+            AccountSetting::new(id, partition, region, account, ()).arn
+        }
+        _ => security_groups::arn(region, account, id),
     }
 }
 
@@ -251,6 +354,51 @@ mod tests {
         assert_eq!(resource(&installed), "i-1");
         let told = of(json!({"reasons": ["Systems Manager cannot reach it"]}));
         assert_eq!(what(&told), "Systems Manager cannot reach it");
+    }
+
+    #[test]
+    fn an_id_leads_to_the_arn_that_records_have() {
+        for (id, expected) in [
+            (
+                "sg-1",
+                "arn:aws:ec2:eu-central-1:111122223333:security-group/sg-1",
+            ),
+            (
+                "vol-1",
+                "arn:aws:ec2:eu-central-1:111122223333:volume/vol-1",
+            ),
+            ("snap-1", "arn:aws:ec2:eu-central-1::snapshot/snap-1"),
+            ("ami-1", "arn:aws:ec2:eu-central-1::image/ami-1"),
+            (
+                "serial-console",
+                "arn:aws:ec2:eu-central-1:111122223333:serial-console/eu-central-1",
+            ),
+        ] {
+            assert_eq!(arn(id, "eu-central-1", "111122223333"), expected);
+        }
+    }
+
+    #[test]
+    fn since_is_a_day_a_time_or_so_long_ago() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let now = at("2026-11-24T10:00:00Z");
+        for (text, expected) in [
+            ("2026-11-20", "2026-11-20T00:00:00Z"),
+            ("2026-11-20T08:30:00Z", "2026-11-20T08:30:00Z"),
+            ("12h", "2026-11-23T22:00:00Z"),
+            ("7d", "2026-11-17T10:00:00Z"),
+        ] {
+            assert_eq!(Since::parse(text).unwrap().at(now), at(expected), "{text}");
+        }
+        for wrong in ["", "d", "7", "7w", "yesterday", "-1d", "ä"] {
+            assert!(Since::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_entry_at_all_cannot_be_asked_for() {
+        assert!(at_least_one("0").is_err() && at_least_one("").is_err());
+        assert_eq!(at_least_one("1"), Ok(1));
     }
 
     fn stored(fixture: &str) -> serde_json::Value {

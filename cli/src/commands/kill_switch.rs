@@ -1,4 +1,7 @@
 //! `backstop kill-switch`: stops everything within a minute, or lets it go on.
+//!
+//! Whoever pulls it is in a hurry, so the policy is not written anew: one field of
+//! its text changes, whatever else is in it, and whether or not it is valid.
 
 use std::process::ExitCode;
 
@@ -9,6 +12,12 @@ use serde_json::Value;
 
 use crate::Problem;
 use crate::context::{Context, output};
+
+/// The field of the policy.
+const FIELD: &str = "kill_switch";
+
+/// What is written in front of a policy's other fields.
+const WRITTEN: &str = "\"kill_switch\": true, ";
 
 /// What to do with the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,18 +44,24 @@ impl KillSwitch {
         let parameter = output(&stack, "PolicyParameterName")?;
         let ssm = &aws.clients.ssm;
         let document = read_document(ssm, parameter, &aws.deadline).await?;
-        let policy = Policy::parse(&document).map_err(|problem| {
-            Problem(format!("{problem}; nothing is changed by any control meanwhile, so the switch has no effect: mend the policy first"))
-        })?;
+        let valid = Policy::parse(&document).map(|_| ());
+        if let Err(problem) = &valid {
+            eprintln!(
+                "backstop: {problem}; no control changes anything until it is corrected, whatever the switch says"
+            );
+        }
+        let is_on = is_on(&document);
         let say = |on: bool| if on { "on" } else { "off" };
         let wanted = match self.to {
             To::Status => {
-                println!("the kill switch is {}", say(policy.kill_switch));
+                println!("{}, stack {}", aws.place(), stack.name);
+                println!("the kill switch is {}", say(is_on));
                 return Ok(ExitCode::SUCCESS);
             }
             to => to == To::On,
         };
-        if policy.kill_switch == wanted {
+        aws.announce(&stack);
+        if is_on == wanted {
             println!("the kill switch is {} already", say(wanted));
             return Ok(ExitCode::SUCCESS);
         }
@@ -55,30 +70,99 @@ impl KillSwitch {
         println!(
             "the kill switch is {}; it takes effect within a minute{}",
             say(wanted),
-            if wanted {
-                ""
-            } else {
-                ". What stayed open meanwhile: backstop sweep"
+            match (wanted, &valid) {
+                (false, Ok(())) => ". What stayed open meanwhile: backstop sweep",
+                _ => "",
             }
         );
         Ok(ExitCode::SUCCESS)
     }
 }
 
+/// Whether a document has the switch on.
+fn is_on(document: &str) -> bool {
+    let value = value_of(document);
+    value.is_some_and(|(from, to)| document.get(from..to) == Some("true"))
+}
+
 /// The document with the switch as wanted, and nothing else changed.
 fn switched(document: &str, on: bool) -> Result<String, Problem> {
-    let unreadable = |error: serde_json::Error| Problem(format!("the policy: {error}"));
-    let mut value: Value = serde_json::from_str(document).map_err(unreadable)?;
-    if let Some(fields) = value.as_object_mut() {
-        if on {
-            fields.insert("kill_switch".to_owned(), Value::Bool(true));
-        } else {
-            fields.remove("kill_switch");
+    let replaced = |from: usize, to: usize, by: &str| {
+        let (head, tail) = (document.get(..from), document.get(to..));
+        format!(
+            "{}{by}{}",
+            head.unwrap_or_default(),
+            tail.unwrap_or_default()
+        )
+    };
+    match value_of(document) {
+        // As this command has written it: the text is as it was before.
+        Some(_) if !on && document.contains(WRITTEN) => Ok(document.replacen(WRITTEN, "", 1)),
+        Some((from, to)) => Ok(replaced(from, to, if on { "true" } else { "false" })),
+        None if !on => Ok(document.to_owned()),
+        None => {
+            let start = document.find('{').ok_or_else(|| {
+                Problem(
+                    "the policy is not JSON, so there is nothing to write the switch into. No control changes anything until it is corrected (backstop policy apply <file>)".to_owned(),
+                )
+            })? + 1;
+            let is_empty = document
+                .get(start..)
+                .is_some_and(|rest| rest.trim_start().starts_with('}'));
+            let written = match is_empty {
+                true => WRITTEN.trim_end().trim_end_matches(','),
+                false => WRITTEN,
+            };
+            Ok(replaced(start, start, written))
         }
     }
-    let changed = serde_json::to_string(&value).map_err(unreadable)?;
-    Policy::parse(&changed).map_err(|problem| Problem(problem.to_string()))?;
-    Ok(changed)
+}
+
+/// From where to where the switch's value stands in a document, which may be no
+/// JSON otherwise: the one at the top, not one inside another object or a string.
+fn value_of(document: &str) -> Option<(usize, usize)> {
+    let (mut depth, mut at) = (0_i32, 0);
+    while let Some(rest) = document.get(at..) {
+        let next = rest.chars().next()?;
+        match next {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth -= 1,
+            '"' => {
+                let (text, length) = string(rest)?;
+                at += length;
+                let after = document.get(at..)?.trim_start();
+                if depth == 1 && text == FIELD && after.starts_with(':') {
+                    let value = after.get(1..)?.trim_start();
+                    let from = document.len() - value.len();
+                    let length = match value.starts_with('"') {
+                        true => string(value)?.1,
+                        false => value
+                            .find(|of: char| of == ',' || of == '}' || of.is_whitespace())
+                            .unwrap_or(value.len()),
+                    };
+                    return Some((from, from + length));
+                }
+                continue;
+            }
+            _ => {}
+        }
+        at += next.len_utf8();
+    }
+    None
+}
+
+/// The JSON string that a text begins with, and how long it is as written.
+fn string(text: &str) -> Option<(String, usize)> {
+    let mut escaped = false;
+    let end = text.char_indices().skip(1).find(|(_, of)| {
+        let ends = *of == '"' && !escaped;
+        escaped = *of == '\\' && !escaped;
+        ends
+    });
+    let length = end?.0 + 1;
+    let value: Option<Value> = serde_json::from_str(text.get(..length)?).ok();
+    let content = value.as_ref().and_then(Value::as_str).unwrap_or_default();
+    Some((content.to_owned(), length))
 }
 
 #[cfg(test)]
@@ -87,10 +171,56 @@ mod tests {
 
     #[test]
     fn only_the_switch_changes() {
-        let document = r#"{"controls":{"open-ingress":{"mode":"enforce"}},"version":1}"#;
-        let on = switched(document, true).unwrap();
-        assert!(Policy::parse(&on).unwrap().kill_switch);
-        assert_eq!(switched(&on, false).unwrap(), document);
-        assert!(switched("{", true).is_err());
+        for document in [
+            r#"{"controls":{"open-ingress":{"mode":"enforce"}},"version":1}"#,
+            "{\n  \"version\": 1,\n  \"opt_out\": { \"require_end\": true }\n}\n",
+            "{ \"version\" : 1.0e0, \"kill_swich\": true }",
+            "{\"version\":1,}",
+            "\u{feff}{\"version\":1}",
+            "{}",
+            r#"{"a":"\"kill_switch\": false","b":{"kill_switch":false},"version":1}"#,
+        ] {
+            assert!(!is_on(document), "{document}");
+            let on = switched(document, true).unwrap();
+            assert!(is_on(&on), "{on}");
+            if let Ok(policy) = Policy::parse(document) {
+                let mut expected = policy;
+                expected.kill_switch = true;
+                assert_eq!(Policy::parse(&on).unwrap(), expected, "{on}");
+            }
+            let off = switched(&on, false).unwrap();
+            assert!(!is_on(&off), "{off}");
+            if document != "{}" {
+                assert_eq!(off, document, "its text is as it was written");
+            }
+        }
+    }
+
+    #[test]
+    fn a_switch_that_somebody_wrote_is_changed_where_it_stands() {
+        for (off, on) in [
+            (
+                "{\"version\":1,\n \"kill_switch\" : false }",
+                "{\"version\":1,\n \"kill_switch\" : true }",
+            ),
+            ("{\"kill_switch\":false}", "{\"kill_switch\":true}"),
+        ] {
+            assert_eq!(switched(off, true).unwrap(), on);
+            assert_eq!(switched(on, false).unwrap(), off);
+        }
+        let nonsense = "{\"kill_switch\": \"on, please\", \"version\": 1}";
+        assert!(!is_on(nonsense), "a policy with it is not valid");
+        assert_eq!(
+            switched(nonsense, true).unwrap(),
+            "{\"kill_switch\": true, \"version\": 1}"
+        );
+    }
+
+    #[test]
+    fn what_holds_no_object_is_left_alone() {
+        for document in ["", "version: 1\n", "[]"] {
+            let said = switched(document, true).unwrap_err().0;
+            assert!(said.contains("not JSON"), "{said}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::Problem;
-use crate::context::Context;
+use crate::context::{Aws, Context};
 use crate::judging::Judging;
 use crate::table::table;
 
@@ -36,7 +36,7 @@ impl Plan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let (targets, place) = self.parse()?;
         let aws = context.aws().await?;
-        let account = aws.account().await?;
+        let account = aws.account.clone();
         // Looked for elsewhere the resource would seem to be gone.
         if let Some((region, of)) = place
             && (region != aws.region || of != account)
@@ -48,11 +48,12 @@ impl Plan {
         }
         let basis = self.judging.basis(context, &aws).await?;
         let policy = &basis.policy;
-        let mode = self.judging.mode();
+        println!("{}\n", basis.by);
         let previewing = Previewing {
             clients: &aws.clients,
             policy,
-            mode,
+            mode: basis.mode,
+            ledger: basis.ledger.as_ref(),
             place: Place {
                 account: &account,
                 region: &aws.region,
@@ -69,23 +70,23 @@ impl Plan {
                     println!("nothing would be looked at: {reason}");
                     false
                 }
-                Target::Resource(control, id) => preview(&previewing, control, vec![id]).await?,
+                Target::Resource(control, id) => {
+                    preview(&previewing, &aws, control, vec![id]).await?
+                }
                 Target::Other(control, id) => {
-                    let ids = concerned(&previewing, control, &id).await?;
-                    preview(&previewing, control, ids).await?
+                    let ids = concerned(&previewing, &aws, control, &id).await?;
+                    preview(&previewing, &aws, control, ids).await?
                 }
                 Target::Setting(control) => {
-                    preview(&previewing, control, vec![aws.region.clone()]).await?
+                    preview(&previewing, &aws, control, vec![aws.region.clone()]).await?
                 }
                 Target::Unit(id) if id.starts_with("i-") => {
-                    let of_volumes = volumes::plan(&id, &aws, policy, mode).await?;
+                    let of_volumes = volumes::plan(&id, &aws, &basis).await?;
                     println!();
-                    instances::plan(&id, &Says::Nothing, &aws, &basis, mode).await? || of_volumes
+                    instances::plan(&id, &Says::Nothing, &aws, &basis).await? || of_volumes
                 }
-                Target::Unit(id) => volumes::plan(&id, &aws, policy, mode).await?,
-                Target::Patches(id, says) => {
-                    instances::plan(&id, &says, &aws, &basis, mode).await?
-                }
+                Target::Unit(id) => volumes::plan(&id, &aws, &basis).await?,
+                Target::Patches(id, says) => instances::plan(&id, &says, &aws, &basis).await?,
             };
         }
         Ok(ExitCode::from(u8::from(found)))
@@ -252,6 +253,7 @@ fn reasons(all: Vec<String>, foreign: &str) -> String {
 /// The resources of a control that another one concerns.
 async fn concerned(
     previewing: &Previewing<'_>,
+    aws: &Aws,
     control: ControlId,
     id: &str,
 ) -> Result<Vec<String>, Problem> {
@@ -260,7 +262,7 @@ async fn concerned(
     };
     let ids = match served.concerned(previewing, id).await? {
         Concerned::Resources(ids) => ids,
-        Concerned::Gone => Vec::new(),
+        Concerned::Gone => return Err(aws.not_found(id)),
         Concerned::BeingModified(state) => {
             let kind = served.expands().map_or("resource", |other| other.resource);
             return Err(Problem(format!(
@@ -277,6 +279,7 @@ async fn concerned(
 /// Looks at resources of a control; whether anything was found.
 async fn preview(
     previewing: &Previewing<'_>,
+    aws: &Aws,
     control: ControlId,
     ids: Vec<String>,
 ) -> Result<bool, Problem> {
@@ -286,6 +289,9 @@ async fn preview(
     };
     for id in ids {
         let preview = served.preview(previewing, &id).await?;
+        if preview.is_gone() {
+            return Err(aws.not_found(&id));
+        }
         print!("{}", said(&preview, served.info()));
         found |= preview.finding().is_some();
         if !preview.unread.is_empty() {

@@ -1,17 +1,20 @@
-//! `backstop policy`: checks a policy, or shows the one in force.
+//! `backstop policy`: checks a policy, shows the one in force, or puts another one
+//! in force.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
-use backstop_aws::policy_store::read_document;
+use backstop_aws::policy_store::{read_document, write_document};
+use backstop_aws::stack::Stack;
 use backstop_core::policy::Policy as Document;
+use backstop_core::policy_faults::faults;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::Problem;
-use crate::context::{Context, output};
+use crate::context::{Aws, Context, output};
 
-/// Checks or shows the policy.
+/// Checks or shows the policy, or puts another one in force.
 #[derive(Debug, Args)]
 pub(crate) struct Policy {
     #[command(subcommand)]
@@ -27,6 +30,14 @@ enum What {
     },
     /// Shows the policy in force, as it is written
     Show,
+    /// Checks a policy, shows what it would change, asks, and puts it in force
+    Apply {
+        /// The file; `-` reads standard input, and needs --yes
+        file: String,
+        /// Does not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Policy {
@@ -34,14 +45,15 @@ impl Policy {
         match self.what {
             What::Check { file } => {
                 let policy = parse(&file)?;
-                let differing = differences(&policy);
+                let differing = differences(&Document::default(), &policy);
                 println!("{file}: valid");
                 if differing.is_empty() {
                     println!("all settings have their defaults");
                 }
-                for line in differing {
-                    println!("{line}");
+                for Difference { path, to, .. } in differing {
+                    println!("{path}: {to}");
                 }
+                Ok(ExitCode::SUCCESS)
             }
             What::Show => {
                 let aws = context.aws().await?;
@@ -51,46 +63,164 @@ impl Policy {
                     "{}",
                     read_document(&aws.clients.ssm, parameter, &aws.deadline).await?
                 );
+                Ok(ExitCode::SUCCESS)
+            }
+            What::Apply { file, yes } => {
+                // What is wrong with it is said before anything is called.
+                let text = read(&file)?;
+                let wanted = checked(&file, &text)?;
+                let aws = context.aws().await?;
+                let stack = context.stack(&aws).await?;
+                apply(&aws, &stack, &text, &wanted, yes).await
             }
         }
-        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn apply(
+    aws: &Aws,
+    stack: &Stack,
+    text: &str,
+    wanted: &Document,
+    yes: bool,
+) -> Result<ExitCode, Problem> {
+    let parameter = output(stack, "PolicyParameterName")?;
+    let ssm = &aws.clients.ssm;
+    let in_force = read_document(ssm, parameter, &aws.deadline).await?;
+    aws.announce(stack);
+    if in_force == text {
+        println!("this policy is in force already");
+        return Ok(ExitCode::SUCCESS);
+    }
+    match Document::parse(&in_force) {
+        Ok(now) => {
+            let differing = differences(&now, wanted);
+            if differing.is_empty() {
+                println!("no setting changes, only how the policy is written");
+            }
+            for Difference { path, from, to } in differing {
+                println!("{path}: {from} -> {to}");
+            }
+        }
+        Err(problem) => println!(
+            "{problem}; it is replaced as a whole. What differs from the defaults afterwards:{}",
+            differences(&Document::default(), wanted)
+                .iter()
+                .map(|Difference { path, to, .. }| format!("\n{path}: {to}"))
+                .collect::<String>()
+        ),
+    }
+    if !yes && !confirmed("put it in force?")? {
+        println!("nothing was changed");
+        return Ok(ExitCode::from(1));
+    }
+    if read_document(ssm, parameter, &aws.deadline).await? != in_force {
+        return Err(Problem(
+            "somebody has changed the policy meanwhile, so nothing was changed: see what it changes now, and apply it again".to_owned(),
+        ));
+    }
+    write_document(ssm, parameter, text, &aws.deadline).await?;
+    println!("the policy is written; it takes effect within a minute");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks a person, who has to be there.
+pub(crate) fn confirmed(question: &str) -> Result<bool, Problem> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Problem(format!(
+            "{question} There is nobody to ask, so nothing was changed: give --yes"
+        )));
+    }
+    println!("{question} [y/N]");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Problem(format!("the answer cannot be read: {error}")))?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// The text of a file, or of standard input (`-`).
+fn read(file: &str) -> Result<String, Problem> {
+    let bytes = match file {
+        "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        }
+        path => std::fs::read(path),
+    };
+    let bytes = bytes.map_err(|error| Problem(format!("{file} cannot be read: {error}")))?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Problem(format!(
+            "{file}: it is UTF-16, by its byte order mark: save it as UTF-8 without one"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        Problem(format!(
+            "{file}: it is not UTF-8 (byte {}): save it as UTF-8",
+            error.utf8_error().valid_up_to() + 1
+        ))
+    })
+}
+
+/// The policy that a text is, or everything that is wrong with it.
+fn checked(file: &str, text: &str) -> Result<Document, Problem> {
+    let faults = faults(text);
+    match (Document::parse(text), faults.len()) {
+        (Ok(policy), 0) => Ok(policy),
+        (Err(problem), 0) => Err(Problem(format!("{file}: {problem}"))),
+        (_, count) => {
+            let faults: String = faults.iter().map(|of| format!("\n  {of}")).collect();
+            let faults_are = if count == 1 { "fault" } else { "faults" };
+            Err(Problem(format!(
+                "{file}: the policy is not valid, {count} {faults_are}:{faults}"
+            )))
+        }
     }
 }
 
 /// Reads a policy from a file, or from standard input (`-`).
 pub(crate) fn parse(file: &str) -> Result<Document, Problem> {
-    let document = match file {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-        path => std::fs::read_to_string(path),
-    };
-    let document = document.map_err(|error| Problem(format!("{file} cannot be read: {error}")))?;
-    Document::parse(&document).map_err(|problem| Problem(format!("{file}: {problem}")))
+    checked(file, &read(file)?)
 }
 
-/// What differs from the defaults, `path: value` a line.
-fn differences(policy: &Document) -> Vec<String> {
+/// A setting that two policies have differently.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    path: String,
+    from: Value,
+    to: Value,
+}
+
+/// What differs between two policies, by path.
+fn differences(from: &Document, to: &Document) -> Vec<Difference> {
     let of = |policy: &Document| serde_json::to_value(policy).unwrap_or_default();
-    let mut lines = Vec::new();
-    compare("", &of(policy), &of(&Document::default()), &mut lines);
-    lines
+    let mut differences = Vec::new();
+    compare("", &of(from), &of(to), &mut differences);
+    differences
 }
 
-fn compare(path: &str, value: &Value, default: &Value, lines: &mut Vec<String>) {
-    match (value, default) {
-        (Value::Object(fields), Value::Object(defaults)) => {
-            for (name, value) in fields {
+fn compare(path: &str, from: &Value, to: &Value, differences: &mut Vec<Difference>) {
+    match (from, to) {
+        (Value::Object(from), Value::Object(to)) => {
+            let mut names: Vec<&String> = from.keys().chain(to.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
                 let path = match path {
                     "" => name.clone(),
                     path => format!("{path}.{name}"),
                 };
-                let default = defaults.get(name).unwrap_or(&Value::Null);
-                compare(&path, value, default, lines);
+                let of = |fields: &serde_json::Map<String, Value>| {
+                    fields.get(name).cloned().unwrap_or_default()
+                };
+                compare(&path, &of(from), &of(to), differences);
             }
         }
-        (value, default) if value != default => lines.push(format!("{path}: {value}")),
+        (from, to) if from != to => differences.push(Difference {
+            path: path.to_owned(),
+            from: from.clone(),
+            to: to.clone(),
+        }),
         _ => {}
     }
 }
@@ -99,18 +229,33 @@ fn compare(path: &str, value: &Value, default: &Value, lines: &mut Vec<String>) 
 mod tests {
     use super::*;
 
+    fn lines(from: &str, to: &str) -> Vec<String> {
+        let of = |text| Document::parse(text).unwrap();
+        differences(&of(from), &of(to))
+            .iter()
+            .map(|Difference { path, from, to }| format!("{path}: {from} -> {to}"))
+            .collect()
+    }
+
     #[test]
-    fn what_differs_from_the_defaults_is_listed_by_path() {
-        let policy = Document::parse(
-            r#"{"version":1,"kill_switch":true,"controls":{"open-ingress":{"mode":"enforce","budget":{"changes_per_hour":50}}}}"#,
-        )
-        .unwrap();
+    fn what_differs_is_listed_by_path_with_both_values() {
+        let defaults = r#"{"version":1}"#;
+        let other = r#"{"version":1,"kill_switch":true,"controls":{"open-ingress":{"mode":"enforce","budget":{"changes_per_hour":50}}}}"#;
         assert_eq!(
-            differences(&policy),
+            lines(defaults, other),
             [
-                r#"controls.open-ingress.mode: "enforce""#,
-                "kill_switch: true"
+                r#"controls.open-ingress.mode: null -> "enforce""#,
+                "kill_switch: false -> true"
             ]
         );
+        assert_eq!(
+            lines(other, defaults),
+            [
+                r#"controls.open-ingress.mode: "enforce" -> null"#,
+                "kill_switch: true -> false"
+            ],
+            "what is taken away differs as well"
+        );
+        assert!(lines(other, other).is_empty());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use backstop_core::words::ControlId;
 use clap::Args;
 
 use crate::Problem;
+use crate::commands::explain::control;
 use crate::context::Context;
 
 /// Lets a control act again that has tripped.
@@ -19,19 +19,10 @@ pub(crate) struct ReArm {
 
 impl ReArm {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let Some(control) = ControlId::from_name(&self.control) else {
-            let names: Vec<&str> = ControlId::ALL
-                .iter()
-                .map(|control| control.name())
-                .collect();
-            return Err(Problem(format!(
-                "`{}` is not a control; there are: {}",
-                self.control,
-                names.join(", ")
-            )));
-        };
+        let control = control(&self.control)?;
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
+        aws.announce(&stack);
         let resource = self.resource.as_deref();
         let where_ = resource.map_or_else(String::new, |id| format!(" for {id}"));
         if aws.ledger(&stack)?.re_arm(control, resource).await? {

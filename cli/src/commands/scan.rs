@@ -21,10 +21,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::Problem;
+use crate::commands::explain::control;
 use crate::context::Context;
-use crate::judging::{Basis, Judging};
+use crate::judging::Judging;
 use crate::sarif::sarif;
-use crate::table::{bad, doubtful, table};
+use crate::table::{bad, doubtful, table, terminal_width};
 
 /// How a scan is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -41,15 +42,19 @@ enum Format {
 /// From which severity on a scan fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum FailOn {
-    /// Whatever is found
+    /// Whatever is found, as `low`
     #[default]
     Any,
+    /// From low on
+    Low,
     /// From medium on
     Medium,
     /// From high on
     High,
     /// Only critical
     Critical,
+    /// Nothing that is found
+    None,
 }
 
 /// Shows what would be found in this account now; changes nothing.
@@ -58,9 +63,15 @@ pub(crate) struct Scan {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// From which severity on the exit code is 1
+    /// From which severity on the exit code is 1; what is opted out does not count
     #[arg(long, value_enum, default_value_t)]
     fail_on: FailOn,
+    /// Only this control, by name; may be given several times
+    #[arg(long)]
+    control: Vec<String>,
+    /// Writes to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<String>,
     #[command(flatten)]
     judging: Judging,
 }
@@ -72,6 +83,8 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
+    /// What was judged by, in words.
+    pub(crate) judged_by: String,
     /// Resources of controls that are remediated at once, looked at.
     pub(crate) looked_at: u64,
     /// The same by control.
@@ -113,6 +126,8 @@ pub(crate) struct Found {
     pub(crate) fingerprints: Vec<String>,
     /// What Backstop would do about it.
     pub(crate) state: String,
+    /// Whether all of it is opted out.
+    pub(crate) opted_out: bool,
 }
 
 /// An unencrypted volume.
@@ -223,19 +238,23 @@ impl fmt::Display for FoundVolume {
 
 impl Scan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let names = self.control.iter();
+        let only: Vec<ControlId> = names.map(|name| control(name)).collect::<Result<_, _>>()?;
+        let is_asked_for = |control: &ControlId| only.is_empty() || only.contains(control);
         let aws = context.aws().await?;
-        let account = aws.account().await?;
-        let Basis { policy, ledger } = self.judging.basis(context, &aws).await?;
-        let mode = self.judging.mode();
+        let account = aws.account.clone();
+        let basis = self.judging.basis(context, &aws).await?;
         let mut scanned = Scanned {
             account: account.clone(),
             region: aws.region.clone(),
+            judged_by: basis.by.clone(),
             ..Scanned::default()
         };
         let previewing = Previewing {
             clients: &aws.clients,
-            policy: &policy,
-            mode,
+            policy: &basis.policy,
+            mode: basis.mode,
+            ledger: basis.ledger.as_ref(),
             place: Place {
                 account: &account,
                 region: &aws.region,
@@ -243,17 +262,22 @@ impl Scan {
             },
         };
         let progress = progress();
-        for control in AT_ONCE {
+        for served in AT_ONCE.iter().filter(|of| is_asked_for(&of.info().id)) {
             let (looked_at, found) = (scanned.looked_at, scanned.found.len());
             let mut tell = |seen: &Previewed| {
                 progress.set_position(looked_at + seen.looked_at);
                 progress.set_message(format!("{} found", found + seen.found.len()));
             };
-            scanned.look(*control, &previewing, &mut tell).await;
+            scanned.look(*served, &previewing, &mut tell).await;
         }
         progress.finish_and_clear();
-        volumes::look(&aws, &policy, mode, &mut scanned).await;
-        instances::look(&aws, &policy, mode, ledger.as_ref(), &mut scanned).await;
+        if is_asked_for(&ControlId::UnencryptedVolume) {
+            volumes::look(&aws, &basis, &mut scanned).await;
+        }
+        if ControlId::PATCHING.iter().any(is_asked_for) {
+            instances::look(&aws, &basis, &mut scanned).await;
+        }
+        scanned.found.retain(|found| is_asked_for(&found.control));
         scanned
             .found
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
@@ -264,14 +288,20 @@ impl Scan {
         for problem in &scanned.unseen {
             eprintln!("backstop: not seen: {}", one_line(problem, 500));
         }
-        match self.format {
-            Format::Table => print_table(scanned),
-            Format::Json => println!("{}", json!(scanned)),
-            Format::Sarif => {
-                let sarif = serde_json::to_string_pretty(&sarif(scanned))
-                    .map_err(|error| Problem(format!("the SARIF log: {error}")))?;
-                println!("{sarif}");
+        let text = match self.format {
+            Format::Table => {
+                let is_file = self.output.is_some();
+                text(scanned, terminal_width().filter(|_| !is_file))
             }
+            Format::Json => format!("{}\n", json!(scanned)),
+            Format::Sarif => serde_json::to_string_pretty(&sarif(scanned))
+                .map(|sarif| sarif + "\n")
+                .map_err(|error| Problem(format!("the SARIF log: {error}")))?,
+        };
+        match &self.output {
+            Some(file) => std::fs::write(file, text)
+                .map_err(|error| Problem(format!("{file} cannot be written: {error}")))?,
+            None => print!("{text}"),
         }
         Ok(ExitCode::from(self.fail_on.code(scanned)))
     }
@@ -281,12 +311,13 @@ impl FailOn {
     /// The exit code of a scan.
     fn code(self, scanned: &Scanned) -> u8 {
         let least = match self {
-            Self::Any => Severity::Low,
+            Self::Any | Self::Low => Severity::Low,
             Self::Medium => Severity::Medium,
             Self::High => Severity::High,
-            Self::Critical => Severity::Critical,
+            Self::Critical | Self::None => Severity::Critical,
         };
-        let fails = scanned.found.iter().any(|found| found.severity >= least);
+        let mut counted = scanned.found.iter().filter(|found| !found.opted_out);
+        let fails = self != Self::None && counted.any(|found| found.severity >= least);
         match (scanned.unseen.is_empty(), fails) {
             (false, _) => 2,
             (true, true) => 1,
@@ -321,6 +352,7 @@ fn found(preview: Preview) -> Option<Found> {
         open: items.clone().map(|item| item.found.clone()).collect(),
         volumes: Vec::new(),
         patching: None,
+        opted_out: finding.is_opted_out(),
         fingerprints: items.map(|i| i.exposure.fingerprint.clone()).collect(),
         state: match finding.left {
             Some(why) => format!("would be left: {why}"),
@@ -345,7 +377,9 @@ fn progress() -> ProgressBar {
     bar
 }
 
-fn print_table(scanned: &Scanned) {
+/// A scan, for people, as it fits a terminal of so many columns.
+fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
+    let mut lines = vec![scanned.judged_by.clone()];
     if !scanned.found.is_empty() {
         let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
         for found in &scanned.found {
@@ -361,32 +395,35 @@ fn print_table(scanned: &Scanned) {
                 (&found.state).into(),
             ]);
         }
-        println!("{table}");
+        lines.push(table.print(terminal));
     }
     for control in AT_ONCE {
         let info = control.info();
+        let Some(looked_at) = scanned.looked_at_by_control.get(&info.id) else {
+            continue;
+        };
         let found = scanned.found.iter().filter(|one| one.control == info.id);
-        println!(
-            "{} of {} {}s in {} of {} are {}",
+        lines.push(format!(
+            "{} of {looked_at} {}s in {} of {} are {}",
             found.count(),
-            scanned.looked_at_by_control.get(&info.id).unwrap_or(&0),
             info.phrases.resource,
             scanned.region,
             scanned.account,
             info.phrases.found
-        );
+        ));
     }
     let unpatched = scanned.found.iter();
     let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
-    println!(
-        "{} of {} running instances have known holes, lack patches, or are not managed",
+    lines.push(format!(
+        "{} of {} running instances have known vulnerabilities, lack patches, or are not managed",
         unpatched.count(),
         scanned.instances
-    );
-    println!(
+    ));
+    lines.push(format!(
         "unencrypted volumes: {}, of which {} are kept after they were replaced",
         scanned.unencrypted_volumes, scanned.kept_volumes
-    );
+    ));
+    lines.join("\n") + "\n"
 }
 
 mod instances;
@@ -408,6 +445,7 @@ mod tests {
             patching: Some(FoundPatching::default()),
             fingerprints: Vec::new(),
             state: "would be put right".into(),
+            opted_out: false,
         }
     }
 
@@ -416,6 +454,7 @@ mod tests {
         use Severity::{Critical, High, Low, Medium};
         for (fail_on, from) in [
             (FailOn::Any, Low),
+            (FailOn::Low, Low),
             (FailOn::Medium, Medium),
             (FailOn::High, High),
             (FailOn::Critical, Critical),
@@ -428,6 +467,9 @@ mod tests {
                 };
                 let fails = u8::from(severity >= from);
                 assert_eq!(fail_on.code(&scanned), fails, "{fail_on:?} {severity}");
+                assert_eq!(FailOn::None.code(&scanned), 0);
+                scanned.found[0].opted_out = true;
+                assert_eq!(fail_on.code(&scanned), 0, "opted out");
                 scanned.unseen.push("something".into());
                 assert_eq!(fail_on.code(&scanned), 2, "not all is seen");
             }

@@ -17,6 +17,7 @@ impl Sweep {
         let aws = context.aws().await?;
         let stack = context.stack(&aws).await?;
         let sweep = function(&stack, "SweepFunction")?;
+        aws.announce(&stack);
         start(
             &aws.operations,
             sweep,

@@ -28,7 +28,7 @@ use backstop_core::failed_event;
 use backstop_core::notice::{About, Digest, Health, Notice};
 use backstop_core::record::Record;
 use backstop_core::run::VERSION;
-use backstop_core::sweep::{self, LastDigest};
+use backstop_core::sweep::{self, LastDigest, LastSweep};
 use backstop_core::trigger::CheckRequested;
 use backstop_core::words::{Actor, ControlId, Mode, Status};
 use backstop_engine::{AT_ONCE, Baseline, Walk};
@@ -168,6 +168,11 @@ impl Handler {
             digest.met_first.count,
         );
         let told = self.sum_up(place, &mut digest).await;
+        let sweep = LastSweep::of(&digest, self.clients.clock.now());
+        if let Err(problem) = self.ledger.keep_sweep(&sweep).await {
+            // It is shown by `backstop status`, and nothing is decided by it.
+            warn!(%problem, "what the sweep came to is not kept");
+        }
         info!(?digest, "swept");
         let told = told?;
         if digest.unseen.is_empty() {

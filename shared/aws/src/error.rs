@@ -1,11 +1,16 @@
 //! One error type for every AWS call: operation, code, message. Never just
 //! "service error".
 
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use backstop_core::plan::Ending;
+
+/// The code of a call that was not sent for want of credentials.
+pub const NO_CREDENTIALS: &str = "NoCredentials";
 
 /// An AWS call that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +19,7 @@ pub struct AwsError {
     /// The operation, for example `RevokeSecurityGroupIngress`.
     pub operation: &'static str,
     /// AWS's error code, or `Timeout`, `NoConnection`, `BadResponse` where no
-    /// answer of AWS came.
+    /// answer of AWS came, `NotSent` or [`NO_CREDENTIALS`] where it was not asked.
     pub code: String,
     /// AWS's message.
     pub message: String,
@@ -67,7 +72,7 @@ impl AwsError {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let (code, message, retryable) = match error {
+        let (mut code, message, retryable) = match error {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().unwrap_or("Unknown").to_owned();
                 let message = service.err().message().unwrap_or("no message").to_owned();
@@ -89,6 +94,9 @@ impl AwsError {
             SdkError::ResponseError(_) => ("BadResponse".to_owned(), full(error), true),
             _ => ("NotSent".to_owned(), full(error), false),
         };
+        if causes(error).any(|cause| cause.is::<CredentialsError>()) {
+            NO_CREDENTIALS.clone_into(&mut code);
+        }
         Self {
             operation,
             code,
@@ -189,6 +197,17 @@ impl AwsError {
         )
     }
 
+    /// Whether AWS says that what was named is not there, whatever it is: EC2's codes
+    /// for it are `Invalid<Kind>.NotFound`, `.Malformed` of an id that none can have,
+    /// and `InvalidID` of a tagged resource.
+    #[must_use]
+    pub fn says_not_found(&self) -> bool {
+        self.code == "InvalidID"
+            || [".NotFound", ".Malformed"]
+                .iter()
+                .any(|end| self.code.ends_with(end))
+    }
+
     /// Whether AWS refused for now: nothing has happened, later it may.
     #[must_use]
     pub fn is_throttled(&self) -> bool {
@@ -242,9 +261,24 @@ impl AwsError {
     }
 }
 
-fn full<E>(error: &SdkError<E, HttpResponse>) -> String
-where
-    E: std::error::Error + 'static,
-{
-    DisplayErrorContext(error).to_string()
+/// An error with its causes, in words: people read it, in messages too, so none of
+/// the SDK's debug output is in it.
+fn full(error: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        let part = cause.to_string();
+        // Some say what their cause says.
+        if !parts.iter().any(|of| of.contains(&part)) {
+            parts.push(part);
+        }
+    }
+    parts.join(": ")
+}
+
+/// An error and what caused it, the error first.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error: &'a (dyn Error + 'static) = *error;
+        error.source()
+    })
 }

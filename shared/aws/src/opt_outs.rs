@@ -110,6 +110,19 @@ pub async fn set(
     tags::set(ec2, resource, OPT_OUT_TAG, value, deadline).await
 }
 
+/// Removes an opt-out tag of a resource, by its key as it is spelt.
+///
+/// # Errors
+/// The call failed.
+pub async fn unset(
+    ec2: &aws_sdk_ec2::Client,
+    resource: &str,
+    key: &str,
+    deadline: &Deadline,
+) -> Result<(), AwsError> {
+    tags::unset(ec2, resource, key, deadline).await
+}
+
 /// The security groups that tags of these resources concern: a group itself,
 /// the group of a rule, every group of a VPC. What is gone concerns none.
 ///

@@ -47,11 +47,24 @@ pub async fn read_document(
     parameter: &str,
     deadline: &Deadline,
 ) -> Result<String, AwsError> {
+    let (document, _) = read_versioned(ssm, parameter, deadline).await?;
+    Ok(document)
+}
+
+/// As [`read_document`], with the parameter's version.
+///
+/// # Errors
+/// SSM did not give it.
+pub async fn read_versioned(
+    ssm: &aws_sdk_ssm::Client,
+    parameter: &str,
+    deadline: &Deadline,
+) -> Result<(String, i64), AwsError> {
     let request = ssm.get_parameter().name(parameter).send();
     let answer = deadline.call("GetParameter", request).await?;
-    let parameter = answer.parameter;
-    Ok(parameter
-        .and_then(|parameter| parameter.value)
+    Ok(answer
+        .parameter
+        .map(|parameter| (parameter.value.unwrap_or_default(), parameter.version))
         .unwrap_or_default())
 }
 

@@ -104,13 +104,18 @@ pub async fn gather(
     }))
 }
 
-/// The ARN of a group, a volume or an instance, where EC2 does not say it.
+/// The ARN of a resource by its id, where EC2 does not say it: of a group, a volume,
+/// an instance, a subnet, a snapshot or an image.
 #[must_use]
 pub fn arn(region: &str, owner: &str, id: &str) -> String {
-    let kind = match id.split_once('-') {
-        Some(("vol", _)) => "volume",
-        Some(("i", _)) => "instance",
-        _ => "security-group",
+    let (kind, owner) = match id.split_once('-') {
+        Some(("vol", _)) => ("volume", owner),
+        Some(("i", _)) => ("instance", owner),
+        Some(("subnet", _)) => ("subnet", owner),
+        // Their ARNs name no account.
+        Some(("snap", _)) => ("snapshot", ""),
+        Some(("ami", _)) => ("image", ""),
+        _ => ("security-group", owner),
     };
     format!("arn:{}:ec2:{region}:{owner}:{kind}/{id}", partition(region))
 }

@@ -16,6 +16,8 @@ use crate::security_groups::within;
 pub struct Stack {
     /// Its name, or its id, as it was asked for.
     pub name: String,
+    /// Its parameters, by name.
+    pub parameters: BTreeMap<String, String>,
     /// Its outputs, by name.
     pub outputs: BTreeMap<String, String>,
     /// Its resources: logical id to physical id.
@@ -41,7 +43,15 @@ impl Stack {
             name: name.to_owned(),
             ..Self::default()
         };
-        for output in stacks?.stacks().iter().flat_map(|stack| stack.outputs()) {
+        let stacks = stacks?;
+        for parameter in stacks.stacks().iter().flat_map(|stack| stack.parameters()) {
+            if let (Some(key), Some(value)) =
+                (parameter.parameter_key(), parameter.parameter_value())
+            {
+                stack.parameters.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        for output in stacks.stacks().iter().flat_map(|stack| stack.outputs()) {
             if let (Some(key), Some(value)) = (output.output_key(), output.output_value()) {
                 stack.outputs.insert(key.to_owned(), value.to_owned());
             }

@@ -5,6 +5,7 @@
 
 use crate::notice::FailedCheck;
 use crate::policy::Policy;
+use crate::words::ControlId;
 
 /// A check and how it came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,23 @@ impl Check {
             format!("it could not be looked at: {error}"),
             "Grant the call, or look again later; until then nobody knows.",
         )
+    }
+}
+
+/// No control has tripped: one that has changes nothing until a person re-arms it.
+#[must_use]
+pub fn trips(tripped: &[ControlId]) -> Check {
+    const NAME: &str = "trips";
+    let names: Vec<&str> = tripped.iter().map(|control| control.name()).collect();
+    match names.first() {
+        None => Check::passed(NAME, "no control has tripped".to_owned()),
+        Some(first) => Check::failed(
+            NAME,
+            format!("tripped, and changing nothing: {}", names.join(", ")),
+            &format!(
+                "Find out why (backstop history, backstop policy show), then: backstop re-arm {first}."
+            ),
+        ),
     }
 }
 
@@ -191,6 +209,15 @@ pub fn policy(document: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_that_has_tripped_fails_its_check_with_the_command_that_ends_it() {
+        assert!(trips(&[]).result.is_ok());
+        let failed = trips(&[ControlId::PublicImage, ControlId::OpenIngress]);
+        let failed = failed.result.unwrap_err();
+        assert!(failed.found.ends_with("public-image, open-ingress"));
+        assert!(failed.remedy.contains("backstop re-arm public-image"));
+    }
 
     fn failed(check: &Check) -> &str {
         check.result.as_ref().unwrap_err().found.as_str()

@@ -300,6 +300,94 @@ pub fn asks_for_an_end(
     })
 }
 
+/// Most characters of a tag's value (EC2's limit).
+const MOST_TAG: usize = 256;
+
+/// For how long, whose, and why something is opted out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Term<'a> {
+    /// Last day (UTC) on which it holds, as `2027-01-31`.
+    pub until: Option<&'a str>,
+    /// Who answers for it.
+    pub owner: Option<&'a str>,
+    /// Why.
+    pub reason: Option<&'a str>,
+}
+
+/// The value of an opt-out tag for these controls (none: all of them), as it is read.
+///
+/// # Errors
+/// It could not be read as it is meant, or is too long: what is wrong, in a sentence.
+pub fn compose(controls: &[ControlId], term: &Term<'_>) -> Result<String, String> {
+    let names: Vec<&str> = controls.iter().map(|control| control.name()).collect();
+    let mut value = match names.join("+") {
+        all if all.is_empty() => "all".to_owned(),
+        names => names,
+    };
+    let fields = [
+        ("until", term.until),
+        ("owner", term.owner),
+        ("reason", term.reason),
+    ];
+    for (name, text) in fields {
+        if let Some(text) = text {
+            value += &format!(" {name}={}", text.trim());
+        }
+    }
+    let (_, read) = parse(&value)?;
+    let until = read.until.map(|until| until.to_string());
+    let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let as_meant = until.as_deref() == term.until.map(str::trim)
+        && read.owner == term.owner.map(spaced)
+        && read.reason == term.reason.map(spaced);
+    if !as_meant {
+        return Err(format!(
+            "`{value}` would be read otherwise than it is meant: leave `until=`, `owner=` and `reason=` out of the texts"
+        ));
+    }
+    match value.chars().count() {
+        length if length > MOST_TAG => Err(format!(
+            "the tag would have {length} characters; at most {MOST_TAG} are allowed: shorten the reason"
+        )),
+        _ => Ok(value),
+    }
+}
+
+/// The last day of an opt-out tag's value, if it has one that can be read.
+#[must_use]
+pub fn until(value: &str) -> Option<Date> {
+    parse(value).ok().and_then(|(_, opt_out)| opt_out.until)
+}
+
+/// The value of an opt-out tag without these controls; `None`: none is left.
+///
+/// # Errors
+/// It cannot be read, or says `all`, of which nothing can be taken out.
+pub fn without(value: &str, controls: &[ControlId]) -> Result<Option<String>, String> {
+    let (scope, _) = parse(value).map_err(|problem| {
+        format!(
+            "the tag `{value}` cannot be read ({problem}): remove it as a whole, without --control"
+        )
+    })?;
+    let Scope::Controls(named) = scope else {
+        return Err(
+            "the tag opts out of all controls: remove it as a whole, and add those that stay"
+                .to_owned(),
+        );
+    };
+    let left: Vec<&str> = named
+        .iter()
+        .filter(|control| !controls.contains(control))
+        .map(|control| control.name())
+        .collect();
+    if left.len() == named.len() {
+        return Ok(Some(value.to_owned()));
+    }
+    let terms = value.trim_start().split_once(char::is_whitespace);
+    let terms = terms.map_or_else(String::new, |(_, terms)| format!(" {terms}"));
+    Ok((!left.is_empty()).then(|| format!("{}{terms}", left.join("+"))))
+}
+
 enum Scope {
     All,
     Controls(Vec<ControlId>),
@@ -387,6 +475,52 @@ mod tests {
     use super::*;
 
     const TODAY: Date = jiff::civil::date(2026, 11, 24);
+
+    #[test]
+    fn what_is_composed_is_read_as_it_is_meant_or_refused() {
+        let term = |until, owner, reason| Term {
+            until,
+            owner,
+            reason,
+        };
+        let both = [ControlId::OpenIngress, ControlId::DefaultSecurityGroup];
+        let full = term(Some("2027-01-31"), Some("team-web"), Some("vendor audit"));
+        let value = compose(&both, &full).unwrap();
+        assert_eq!(
+            value,
+            "open-ingress+default-security-group until=2027-01-31 owner=team-web reason=vendor audit"
+        );
+        assert_eq!(state(&value), "exempt 2027-01-31 team-web vendor audit");
+        assert_eq!(compose(&[], &Term::default()).unwrap(), "all");
+        for (wrong, part) in [
+            (term(Some("31.01.2027"), None, None), "until=31.01.2027"),
+            (term(None, Some(""), None), "`owner=` is empty"),
+            (term(None, Some("a reason=b"), None), "otherwise"),
+            (term(None, None, Some("a until=2027-01-31")), "otherwise"),
+        ] {
+            let said = compose(&[], &wrong).unwrap_err();
+            assert!(said.contains(part), "{said}");
+        }
+        let long = "x".repeat(300);
+        assert!(compose(&[], &term(None, None, Some(&long))).is_err());
+    }
+
+    #[test]
+    fn a_control_is_taken_out_of_a_tag_and_the_rest_stays() {
+        let value = "open-ingress+public-image until=2027-01-31 owner=a";
+        let left = |controls: &[ControlId]| without(value, controls).unwrap();
+        assert_eq!(
+            left(&[ControlId::OpenIngress]).as_deref(),
+            Some("public-image until=2027-01-31 owner=a")
+        );
+        assert_eq!(left(&[ControlId::SerialConsole]).as_deref(), Some(value));
+        assert_eq!(
+            left(&[ControlId::OpenIngress, ControlId::PublicImage]),
+            None
+        );
+        assert!(without("all", &[ControlId::OpenIngress]).is_err());
+        assert!(without("nonsense", &[ControlId::OpenIngress]).is_err());
+    }
 
     fn state(value: &str) -> String {
         match read_value(value, ControlId::OpenIngress, TODAY, false) {

@@ -86,6 +86,35 @@ pub struct Phrases {
     pub afterwards: &'static [&'static str],
 }
 
+/// What a person is told about a control before it acts, in sentences.
+#[derive(Clone, Copy, Debug)]
+pub struct Guide {
+    /// Why a finding matters.
+    pub why: &'static str,
+    /// What is changed about a finding.
+    pub changes: &'static str,
+    /// What the control never does, one sentence each.
+    pub never: &'static [&'static str],
+}
+
+/// What is fixed about a control whose remediation takes minutes, for people: its
+/// rules and rights are written down by hand.
+#[derive(Clone, Copy, Debug)]
+pub struct StepwiseInfo {
+    /// Its id.
+    pub id: ControlId,
+    /// The function that remediates it.
+    pub function: &'static str,
+    /// The Security Hub controls that find the same.
+    pub hub: &'static [&'static str],
+    /// What may carry its opt-out tag: `the volume or its instance`.
+    pub tagged: &'static str,
+    /// Whether an undo restores everything.
+    pub reversal: Reversal,
+    /// What a person is told about it.
+    pub guide: Guide,
+}
+
 /// What is fixed about a control.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlInfo {
@@ -113,6 +142,8 @@ pub struct ControlInfo {
     pub opt_out_on: OptOutOn,
     /// Whether the stack's mode never makes it `enforce`: only the policy does.
     pub enforce_by_name_only: bool,
+    /// What a person is told about it.
+    pub guide: Guide,
     /// Words for messages.
     pub phrases: Phrases,
 }

@@ -23,10 +23,18 @@ use crate::words::{ControlId, Mode};
 /// Most bytes of a policy: the size of an advanced SSM parameter.
 pub const MOST_BYTES: usize = 8 * 1024;
 
+/// Where the schema of the policy document is published: its `$id`, and what a
+/// document may name as its `$schema`.
+pub const SCHEMA_ID: &str =
+    "https://raw.githubusercontent.com/backstop-aws/backstop/main/schemas/policy.schema.json";
+
 /// The policy document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
+    /// The schema that an editor checks the document by; nothing else reads it.
+    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// The format's version.
     #[schemars(with = "u32", range(min = 1, max = 1))]
     pub version: Version,
@@ -275,7 +283,9 @@ impl Policy {
             })
         })?;
         reader.end().map_err(|e| InvalidPolicy(e.to_string()))?;
-        policy.check().map_err(InvalidPolicy)?;
+        policy
+            .check()
+            .map_err(|(path, problem)| InvalidPolicy(format!("`{path}`: {problem}")))?;
         Ok(policy)
     }
 
@@ -309,7 +319,11 @@ impl Policy {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// What no single type can tell.
+    ///
+    /// # Errors
+    /// The first field that is wrong, by its path, and what is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let Controls {
             open_ingress,
             unencrypted_volume,
@@ -329,14 +343,15 @@ impl Policy {
         } = &self.controls;
         for control in ControlId::ALL {
             if self.controls.budget(*control) == 0 {
-                return Err(format!(
-                    "`controls.{control}.budget.changes_per_hour`: 0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)"
+                return Err((
+                    format!("controls.{control}.budget.changes_per_hour"),
+                    "0 would never change anything; allowed is 1 and more (`\"mode\": \"notify\"` changes nothing)".to_owned(),
                 ));
             }
         }
         self.patching
             .check()
-            .map_err(|(field, problem)| format!("`patching.{field}`: {problem}"))?;
+            .map_err(|(field, problem)| (format!("patching.{field}"), problem))?;
         for (control, settings) in [
             (
                 ControlId::OpenIngress,
@@ -368,7 +383,7 @@ impl Policy {
             ),
         ] {
             settings.map_err(|(field, problem)| {
-                format!("`controls.{control}.settings.{field}`: {problem}")
+                (format!("controls.{control}.settings.{field}"), problem)
             })?;
         }
         let FightRules {
@@ -380,21 +395,28 @@ impl Policy {
             ("trip_after", trip_after),
         ] {
             if !(2..=FightRules::MOST).contains(&value) {
-                return Err(format!(
-                    "`fights.{name}`: {value} is out of range; allowed is 2 to {}",
-                    FightRules::MOST
+                return Err((
+                    format!("fights.{name}"),
+                    format!(
+                        "{value} is out of range; allowed is 2 to {}",
+                        FightRules::MOST
+                    ),
                 ));
             }
         }
         if trip_after <= escalate_after {
-            return Err(format!(
-                "`fights.trip_after`: {trip_after} must be more than `fights.escalate_after` ({escalate_after}), or nobody would be warned before"
+            return Err((
+                "fights.trip_after".to_owned(),
+                format!(
+                    "{trip_after} must be more than `fights.escalate_after` ({escalate_after}), or nobody would be warned before"
+                ),
             ));
         }
         let days = self.undo.most_opt_out_days;
         if !(1..=365).contains(&days) {
-            return Err(format!(
-                "`undo.most_opt_out_days`: {days} is out of range; allowed is 1 to 365"
+            return Err((
+                "undo.most_opt_out_days".to_owned(),
+                format!("{days} is out of range; allowed is 1 to 365"),
             ));
         }
         Ok(())
@@ -403,7 +425,9 @@ impl Policy {
     /// The JSON Schema of the policy document.
     #[must_use]
     pub fn schema() -> serde_json::Value {
-        schemars::schema_for!(Self).to_value()
+        let mut schema = schemars::schema_for!(Self);
+        schema.insert("$id".to_owned(), SCHEMA_ID.into());
+        schema.to_value()
     }
 }
 

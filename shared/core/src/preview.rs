@@ -76,6 +76,12 @@ pub struct Item {
 }
 
 impl Preview {
+    /// Whether there is no such resource (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.arn.is_empty()
+    }
+
     /// What was found; `None`: nothing.
     #[must_use]
     pub fn finding(&self) -> Option<&Finding> {
@@ -83,6 +89,17 @@ impl Preview {
             Verdict::Violates(finding) => Some(finding),
             Verdict::NotApplicable(_) | Verdict::Compliant => None,
         }
+    }
+}
+
+impl Finding {
+    /// Whether a tag or the policy opts all of it out.
+    #[must_use]
+    pub fn is_opted_out(&self) -> bool {
+        let exempt = |of: &Exemption| matches!(of, Exemption::Exempt(_));
+        let mut items = self.items.iter();
+        exempt(&self.exemption)
+            || !self.items.is_empty() && items.all(|item| exempt(&item.exposure.exemption))
     }
 }
 

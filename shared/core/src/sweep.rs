@@ -5,7 +5,7 @@
 //! Deliberately not here: the walk (`backstop_aws::group_pages`), the closer
 //! look (the remediation function's), and the texts (`message::notice`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
@@ -177,6 +177,30 @@ pub struct LastDigest {
     pub at: Timestamp,
     /// What it said: [`says`].
     pub said: String,
+}
+
+/// What the last sweep came to, whether or not a digest told it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSweep {
+    /// When it ended.
+    pub at: Timestamp,
+    /// What was open, by control and reason: how many, and the first few.
+    pub open: BTreeMap<ControlId, BTreeMap<String, Open>>,
+    /// What it could not see, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
+}
+
+impl LastSweep {
+    /// From what a sweep found.
+    #[must_use]
+    pub fn of(digest: &Digest, at: Timestamp) -> Self {
+        Self {
+            at,
+            open: digest.open.clone(),
+            unseen: digest.unseen.clone(),
+        }
+    }
 }
 
 /// What a digest says about how things are: what is open and why, opt-outs,

@@ -46,6 +46,9 @@ pub struct Request {
     /// For how many days what is put back is opted out.
     #[serde(default)]
     pub opt_out_days: Option<u32>,
+    /// Whether it is only said what would be restored.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// A request that cannot be used: the field, what is wrong, and the way out.
@@ -103,6 +106,36 @@ impl Request {
             );
         }
         Ok(request)
+    }
+
+    /// The value of the opt-out tag that something is restored with, which carries
+    /// these tags: [`opt_out`], and why it was asked for, as far as there is room.
+    #[must_use]
+    pub fn opt_out(&self, control: ControlId, today: Date, until: Date, tags: &Tags) -> String {
+        let value = opt_out(control, today, until, self.by.as_deref(), tags);
+        if tags.get(OPT_OUT_TAG) == Some(&value) {
+            return value;
+        }
+        // No `=` and no `+`, which would read as a field or as controls; the rest is
+        // what every service takes in a tag.
+        let plain: String = self
+            .reason
+            .chars()
+            .map(|c| match c {
+                c if c.is_ascii_alphanumeric() || "-_.:/@".contains(c) => c,
+                _ => ' ',
+            })
+            .collect();
+        let mut value = value;
+        for (n, word) in plain.split_whitespace().enumerate() {
+            let lead = if n == 0 { ": " } else { " " };
+            if value.len() + lead.len() + word.len() > MOST_TAG {
+                break;
+            }
+            value += lead;
+            value += word;
+        }
+        value
     }
 
     /// For how many days what is put back is opted out, and whether the policy
@@ -483,6 +516,9 @@ pub enum Answered {
     NotARemediation,
     /// The ledger has no such entry.
     Unknown,
+    /// It would be undone, or begun; it was asked for as a dry run, so nothing was
+    /// changed.
+    WouldUndo,
 }
 
 impl Answer {
@@ -522,6 +558,27 @@ impl Answer {
             "everything is as it was before the remediation; nothing was changed.{by}{bare}"
         );
         Self::new(Answered::AlreadyAsBefore, message).showing::<C>(states)
+    }
+
+    /// It would be done, but for its being a dry run: what each item would become.
+    #[must_use]
+    pub fn would_undo<C: Control>(states: &[ItemStates<C::State>]) -> Self {
+        let line = |state: &ItemStates<C::State>| {
+            let now = state.now.as_ref();
+            format!(
+                "{}: now {}, would be {}",
+                state.item,
+                now.map_or_else(|| "gone".to_owned(), |now| C::line(&state.item, now)),
+                C::line(&state.item, &state.before)
+            )
+        };
+        let changes: Vec<String> = states
+            .iter()
+            .filter(|state| state.now.as_ref() != Some(&state.before))
+            .map(line)
+            .collect();
+        let message = format!("dry run, nothing was changed. {}", changes.join(". "));
+        Self::new(Answered::WouldUndo, message).showing::<C>(states)
     }
 
     /// Nothing is done: the three states of each item that was changed.

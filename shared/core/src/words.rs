@@ -107,12 +107,18 @@ impl ControlId {
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
-            Self::OpenIngress => "A security group that admits too much of the internet to a port",
+            Self::OpenIngress => "A security group that admits too much of the internet",
             Self::UnencryptedVolume => "A volume whose data lies on disk unencrypted",
             Self::EncryptionByDefault => "The account setting that encrypts new volumes is off",
-            Self::VulnerablePackage => "A package with a known hole, on an instance",
-            Self::MissingPatches => "An instance that lacks approved patches",
-            Self::UnmanagedInstance => "An instance that Systems Manager does not manage",
+            Self::VulnerablePackage => {
+                "An instance on which Amazon Inspector found a package or code with a known vulnerability"
+            }
+            Self::MissingPatches => {
+                "An instance that lacks approved patches, or was never scanned for them"
+            }
+            Self::UnmanagedInstance => {
+                "A running instance that Systems Manager does not manage, or cannot reach any more"
+            }
             Self::PublicSnapshot => "An EBS snapshot that everyone can use",
             Self::PublicImage => "A machine image that everyone can launch",
             Self::SnapshotSharingBlock => {

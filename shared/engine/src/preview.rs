@@ -6,6 +6,7 @@
 
 use backstop_aws::clients::Clients;
 use backstop_aws::error::AwsError;
+use backstop_aws::ledger::Ledger;
 use backstop_aws::remediation::{Place, Remediation};
 use backstop_core::decide::Circumstances;
 use backstop_core::guards::Guards;
@@ -22,6 +23,9 @@ pub struct Previewing<'a> {
     pub policy: &'a Policy,
     /// The mode of controls that the policy does not name.
     pub mode: Mode,
+    /// The stack's ledger, which knows trips, the baseline and former states; none:
+    /// it is judged as if there were none of them.
+    pub ledger: Option<&'a Ledger>,
     /// Where, and until when.
     pub place: Place<'a>,
 }
@@ -41,20 +45,40 @@ pub struct Previewed {
 pub type Progress<'a> = dyn FnMut(&Previewed) + 'a;
 
 impl Previewing<'_> {
-    fn decide<R: Remediation>(&self, id: &str, facts: Option<&R::Facts>) -> Preview {
+    fn decide<R: Remediation>(
+        &self,
+        id: &str,
+        facts: Option<&R::Facts>,
+        guards: &Guards,
+    ) -> Preview {
         let circumstances = Circumstances {
             mode: self.mode,
             account: self.place.account,
             now: self.clients.clock.now(),
-            guards: &Guards::default(),
+            guards,
         };
         preview::preview::<R>(id, facts, &R::rules(self.policy), &circumstances)
     }
 
     /// Looks at one resource.
     pub(crate) async fn one<R: Remediation>(&self, id: &str) -> Result<Preview, AwsError> {
-        let facts = R::gather(self.clients, self.place, id).await?;
-        Ok(self.decide::<R>(id, facts.as_ref()))
+        let guards = async {
+            match self.ledger {
+                Some(ledger) => ledger.standing(R::INFO.id, id).await.map(|of| of.guards),
+                None => Ok(Guards::default()),
+            }
+        };
+        let (facts, guards) = tokio::join!(R::gather(self.clients, self.place, id), guards);
+        let (guards, unread) = match guards {
+            Ok(guards) => (guards, None),
+            Err(error) => (
+                Guards::default(),
+                Some(format!("trips and baseline (judged without them): {error}")),
+            ),
+        };
+        let mut preview = self.decide::<R>(id, facts?.as_ref(), &guards);
+        preview.unread.extend(unread);
+        Ok(preview)
     }
 
     /// Looks at every resource as its page shows it, and closely where that shows
@@ -75,7 +99,7 @@ impl Previewing<'_> {
             seen.looked_at += page.len() as u64;
             for facts in &page {
                 let id = R::subject(facts).id;
-                let shown = self.decide::<R>(id, Some(facts));
+                let shown = self.decide::<R>(id, Some(facts), &Guards::default());
                 if shown.finding().is_none() {
                     continue;
                 }

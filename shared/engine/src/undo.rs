@@ -183,6 +183,9 @@ impl Undoing<'_> {
         {
             return Ok(Some(refusal));
         }
+        if self.request.dry_run {
+            return Ok(Some(Answer::would_undo::<R>(&states)));
+        }
         let fresh = self.record::<R>(entry, &states, now);
         let undo = match &unfinished {
             Some(unfinished) => fresh.resuming(unfinished),
@@ -294,11 +297,10 @@ impl Undoing<'_> {
         {
             Err(outcome) => vec![outcome],
             Ok(tagged) => {
-                let by = self.request.by.as_deref();
                 let opt_out = |state: &R::State| {
                     let none = BTreeMap::new();
                     let tags = R::item_tags(state).unwrap_or(&none);
-                    undo::opt_out(R::INFO.id, today, until, by, tags)
+                    self.request.opt_out(R::INFO.id, today, until, tags)
                 };
                 let restored = R::restore(self.clients, place, resource, states, &opt_out);
                 tagged.into_iter().chain(restored.await).collect()
@@ -380,8 +382,8 @@ impl Undoing<'_> {
         let answer = match facts {
             Ok(facts) => {
                 let tags = facts.as_ref().map(|facts| R::subject(facts).tags.clone());
-                let by = self.request.by.as_deref();
-                let value = undo::opt_out(R::INFO.id, today, until, by, &tags.unwrap_or_default());
+                let tags = tags.unwrap_or_default();
+                let value = self.request.opt_out(R::INFO.id, today, until, &tags);
                 opt_outs::set(&self.clients.ec2, resource, &value, self.deadline).await
             }
             Err(error) => Err(error),

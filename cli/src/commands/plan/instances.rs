@@ -1,6 +1,5 @@
 //! What `patch-instance` would do about an instance now.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use backstop_aws::patching;
@@ -11,7 +10,7 @@ use backstop_core::patching::{
     Vulnerability,
 };
 use backstop_core::trigger::Says;
-use backstop_core::words::{Mode, Status};
+use backstop_core::words::Status;
 use jiff::Timestamp;
 
 use super::exempted;
@@ -26,18 +25,15 @@ use crate::table::table;
 const MOST_LINES: usize = 40;
 
 /// Looks at the patches of an instance; whether anything was found.
-pub(super) async fn plan(
-    id: &str,
-    says: &Says,
-    aws: &Aws,
-    basis: &Basis,
-    mode: Mode,
-) -> Result<bool, Problem> {
+pub(super) async fn plan(id: &str, says: &Says, aws: &Aws, basis: &Basis) -> Result<bool, Problem> {
     let now = aws.clients.clock.now();
     let facts = facts(id, says, aws, basis, now).await?;
-    let guards = BTreeMap::new();
+    if facts.host.is_none() {
+        return Err(aws.not_found(id));
+    }
+    let guards = basis.patching_guards(id).await?;
     let circumstances = Circumstances {
-        mode,
+        mode: basis.mode,
         now,
         guards: &guards,
     };
@@ -262,9 +258,12 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use backstop_core::patching::{Command, Host, OS, Package, Reach};
     use backstop_core::policy::Policy;
     use backstop_core::windows::Window;
+    use backstop_core::words::Mode;
     use backstop_core::words::Severity;
     use jiff::SignedDuration;
 

@@ -5,24 +5,19 @@ use std::fmt::Write;
 
 use backstop_aws::volumes::facts;
 use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
-use backstop_core::guards::Guards;
 use backstop_core::message::{managed_volumes, one_line, steps};
-use backstop_core::policy::Policy;
 use backstop_core::volumes::{Unit, Volume, VolumeFacts};
-use backstop_core::words::{Actor, Mode, Severity, Status};
+use backstop_core::words::{Actor, ControlId, Severity, Status};
 
 use super::exempted;
 use crate::Problem;
 use crate::context::Aws;
+use crate::judging::Basis;
 use crate::table::table;
 
 /// Looks at the unit of a volume or an instance; whether anything was found.
-pub(super) async fn plan(
-    id: &str,
-    aws: &Aws,
-    policy: &Policy,
-    mode: Mode,
-) -> Result<bool, Problem> {
+pub(super) async fn plan(id: &str, aws: &Aws, basis: &Basis) -> Result<bool, Problem> {
+    let policy = &basis.policy;
     let key = policy
         .controls
         .unencrypted_volume
@@ -31,10 +26,18 @@ pub(super) async fn plan(
         .as_deref();
     let (ec2, kms) = (&aws.clients.ec2, &aws.encryption.kms);
     let facts = facts(ec2, kms, id, key, &aws.deadline).await?;
+    let unit = match &facts.unit {
+        Unit::Instance(instance, _) => instance.id.clone(),
+        Unit::Volume(volume) => volume.id.clone(),
+        Unit::Gone => return Err(aws.not_found(id)),
+    };
+    let mut guards = basis
+        .guards(ControlId::UnencryptedVolume, std::slice::from_ref(&unit))
+        .await?;
     let circumstances = Circumstances {
-        mode,
+        mode: basis.mode,
         now: aws.clients.clock.now(),
-        guards: &Guards::default(),
+        guards: &guards.remove(&unit).unwrap_or_default(),
     };
     let decision = unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
     print!("{}", said(id, &facts, &decision, key));
@@ -126,6 +129,10 @@ mod tests {
     use backstop_core::encryption::Attached;
     use backstop_core::volumes::{Attachment, Instance};
     use jiff::{SignedDuration, Timestamp};
+
+    use backstop_core::guards::Guards;
+    use backstop_core::policy::Policy;
+    use backstop_core::words::Mode;
 
     use super::*;
 

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstop_aws::error::AwsError;
-use backstop_aws::ledger::Ledger;
 use backstop_aws::security_groups::arn;
 use backstop_aws::{instance_pages, patching};
 use backstop_core::controls::{missing_patches, unmanaged_instance, vulnerable_package};
@@ -15,39 +14,26 @@ use backstop_core::patching::decide::{Circumstances, Decision, decide};
 use backstop_core::patching::{
     Agent, Host, Operation, PatchFacts, PatchState, Reports, Vulnerability,
 };
-use backstop_core::policy::Policy;
 use backstop_core::sweep::volumes::reason;
 use backstop_core::words::{ControlId, Mode, Status, digest};
 
 use super::{Found, FoundPatching, Scanned};
 use crate::context::Aws;
+use crate::judging::Basis;
 
 /// What the instances are judged by.
 struct Look<'a> {
     aws: &'a Aws,
-    policy: &'a Policy,
-    mode: Mode,
-    ledger: Option<&'a Ledger>,
+    basis: &'a Basis,
 }
 
 /// Looks at every running instance.
-pub(super) async fn look(
-    aws: &Aws,
-    policy: &Policy,
-    mode: Mode,
-    ledger: Option<&Ledger>,
-    scanned: &mut Scanned,
-) {
-    let is_off = |control: &ControlId| policy.controls.mode(*control) == Some(Mode::Off);
+pub(super) async fn look(aws: &Aws, basis: &Basis, scanned: &mut Scanned) {
+    let is_off = |control: &ControlId| basis.policy.controls.mode(*control) == Some(Mode::Off);
     if ControlId::PATCHING.iter().all(is_off) {
         return;
     }
-    let look = Look {
-        aws,
-        policy,
-        mode,
-        ledger,
-    };
+    let look = Look { aws, basis };
     let walked = instance_pages::walk(&aws.clients.ec2, &aws.deadline, async |page| {
         scanned.instances += page.len() as u64;
         look.at_page(page, scanned).await;
@@ -72,7 +58,7 @@ impl Look<'_> {
             }
         };
         let mut reports = BTreeMap::new();
-        if let Some(ledger) = self.ledger {
+        if let Some(ledger) = &self.basis.ledger {
             match ledger.reports(&ids).await {
                 Ok(read) => reports = read,
                 Err(error) => unseen(scanned, format!("what Inspector reported: {error}")),
@@ -111,13 +97,31 @@ impl Look<'_> {
 
     /// Looks at one instance, and closely at one that is not managed.
     async fn at(&self, mut facts: PatchFacts, scanned: &mut Scanned) {
-        let guards = BTreeMap::new();
-        let circumstances = Circumstances {
-            mode: self.mode,
+        let policy = &self.basis.policy;
+        let mut guards = BTreeMap::new();
+        let unguarded = Circumstances {
+            mode: self.basis.mode,
             now: self.aws.clients.clock.now(),
             guards: &guards,
         };
-        let mut decision = decide(&facts, &self.policy.patching(), &circumstances);
+        let decision = decide(&facts, &policy.patching(), &unguarded);
+        let id = facts.host.as_ref().map(|host| &host.id);
+        // Of what is in order nothing is to be held back.
+        if let (Some(_), Some(id)) = (decision.control(), id) {
+            match self.basis.patching_guards(id).await {
+                Ok(read) => guards = read,
+                Err(problem) => unseen(
+                    scanned,
+                    format!("trips and baseline of instances (judged without them): {problem}"),
+                ),
+            }
+        }
+        let circumstances = Circumstances {
+            mode: self.basis.mode,
+            now: self.aws.clients.clock.now(),
+            guards: &guards,
+        };
+        let mut decision = decide(&facts, &policy.patching(), &circumstances);
         let managed = facts.agent.as_ref().is_some_and(Agent::is_online);
         if let (Some(_), false, Some(host)) = (decision.control(), managed, &facts.host) {
             let Aws {
@@ -129,7 +133,7 @@ impl Look<'_> {
             match patching::reach(&clients.ec2, &clients.ssm, host, region, deadline).await {
                 Ok(reach) => {
                     facts.reach = Some(reach);
-                    decision = decide(&facts, &self.policy.patching(), &circumstances);
+                    decision = decide(&facts, &policy.patching(), &circumstances);
                 }
                 // Told without what only a closer look tells.
                 Err(error) => unseen(
@@ -180,6 +184,7 @@ fn found(facts: &PatchFacts, decision: &Decision, scanned: &Scanned) -> Option<F
         }),
         fingerprints: fingerprints(control, &host.id, &decision.findings),
         state: state(decision),
+        opted_out: decision.status == Status::Exempt,
     })
 }
 
@@ -233,6 +238,9 @@ mod tests {
     use backstop_core::words::Severity;
     use backstop_wire::{Call, Reply, Wire};
     use serde_json::{Value, json};
+
+    use backstop_aws::ledger::Ledger;
+    use backstop_core::policy::Policy;
 
     use super::*;
 
@@ -366,6 +374,7 @@ mod tests {
         });
         let config = wire.config(1);
         let aws = Aws {
+            account: "111122223333".into(),
             clients: Clients::new(&config),
             encryption: EncryptionClients::new(&config),
             operations: OperationsClients::new(&config),
@@ -375,14 +384,18 @@ mod tests {
         let ledger = Ledger::new(&aws.clients, "ledger".into());
         let mut reports = reported();
         ledger.store_reports(HOLED, &mut reports).await.unwrap();
-        let ledger = with_ledger.then_some(&ledger);
         let mut scanned = Scanned {
             account: "111122223333".into(),
             region: aws.region.clone(),
             ..Scanned::default()
         };
-        let policy = Policy::default();
-        look(&aws, &policy, Mode::Enforce, ledger, &mut scanned).await;
+        let basis = Basis {
+            by: String::new(),
+            policy: Policy::default(),
+            mode: Mode::Enforce,
+            ledger: with_ledger.then_some(ledger),
+        };
+        look(&aws, &basis, &mut scanned).await;
         scanned
     }
 

@@ -15,14 +15,16 @@ use backstop_core::policy::Policy;
 use backstop_core::security_group::Tags;
 use backstop_core::sweep::volumes::{as_shown, reason, unit_of};
 use backstop_core::volumes::{REPLACED_BY_TAG, Unit, Volume, VolumeFacts};
-use backstop_core::words::{ControlId, Mode, Severity, Status};
+use backstop_core::words::{ControlId, Severity, Status};
 use jiff::Timestamp;
 
 use super::{Found, FoundVolume, Scanned};
 use crate::context::Aws;
+use crate::judging::Basis;
 
 /// Looks at every unencrypted volume.
-pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut Scanned) {
+pub(super) async fn look(aws: &Aws, basis: &Basis, scanned: &mut Scanned) {
+    let policy = &basis.policy;
     const CONTROL: ControlId = ControlId::UnencryptedVolume;
     let (ec2, deadline) = (&aws.clients.ec2, &aws.deadline);
     // A unit's volumes may be on different pages: all of them first.
@@ -60,12 +62,19 @@ pub(super) async fn look(aws: &Aws, policy: &Policy, mode: Mode, scanned: &mut S
             .push(format!("{CONTROL}: the opt-outs of instances: {error}"));
         BTreeMap::new()
     });
-    let circumstances = Circumstances {
-        mode,
-        now: aws.clients.clock.now(),
-        guards: &Guards::default(),
-    };
+    let ids: Vec<String> = units.keys().cloned().collect();
+    let guards = basis.guards(CONTROL, &ids).await.unwrap_or_else(|problem| {
+        let problem = format!("{CONTROL}: trips and baseline (judged without them): {problem}");
+        scanned.unseen.push(problem);
+        BTreeMap::new()
+    });
+    let unguarded = Guards::default();
     for (unit, volumes) in units {
+        let circumstances = Circumstances {
+            mode: basis.mode,
+            now: aws.clients.clock.now(),
+            guards: guards.get(&unit).unwrap_or(&unguarded),
+        };
         let count = volumes.len() as u64;
         let none = Tags::new();
         let opted_out = opt_outs.get(&unit).unwrap_or(&none);
@@ -128,6 +137,7 @@ fn found(
         patching: None,
         fingerprints: volumes.iter().map(|v| fingerprint(&v.id)).collect(),
         state,
+        opted_out: decision.status == Status::Exempt,
     })
 }
 
@@ -148,6 +158,8 @@ mod tests {
     use backstop_engine::Previewing;
     use backstop_wire::{Call, Reply, Wire};
     use serde_json::{Value, json};
+
+    use backstop_core::words::Mode;
 
     use super::*;
     use backstop_engine::at_once;
@@ -218,6 +230,7 @@ mod tests {
         });
         let config = wire.config(1);
         let aws = Aws {
+            account: "111122223333".into(),
             clients: Clients::new(&config),
             encryption: EncryptionClients::new(&config),
             operations: OperationsClients::new(&config),
@@ -231,11 +244,18 @@ mod tests {
             region: aws.region.clone(),
             ..Scanned::default()
         };
-        look(&aws, &policy, Mode::Enforce, &mut scanned).await;
+        let basis = Basis {
+            by: String::new(),
+            policy,
+            mode: Mode::Enforce,
+            ledger: None,
+        };
+        look(&aws, &basis, &mut scanned).await;
         let previewing = Previewing {
             clients: &aws.clients,
-            policy: &policy,
+            policy: &basis.policy,
             mode: Mode::Enforce,
+            ledger: None,
             place: Place {
                 account: "111122223333",
                 region: &aws.region,

@@ -8,7 +8,7 @@ use backstop_aws::{bus, executions, opt_outs, volumes};
 use backstop_core::encryption::{Encryption, Settings, refusals};
 use backstop_core::trigger::CheckRequested;
 use backstop_core::undo::encryptions::{Decision, plan, swap_back};
-use backstop_core::undo::{Answer, Answered, Request, opt_out, opt_out_until};
+use backstop_core::undo::{Answer, Answered, Request, opt_out_until};
 use backstop_core::volumes::{Instance, Volume};
 use jiff::tz::Offset;
 use tracing::{info, warn};
@@ -72,6 +72,13 @@ impl Handler {
                     format!("the original volumes are attached already; nothing was changed.{by}"),
                 ))
             }
+            Decision::OptOut(originals) if request.dry_run => Ok(Answer::new(
+                Answered::WouldUndo,
+                format!(
+                    "dry run, nothing was changed. {} was never changed, and would be opted out until {held}",
+                    ids(&originals)
+                ),
+            )),
             Decision::OptOut(originals) => {
                 self.opt_out(request, entry, &originals, until, deadline)
                     .await?;
@@ -95,6 +102,16 @@ impl Handler {
                         Answered::Refused,
                         format!(
                             "nothing was changed, because the instance would have to be stopped for it: {why}. Stop it yourself, and ask again."
+                        ),
+                    ));
+                }
+                if request.dry_run {
+                    return Ok(Answer::new(
+                        Answered::WouldUndo,
+                        format!(
+                            "dry run, nothing was changed. {} would be stopped (if it runs), get its original volumes ({}) back and be started again; the originals would be opted out until {held}",
+                            instance.id,
+                            ids(&originals)
                         ),
                     ));
                 }
@@ -166,8 +183,7 @@ impl Handler {
     ) -> Result<(), Failure> {
         let today = Offset::UTC.to_datetime(self.clients.clock.now()).date();
         for volume in originals {
-            let by = request.by.as_deref();
-            let value = opt_out(entry.head.control, today, until, by, &volume.tags);
+            let value = request.opt_out(entry.head.control, today, until, &volume.tags);
             let ec2 = &self.clients.ec2;
             opt_outs::set(ec2, &volume.id, &value, deadline).await?;
             volumes::mark_undone(ec2, &volume.id, deadline).await?;
@@ -183,4 +199,10 @@ impl Handler {
         info!(undo = %run.head.id, resource = %run.head.resource, "swap back begun");
         Ok(())
     }
+}
+
+/// The ids of volumes, for people.
+fn ids(volumes: &[Volume]) -> String {
+    let ids: Vec<&str> = volumes.iter().map(|volume| volume.id.as_str()).collect();
+    ids.join(", ")
 }

@@ -241,6 +241,28 @@ fn request() -> Value {
     json!({ "remediation": ENTRY, "reason": "vendor access", "by": "jo@example.com" })
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_says_what_would_be_restored_and_changes_nothing() {
+    let rules = left();
+    let wire = wire_of(&rules, entry(), |_| None);
+    let mut request = request();
+    request["dry_run"] = json!(true);
+    let answer = run(&wire, request).await.unwrap();
+    assert_eq!(answer["verdict"], "would-undo");
+    assert_eq!(answer["undo"], Value::Null);
+    let message = answer["message"].as_str().unwrap();
+    for part in ["dry run, nothing was changed", "sgr-low", "would be "] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(changes(&wire), [""; 0]);
+    let writes = ["TransactWriteItems", "PutItem", "UpdateItem", "PutEvents"];
+    let wrote = wire.operations();
+    assert!(
+        !wrote.iter().any(|of| writes.contains(&of.as_str())),
+        "{wrote:?}"
+    );
+}
+
 const CHANGES: &[&str] = &[
     "CreateTags",
     "RevokeSecurityGroupIngress",
@@ -273,7 +295,8 @@ async fn what_was_narrowed_is_tagged_then_widened_what_was_revoked_authorised_an
     let calls = wire.calls();
     let call = |operation: &str| calls.iter().find(|c| c.operation == operation).unwrap();
     let until = undo::opt_out_until(Timestamp::now(), 7);
-    let opt_out = format!("open-ingress until={until} owner=jo@example.com reason=undo");
+    let opt_out =
+        format!("open-ingress until={until} owner=jo@example.com reason=undo: vendor access");
     assert_eq!(
         call("CreateTags").parameter("ResourceId.1"),
         Some("sgr-low")

@@ -311,6 +311,27 @@ impl Ledger {
         Ok((spent, count(&of_resource, "tripped")))
     }
 
+    /// How much of each control's budget is spent in this clock hour.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn spent_by_control(&self) -> Result<BTreeMap<ControlId, u64>, LedgerError> {
+        let now = self.clock.now();
+        let of = |control: &ControlId| (*control, budget_key(control.name(), now));
+        let keys: Vec<(ControlId, Key)> = ControlId::ALL.iter().map(of).collect();
+        let wanted: Vec<&Key> = keys.iter().map(|(_, key)| key).collect();
+        let items = self.get_all(&wanted).await?;
+        let spent = |(pk, _): &Key| {
+            let is = |item: &&Item| text(item, "pk").as_ref() == Some(pk);
+            let changes = items
+                .iter()
+                .find(is)
+                .and_then(|item| number(item, "changes"));
+            u64::try_from(changes.unwrap_or(0)).unwrap_or(0)
+        };
+        Ok(keys.iter().map(|(of, key)| (*of, spent(key))).collect())
+    }
+
     /// The controls that have tripped everywhere.
     ///
     /// # Errors

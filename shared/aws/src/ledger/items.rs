@@ -389,6 +389,11 @@ pub(super) fn last_digest_key() -> Key {
     state_key("digest".to_owned())
 }
 
+/// What the last sweep came to.
+pub(super) fn last_sweep_key() -> Key {
+    state_key("sweep".to_owned())
+}
+
 /// What was there on a resource when its control was switched to `enforce`.
 pub(super) fn baseline_key(control: &str, resource: &str) -> Key {
     state_key(format!("baseline#{control}#{resource}"))

@@ -16,6 +16,7 @@
 //! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
 //! | walked | `baseline#<control>` | the baseline is complete |
 //! | digest | `digest` | what the last digest said |
+//! | sweep | `sweep` | what the last sweep came to |
 //! | reports | `reports#<instance>` | what Inspector reported of an instance and has not closed |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that

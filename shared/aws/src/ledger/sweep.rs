@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::types::{AttributeValue, Put};
 use backstop_core::notice::Notice;
-use backstop_core::sweep::LastDigest;
+use backstop_core::sweep::{LastDigest, LastSweep};
 use backstop_core::words::{ControlId, Status};
 use jiff::tz::Offset;
 use jiff::{Timestamp, ToSpan};
 
 use super::guards::{document, document_item};
 use super::items::{
-    Item, Key, baseline_key, key, last_digest_key, notice_item, s, text, transact_put, walked_key,
+    Item, Key, baseline_key, key, last_digest_key, last_sweep_key, notice_item, s, text,
+    transact_put, walked_key,
 };
 use super::{Ledger, LedgerError, Transacted};
 use crate::error::AwsError;
@@ -235,6 +236,36 @@ impl Ledger {
     pub async fn last_digest(&self) -> Result<Option<LastDigest>, LedgerError> {
         let item = self.get(&last_digest_key()).await?;
         document(item.as_ref())
+    }
+
+    /// What the last sweep came to; none: none has ended since the stack was
+    /// deployed.
+    ///
+    /// # Errors
+    /// It could not be read, or not understood.
+    pub async fn last_sweep(&self) -> Result<Option<LastSweep>, LedgerError> {
+        let item = self.get(&last_sweep_key()).await?;
+        document(item.as_ref())
+    }
+
+    /// Keeps what a sweep came to.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn keep_sweep(&self, sweep: &LastSweep) -> Result<(), LedgerError> {
+        let at = last_sweep_key();
+        let document = serde_json::to_string(sweep)
+            .map_err(|e| LedgerError::Unreadable(at.0.clone(), e.to_string()))?;
+        self.dynamodb
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&at)))
+            .update_expression("SET document = :document")
+            .expression_attribute_values(":document", s(&document))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|e| LedgerError::written(AwsError::new("UpdateItem", &e)))
     }
 
     /// Records a digest and what it says, in one write: a sweep that is tried

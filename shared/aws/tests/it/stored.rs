@@ -571,7 +571,7 @@ fn to_json(read: &impl Serialize) -> Value {
     serde_json::to_value(read).unwrap()
 }
 
-/// Trips, fights, reports and the last digest.
+/// Trips, fights, reports, the last digest and the last sweep.
 #[tokio::test(start_paused = true)]
 async fn every_other_document_is_read_and_written_again_as_it_was() {
     let mut met = BTreeSet::new();
@@ -589,6 +589,7 @@ async fn every_other_document_is_read_and_written_again_as_it_was() {
         let control = parts.get(1).and_then(|name| ControlId::from_name(name));
         let read = match (&*parts, control) {
             (["digest"], _) => to_json(&ledger.last_digest().await.unwrap()),
+            (["sweep"], _) => to_json(&ledger.last_sweep().await.unwrap()),
             (["reports", instance], _) => {
                 let instances = [(*instance).to_owned()];
                 to_json(&ledger.reports(&instances).await.unwrap()[*instance])
@@ -610,6 +611,13 @@ async fn every_other_document_is_read_and_written_again_as_it_was() {
         assert_eq!(read, *document, "{file}");
         met.insert(format!("{} {}", parts[0], parts.len()));
     }
-    let all = ["digest 1", "fights 3", "reports 2", "trip 2", "trip 3"];
+    let all = [
+        "digest 1",
+        "fights 3",
+        "reports 2",
+        "sweep 1",
+        "trip 2",
+        "trip 3",
+    ];
     assert_eq!(met, all.map(str::to_owned).into());
 }

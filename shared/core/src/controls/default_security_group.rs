@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::open_ingress::{OpenIngress, commands, source_key};
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::{Finding, Verdict};
-use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Expands, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Change, Ending, Exposure, ItemId, Step};
 use crate::prose::{counted, one_line};
 use crate::reason::Reason;
@@ -91,6 +91,14 @@ impl Control for DefaultSecurityGroup {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Item,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "A resource that is launched without naming a security group gets the default group of its VPC, with whatever its rules allow.",
+            changes: "Revokes all rules of the default group, ingress and egress.",
+            never: &[
+                "It never changes a default group that a network interface or a rule of another group uses: it only reports who uses it.",
+                "It never changes any group but the default one, and deletes none.",
+            ],
+        },
         phrases: Phrases {
             resource: "security group",
             item: "rule",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::account_setting::{self, AccountSetting};
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::{Finding, Verdict};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal};
 use crate::plan::{Change, Exposure, ItemId};
 use crate::rules::AccountExemption;
 use crate::shell;
@@ -64,6 +64,14 @@ impl Control for EncryptionByDefault {
         reversal: Reversal::Partly("Volumes that were created encrypted meanwhile stay encrypted."),
         opt_out_on: OptOutOn::Policy,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "While the setting is off, new EBS volumes and copies of snapshots are unencrypted unless each caller asks for encryption.",
+            changes: "Turns EBS encryption by default on again for the account in the Region.",
+            never: &[
+                "It never changes the default KMS key.",
+                "It never touches volumes or snapshots that exist.",
+            ],
+        },
         phrases: Phrases {
             resource: "account setting",
             item: "setting",

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::account_setting::{Graded, GradedSetting};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal};
 use crate::shell;
 use crate::words::ControlId;
 
@@ -74,6 +74,15 @@ impl GradedSetting for ImageSharingBlock {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Policy,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "The block keeps anyone in the account from sharing an image, and what is on its disks, with every AWS account.",
+            changes: "Turns the block on again where it was on before. The policy's `wanted` turns it on where it never was.",
+            never: &[
+                "It never turns the block on where it was never on, unless the policy says so in `wanted`.",
+                "It never changes what a declarative policy of the organisation manages.",
+                "It never touches images.",
+            ],
+        },
         phrases: Phrases {
             resource: "account setting",
             item: "setting",

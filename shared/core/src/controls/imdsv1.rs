@@ -19,7 +19,7 @@ use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::controls::metadata_defaults::HttpTokens;
 use crate::exemption::OPT_OUT_TAG;
 use crate::finding::{Finding, Verdict};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::managers::AUTO_SCALING_GROUP_TAG;
 use crate::plan::{Change, Exposure, ItemId};
 use crate::prose::one_line;
@@ -280,6 +280,15 @@ impl Control for ImdsV1 {
         opt_out_on: OptOutOn::Resource,
         // What still asks without a token fails from then on.
         enforce_by_name_only: true,
+        guide: Guide {
+            why: "A request that an application can be made to send is enough to read the credentials of the instance's role from IMDSv1. IMDSv2 asks for a token first, which such a request does not have.",
+            changes: "Requires IMDSv2 of the instance once 14 days of CloudWatch's figures show that nothing on it uses IMDSv1.",
+            never: &[
+                "It never changes an instance that still uses IMDSv1, or for which too few figures say that nothing does: it reports what is missing.",
+                "It never changes the hop limit, and never turns a metadata service on.",
+                "It never changes an instance that an AWS service operates, a launch template, a launch configuration or an image.",
+            ],
+        },
         phrases: Phrases {
             resource: "instance",
             item: "setting",

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::account_setting::{Graded, GradedSetting};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal};
 use crate::shell;
 use crate::words::ControlId;
 
@@ -83,6 +83,15 @@ impl GradedSetting for MetadataDefaults {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Policy,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "With IMDSv1 a request that is forged through an application on the instance can read the credentials of the instance's role; the defaults decide what new instances allow.",
+            changes: "Restores the account's metadata defaults for new instances to exactly what they were before they were weakened. The policy's `wanted` sets them where they were never that strict.",
+            never: &[
+                "It never makes the defaults stricter than they were, unless the policy says so in `wanted`.",
+                "It never changes what a declarative policy of the organisation manages.",
+                "It never touches running instances.",
+            ],
+        },
         phrases: Phrases {
             resource: "account setting",
             item: "setting",

@@ -8,7 +8,28 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::info::{Guide, Reversal, StepwiseInfo};
 use crate::words::{ControlId, digest};
+
+/// What is fixed about the control, for people.
+pub const INFO: StepwiseInfo = StepwiseInfo {
+    id: ControlId::MissingPatches,
+    function: "patch-instance",
+    hub: &["SSM.2"],
+    tagged: "the instance",
+    reversal: Reversal::No(
+        "An installed patch is not removed. `backstop undo` names the snapshots from before the installation and how to go back to them by hand.",
+    ),
+    guide: Guide {
+        why: "An instance that lacks patches which its patch baseline approves keeps vulnerabilities for which a fix exists.",
+        changes: "Installs every approved patch that the instance lacks, after snapshots of its volumes. An instance that was never scanned is scanned first, which changes nothing.",
+        never: &[
+            "It never sends any command but `AWS-RunPatchBaseline`.",
+            "It never restarts an instance, unless the policy's `patching.reboot` says `if-needed`.",
+            "It never changes which patches are approved: that is the patch baseline's.",
+        ],
+    },
+};
 
 /// The control's settings: there are none. Which patches are approved is the
 /// patch baseline's, how they are installed the policy's `patching`.

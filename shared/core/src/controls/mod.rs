@@ -2,7 +2,7 @@
 //! `words` (`ControlId`), which depends on none of them.
 
 use crate::any_control::AnyControl;
-use crate::info::ControlInfo;
+use crate::info::{ControlInfo, StepwiseInfo};
 use crate::words::ControlId;
 
 pub mod default_security_group;
@@ -49,3 +49,11 @@ pub fn of(id: ControlId) -> Option<&'static dyn AnyControl> {
 pub fn infos() -> impl Iterator<Item = &'static ControlInfo> {
     CONTROLS.iter().map(|control| control.info())
 }
+
+/// What is fixed about each control whose remediation takes minutes.
+pub static STEPWISE: &[StepwiseInfo] = &[
+    unencrypted_volume::INFO,
+    vulnerable_package::INFO,
+    missing_patches::INFO,
+    unmanaged_instance::INFO,
+];

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::Verdict;
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Exposure, ItemId};
 use crate::sharing::{self, EVERYONE, Holder, Storage};
 use crate::words::ControlId;
@@ -69,6 +69,14 @@ impl Control for PublicImage {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Resource,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "Every AWS account can launch a public image and read what is on its disks: credentials, customer data, source code.",
+            changes: "Removes the launch permission for everyone from the image.",
+            never: &[
+                "It never removes a launch permission of an account, organisation or organisational unit that is named.",
+                "It never resets the launch permissions as a whole, and never disables or deregisters an image.",
+            ],
+        },
         phrases: Phrases {
             resource: "image",
             item: "grant",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::finding::Verdict;
-use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Expands, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Exposure, ItemId};
 use crate::sharing::{self, EVERYONE, Holder, Storage};
 use crate::words::ControlId;
@@ -61,6 +61,14 @@ impl Control for PublicSnapshot {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Resource,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "Every AWS account can make a volume from a public snapshot and read what is on it: credentials, customer data, source code.",
+            changes: "Removes the grant to everyone from the snapshot.",
+            never: &[
+                "It never removes a grant to an account that is named.",
+                "It never resets the attribute as a whole, and never deletes a snapshot.",
+            ],
+        },
         phrases: Phrases {
             resource: "snapshot",
             item: "grant",

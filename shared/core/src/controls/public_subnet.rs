@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::exemption::OPT_OUT_TAG;
 use crate::finding::{Finding, Verdict};
-use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Expands, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::managers::{self, Kind, Manager};
 use crate::plan::{Change, Exposure, ItemId};
 use crate::reason::{NeededBy, Reason};
@@ -168,6 +168,15 @@ impl Control for PublicSubnet {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Resource,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "Whatever is launched in the subnet gets an address that the internet can reach, whether anybody asked for one or not.",
+            changes: "Turns off that the subnet assigns public IPv4 addresses to instances, or IPv6 addresses to network interfaces.",
+            never: &[
+                "It never takes an address from what runs.",
+                "It never changes a subnet that a Kubernetes cluster uses, or one that has only IPv6: it only reports them.",
+                "It never changes a default subnet unless the policy says so in `change_default_subnets`.",
+            ],
+        },
         phrases: Phrases {
             resource: "subnet",
             item: "attribute",

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::account_setting::{Graded, GradedSetting};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal};
 use crate::shell;
 use crate::words::ControlId;
 
@@ -58,6 +58,15 @@ impl GradedSetting for SerialConsole {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Policy,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "The serial console gives access to an instance without the network, past security groups and bastion hosts.",
+            changes: "Turns access to the serial console off again where it was off before, or where the policy's `wanted` says so.",
+            never: &[
+                "It never turns the console off where it was on before Backstop saw it, unless the policy says so in `wanted`.",
+                "It never changes what a declarative policy of the organisation manages.",
+                "It never ends a session that is open.",
+            ],
+        },
         phrases: Phrases {
             resource: "account setting",
             item: "setting",

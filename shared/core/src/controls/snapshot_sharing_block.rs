@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::account_setting::{Graded, GradedSetting};
-use crate::info::{Call, ControlInfo, OptOutOn, Phrases, Reversal};
+use crate::info::{Call, ControlInfo, Guide, OptOutOn, Phrases, Reversal};
 use crate::shell;
 use crate::words::ControlId;
 
@@ -74,6 +74,15 @@ impl GradedSetting for SnapshotSharingBlock {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Policy,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "The block keeps anyone in the account from sharing a snapshot, and the data in it, with every AWS account.",
+            changes: "Restores the block to exactly what it was before it was weakened. The policy's `wanted` sets it where it was never on.",
+            never: &[
+                "It never makes the block stricter than it was, unless the policy says so in `wanted`.",
+                "It never changes what a declarative policy of the organisation manages.",
+                "It never touches snapshots.",
+            ],
+        },
         phrases: Phrases {
             resource: "account setting",
             item: "setting",

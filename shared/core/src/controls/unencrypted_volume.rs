@@ -27,6 +27,7 @@ use crate::encryption::{
 };
 use crate::exemption::{self, Exemption, OPT_OUT_TAG};
 use crate::guards::{self, Case, Guards, Spared};
+use crate::info::{Guide, Reversal, StepwiseInfo};
 use crate::managers::{self, Manager};
 use crate::reason::Reason;
 use crate::rules::{Existing, OptOutRules, Rules};
@@ -35,6 +36,26 @@ use crate::security_group::Tags;
 use crate::trigger::Trigger;
 use crate::volumes::{self, COPY_OF_TAG, Instance, Unit, Volume, VolumeFacts};
 use crate::words::{Actor, ControlId, Mode, Severity, Status, digest};
+
+/// What is fixed about the control, for people.
+pub const INFO: StepwiseInfo = StepwiseInfo {
+    id: ControlId::UnencryptedVolume,
+    function: "encrypt-volume",
+    hub: &["EC2.3"],
+    tagged: "the volume or its instance",
+    reversal: Reversal::Partly(
+        "The original volumes are attached again: what was written to the copies since is only on the copies, which are kept.",
+    ),
+    guide: Guide {
+        why: "Data on an unencrypted volume can be read by whoever gets hold of a snapshot or copy of it; most standards ask for encryption at rest.",
+        changes: "Replaces the volume by an encrypted copy. An attached volume is only reported, unless `attached` says `when-stopped` or `swap`: then all unencrypted volumes of the instance are swapped while it is stopped.",
+        never: &[
+            "It never deletes an original, unless the policy says after how many days.",
+            "It never forces a stop or a detachment, and stops an instance only inside a maintenance window of the policy.",
+            "It never swaps what it could not put back: it refuses, and says why.",
+        ],
+    },
+};
 
 /// What the control says about a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]

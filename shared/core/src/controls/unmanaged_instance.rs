@@ -9,7 +9,25 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::info::{Guide, Reversal, StepwiseInfo};
 use crate::patching::{Agent, Host, Need, Reach};
+use crate::words::ControlId;
+
+/// What is fixed about the control, for people.
+pub const INFO: StepwiseInfo = StepwiseInfo {
+    id: ControlId::UnmanagedInstance,
+    function: "patch-instance",
+    hub: &["SSM.1"],
+    tagged: "the instance",
+    reversal: Reversal::No("Nothing is changed, so there is nothing to undo."),
+    guide: Guide {
+        why: "Nobody can patch, inventory or inspect an instance that Systems Manager does not reach.",
+        changes: "Nothing, in any mode: it reports what the instance lacks (a role, the agent, a way to the endpoints).",
+        never: &[
+            "It never gives an instance a role, and changes neither its network nor its agent.",
+        ],
+    },
+};
 
 /// The AWS managed policy that lets an instance be managed.
 const MANAGED_POLICY: &str = "AmazonSSMManagedInstanceCore";

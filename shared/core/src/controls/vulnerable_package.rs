@@ -12,7 +12,28 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::info::{Guide, Reversal, StepwiseInfo};
 use crate::words::{ControlId, Severity, digest};
+
+/// What is fixed about the control, for people.
+pub const INFO: StepwiseInfo = StepwiseInfo {
+    id: ControlId::VulnerablePackage,
+    function: "patch-instance",
+    hub: &[],
+    tagged: "the instance",
+    reversal: Reversal::No(
+        "An installed patch is not removed. `backstop undo` names the snapshots from before the installation and how to go back to them by hand.",
+    ),
+    guide: Guide {
+        why: "Attackers use published vulnerabilities; Amazon Inspector rates those that it finds on the instance.",
+        changes: "Installs every approved patch that the instance lacks, after snapshots of its volumes. What no patch of the operating system fixes is only reported.",
+        never: &[
+            "It never sends any command but `AWS-RunPatchBaseline`.",
+            "It never restarts an instance, unless the policy's `patching.reboot` says `if-needed`.",
+            "It never updates application packages or code.",
+        ],
+    },
+};
 
 /// The control's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -148,6 +148,7 @@ fn a_swap_is_taken_back_while_the_original_is_there_and_the_copy_in_its_place() 
     };
     assert_eq!(back.len(), 1);
     let request = Request {
+        dry_run: false,
         remediation: ENTRY.into(),
         reason: "slow".into(),
         by: Some("jo".into()),

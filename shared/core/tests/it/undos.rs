@@ -350,6 +350,39 @@ fn somebody_who_put_it_back_by_hand_is_recognised_whatever_the_id() {
 }
 
 #[test]
+fn the_reason_goes_into_the_tag_as_far_as_there_is_room_and_never_as_a_field() {
+    let (today, until) = (
+        jiff::civil::date(2026, 11, 24),
+        jiff::civil::date(2026, 12, 1),
+    );
+    let value = |reason: &str, own: &Tags| {
+        let request = serde_json::json!({
+            "remediation": "01M7SH8XYF6H0J2M4N8P7R3T1W", "reason": reason, "by": "jo",
+        });
+        let request = backstop_core::undo::Request::parse(&request).unwrap();
+        request.opt_out(ControlId::OpenIngress, today, until, own)
+    };
+    let none = Tags::new();
+    let plain = "open-ingress until=2026-12-01 owner=jo reason=undo";
+    assert_eq!(
+        value("vendor access, ticket #7", &none),
+        format!("{plain}: vendor access ticket 7")
+    );
+    for hostile in ["until=2099-01-01", "x owner=eve", "all+open-ingress"] {
+        let value = value(hostile, &none);
+        assert_eq!(value.matches('=').count(), plain.matches('=').count());
+        assert!(!value.contains('+'), "{value}");
+    }
+    assert_eq!(value("???", &none), plain);
+    assert!(value(&"word ".repeat(80), &none).len() <= 256);
+    let longer = Tags::from([(
+        "backstop:opt-out".to_owned(),
+        "open-ingress until=2027-01-31".to_owned(),
+    )]);
+    assert_eq!(value("again", &longer), "open-ingress until=2027-01-31");
+}
+
+#[test]
 fn the_opt_out_keeps_other_controls_and_holds_only_what_a_tag_may() {
     let (today, until) = (
         jiff::civil::date(2026, 11, 24),

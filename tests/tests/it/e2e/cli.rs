@@ -138,6 +138,32 @@ fn a_scan_goes_on_without_what_it_may_not_read_and_says_what_that_was() {
     });
 }
 
+/// Whether an answer begins with account, Region and stack.
+fn names_the_place_first(out: &str) -> bool {
+    let first = out.lines().next().unwrap_or_default();
+    first.starts_with("account ") && first.contains(", Region us-east-1, stack ")
+}
+
+/// The rule that `show` names.
+fn event_rule(shown: &str) -> &str {
+    shown
+        .split_whitespace()
+        .find(|word| word.starts_with("sgr-"))
+        .unwrap_or_default()
+}
+
+/// Puts a policy document as it is written.
+async fn set_document(aws: &LocalAws, document: &str) {
+    aws.ssm
+        .put_parameter()
+        .name(aws.output("PolicyParameterName"))
+        .value(document)
+        .overwrite(true)
+        .send()
+        .await
+        .unwrap();
+}
+
 /// A volume that is attached nowhere and not encrypted.
 async fn loose(aws: &LocalAws, tags: &[(&str, &str)]) -> String {
     let mut all = vec![("Name", "archive")];
@@ -334,6 +360,34 @@ fn a_change_is_found_in_the_history_and_taken_back() {
             table.contains(&id) && table.contains("remediated"),
             "{table}"
         );
+        let (code, shown, _) = backstop(aws, &["show", &id]);
+        assert_eq!(code, 0);
+        let rule = event_rule(&shown);
+        for part in [
+            group.id.as_str(),
+            "is not there",
+            "revoke",
+            &format!("backstop undo {id} --reason"),
+        ] {
+            assert!(shown.contains(part), "{part} is missing in\n{shown}");
+        }
+        assert!(rule.starts_with("sgr-"), "{shown}");
+        // Of what is not there nothing reads like "closed".
+        let typo = "sg-0000000000000dead";
+        for arguments in [
+            &["history", typo][..],
+            &["show", "01ZZZZZZZZZZZZZZZZZZZZZZZZ"],
+            &["plan", typo],
+            &["plan", "vol-0000000000000dead"],
+            &["undo", "01ZZZZZZZZZZZZZZZZZZZZZZZZ", "--reason", "x"],
+        ] {
+            let (code, _, err) = backstop(aws, arguments);
+            assert_eq!(code, 2, "{arguments:?}: {err}");
+            assert!(
+                err.contains("was not found in account ") && err.contains("Region us-east-1"),
+                "{arguments:?}: {err}"
+            );
+        }
 
         let undo = [
             "undo",
@@ -344,14 +398,28 @@ fn a_change_is_found_in_the_history_and_taken_back() {
             "jo",
             "--opt-out-days",
             "2",
+            "--yes",
         ];
+        let (code, out, _) = backstop(aws, &["undo", &id, "--reason", "x", "--dry-run"]);
+        assert_eq!(code, 0, "{out}");
+        assert!(
+            out.contains("would-undo: dry run, nothing was changed"),
+            "{out}"
+        );
+        let (code, _, err) = backstop(aws, &["undo", &id, "--reason", "x"]);
+        assert_eq!(code, 2, "there is nobody to ask");
+        assert!(err.contains("--yes"), "{err}");
+        assert!(group.rules(aws).await.is_empty(), "nothing was changed");
         let (code, out, err) = backstop(aws, &undo);
         assert_eq!(code, 0, "{out}{err}");
-        assert!(out.starts_with("undone: "), "{out}");
+        assert!(
+            names_the_place_first(&out) && out.contains("\nundone: "),
+            "{out}"
+        );
         assert_eq!(group.rules(aws).await.len(), 1);
         let (code, out, _) = backstop(aws, &undo);
         assert_eq!(code, 0);
-        assert!(out.starts_with("already-as-before: "), "{out}");
+        assert!(out.contains("\nalready-as-before: "), "{out}");
         let history = json_of(aws, &["history", &group.id, "--format", "json"]);
         assert_eq!(history[0]["record"]["kind"], "undo");
         assert_eq!(history[1]["undone_by"], history[0]["record"]["id"]);
@@ -367,7 +435,7 @@ fn a_change_is_found_in_the_history_and_taken_back() {
         );
 
         let (code, out, err) = backstop(aws, &["undo", "nonsense", "--reason", "x"]);
-        assert_eq!((code, out.as_str()), (2, ""));
+        assert_eq!((code, out.lines().count()), (2, 1), "{out}");
         assert!(err.contains("`remediation` is `nonsense`"), "{err}");
     });
 }
@@ -492,8 +560,22 @@ fn the_switches_do_what_they_say_and_the_doctor_sees_them() {
         aws.set_policy(&json!({"version": 1, "controls": {"open-ingress": {"mode": "enforce"}}}))
             .await
             .unwrap();
+        let (code, status, err) = backstop(aws, &["status"]);
+        assert!(code <= 1, "{err}");
+        for part in [
+            "open-ingress",
+            "enforce",
+            "the kill switch is off",
+            "0 of 50",
+        ] {
+            assert!(status.contains(part), "{part} is missing in\n{status}");
+        }
         let (code, out, _) = backstop(aws, &["kill-switch", "on"]);
         assert_eq!(code, 0, "{out}");
+        assert!(names_the_place_first(&out), "{out}");
+        let (code, status, _) = backstop(aws, &["status"]);
+        assert_eq!(code, 1);
+        assert!(status.contains("the kill switch is on"), "{status}");
         let (_, shown, _) = backstop(aws, &["policy", "show"]);
         let shown: Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["kill_switch"], true);
@@ -516,7 +598,46 @@ fn the_switches_do_what_they_say_and_the_doctor_sees_them() {
             assert!(doctor.contains(part), "{part} is missing in\n{doctor}");
         }
         assert_eq!(backstop(aws, &["kill-switch", "off"]).0, 0);
-        assert!(backstop(aws, &["doctor"]).1.contains("valid"));
+        let (_, doctor, _) = backstop(aws, &["doctor"]);
+        for part in ["valid", "no control has tripped"] {
+            assert!(doctor.contains(part), "{part} is missing in\n{doctor}");
+        }
+
+        // While the policy is not valid, too.
+        let broken = "{\n  \"version\": 1,\n  \"kill_swich\": false\n}\n";
+        set_document(aws, broken).await;
+        let (code, out, err) = backstop(aws, &["kill-switch", "on"]);
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(err.contains("kill_swich"), "{err}");
+        let (_, shown, _) = backstop(aws, &["policy", "show"]);
+        assert!(shown.contains("\"kill_switch\": true"), "{shown}");
+        assert_eq!(backstop(aws, &["kill-switch", "off"]).0, 0);
+        let (_, shown, _) = backstop(aws, &["policy", "show"]);
+        assert_eq!(shown.trim_end(), broken.trim_end(), "its text is kept");
+
+        // An invalid policy does not get in, and a valid one says what it changes.
+        let file = std::env::temp_dir().join(format!("policy-{}.json", std::process::id()));
+        std::fs::write(&file, broken).unwrap();
+        let path = file.to_str().unwrap();
+        let (code, _, err) = backstop(aws, &["policy", "apply", path, "--yes"]);
+        assert_eq!(code, 2);
+        assert!(err.contains("did you mean `kill_switch`?"), "{err}");
+        let text = "{\"version\": 1, \"opt_out\": {\"require_end\": true}}";
+        std::fs::write(&file, text).unwrap();
+        let (code, _, err) = backstop(aws, &["policy", "apply", path]);
+        assert_eq!(code, 2, "there is nobody to ask");
+        assert!(err.contains("--yes"), "{err}");
+        let (code, out, err) = backstop(aws, &["policy", "apply", path, "--yes"]);
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(
+            names_the_place_first(&out) && out.contains("opt_out.require_end: true"),
+            "{out}"
+        );
+        assert_eq!(backstop(aws, &["policy", "show"]).1.trim_end(), text);
+        std::fs::write(&file, "{\"version\": 1}").unwrap();
+        let (code, out, _) = backstop(aws, &["policy", "apply", path, "--yes"]);
+        assert_eq!(code, 0);
+        assert!(out.contains("opt_out.require_end: true -> false"), "{out}");
 
         let (code, out, _) = backstop(aws, &["re-arm", "open-ingress"]);
         assert_eq!(code, 1);

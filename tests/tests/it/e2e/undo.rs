@@ -108,7 +108,7 @@ fn every_field_comes_back_with_an_opt_out_and_nothing_is_fought_over() {
         for opt_out in &opt_outs {
             assert!(
                 opt_out.starts_with("open-ingress until=")
-                    && opt_out.ends_with(" owner=jo@example.com reason=undo"),
+                    && opt_out.contains(" owner=jo@example.com reason=undo: vendor access"),
                 "{opt_out}"
             );
         }

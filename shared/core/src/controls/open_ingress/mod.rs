@@ -32,7 +32,7 @@ use crate::address::{AddressSet, Family, block_size, read};
 use crate::control::{ByHand, Control, IsSpared, Subject};
 use crate::exemption::Exemption;
 use crate::finding::{Finding, Verdict};
-use crate::info::{Call, ControlInfo, Expands, OptOutOn, Phrases, Reversal, Tagged};
+use crate::info::{Call, ControlInfo, Expands, Guide, OptOutOn, Phrases, Reversal, Tagged};
 use crate::plan::{Change, Exposure, ItemId, Reach, Step, Unjudged};
 use crate::ports::{Coverage, Lane, Permission, Points, WHOLE, lanes};
 use crate::security_group::{AWS, DEFAULT_NAME, Entries, IngressRule, SecurityGroup, Source, Tags};
@@ -53,6 +53,7 @@ pub const HIGH_RISK_PORTS: &[u16] = &[
 pub enum Allow {
     /// Only `authorised_ports`, `icmp` and `icmpv6` (Security Hub EC2.18).
     #[default]
+    #[serde(alias = "authorized-ports")]
     AuthorisedPorts,
     /// Everything but `high_risk_ports` on TCP and UDP (Security Hub EC2.19).
     HighRiskPorts,
@@ -140,6 +141,7 @@ pub struct Settings {
     /// What may be open to the world.
     pub allow: Allow,
     /// With `authorised-ports`: the ports. Default: tcp 80 and 443.
+    #[serde(alias = "authorized_ports")]
     pub authorised_ports: PortsByProtocol,
     /// With `high-risk-ports`: the ports that may not. Default: those of
     /// Security Hub EC2.19.
@@ -742,6 +744,15 @@ impl Control for OpenIngress {
         reversal: Reversal::Yes,
         opt_out_on: OptOutOn::Item,
         enforce_by_name_only: false,
+        guide: Guide {
+            why: "Anyone on the internet can reach what listens on an open port; scanners find it within minutes, and a weak password, an unpatched service or a database without one is enough.",
+            changes: "Revokes the ingress rules that exceed the policy, or narrows them to the ports that the policy allows; a part that does not fit into the same rule gets a rule of its own with the same description and tags.",
+            never: &[
+                "It never touches a rule that the policy allows, egress rules, or prefix lists.",
+                "It never deletes a security group.",
+                "It never splits a source: a CIDR block or prefix list stays whole or goes whole.",
+            ],
+        },
         phrases: Phrases {
             resource: "security group",
             item: "rule",

@@ -1,0 +1,203 @@
+//! `backstop opt-out`: opts a resource out, or ends that.
+
+use std::process::ExitCode;
+
+use backstop_aws::opt_outs;
+use backstop_core::exemption::{self, Term};
+use backstop_core::words::ControlId;
+use clap::{Args, Subcommand};
+use jiff::civil::Date;
+use jiff::tz::Offset;
+
+use crate::Problem;
+use crate::commands::explain::control;
+use crate::context::{Aws, Context};
+
+/// Opts a resource out of controls by its tag, or ends that.
+#[derive(Debug, Args)]
+pub(crate) struct OptOut {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Writes the opt-out tag
+    Add {
+        /// The resource's id: a rule, a security group, its VPC, a volume, …
+        resource: String,
+        /// The control, by name, or `all`; may be given several times
+        #[arg(long, required = true)]
+        control: Vec<String>,
+        /// Last day (UTC) on which it holds
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        until: Option<String>,
+        /// Who answers for it
+        #[arg(long)]
+        owner: Option<String>,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Removes the opt-out tag, or some controls from it
+    Remove {
+        /// The resource's id
+        resource: String,
+        /// Only this control, by name; may be given several times
+        #[arg(long)]
+        control: Vec<String>,
+    },
+}
+
+impl OptOut {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        match self.what {
+            What::Add {
+                resource,
+                control,
+                until,
+                owner,
+                reason,
+            } => {
+                let controls = controls(&control)?;
+                tagged(&resource, &controls)?;
+                let value = exemption::compose(
+                    &controls,
+                    &Term {
+                        until: until.as_deref(),
+                        owner: owner.as_deref(),
+                        reason: reason.as_deref(),
+                    },
+                )
+                .map_err(Problem)?;
+                let aws = context.aws().await?;
+                let stack = context.stack(&aws).await?;
+                aws.announce(&stack);
+                add(&aws, &resource, &value).await
+            }
+            What::Remove { resource, control } => {
+                let controls = controls(&control)?;
+                let aws = context.aws().await?;
+                let stack = context.stack(&aws).await?;
+                aws.announce(&stack);
+                remove(&aws, &resource, &controls).await
+            }
+        }
+    }
+}
+
+/// The controls of these names; none: all of them.
+fn controls(names: &[String]) -> Result<Vec<ControlId>, Problem> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(Vec::new());
+    }
+    names.iter().map(|name| control(name)).collect()
+}
+
+/// That a tag on the resource says something to these controls.
+fn tagged(resource: &str, controls: &[ControlId]) -> Result<(), Problem> {
+    let all = || ControlId::ALL.iter();
+    for control in controls {
+        if control.is_of_account() {
+            return Err(Problem(format!(
+                "`{control}` is about a setting of the account, which has no tags: set `controls.{control}.settings.exemption` in the policy (backstop policy apply)"
+            )));
+        }
+        if !control.reads_tags_of(resource) {
+            return Err(Problem(format!(
+                "`{control}` does not read a tag of `{resource}`: backstop explain {control} says which resources it reads"
+            )));
+        }
+    }
+    match all().any(|control| control.reads_tags_of(resource)) {
+        true => Ok(()),
+        false => Err(Problem(format!(
+            "no control reads a tag of `{resource}`: give the id of a rule, a security group, its VPC, or what else backstop explain <control> names"
+        ))),
+    }
+}
+
+async fn add(aws: &Aws, resource: &str, value: &str) -> Result<ExitCode, Problem> {
+    let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
+    if exemption::until(value).is_some_and(|until: Date| until < today) {
+        return Err(Problem(format!(
+            "the day in `{value}` is past (it is {today}, UTC), so nothing was changed"
+        )));
+    }
+    let tags = own(aws, resource).await?;
+    if let Some((key, other)) = tags.iter().next()
+        && (tags.len() > 1 || key != exemption::OPT_OUT_TAG || other != value)
+    {
+        return Err(Problem(format!(
+            "it has an opt-out already ({key}: `{other}`), so nothing was changed: remove that first (backstop opt-out remove {resource})"
+        )));
+    }
+    match opt_outs::set(&aws.clients.ec2, resource, value, &aws.deadline).await {
+        Ok(()) => {
+            println!("{resource} is opted out: `{value}`");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if error.says_not_found() => Err(aws.not_found(&format!("`{resource}`"))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn remove(aws: &Aws, resource: &str, controls: &[ControlId]) -> Result<ExitCode, Problem> {
+    let tags = own(aws, resource).await?;
+    if tags.is_empty() {
+        return Err(aws.not_found(&format!("an opt-out tag on `{resource}`")));
+    }
+    let ec2 = &aws.clients.ec2;
+    for (key, value) in &tags {
+        let left = match controls {
+            [] => None,
+            controls => exemption::without(value, controls).map_err(Problem)?,
+        };
+        match &left {
+            Some(left) if left == value => println!("`{value}` does not name that control"),
+            Some(left) => {
+                opt_outs::set(ec2, resource, left, &aws.deadline).await?;
+                println!("the opt-out of {resource} is now `{left}`");
+            }
+            None => {
+                opt_outs::unset(ec2, resource, key, &aws.deadline).await?;
+                println!(
+                    "the opt-out of {resource} is removed (it was `{value}`); what is wrong with it is looked at at once"
+                );
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The opt-out tags that a resource has.
+async fn own(
+    aws: &Aws,
+    resource: &str,
+) -> Result<std::collections::BTreeMap<String, String>, Problem> {
+    let ids = [resource.to_owned()];
+    let mut read = opt_outs::read(&aws.clients.ec2, &ids, &aws.deadline).await?;
+    Ok(read.remove(resource).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_goes_only_where_the_control_reads_it() {
+        let (open, setting) = (ControlId::OpenIngress, ControlId::SerialConsole);
+        for good in ["sg-1", "sgr-1", "vpc-1"] {
+            assert!(tagged(good, &[open]).is_ok(), "{good}");
+        }
+        assert!(tagged("vol-1", &[]).is_ok(), "all, of which one reads it");
+        for (resource, controls, part) in [
+            ("vol-1", &[open][..], "does not read a tag of `vol-1`"),
+            ("sg-1", &[setting], "settings.exemption"),
+            ("rtb-1", &[], "no control reads a tag of `rtb-1`"),
+        ] {
+            let said = tagged(resource, controls).unwrap_err().0;
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! `backstop show`: everything about one ledger entry.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use backstop_aws::ledger::Stored;
+use backstop_core::controls;
+use backstop_core::encryption::{Answer, Encryption};
+use backstop_core::entry::Entry;
+use backstop_core::message::{self, one_line};
+use backstop_core::patching::{PatchState, Patching};
+use backstop_core::plan::{Ending, Outcome};
+use backstop_core::record::Record;
+use backstop_core::run::Head;
+use backstop_core::undo::{Undo, UndoStatus};
+use backstop_core::words::Status;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::Problem;
+use crate::context::Context;
+use crate::table::{Cell, Format, Table, bad, good, table};
+
+/// Shows one ledger entry: what was found, each change with its outcome and AWS's
+/// code, before and after, copies and snapshots, the message, how to undo it.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Id of the ledger entry (`backstop history` shows them)
+    entry: String,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Show {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
+        let aws = context.aws().await?;
+        let stack = context.stack(&aws).await?;
+        let found = aws.ledger(&stack)?.read_with_undo(&self.entry).await?;
+        let Some((Stored { record, told }, undone_by)) = found else {
+            return Err(aws.not_found(&format!("the ledger entry `{}`", self.entry)));
+        };
+        match self.format {
+            Format::Json => println!(
+                "{}",
+                json!({ "told": told, "undone_by": undone_by, "record": record })
+            ),
+            Format::Table => print!("{}", text(&record, told, undone_by.as_deref())),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A record, for people.
+fn text(record: &Record, told: bool, undone_by: Option<&str>) -> String {
+    let mut text = format!("{} {}: {}\n", record.kind(), record.id(), record.outcome());
+    match record {
+        Record::Remediation(entry) => {
+            text += &head(&entry.head);
+            text += &remediation(entry);
+        }
+        Record::Encryption(run) => {
+            text += &head(&run.head);
+            text += &encryption(run);
+        }
+        Record::Patching(run) => {
+            text += &head(&run.head);
+            text += &patching(run);
+        }
+        Record::Undo(undo) => text += &of_undo(undo),
+        Record::Notice(_) => {
+            // All there is to it is what it says.
+            let body: Option<Value> = serde_json::from_str(&message::of(record).body).ok();
+            let mail = body.as_ref().and_then(|body| body.get("default")?.as_str());
+            let _ = write!(text, "\n{}", mail.unwrap_or_default());
+        }
+    }
+    section(
+        &mut text,
+        "Message",
+        [match told {
+            true => "sent",
+            false => "not sent yet: the next sweep sends it (backstop sweep)",
+        }],
+    );
+    section(&mut text, "How to undo it", [way_back(record, undone_by)]);
+    text
+}
+
+/// What all runs have.
+fn head(head: &Head) -> String {
+    let mut text = String::new();
+    let name = match one_line(&head.resource_name, 100) {
+        none if none.is_empty() => String::new(),
+        name => format!(" ({name})"),
+    };
+    let mut lines = vec![
+        format!("control   {}, {}", head.control, head.severity),
+        format!("resource  {}{name}", head.resource),
+        format!("account   {}, Region {}", head.account, head.region),
+        format!("team      {}", one_line(head.team_or_unowned(), 100)),
+    ];
+    let actor = &head.actor;
+    let who = actor.principal.as_deref().unwrap_or("not known");
+    let call = actor.event_name.as_deref();
+    let call = call.map_or_else(String::new, |call| format!(", by {call}"));
+    lines.push(format!(
+        "caller    {}{}",
+        one_line(who, 300),
+        one_line(&call, 100)
+    ));
+    let manager = head.managed_by.as_deref();
+    lines.extend(manager.map(|by| format!("managed by {}", one_line(by, 200))));
+    lines.push(period(head.started_at, head.finished_at, head.attempts));
+    lines.push(format!("policy    version {}", head.policy_version));
+    for line in lines {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn period(began: jiff::Timestamp, ended: Option<jiff::Timestamp>, attempts: u32) -> String {
+    let ended = ended.map_or_else(|| "not ended".to_owned(), |at| format!("ended {at}"));
+    format!("began     {began}, {ended}, attempts: {attempts}")
+}
+
+fn section<T: AsRef<str>>(text: &mut String, heading: &str, lines: impl IntoIterator<Item = T>) {
+    let mut lines = lines.into_iter().peekable();
+    if lines.peek().is_none() {
+        return;
+    }
+    let _ = writeln!(text, "\n{heading}");
+    for line in lines {
+        let _ = writeln!(text, "  {}", one_line(line.as_ref(), 1000));
+    }
+}
+
+fn rows(text: &mut String, heading: &str, rows: &Table) {
+    if !rows.is_empty() {
+        let _ = writeln!(text, "\n{heading}\n{rows}");
+    }
+}
+
+fn remediation(entry: &Entry) -> String {
+    let control = controls::of(entry.head.control);
+    let detail = &entry.detail;
+    let mut text = String::new();
+    let found = detail.exposures.iter().map(|exposure| {
+        let found = control.and_then(|control| control.found(exposure));
+        match found {
+            Some(found) => format!("{}: {found}", exposure.item),
+            None => exposure.item.clone(),
+        }
+    });
+    section(&mut text, "What was found", found);
+    let line = |item: &str, state: &Value| {
+        let line = control.and_then(|control| control.line(item, state));
+        one_line(&line.unwrap_or_else(|| state.to_string()), 300)
+    };
+    let mut states = table(&["item", "before", "after"]);
+    let items = detail.before.keys().chain(detail.after.keys());
+    let items: std::collections::BTreeSet<&String> = items.collect();
+    for item in items {
+        let before = detail.before.get(item);
+        states.add_row(vec![
+            item.clone(),
+            before.map_or_else(|| "was not there".to_owned(), |state| line(item, state)),
+            match detail.after.get(item) {
+                Some(Some(state)) => line(item, state),
+                Some(None) => "is not there".to_owned(),
+                None => "not looked at again".to_owned(),
+            },
+        ]);
+    }
+    rows(&mut text, "Before and after", &states);
+    text += &outcomes(&detail.outcomes);
+    section(
+        &mut text,
+        "Why it is left",
+        match entry.is_change() {
+            true => &[],
+            false => detail.plan.reasons.as_slice(),
+        },
+    );
+    let verification = detail.verification.iter();
+    let problems: Vec<&str> = verification.clone().flat_map(|v| v.problems()).collect();
+    let verified = match (detail.verification.is_some(), problems.is_empty()) {
+        (true, true) => vec!["read again: as planned"],
+        _ => problems,
+    };
+    section(&mut text, "Verification", verified);
+    let by_others = verification.flat_map(|v| &v.by_others);
+    section(&mut text, "What others changed meanwhile", by_others);
+    text
+}
+
+/// Each step, how it ended, and what AWS said.
+fn outcomes(outcomes: &[Outcome]) -> String {
+    let mut steps = table(&["item", "change", "outcome", "call", "code", "made"]);
+    for outcome in outcomes {
+        let change: Value = json!(outcome.step);
+        let change = change.as_str().unwrap_or_default().to_owned();
+        let change = match &outcome.permission {
+            Some(to) => format!("{change}: {to}"),
+            None => change,
+        };
+        let (ended, call, code): (Cell, String, String) = match &outcome.ending {
+            Ending::Failed {
+                operation,
+                code,
+                message,
+                ..
+            } => (
+                bad(&format!("failed: {}", one_line(message, 300))),
+                operation.clone(),
+                code.clone(),
+            ),
+            other => (good(&other.to_string()), "-".to_owned(), "-".to_owned()),
+        };
+        steps.add_row(vec![
+            outcome.item.as_str().into(),
+            change.into(),
+            ended,
+            call.into(),
+            code.into(),
+            outcome.created.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    let mut text = String::new();
+    rows(&mut text, "Changes, in order", &steps);
+    text
+}
+
+fn encryption(run: &Encryption) -> String {
+    let detail = &run.detail;
+    let mut text = String::new();
+    let mut volumes = table(&["volume", "name", "size", "type"]);
+    for volume in &detail.volumes {
+        volumes.add_row(vec![
+            volume.id.clone(),
+            one_line(volume.name(), 60),
+            format!("{} GiB", volume.size),
+            volume.volume_type.clone(),
+        ]);
+    }
+    rows(&mut text, "Unencrypted volumes", &volumes);
+    let mut tries = table(&["change", "outcome", "call", "code", "made", "tries", "last"]);
+    for (change, tried) in &detail.progress.tries {
+        let (ended, call, code): (Cell, &str, &str) = match &tried.answer {
+            Some(Answer::Accepted) => (good("accepted"), "-", "-"),
+            Some(Answer::Refused {
+                operation,
+                code,
+                message,
+                ..
+            }) => (
+                bad(&format!("failed: {}", one_line(message, 300))),
+                operation,
+                code,
+            ),
+            None => (bad("no answer: it may have taken effect"), "-", "-"),
+        };
+        tries.add_row(vec![
+            change.as_str().into(),
+            ended,
+            call.into(),
+            code.into(),
+            tried.made.as_deref().unwrap_or("-").into(),
+            tried.count.to_string().into(),
+            tried.last_at.to_string().into(),
+        ]);
+    }
+    rows(&mut text, "Changes, copies and snapshots", &tries);
+    let back = detail
+        .progress
+        .back
+        .iter()
+        .flat_map(|back| back.sentences());
+    section(&mut text, "Why it was rolled back", back);
+    section(&mut text, "Attention", &detail.progress.attention);
+    section(&mut text, "Reasons", &detail.reasons);
+    text
+}
+
+fn patching(run: &Patching) -> String {
+    let detail = &run.detail;
+    let mut text = String::new();
+    let reported = detail.findings.iter();
+    let reported = reported.map(|of| match of.cves.first() {
+        Some(cve) => format!("{cve}, {}: {}", of.severity, of.title),
+        None => format!("{}: {}", of.severity, of.title),
+    });
+    section(&mut text, "What Inspector reported", reported);
+    let lacking = detail.missing.iter().map(|patch| &patch.title);
+    section(&mut text, "Patches that were missing", lacking);
+    let mut states = table(&["patches", "before", "after"]);
+    let count = |of: &Option<PatchState>, count: fn(&PatchState) -> u32| {
+        let state = of.as_ref();
+        state.map_or_else(|| "not known".to_owned(), |state| count(state).to_string())
+    };
+    for (name, of) in [
+        ("missing", (|state| state.missing) as fn(&PatchState) -> u32),
+        ("failed", |state| state.failed),
+        ("waiting for a restart", |state| state.pending_reboot),
+    ] {
+        states.add_row(vec![
+            name.to_owned(),
+            count(&detail.before, of),
+            count(&detail.after, of),
+        ]);
+    }
+    rows(&mut text, "Before and after", &states);
+    let mut commands = table(&["command", "sent", "outcome", "exit code"]);
+    for sent in detail.not_begun.iter().chain(&detail.command) {
+        commands.add_row(vec![
+            sent.id.clone(),
+            sent.at.to_string(),
+            sent.ended.clone().unwrap_or_else(|| "under way".to_owned()),
+            sent.exit_code
+                .map_or_else(|| "-".to_owned(), |code| code.to_string()),
+        ]);
+    }
+    rows(&mut text, "Commands", &commands);
+    section(&mut text, "Snapshots from before", &detail.snapshots);
+    section(&mut text, "Reasons", &detail.reasons);
+    text
+}
+
+fn of_undo(undo: &Undo) -> String {
+    let mut text = String::new();
+    for line in [
+        format!("undoes    {}, {}", undo.undoes, undo.control),
+        format!("resource  {}", undo.resource),
+        format!("account   {}, Region {}", undo.account, undo.region),
+        format!(
+            "asked by  {}: {}",
+            one_line(undo.by.as_deref().unwrap_or("not stated"), 200),
+            one_line(&undo.reason, 300)
+        ),
+        period(undo.started_at, undo.finished_at, undo.attempts),
+        format!("opted out until {}", undo.opt_out_until),
+    ] {
+        let _ = writeln!(text, "{line}");
+    }
+    section(&mut text, "What was restored", &undo.restored);
+    text += &outcomes(&undo.outcomes);
+    section(&mut text, "What is not as it should be", &undo.problems);
+    text
+}
+
+/// How to undo what a record is about.
+fn way_back(record: &Record, undone_by: Option<&str>) -> String {
+    if let Some(undo) = undone_by {
+        return format!("it was undone already: backstop show {undo}");
+    }
+    let command = format!("backstop undo {} --reason '<why>'", record.id());
+    match record {
+        Record::Remediation(entry) if entry.is_change() => command,
+        Record::Encryption(run) if run.head.status == Status::Remediated => command,
+        Record::Patching(run) if !run.detail.snapshots.is_empty() => {
+            format!(
+                "installed patches stay; {command} says how to go back to the snapshots by hand"
+            )
+        }
+        Record::Undo(undo) if undo.status == UndoStatus::UndoFailed => format!(
+            "ask again, what is done already is recognised: backstop undo {} --reason '<why>'",
+            undo.undoes
+        ),
+        Record::Undo(_) => {
+            "an undo is not undone: remove its opt-out, and the control acts again".to_owned()
+        }
+        Record::Remediation(_)
+        | Record::Encryption(_)
+        | Record::Patching(_)
+        | Record::Notice(_) => "nothing was changed that could be undone".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A stored document with its `before`.
+    fn stored(path: &Path) -> Record {
+        let fixture: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let mut record = Record::parse(&fixture["document"].to_string()).unwrap();
+        if let (Record::Remediation(entry), Some(before)) = (&mut record, fixture.get("before")) {
+            entry.detail.before = serde_json::from_value(before.clone()).unwrap_or_default();
+        }
+        record
+    }
+
+    fn fixture(name: &str) -> Record {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/aws/tests/stored");
+        stored(&folder.join(name))
+    }
+
+    #[test]
+    fn every_record_that_a_release_wrote_is_shown() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/aws/tests/stored");
+        let mut shown = 0;
+        for kind in std::fs::read_dir(folder).unwrap() {
+            let kind = kind.unwrap().path();
+            for file in std::fs::read_dir(&kind).into_iter().flatten() {
+                let path = file.unwrap().path();
+                let fixture: Value =
+                    serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+                let Ok(record) = Record::parse(&fixture["document"].to_string()) else {
+                    continue;
+                };
+                let text = text(&record, true, None);
+                let first = format!("{} {}: {}\n", record.kind(), record.id(), record.outcome());
+                assert!(text.starts_with(&first), "{path:?}\n{text}");
+                assert!(text.contains("\nHow to undo it\n"), "{path:?}\n{text}");
+                shown += 1;
+            }
+        }
+        assert!(shown > 50, "{shown}");
+    }
+
+    #[test]
+    fn a_remediation_shows_each_item_before_and_after_and_the_way_back() {
+        let record = fixture("remediation/open-ingress-remediated.json");
+        let Record::Remediation(entry) = &record else {
+            panic!("a remediation")
+        };
+        let shown = text(&record, false, None);
+        for item in entry.detail.before.keys() {
+            assert!(shown.contains(item.as_str()), "{item}\n{shown}");
+        }
+        for part in [
+            "What was found",
+            "Before and after",
+            "Changes, in order",
+            "not sent yet",
+            &format!("backstop undo {} --reason", record.id()),
+        ] {
+            assert!(shown.contains(part), "{part} is missing in\n{shown}");
+        }
+        let undone = text(&record, true, Some("01M7SH8XYF6H0J2M4N8P7R3T1W"));
+        assert!(undone.contains("undone already: backstop show 01M7SH8XYF6H0J2M4N8P7R3T1W"));
+    }
+
+    #[test]
+    fn a_failure_shows_the_call_and_the_code_of_aws() {
+        let mut record = fixture("remediation/open-ingress-remediated.json");
+        let Record::Remediation(entry) = &mut record else {
+            panic!("a remediation")
+        };
+        for outcome in &mut entry.detail.outcomes {
+            outcome.ending = Ending::Failed {
+                retryable: false,
+                operation: "RevokeSecurityGroupIngress".into(),
+                code: "UnauthorizedOperation".into(),
+                message: "You are not authorized".into(),
+            };
+        }
+        let shown = text(&record, true, None);
+        for part in [
+            "RevokeSecurityGroupIngress",
+            "UnauthorizedOperation",
+            "not authorized",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
+}
