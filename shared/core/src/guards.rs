@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | kill switch | the policy's `kill_switch` | the policy |
 //! | trip of a control | more changes in an hour than its budget, by many resources | a person, who re-arms it |
-//! | trip of a resource | more changes in an hour than the budget by itself; or a fight: the same finding again and again | a person, who re-arms it |
+//! | trip of a resource | more changes in an hour than the budget by itself; or a fight: the same finding again and again within 24 hours | a person, who re-arms it |
 //! | baseline | the first sweep after a switch to `enforce` | the policy's `existing` |
 //!
 //! They are asked in one order for every control ([`held_back`]).
@@ -217,10 +217,14 @@ impl Spent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fights {
+    /// Of the last week, the oldest first.
     rounds: BTreeMap<String, Vec<Round>>,
-    /// The entry that was last told as an escalation, and when.
+    /// The entry that was last told as an escalation within a day, and when.
     #[serde(skip_serializing_if = "Option::is_none")]
     escalated: Option<Round>,
+    /// By fingerprint, the entry that told of a fight that goes on for days.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    escalated_in_week: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,13 +241,29 @@ const MOST_ROUNDS: usize = FightRules::MOST as usize;
 /// rules by default; with more, the ones that came first are kept.
 const MOST_FINGERPRINTS: usize = 200;
 
+/// Most rounds that are remembered of a resource, about 80 bytes each: an item of the
+/// ledger holds 400 KB. With more, the oldest are forgotten.
+const MOST_ROUNDS_IN_ALL: usize = 3_000;
+
+/// Over how many hours fights are counted.
+const DAY: u32 = 24;
+const WEEK: u32 = 7 * DAY;
+
 /// A finding that somebody or something keeps putting back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fight {
-    /// How often it has been put right within a day, this time included.
+    /// How often it has been put right within a day or a week, this time included.
     pub times: u32,
-    /// When it was first, within that day.
+    /// When it was first, within that day or week.
     pub since: Timestamp,
+    /// The hours within which it was counted: 24, or 168 for a fight that goes on for
+    /// days.
+    #[serde(default = "day", skip_serializing_if = "is_day")]
+    pub within_hours: u32,
+    /// Seconds after which it comes back, about; `None`: not counted over a week, or
+    /// there is no rhythm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_seconds: Option<u64>,
     /// The entry that tells of it: later ones of the same fight tell nothing
     /// new.
     pub told_by: String,
@@ -252,17 +272,40 @@ pub struct Fight {
     pub managed_by: Option<String>,
 }
 
+fn day() -> u32 {
+    DAY
+}
+
+fn is_day(hours: &u32) -> bool {
+    *hours == DAY
+}
+
+impl Fight {
+    /// Whether it was counted over a week.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.within_hours == WEEK
+    }
+}
+
 impl Fights {
-    fn day_before(now: Timestamp) -> Timestamp {
-        now.saturating_sub(24.hours()).unwrap_or(Timestamp::MIN)
+    fn before(now: Timestamp, hours: u32) -> Timestamp {
+        now.saturating_sub(i64::from(hours).hours())
+            .unwrap_or(Timestamp::MIN)
+    }
+
+    /// Those rounds of a finding that came within so many hours before `now`.
+    fn within(&self, fingerprint: &str, now: Timestamp, hours: u32) -> &[Round] {
+        let since = Self::before(now, hours);
+        let rounds = self.rounds.get(fingerprint).map_or(&[][..], Vec::as_slice);
+        let first = rounds.partition_point(|round| round.at <= since);
+        rounds.get(first..).unwrap_or_default()
     }
 
     /// How often a finding was put right in the 24 hours before `now`.
     #[must_use]
     pub fn times(&self, fingerprint: &str, now: Timestamp) -> u32 {
-        let since = Self::day_before(now);
-        let rounds = self.rounds.get(fingerprint).map_or(&[][..], Vec::as_slice);
-        u32::try_from(rounds.iter().filter(|round| round.at > since).count()).unwrap_or(u32::MAX)
+        count(self.within(fingerprint, now, DAY))
     }
 
     /// Whether nothing is remembered.
@@ -281,46 +324,123 @@ impl Fights {
         rules: &FightRules,
         managed_by: Option<String>,
     ) -> Option<Fight> {
-        let since = Self::day_before(now);
-        for rounds in self.rounds.values_mut() {
-            rounds.retain(|round| round.at > since);
-        }
-        self.rounds.retain(|_, rounds| !rounds.is_empty());
-        if self.escalated.as_ref().is_some_and(|told| told.at <= since) {
-            self.escalated = None;
-        }
-        let round = Round {
-            entry: entry.to_owned(),
-            at: now,
-        };
-        let (mut times, mut first) = (0, now);
+        self.forget(now);
+        let mut noted = BTreeSet::new();
         for fingerprint in fingerprints {
             if !self.rounds.contains_key(fingerprint) && self.rounds.len() >= MOST_FINGERPRINTS {
                 continue;
             }
+            noted.insert(fingerprint);
             let rounds = self.rounds.entry(fingerprint.to_owned()).or_default();
             if !rounds.iter().any(|known| known.entry == entry) {
-                rounds.push(round.clone());
+                rounds.push(Round {
+                    entry: entry.to_owned(),
+                    at: now,
+                });
                 let surplus = rounds.len().saturating_sub(MOST_ROUNDS);
                 rounds.drain(..surplus);
             }
-            let count = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
-            if count > times {
-                times = count;
-                first = rounds.first().map_or(now, |round| round.at);
-            }
         }
-        if times < rules.escalate_after {
+        self.keep_the_newest();
+        let most = |hours| {
+            let all = noted.iter().map(|of| self.within(of, now, hours));
+            all.rev()
+                .max_by_key(|rounds| rounds.len())
+                .unwrap_or_default()
+        };
+        let (in_day, in_week) = (most(DAY), most(WEEK));
+        let fight = |rounds: &[Round], within_hours| Fight {
+            times: count(rounds),
+            since: rounds.first().map_or(now, |round| round.at),
+            within_hours,
+            every_seconds: None,
+            told_by: entry.to_owned(),
+            managed_by: managed_by.clone(),
+        };
+        let is_slow = count(in_week) >= rules.escalate_after_in_week;
+        let is_fast = match count(in_day).checked_sub(rules.escalate_after) {
+            None => false,
+            // A rhythm just at the limit, like 12 hours give or take a minute, would
+            // be told by turns as fast and as slow, each time as news.
+            Some(0) => !is_slow || self.escalated.is_some(),
+            Some(_) => true,
+        };
+        if is_fast {
+            let mut fight = fight(in_day, DAY);
+            let told = self.escalated.get_or_insert(Round {
+                entry: entry.to_owned(),
+                at: now,
+            });
+            fight.told_by.clone_from(&told.entry);
+            return Some(fight);
+        }
+        if !is_slow {
             return None;
         }
-        let told_by = self.escalated.get_or_insert(round).entry.clone();
-        Some(Fight {
-            times,
-            since: first,
-            told_by,
-            managed_by,
-        })
+        let mut fight = fight(in_week, WEEK);
+        fight.every_seconds = rhythm(in_week);
+        // It says nothing new where all of what it put right has been told as a fight.
+        let told = |of: &&str| self.escalated_in_week.get(*of);
+        let told: Option<Vec<&String>> = noted.iter().map(told).collect();
+        if let Some(told_by) = told.as_deref().and_then(<[_]>::first) {
+            fight.told_by = (*told_by).clone();
+            return Some(fight);
+        }
+        for of in noted {
+            if count(self.within(of, now, WEEK)) >= rules.escalate_after_in_week {
+                let told = self.escalated_in_week.entry(of.to_owned());
+                told.or_insert_with(|| entry.to_owned());
+            }
+        }
+        Some(fight)
     }
+
+    /// Forgets what is too old to count.
+    fn forget(&mut self, now: Timestamp) {
+        let (day, week) = (Self::before(now, DAY), Self::before(now, WEEK));
+        for rounds in self.rounds.values_mut() {
+            rounds.retain(|round| round.at > week);
+        }
+        self.rounds.retain(|_, rounds| !rounds.is_empty());
+        if self.escalated.as_ref().is_some_and(|told| told.at <= day) {
+            self.escalated = None;
+        }
+        // A fight is over when nothing was put back for a week.
+        let rounds = &self.rounds;
+        self.escalated_in_week
+            .retain(|fingerprint, _| rounds.contains_key(fingerprint));
+    }
+
+    fn keep_the_newest(&mut self) {
+        let mut times: Vec<Timestamp> = self.rounds.values().flatten().map(|r| r.at).collect();
+        let surplus = times.len().saturating_sub(MOST_ROUNDS_IN_ALL);
+        times.sort_unstable();
+        let Some(last) = surplus.checked_sub(1).and_then(|last| times.get(last)) else {
+            return;
+        };
+        for rounds in self.rounds.values_mut() {
+            // Of those of one time all go, but never the newest of a finding.
+            let newest = rounds.last().map(|round| round.at);
+            rounds.retain(|round| round.at > *last || Some(round.at) == newest);
+        }
+    }
+}
+
+fn count(rounds: &[Round]) -> u32 {
+    u32::try_from(rounds.len()).unwrap_or(u32::MAX)
+}
+
+/// Seconds that lie about between two rounds; `None`: they keep to no rhythm.
+fn rhythm(rounds: &[Round]) -> Option<u64> {
+    let pairs = rounds.iter().zip(rounds.iter().skip(1));
+    let apart = pairs.map(|(one, next)| next.at.duration_since(one.at).as_secs());
+    let mut apart: Vec<u64> = apart.filter_map(|s| u64::try_from(s).ok()).collect();
+    apart.sort_unstable();
+    let median = *apart.get(apart.len() / 2)?;
+    // Something that was off for once, or late, has a rhythm all the same.
+    let like = |s: &&u64| **s >= median / 2 && **s <= median.saturating_mul(2);
+    let alike = apart.iter().filter(like).count();
+    (median > 0 && alike * 4 >= apart.len() * 3).then_some(median)
 }
 
 #[cfg(test)]
@@ -396,6 +516,7 @@ mod tests {
         note(&mut fights, "1", 0);
         note(&mut fights, "2", 1);
         assert_eq!(note(&mut fights, "3", 25), None, "0 and 1 are a day ago");
+        assert_eq!(fights.times("a", at(25)), 1, "a trip counts a day");
         let mut fights = Fights::default();
         let told: Vec<String> = (0..30)
             .filter_map(|hour| note(&mut fights, &format!("{hour}"), hour))
@@ -403,6 +524,98 @@ mod tests {
             .collect();
         assert_eq!(told.first().unwrap(), "2");
         assert_eq!(told.last().unwrap(), "26", "24 hours after the first");
+    }
+
+    /// Which entries tell of a fight, of one finding put right at these hours, and
+    /// the last fight.
+    fn told(hours: impl IntoIterator<Item = f64>) -> (Vec<usize>, Option<Fight>) {
+        let (mut fights, mut told, mut last) = (Fights::default(), Vec::new(), None);
+        for (index, hours) in hours.into_iter().enumerate() {
+            let entry = format!("{}", index + 1);
+            let now = Timestamp::from_second(1_800_000_000 + (hours * 3600.0) as i64).unwrap();
+            last = fights.note(&entry, ["a"], now, &FightRules::default(), None);
+            // A plain `remediated`, or the news of a fight.
+            if last.as_ref().is_none_or(|fight| fight.told_by == entry) {
+                told.push(index + 1);
+            }
+        }
+        (told, last)
+    }
+
+    #[test]
+    fn what_comes_back_every_12_hours_is_told_once_with_its_rhythm() {
+        let every = |step: f64| (0..60).map(move |n| f64::from(n) * step);
+        for hours in [12.0, 20.0, 24.0, 48.0, 55.0] {
+            let (told, last) = told(every(hours));
+            assert_eq!(told, [1, 2, 3, 4], "every {hours} hours");
+            let last = last.unwrap();
+            assert!(last.is_slow());
+            assert_eq!(last.every_seconds, Some((hours * 3600.0) as u64));
+        }
+        // Four within 7 days, and not in 7 days: each is news.
+        assert_eq!(told(every(56.0)).0.len(), 60);
+        // At the limit of a fight within a day, told as that, too.
+        assert_eq!(told(every(8.0)).0, [1, 2, 3, 6]);
+        assert_eq!(told(every(11.9)).0, [1, 2, 3, 6]);
+        let give_or_take = (0..60).map(|n| f64::from(n) * 12.0 + f64::from(n * 7 % 5) * 0.1);
+        assert_eq!(told(give_or_take).0.len(), 4);
+        // One that was off for two days.
+        let gap = [0.0, 12.0, 24.0, 72.0, 84.0, 96.0, 108.0];
+        assert_eq!(told(gap).0, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_slow_fight_that_turns_fast_or_ended_for_a_week_is_news() {
+        let slow = (0..10).map(|n| f64::from(n) * 12.0);
+        let fast = (1..10).map(|n| 108.0 + f64::from(n));
+        let (told_by, last) = told(slow.clone().chain(fast));
+        // Two more within the day are a fourth time; then once a day.
+        assert_eq!(told_by, [1, 2, 3, 4, 12]);
+        assert!(!last.unwrap().is_slow());
+        let later = (0..5).map(|n| 108.0 + 168.0 + f64::from(n) * 12.0);
+        assert_eq!(told(slow.chain(later)).0, [1, 2, 3, 4, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn what_comes_at_no_rhythm_is_told_without_one() {
+        let (told_by, last) = told([0.0, 1.0, 100.0, 101.0, 150.0]);
+        assert_eq!(told_by, [1, 2, 3, 4]);
+        assert_eq!(last.unwrap().every_seconds, None);
+    }
+
+    /// What a fight keeps quiet must not keep another finding of the resource quiet.
+    #[test]
+    fn another_finding_beside_a_slow_fight_is_news() {
+        let mut fights = Fights::default();
+        let rules = FightRules::default();
+        let mut note = |entry: usize, of: &[&'static str]| {
+            let now = at(i64::try_from(entry).unwrap() * 12);
+            let fight = fights.note(&entry.to_string(), of.iter().copied(), now, &rules, None);
+            fight.is_none_or(|fight| fight.told_by == entry.to_string())
+        };
+        let told: Vec<bool> = (1..=6).map(|entry| note(entry, &["a"])).collect();
+        assert_eq!(told, [true, true, true, true, false, false]);
+        assert!(note(7, &["a", "b"]), "b was never told");
+        let told: Vec<bool> = (8..=12).map(|entry| note(entry, &["b"])).collect();
+        assert_eq!(told, [true, true, true, false, false]);
+        assert!(!note(13, &["a", "b"]), "both were");
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_resource_fits_into_an_item() {
+        let mut fights = Fights::default();
+        let all: Vec<String> = (0..300).map(|n| format!("{n:032}")).collect();
+        let rules = FightRules {
+            trip_after: 100,
+            ..FightRules::default()
+        };
+        for round in 0..90 {
+            let entry = format!("{round:026}");
+            let of = all.iter().map(String::as_str);
+            fights.note(&entry, of, at(round), &rules, None);
+        }
+        assert!(serde_json::to_string(&fights).unwrap().len() < 350_000);
+        assert!(fights.times(&all[0], at(89)) >= 10, "the newest are kept");
     }
 
     #[test]

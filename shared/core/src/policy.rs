@@ -388,10 +388,12 @@ impl Policy {
         }
         let FightRules {
             escalate_after,
+            escalate_after_in_week,
             trip_after,
         } = self.fights;
         for (name, value) in [
             ("escalate_after", escalate_after),
+            ("escalate_after_in_week", escalate_after_in_week),
             ("trip_after", trip_after),
         ] {
             if !(2..=FightRules::MOST).contains(&value) {
@@ -514,6 +516,10 @@ mod tests {
             (
                 r#"{"version":1,"fights":{"escalate_after":1}}"#,
                 &["`fights.escalate_after`", "2 to 100"],
+            ),
+            (
+                r#"{"version":1,"fights":{"escalate_after_in_week":101}}"#,
+                &["`fights.escalate_after_in_week`", "2 to 100"],
             ),
             (
                 r#"{"version":1,"fights":{"escalate_after":12}}"#,

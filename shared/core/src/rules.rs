@@ -90,23 +90,27 @@ impl Default for Budget {
 }
 
 /// What is put back again and again: the same finding on the same resource,
-/// counted over 24 hours.
+/// counted over 24 hours and over 7 days.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Fights")]
 pub struct FightRules {
-    /// From this time on it is told as a fight, once a day, and still put
-    /// right.
+    /// From this time within 24 hours on it is told as a fight, once a day, and still
+    /// put right.
     #[schemars(range(min = 2, max = 100))]
     pub escalate_after: u32,
-    /// The time at which the control trips for that resource: it is told, and
+    /// The same of what comes back slowly: from this time within 7 days on it is told
+    /// as a fight with its rhythm, once while it lasts, and still put right.
+    #[schemars(range(min = 2, max = 100))]
+    pub escalate_after_in_week: u32,
+    /// The time within 24 hours at which the control trips for that resource: it is told, and
     /// not put right until a person re-arms it.
     #[schemars(range(min = 2, max = 100))]
     pub trip_after: u32,
 }
 
 impl FightRules {
-    /// The most that either number may be.
+    /// The most that each number may be.
     pub const MOST: u32 = 100;
 }
 
@@ -114,6 +118,7 @@ impl Default for FightRules {
     fn default() -> Self {
         Self {
             escalate_after: 3,
+            escalate_after_in_week: 4,
             trip_after: 10,
         }
     }

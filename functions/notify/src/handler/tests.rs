@@ -362,6 +362,8 @@ async fn a_fight_is_not_counted_among_what_was_put_right_once() {
     fight.detail.fight = Some(Fight {
         times: 3,
         since: fight.head.started_at,
+        within_hours: 24,
+        every_seconds: None,
         told_by: fight.head.id.clone(),
         managed_by: None,
     });

@@ -20,8 +20,9 @@ use super::items::{
 use super::{BUDGET_SECONDS, Known, Ledger, LedgerError, Lock, Standing, Transacted};
 use crate::error::AwsError;
 
-/// How long fights are remembered after the last: a day, and one to spare.
-const FIGHTS_SECONDS: i64 = 2 * 86_400;
+/// How long fights are remembered after the last: the week over which they are
+/// counted, and a day to spare.
+const FIGHTS_SECONDS: i64 = 8 * 86_400;
 
 /// Resources whose standing is read in one call: five keys each, and one for
 /// all; BatchGetItem takes 100.

@@ -113,11 +113,18 @@ pub struct Notification {
 /// A finding that somebody or something keeps putting back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NotifiedFight {
-    /// How often it has been put right within 24 hours, this time included.
+    /// How often it has been put right within `within_hours`, this time included.
     pub times: u32,
     /// When it was first, within those.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub since: Timestamp,
+    /// The hours within which it was counted: 24, or 168 for a fight that goes on for
+    /// days.
+    pub within_hours: u32,
+    /// Seconds after which it comes back, about; only of a fight counted over 168
+    /// hours that keeps to a rhythm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_seconds: Option<u64>,
 }
 
 /// The key of an entry in the ledger's table.
@@ -416,6 +423,8 @@ impl Notification {
             fight: entry.detail.fight.as_ref().map(|fight| NotifiedFight {
                 times: fight.times,
                 since: fight.since,
+                within_hours: fight.within_hours,
+                every_seconds: fight.every_seconds,
             }),
             managed_by: some_text(
                 entry

@@ -577,6 +577,19 @@ pub(super) fn ordinal(number: u32) -> String {
     format!("{number}{ending}")
 }
 
+/// An interval in words: "every 12 hours".
+pub(super) fn every(seconds: u64) -> String {
+    let (unit, name) = match seconds {
+        ..5_400 => (60, "minute"),
+        5_400..129_600 => (3_600, "hour"),
+        _ => (86_400, "day"),
+    };
+    match (seconds + unit / 2) / unit {
+        0 | 1 => format!("every {name}"),
+        number => format!("every {number} {name}s"),
+    }
+}
+
 /// A step, and how it ended.
 pub(super) fn ended(outcome: &Outcome) -> String {
     let step = match outcome.step {

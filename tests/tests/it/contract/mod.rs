@@ -1057,6 +1057,31 @@ fn what_is_put_back_again_and_again_is_told_once_as_a_fight_and_trips_in_the_end
 }
 
 #[test]
+fn what_is_put_back_every_12_hours_is_told_once_with_the_rhythm() {
+    every(async |fixture| {
+        let mut world = World::new(fixture, &json!({}));
+        for time in 1..20 {
+            world.expose(1);
+            world.notice().await;
+            world.is_remediated();
+            let fight = world.entry().await.detail.fight;
+            assert_eq!(fight.is_some(), time >= 4, "{time}");
+            assert_eq!(world.told(), time.min(4));
+            if let Some(fight) = fight {
+                assert_eq!(
+                    (fight.times as usize, fight.within_hours),
+                    (time.min(14), 168)
+                );
+                assert_eq!(fight.every_seconds.unwrap() / 60, 720);
+            }
+            sleep(Duration::from_secs(12 * 3600)).await;
+        }
+        let trip = format!("trip#{}", fixture.control());
+        assert!(!world.holds(&trip));
+    });
+}
+
+#[test]
 fn what_was_there_before_enforce_stays_and_what_comes_after_goes() {
     every(async |fixture| {
         let mut world = World::exposed(fixture);

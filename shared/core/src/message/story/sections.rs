@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
-    MANAGER, MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, managed_by,
+    MANAGER, MOST_LINES, MOST_TEXT, Section, Story, ended, ended_opt_out, every, managed_by,
     opt_out_until, ordinal, owner, permission, sample_opt_out, terms, unreadable, way_out,
     who_touched,
 };
@@ -217,8 +217,16 @@ impl<'a> Story<'a> {
     fn fight(&self) -> Option<Section> {
         let fight = self.entry.detail.fight.as_ref()?;
         let actor = &self.entry.head.actor;
+        let within = match fight.is_slow() {
+            true => "7 days",
+            false => "24 hours",
+        };
+        let rhythm = match fight.every_seconds {
+            Some(seconds) => format!(" It comes back about {}.", every(seconds)),
+            None => String::new(),
+        };
         let mut lines = vec![format!(
-            "This was put right for the {} time within 24 hours, since {}.",
+            "This was put right for the {} time within {within}, since {}.{rhythm}",
             ordinal(fight.times),
             time(fight.since)
         )];
@@ -230,8 +238,14 @@ impl<'a> Story<'a> {
                 or_unknown(actor.user_agent.as_deref(), 200)
             ),
         });
+        let quiet = match fight.is_slow() {
+            true => {
+                "Further times are put right without a message while this lasts; the digest counts them. If it comes back faster"
+            }
+            false => "Further times within 24 hours are put right without a message. If it goes on",
+        };
         lines.push(format!(
-            "Further times within 24 hours are put right without a message. If it goes on, the control trips for this resource and says so: then it stays {} until a person re-arms it.",
+            "{quiet}, the control trips for this resource and says so: then it stays {} until a person re-arms it.",
             self.phrases.found
         ));
         Some(Section::new("It keeps coming back", lines))

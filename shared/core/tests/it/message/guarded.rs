@@ -28,6 +28,8 @@ fn fight(managed_by: Option<&str>) -> Entry {
     entry.detail.fight = Some(Fight {
         times: 3,
         since: "2026-11-24T07:00:00Z".parse().unwrap(),
+        within_hours: 24,
+        every_seconds: None,
         told_by: entry.head.id.clone(),
         managed_by: entry.head.managed_by.clone(),
     });
@@ -176,6 +178,37 @@ fn a_fight_names_what_manages_the_resource() {
 }
 
 #[test]
+fn a_slow_fight_names_its_rhythm() {
+    let mut entry = fight(Some("the CloudFormation stack web"));
+    let section = |entry: &Entry| {
+        let mail = mail(entry);
+        let (_, section) = mail.split_once("It keeps coming back\n").unwrap();
+        section.split("\n\n").next().unwrap().to_owned()
+    };
+    let slow = entry.detail.fight.as_mut().unwrap();
+    (slow.times, slow.within_hours, slow.every_seconds) = (4, 168, Some(43_190));
+    expect![[r#"
+        - This was put right for the 4th time within 7 days, since 2026-11-24 07:00:00 UTC. It comes back about every 12 hours.
+        - It is managed by the CloudFormation stack web: change it there, or it comes back.
+        - Further times are put right without a message while this lasts; the digest counts them. If it comes back faster, the control trips for this resource and says so: then it stays open until a person re-arms it."#]].assert_eq(&section(&entry));
+    for (seconds, words) in [
+        (600, "about every 10 minutes."),
+        (3_590, "about every 60 minutes."),
+        (5_400, "about every 2 hours."),
+        (86_400, "about every 24 hours."),
+        (172_000, "about every 2 days."),
+    ] {
+        entry.detail.fight.as_mut().unwrap().every_seconds = Some(seconds);
+        let section = section(&entry);
+        assert!(section.contains(words), "{words} is missing in {section}");
+    }
+    entry.detail.fight.as_mut().unwrap().every_seconds = None;
+    assert!(!section(&entry).contains("It comes back about"));
+    let json: Value = serde_json::from_str(&body(&compose(&entry), "lambda")).unwrap();
+    assert_eq!(json["fight"]["within_hours"], 168);
+}
+
+#[test]
 fn a_fight_names_the_caller_where_nothing_shows_what_manages_the_resource() {
     let mail = mail(&fight(None));
     let (_, section) = mail.split_once("It keeps coming back").unwrap();
@@ -209,7 +242,7 @@ fn what_manages_a_resource_is_named_in_the_first_message() {
 fn programs_get_the_fight_too() {
     let data: Value =
         serde_json::from_str(&body(&compose(&fight(Some("Terraform"))), "sqs")).unwrap();
-    expect![[r#"{"since":"2026-11-24T07:00:00Z","times":3} "Terraform""#]]
+    expect![[r#"{"since":"2026-11-24T07:00:00Z","times":3,"within_hours":24} "Terraform""#]]
         .assert_eq(&format!("{} {}", data["fight"], data["managed_by"]));
     let data: Value = serde_json::from_str(&body(&compose(&revoked()), "sqs")).unwrap();
     assert_eq!(

@@ -309,6 +309,8 @@ fn a_fight() {
     entry.detail.fight = Some(Fight {
         times: 3,
         since: "2026-11-24T07:00:00Z".parse().unwrap(),
+        within_hours: 24,
+        every_seconds: None,
         told_by: entry.head.id.clone(),
         managed_by: Some("Terraform".into()),
     });
