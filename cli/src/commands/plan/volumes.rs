@@ -156,6 +156,7 @@ mod tests {
             tags: of(tags),
             operator: None,
             marketplace: false,
+            outpost: None,
         }
     }
 
@@ -175,6 +176,7 @@ mod tests {
             instance_store: false,
             auto_public_ipv4: None,
             marketplace: false,
+            outpost: None,
             operator: None,
             hibernates: false,
             stop_protected: false,
