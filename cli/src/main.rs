@@ -9,6 +9,7 @@
 mod commands;
 mod context;
 mod judging;
+mod records;
 mod replay;
 mod sarif;
 mod table;
