@@ -12,6 +12,7 @@ mod out;
 mod commands;
 mod context;
 mod judging;
+mod records;
 mod replay;
 mod sarif;
 mod table;

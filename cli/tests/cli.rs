@@ -81,19 +81,27 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
     let table = out(&backstop(&["replay", path]));
     assert!(table.contains("3 would have been looked at"), "{table}");
 
-    std::fs::write(logs.join("broken.json"), "{").unwrap();
-    std::fs::write(logs.join("cut.json.gz"), "no gzip").unwrap();
-    std::fs::write(logs.join("digest.json"), "{}").unwrap();
+    for (name, text) in [
+        ("broken.json", "{"),
+        ("cut.json.gz", "no gzip"),
+        // Beside logs, and none of them.
+        ("digest.json", r#"{"digestS3Object":"d","logFiles":[]}"#),
+        ("manifest.json", "[1]"),
+        ("notes.txt", "look at {this}"),
+    ] {
+        std::fs::write(logs.join(name), text).unwrap();
+    }
     let bad = backstop(&["replay", path, "--format", "json"]);
     assert_eq!(bad.status.code(), Some(2));
     for part in [
         "broken.json: it is not JSON",
         "cut.json.gz: it cannot be unpacked",
-        "digest.json: it holds no `Records`",
     ] {
         assert!(err(&bad).contains(part), "{}", err(&bad));
     }
     let replayed: Value = serde_json::from_str(&out(&bad)).unwrap();
+    assert_eq!(replayed["skipped"], 3);
+    assert_eq!(replayed["unreadable"].as_array().unwrap().len(), 2);
     assert_eq!(
         replayed["looked_at"]["open-ingress"], 2,
         "the rest is not lost"
@@ -113,6 +121,256 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
         "{}",
         err(&none)
     );
+    let digest = logs.join("digest.json");
+    let digest = backstop(&["replay", digest.to_str().unwrap()]);
+    assert_eq!(digest.status.code(), Some(2));
+    assert!(
+        err(&digest).contains("none of the files"),
+        "{}",
+        err(&digest)
+    );
+}
+
+/// An event of EventBridge about a recorded call.
+fn event(record: &Value) -> Value {
+    json!({
+        "version": "0", "id": "e", "detail-type": "AWS API Call via CloudTrail",
+        "source": "aws.ec2", "account": "111122223333", "time": "2026-11-24T10:00:00Z",
+        "region": "eu-central-1", "resources": [], "detail": record,
+    })
+}
+
+/// An event as `lookup-events` answers it.
+fn looked_up(record: &Value) -> Value {
+    json!({ "EventId": "e", "EventName": record["eventName"], "CloudTrailEvent": record.to_string() })
+}
+
+/// Records in every form that people have them in, by file name.
+fn forms(records: &[Value]) -> Vec<(&'static str, Vec<u8>)> {
+    let lines = |of: &dyn Fn(&Value) -> String| {
+        let mut lines = String::new();
+        for record in records {
+            lines.push_str(&of(record));
+            lines.push('\n');
+        }
+        lines
+    };
+    let log = json!({ "Records": records }).to_string();
+    let events: Vec<Value> = records.iter().map(event).collect();
+    let looked_up: Vec<Value> = records.iter().map(looked_up).collect();
+    let pretty = serde_json::to_string_pretty(&json!({ "Events": looked_up, "NextToken": "n" }));
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(log.as_bytes()).unwrap();
+    vec![
+        ("log.json", log.clone().into_bytes()),
+        ("array.json", json!(records).to_string().into_bytes()),
+        ("lines.jsonl", lines(&Value::to_string).into_bytes()),
+        ("lines", lines(&Value::to_string).into_bytes()),
+        ("lookup-events.json", pretty.unwrap().into_bytes()),
+        (
+            "archive.json",
+            lines(&|record| event(record).to_string()).into_bytes(),
+        ),
+        (
+            "archive",
+            lines(&|record| event(record).to_string())
+                .replace('\n', "")
+                .into_bytes(),
+        ),
+        ("events.json", json!(events).to_string().into_bytes()),
+        (
+            "texts.json",
+            json!(records.iter().map(Value::to_string).collect::<Vec<_>>())
+                .to_string()
+                .into_bytes(),
+        ),
+        ("mark.json", [b"\xef\xbb\xbf", log.as_bytes()].concat()),
+        ("packed.json.gz", packed.finish().unwrap()),
+    ]
+}
+
+#[test]
+fn replay_reads_records_in_every_form() {
+    let folder = folder("forms");
+    let mut tagged = record("CreateTags", "al");
+    tagged["requestParameters"] = json!({
+        "resourcesSet": { "items": [{ "resourceId": "sg-0123456789abcdef0" }] },
+        "tagSet": { "items": [{ "key": "backstop:opt-out", "value": "open-ingress" }] },
+    });
+    let records = [
+        record("AuthorizeSecurityGroupIngress", "jo"),
+        record("DescribeVpcs", "jo"),
+        tagged,
+    ];
+    for (name, content) in forms(&records) {
+        let file = folder.join(name);
+        std::fs::write(&file, content).unwrap();
+        let read = backstop(&["replay", file.to_str().unwrap(), "--format", "json"]);
+        assert_eq!(read.status.code(), Some(0), "{name}: {}", err(&read));
+        let read: Value = serde_json::from_str(&out(&read)).unwrap();
+        let came_to = ["files", "records", "looked_at", "opt_outs", "skipped"].map(|of| &read[of]);
+        let expected = [
+            json!(1),
+            json!(3),
+            json!({ "open-ingress": 1 }),
+            json!(1),
+            json!(0),
+        ];
+        assert_eq!(came_to, expected.each_ref(), "{name}");
+    }
+    let all = backstop(&["replay", folder.to_str().unwrap(), "--format", "json"]);
+    let all: Value = serde_json::from_str(&out(&all)).unwrap();
+    let files = forms(&records).len();
+    assert_eq!((&all["files"], &all["skipped"]), (&json!(files), &json!(0)));
+
+    // One record, and one event, which another command is for.
+    let one = folder.join("one.json");
+    std::fs::write(&one, serde_json::to_string_pretty(&records[0]).unwrap()).unwrap();
+    let read = backstop(&["replay", one.to_str().unwrap(), "--format", "json"]);
+    assert_eq!(read.status.code(), Some(0), "{}", err(&read));
+    let read: Value = serde_json::from_str(&out(&read)).unwrap();
+    assert_eq!(read["looked_at"]["open-ingress"], 1);
+    assert_eq!(read["hints"], json!([]));
+    let mut notification = event(&json!({ "event": "createVolume", "result": "available" }));
+    notification["detail-type"] = json!("EBS Volume Notification");
+    for (one_event, records, code) in [(event(&records[0]), 1, 0), (notification, 0, 2)] {
+        std::fs::write(&one, serde_json::to_string_pretty(&one_event).unwrap()).unwrap();
+        let one = one.to_str().unwrap();
+        let read = backstop(&["replay", one]);
+        assert_eq!(read.status.code(), Some(code), "{}", err(&read));
+        assert!(
+            err(&read).contains(&format!("`backstop plan {one}`")),
+            "{}",
+            err(&read)
+        );
+        assert_eq!(
+            out(&read).contains("1 records"),
+            records == 1,
+            "{}",
+            out(&read)
+        );
+    }
+    std::fs::write(&one, [0xff, 0xfe, b'{', 0, b'}', 0]).unwrap();
+    let read = backstop(&["replay", one.to_str().unwrap()]);
+    assert!(err(&read).contains("UTF-16"), "{}", err(&read));
+}
+
+#[test]
+fn of_a_file_a_broken_record_costs_itself() {
+    let folder = folder("broken-records");
+    let good = record("AuthorizeSecurityGroupIngress", "jo").to_string();
+    let lone = good.replace("user/jo", r"user/\ud83d");
+    let latin = good.replace("user/jo", "user/\u{e9}").into_bytes();
+    let latin: Vec<u8> = latin.into_iter().filter(|byte| *byte != 0xc3).collect();
+    let escaped = looked_up(&serde_json::from_str(&good).unwrap()).to_string();
+    let escaped = escaped.replace("user/jo", r"user/\\ud83d");
+    let log =
+        |records: &[&[u8]]| [b"{\"Records\":[", records.join(&b","[..]).as_slice(), b"]}"].concat();
+    let good = good.as_bytes();
+    for (name, content, looked_at, broken) in [
+        ("lone.json", log(&[good, lone.as_bytes(), good]), 3, 0),
+        (
+            "lone.jsonl",
+            [good, lone.as_bytes(), good].join(&b'\n'),
+            3,
+            0,
+        ),
+        ("looked-up.json", escaped.into_bytes(), 1, 0),
+        ("latin-1.json", log(&[good, &latin, good]), 3, 0),
+        ("cut.jsonl", [good, &good[..60], good].join(&b'\n'), 2, 1),
+        (
+            "colon.json",
+            log(&[good, br#"{"eventSource" 1}"#, good]),
+            2,
+            1,
+        ),
+        ("number.json", log(&[good, b"7", good]), 2, 1),
+        ("end.json", log(&[good, good, b"{"]), 2, 1),
+    ] {
+        let file = folder.join(name);
+        std::fs::write(&file, content).unwrap();
+        let read = backstop(&["replay", file.to_str().unwrap(), "--format", "json"]);
+        let said = err(&read);
+        let read: Value = serde_json::from_str(&out(&read)).unwrap();
+        assert_eq!(
+            read["looked_at"]["open-ingress"], looked_at,
+            "{name}: {said}"
+        );
+        assert_eq!(
+            read["unreadable"].as_array().unwrap().len(),
+            broken,
+            "{name}: {said}"
+        );
+    }
+}
+
+/// As many records as fill so many MB, each about another group, in every form.
+fn large_forms(megabytes: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    while bytes < megabytes << 20 {
+        let mut record = record("AuthorizeSecurityGroupIngress", "jo");
+        record["requestParameters"]["groupId"] = json!(format!("sg-{:017x}", records.len()));
+        record["responseElements"] = json!({ "requestId": "r".repeat(1_000) });
+        bytes += record.to_string().len();
+        records.push(record);
+    }
+    forms(&records)
+}
+
+/// The system lets the command have 32 MB for its data, whatever the machine.
+#[test]
+#[cfg(target_os = "linux")]
+fn replay_holds_one_record_at_a_time() {
+    let folder = folder("large");
+    for (name, content) in large_forms(40) {
+        let file = folder.join(name);
+        std::fs::write(&file, content).unwrap();
+        let limited = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -d 32768 && exec \"$0\" replay \"$1\" --format json",
+            ])
+            .args([Path::new(env!("CARGO_BIN_EXE_backstop")), &file])
+            .output()
+            .unwrap();
+        assert_eq!(limited.status.code(), Some(0), "{name}: {}", err(&limited));
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// Prints time and memory of a replay of 150 MB of records in every form.
+#[test]
+#[ignore = "a measurement: cargo test --offline --workspace --test cli -- --ignored --nocapture"]
+#[cfg(target_os = "linux")]
+fn measure_replay() {
+    let folder = folder("measure");
+    for (name, content) in large_forms(150) {
+        let file = folder.join(name);
+        std::fs::write(&file, content).unwrap();
+        let begun = std::time::Instant::now();
+        let mut replay = Command::new(env!("CARGO_BIN_EXE_backstop"))
+            .args(["replay", file.to_str().unwrap()])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut most = String::new();
+        while replay.try_wait().unwrap().is_none() {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", replay.id()));
+            let status = status.unwrap_or_default();
+            if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM")) {
+                line.clone_into(&mut most);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let bytes = std::fs::metadata(&file).unwrap().len();
+        println!(
+            "{name}: {} MB, {:.1?}, {most}",
+            bytes >> 20,
+            begun.elapsed()
+        );
+        std::fs::remove_file(&file).unwrap();
+    }
 }
 
 #[test]

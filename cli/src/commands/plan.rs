@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use backstop_aws::remediation::{Concerned, Place};
 use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
 use backstop_core::info::ControlInfo;
+use backstop_core::json;
 use backstop_core::message::one_line;
 use backstop_core::preview::{Finding, Preview, Verdict};
 use backstop_core::trigger::{self, BrokenEvent, Parsed, PatchingParsed, Says, VolumesParsed};
@@ -98,10 +99,10 @@ impl Plan {
         if !Path::new(what).is_file() {
             return Ok((of_id(what)?, None));
         }
-        let text = std::fs::read_to_string(what)
+        let text = std::fs::read(what)
             .map_err(|error| Problem(format!("{what} cannot be read: {error}")))?;
-        let event: Value = serde_json::from_str(&text)
-            .map_err(|error| Problem(format!("{what} is not JSON: {error}")))?;
+        let event =
+            json::value(&text).map_err(|error| Problem(format!("{what} is not JSON: {error}")))?;
         of_event(&event).map_err(|broken| Problem(format!("{what}: {broken}")))
     }
 }

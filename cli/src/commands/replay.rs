@@ -9,16 +9,20 @@ use backstop_core::message::one_line;
 use clap::Args;
 
 use crate::Problem;
-use crate::replay::{Replayed, files, read};
+use crate::replay::Replayed;
 use crate::table::{Format, table};
 
 /// How many lines a list has at most.
 const MOST_LINES: usize = 20;
 
-/// Shows which calls in CloudTrail's log files Backstop would look at.
+/// Shows which calls in CloudTrail's records Backstop would look at.
+///
+/// Reads CloudTrail's log files, what `aws cloudtrail lookup-events` answers, lists
+/// of records, a record per line, and events that EventBridge archived; each also
+/// as gzip.
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
-    /// Log files (.json, .json.gz), or folders of them
+    /// Files with records, or folders of them
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// How it is printed
@@ -29,26 +33,26 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn run(self) -> Result<ExitCode, Problem> {
         let mut replayed = Replayed::default();
-        let found = files(&self.paths, &mut replayed.unreadable);
+        let found = replayed.files(&self.paths);
         if found.is_empty() && replayed.unreadable.is_empty() {
             return Err(Problem(
-                "there is no log file (.json, .json.gz) under what was named".to_owned(),
+                "there is no log file under what was named".to_owned(),
             ));
         }
-        for file in found {
-            match read(&file) {
-                Ok(records) => {
-                    replayed.files += 1;
-                    for (n, record) in records.into_iter().enumerate() {
-                        let place = format!("{}, record {}", file.display(), n + 1);
-                        replayed.record(&place, record);
-                    }
-                }
-                Err(problem) => replayed.unreadable.push(problem),
-            }
+        for input in &found {
+            replayed.file(input);
         }
-        for problem in &replayed.unreadable {
-            eprintln!("backstop: {problem}");
+        for sentence in replayed.unreadable.iter().chain(&replayed.hints) {
+            eprintln!("backstop: {sentence}");
+        }
+        if replayed.more_unreadable > 0 {
+            eprintln!("backstop: and {} more", replayed.more_unreadable);
+        }
+        if replayed.files == 0 && replayed.unreadable.is_empty() {
+            return Err(Problem(format!(
+                "none of the files ({}) holds a record of CloudTrail",
+                found.len()
+            )));
         }
         match self.format {
             Format::Json => println!("{}", serde_json::json!(replayed)),
@@ -63,9 +67,13 @@ impl Replay {
 }
 
 fn print(replayed: &Replayed) {
-    let looked_at: u64 = replayed.looked_at.values().sum();
+    let looked_at = replayed.looked_at.values().sum::<u64>() + replayed.opt_outs;
+    let skipped = match replayed.skipped {
+        0 => String::new(),
+        skipped => format!(" ({skipped} other files skipped)"),
+    };
     println!(
-        "{} records in {} files; {looked_at} would have been looked at{}",
+        "{} records in {} files{skipped}; {looked_at} would have been looked at{}",
         replayed.records,
         replayed.files,
         match (&replayed.first, &replayed.last) {
@@ -73,11 +81,10 @@ fn print(replayed: &Replayed) {
             _ => String::new(),
         }
     );
-    let controls = replayed
-        .looked_at
-        .iter()
-        .map(|(c, n)| (c.to_string(), *n))
-        .collect();
+    let looked_at = replayed.looked_at.iter().map(|(c, n)| (c.to_string(), *n));
+    let opt_outs = ("opt-outs set or removed".to_owned(), replayed.opt_outs);
+    let opt_outs = Some(opt_outs).filter(|(_, calls)| *calls > 0);
+    let controls = looked_at.chain(opt_outs).collect();
     for (heading, counts) in [
         ("control", &controls),
         ("call", &replayed.calls),

@@ -14,6 +14,7 @@ use backstop_core::encryption::{
     Change, Encryption, End, Hold, Note, Step, Tries, World, next_step,
 };
 use backstop_core::guards::Trip;
+use backstop_core::json;
 use backstop_core::policy::Policy;
 use backstop_core::trigger::CheckRequested;
 use backstop_core::words::{ControlId, Status};
@@ -324,7 +325,7 @@ fn overtaken(run: &Encryption) -> Failure {
 /// The state machine hands over Lambda's whole error record.
 fn shortened(why: &str) -> String {
     const MOST: usize = 300;
-    let message = serde_json::from_str::<Value>(why)
+    let message = json::value(why.as_bytes())
         .ok()
         .and_then(|error| Some(error.get("errorMessage")?.as_str()?.to_owned()))
         .unwrap_or_else(|| why.to_owned());

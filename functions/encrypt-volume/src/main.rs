@@ -4,11 +4,11 @@
 //! `backstop-core`, AWS calls in `backstop-aws`.
 
 use backstop_aws::clients::{Clients, EncryptionClients, environment_config};
+use backstop_aws::invocation;
 use backstop_aws::settings::EncryptSettings;
 use backstop_aws::telemetry;
 use encrypt_volume::Handler;
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+use lambda_runtime::Error;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -17,8 +17,5 @@ async fn main() -> Result<(), Error> {
     let config = environment_config().await;
     let clients = Clients::patient_with_ec2(&config);
     let handler = Handler::new(clients, EncryptionClients::new(&config), settings);
-    run(service_fn(async |event: LambdaEvent<Value>| {
-        handler.handle(event).await
-    }))
-    .await
+    invocation::serve(async |event| handler.handle(event).await).await
 }

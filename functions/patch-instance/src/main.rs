@@ -4,11 +4,11 @@
 //! AWS calls in `backstop-aws`.
 
 use backstop_aws::clients::{Clients, environment_config};
+use backstop_aws::invocation;
 use backstop_aws::settings::PatchSettings;
 use backstop_aws::telemetry;
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use lambda_runtime::Error;
 use patch_instance::Handler;
-use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -17,8 +17,5 @@ async fn main() -> Result<(), Error> {
     let config = environment_config().await;
     let clients = Clients::patient_with_ec2(&config);
     let handler = Handler::new(clients, settings);
-    run(service_fn(async |event: LambdaEvent<Value>| {
-        handler.handle(event).await
-    }))
-    .await
+    invocation::serve(async |event| handler.handle(event).await).await
 }

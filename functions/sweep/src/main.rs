@@ -4,10 +4,10 @@
 //! AWS calls in `backstop-aws`.
 
 use backstop_aws::clients::{Clients, OperationsClients, environment_config};
+use backstop_aws::invocation;
 use backstop_aws::settings::SweepSettings;
 use backstop_aws::telemetry;
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+use lambda_runtime::Error;
 use sweep::Handler;
 
 #[tokio::main(flavor = "current_thread")]
@@ -20,8 +20,5 @@ async fn main() -> Result<(), Error> {
         OperationsClients::new(&config),
         settings,
     );
-    run(service_fn(async |event: LambdaEvent<Value>| {
-        handler.handle(event).await
-    }))
-    .await
+    invocation::serve(async |event| handler.handle(event).await).await
 }

@@ -5,10 +5,10 @@
 //! AWS calls in `backstop-aws`.
 
 use backstop_aws::clients::Clients;
+use backstop_aws::invocation;
 use backstop_aws::settings::WatchSettings;
 use backstop_aws::telemetry;
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+use lambda_runtime::Error;
 use watch_opt_outs::Handler;
 
 #[tokio::main(flavor = "current_thread")]
@@ -16,8 +16,5 @@ async fn main() -> Result<(), Error> {
     telemetry::init();
     let settings = WatchSettings::read(&|name| std::env::var(name).ok())?;
     let handler = Handler::new(Clients::from_environment().await, settings);
-    run(service_fn(async |event: LambdaEvent<Value>| {
-        handler.handle(event).await
-    }))
-    .await
+    invocation::serve(async |event| handler.handle(event).await).await
 }

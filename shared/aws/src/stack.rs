@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use aws_sdk_cloudformation::types::{ResourceStatus, StackResourceSummary};
 
+use backstop_core::json;
+
 use crate::clients::OperationsClients;
 use crate::deadline::Deadline;
 use crate::doctor::Deployment;
@@ -138,7 +140,7 @@ pub async fn invoke(
     let answer = deadline.call("Invoke", request.send()).await?;
     let body: serde_json::Value = answer
         .payload()
-        .and_then(|body| serde_json::from_slice(body.as_ref()).ok())
+        .and_then(|body| json::value(body.as_ref()).ok())
         .unwrap_or_default();
     Ok(match answer.function_error() {
         None => Ok(body),

@@ -23,6 +23,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::prose::quoted;
 use crate::shell::{self, ascii_json};
 use crate::words::ControlId;
 
@@ -161,7 +162,12 @@ pub(crate) fn read_tag(
     today: Date,
     require_end: bool,
 ) -> Exemption {
-    let misspelt = || format!("its key is `{key}`; use `{OPT_OUT_TAG}` and remove this one");
+    let misspelt = || {
+        format!(
+            "its key is `{}`; use `{OPT_OUT_TAG}` and remove this one",
+            quoted(key)
+        )
+    };
     let read = read_value(value, control, today, require_end);
     let problem = match &read {
         _ if key == OPT_OUT_TAG => return read,
@@ -412,7 +418,10 @@ fn parse(value: &str) -> Result<(Scope, OptOut), String> {
                 .split('+')
                 .map(|name| {
                     ControlId::from_name(name).ok_or_else(|| {
-                        format!("`{name}` is neither `all` nor the name of a control")
+                        format!(
+                            "`{}` is neither `all` nor the name of a control",
+                            quoted(name)
+                        )
                     })
                 })
                 .collect::<Result<_, _>>()?,
@@ -433,7 +442,12 @@ fn parse(value: &str) -> Result<(Scope, OptOut), String> {
                     text.push(' ');
                     text.push_str(word);
                 }
-                _ => return Err(format!("`{word}` is not `until=`, `owner=` or `reason=`")),
+                _ => {
+                    return Err(format!(
+                        "`{}` is not `until=`, `owner=` or `reason=`",
+                        quoted(word)
+                    ));
+                }
             },
         }
     }
@@ -467,7 +481,12 @@ fn day(text: &str) -> Result<Date, String> {
     shaped
         .then(|| text.parse::<Date>().ok())
         .flatten()
-        .ok_or_else(|| format!("`until={text}` is not a date like `until=2027-01-31`"))
+        .ok_or_else(|| {
+            format!(
+                "`until={}` is not a date like `until=2027-01-31`",
+                quoted(text)
+            )
+        })
 }
 
 #[cfg(test)]

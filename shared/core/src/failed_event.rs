@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::controls;
 use crate::info::ControlInfo;
+use crate::json;
 use crate::notice::EventFailed;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
@@ -91,7 +92,7 @@ impl FailedEvent {
     /// In one clause: it is neither of the two shapes.
     pub fn read(body: &str) -> Result<Self, String> {
         let body: Value =
-            serde_json::from_str(body).map_err(|error| format!("it is not JSON: {error}"))?;
+            json::value(body.as_bytes()).map_err(|error| format!("it is not JSON: {error}"))?;
         let at = |path| text(&body, path);
         if let Some(event) = body.get("requestPayload") {
             let arn = at("/requestContext/functionArn")

@@ -23,6 +23,7 @@ pub mod failed_event;
 pub mod finding;
 pub mod guards;
 pub mod info;
+pub mod json;
 pub mod managers;
 pub mod message;
 pub mod notice;

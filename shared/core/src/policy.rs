@@ -16,6 +16,7 @@ use crate::controls::{
     snapshot_sharing_block, unmanaged_instance, vulnerable_package,
 };
 use crate::encryption;
+use crate::json;
 use crate::patching;
 use crate::rules::{Common, ControlPolicy, Existing, FightRules, OptOutRules, Rules};
 use crate::words::{ControlId, Mode};
@@ -272,17 +273,7 @@ impl Policy {
                 document.len()
             )));
         }
-        let mut reader = serde_json::Deserializer::from_str(document);
-        let policy: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-            let path = error.path().to_string();
-            let problem = error.into_inner();
-            InvalidPolicy(if path == "." {
-                problem.to_string()
-            } else {
-                format!("`{path}`: {problem}")
-            })
-        })?;
-        reader.end().map_err(|e| InvalidPolicy(e.to_string()))?;
+        let policy: Self = json::parse(document.as_bytes()).map_err(InvalidPolicy)?;
         policy
             .check()
             .map_err(|(path, problem)| InvalidPolicy(format!("`{path}`: {problem}")))?;
@@ -454,6 +445,19 @@ mod tests {
         for (document, parts) in [
             (r#"{}"#, &["missing field `version`"][..]),
             (r#"{"version":2}"#, &["`version`", "allowed is `1`"]),
+            (r#"[1]"#, &["expected an object"]),
+            (
+                r#"{"version":1,"controls":{"open-ingress":["enforce"]}}"#,
+                &["`controls.open-ingress`", "expected an object"],
+            ),
+            (
+                r#"{"version":1,"opt_out":[true]}"#,
+                &["`opt_out`", "expected an object"],
+            ),
+            (
+                r#"{"version":1,"patching":{"windows":[[[],"02:00","05:00"]]}}"#,
+                &["`patching.windows[0]`", "expected an object"],
+            ),
             (
                 r#"{"version":1,"control":{}}"#,
                 &["`control`", "`controls`", "`opt_out`"],

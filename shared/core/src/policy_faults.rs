@@ -10,6 +10,7 @@ use std::fmt;
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 
+use crate::json;
 use crate::policy::{MOST_BYTES, Policy};
 use crate::policy_fields::Fields;
 
@@ -289,7 +290,7 @@ impl Search {
 
 /// The first thing that the types refuse: where, and what is wrong.
 fn refused(value: &Value) -> Option<(Path, String)> {
-    let policy = match serde_path_to_error::deserialize::<_, Policy>(value) {
+    let policy = match json::located::<Policy, _>(value) {
         Ok(policy) => policy,
         Err(error) => {
             let path = error.path().iter();

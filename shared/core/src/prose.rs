@@ -41,6 +41,29 @@ pub fn one_line(text: &str, most: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
+/// Most characters of an input that a sentence about it quotes.
+pub(crate) const MOST_QUOTED: usize = 100;
+
+/// An input in a sentence that says what is wrong with it: its beginning, so that
+/// nobody can fill a message with it. White space stays, because it may be what is
+/// wrong; what is not seen is shown as U+FFFD.
+#[must_use]
+pub fn quoted(input: &str) -> String {
+    let shown = |c| {
+        if is_unseen(c) {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut chars = input.chars();
+    let mut quoted: String = chars.by_ref().take(MOST_QUOTED).map(shown).collect();
+    if chars.next().is_some() {
+        quoted.push('…');
+    }
+    quoted
+}
+
 /// Characters that are not seen but change how a line looks: controls, zero
 /// width, and those that turn the direction of writing.
 fn is_unseen(c: char) -> bool {
@@ -121,6 +144,18 @@ pub(crate) fn time(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_input_is_quoted_by_its_beginning() {
+        for (input, expected) in [
+            ("sg-1 ", "sg-1 ".to_owned()),
+            ("\ta\u{1b}b\u{202e}", "\ta\u{fffd}b\u{fffd}".to_owned()),
+            (&"ü".repeat(100), "ü".repeat(100)),
+            (&"ü".repeat(101), format!("{}…", "ü".repeat(100))),
+        ] {
+            assert_eq!(quoted(input), expected, "{input}");
+        }
+    }
 
     #[test]
     fn anything_becomes_one_line() {

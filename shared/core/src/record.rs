@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::encryption::Encryption;
 use crate::entry::Entry;
+use crate::json;
 use crate::notice::Notice;
 use crate::patching::Patching;
 use crate::run::{Head, VERSION};
@@ -55,7 +56,7 @@ impl Record {
     /// In one clause: another version or kind, or what field is wrong.
     pub fn parse(document: &str) -> Result<Self, String> {
         let mut value: Value =
-            serde_json::from_str(document).map_err(|e| format!("it is not JSON: {e}"))?;
+            json::value(document.as_bytes()).map_err(|e| format!("it is not JSON: {e}"))?;
         let version = value.get("version").and_then(Value::as_u64);
         if version != Some(u64::from(VERSION)) {
             return Err(format!(
@@ -69,10 +70,7 @@ impl Record {
                 .or_insert_with(|| Value::from("remediation"));
         }
         stored::read(&mut value);
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = error.path().to_string();
-            format!("`{path}`: {}", error.into_inner())
-        })
+        json::read(value)
     }
 
     /// The record's id, a ULID.

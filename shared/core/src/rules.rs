@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::prose::quoted;
 use crate::words::Mode;
 
 /// The rules by which a control decides.
@@ -153,6 +154,10 @@ pub struct AccountExemption {
 fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Date, D::Error> {
     let text = String::deserialize(deserializer)?;
     let date = text.parse::<Date>().ok();
-    date.filter(|date| date.to_string() == text)
-        .ok_or_else(|| D::Error::custom(format!("`{text}` is not a date like `2027-01-31`")))
+    date.filter(|date| date.to_string() == text).ok_or_else(|| {
+        D::Error::custom(format!(
+            "`{}` is not a date like `2027-01-31`",
+            quoted(&text)
+        ))
+    })
 }

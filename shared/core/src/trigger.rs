@@ -7,13 +7,15 @@
 //! are an array), so everything is extracted leniently: unknown keys do not
 //! matter, nothing is demanded that is not needed.
 //!
-//! Deliberately not here: `aws_lambda_events`' own CloudTrail types. They know
-//! no `errorCode` and reject one real record in five.
+//! Deliberately not here: `aws_lambda_events`. Its EventBridge envelope refuses an
+//! event for a time or an id of another form, which nothing is decided by; its
+//! CloudTrail types know no `errorCode` and reject one real record in five.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::info::{Call, ControlInfo, Expands};
+use crate::prose::quoted;
 use crate::words::{Actor, ControlId};
 
 mod event;
@@ -91,7 +93,8 @@ pub fn of(
             if ControlId::from_name(&request.control) != Some(info.id) {
                 return Ok(Parsed::Ignored(format!(
                     "`{}` is not `{}`",
-                    request.control, info.id
+                    quoted(&request.control),
+                    info.id
                 )));
             }
             let cause = request.cause.unwrap_or_default();
@@ -170,7 +173,8 @@ fn id_of(kind: &str, prefix: &str, field: &str, id: String) -> Result<String, Br
         false => "a",
     };
     broken(format!(
-        "{field} is `{id}`, which is not the id of {a} {kind} (`{prefix}…`)"
+        "{field} is `{}`, which is not the id of {a} {kind} (`{prefix}…`)",
+        quoted(&id)
     ))
 }
 
@@ -190,7 +194,8 @@ pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> 
     match entry_id(&entry) {
         Some(id) => Ok(Ok(id)),
         None => broken(format!(
-            "`detail.entry` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
+            "`detail.entry` is `{}`, which is not the id of a ledger entry (26 characters, a ULID)",
+            quoted(&entry)
         )),
     }
 }

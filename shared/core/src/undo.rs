@@ -18,7 +18,9 @@ use crate::control::Control;
 use crate::entry::Entry;
 use crate::exemption::{self, OPT_OUT_TAG, opt_out_tags};
 use crate::info::{OptOutOn, Reversal};
+use crate::json;
 use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
+use crate::prose::quoted;
 use crate::security_group::Tags;
 use crate::trigger::entry_id;
 use crate::words::{ControlId, digest, id_of};
@@ -69,20 +71,13 @@ impl Request {
                     .to_owned(),
             );
         }
-        let mut request: Self = serde_path_to_error::deserialize(payload).map_err(|error| {
-            let path = error.path().to_string();
-            let problem = error.into_inner();
-            InvalidRequest(match path.as_str() {
-                "." | "?" => problem.to_string(),
-                path => format!("`{path}`: {problem}"),
-            })
-        })?;
+        let mut request: Self = json::read(payload).map_err(InvalidRequest)?;
         match entry_id(&request.remediation) {
             Some(id) => request.remediation = id,
             None => {
                 return invalid(format!(
                     "`remediation` is `{}`, which is not the id of a ledger entry (26 characters, a ULID; `backstop history` shows them)",
-                    request.remediation
+                    quoted(&request.remediation)
                 ));
             }
         }

@@ -63,6 +63,9 @@ pub struct Volume {
     /// Whether it carries a product code of the Marketplace.
     #[serde(default)]
     pub marketplace: bool,
+    /// ARN of the Outpost that it is on, if it is on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outpost: Option<String>,
 }
 
 /// Where a volume is attached.
@@ -188,6 +191,9 @@ pub struct Instance {
     /// Whether it carries a product code of the Marketplace.
     #[serde(default)]
     pub marketplace: bool,
+    /// ARN of the Outpost that it is on, if it is on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outpost: Option<String>,
     /// The AWS service that manages it, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,

@@ -10,6 +10,8 @@ use jiff::{Timestamp, ToSpan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::prose::quoted;
+
 /// A weekly time in which instances may be stopped, or restarted (UTC).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -141,7 +143,7 @@ pub fn check(windows: &[Window]) -> Result<(), (String, String)> {
             if time_of_day(text).is_none() {
                 return Err((
                     format!("windows[{n}].{name}"),
-                    format!("`{text}` is not a time of day like `02:00` (UTC)"),
+                    format!("`{}` is not a time of day like `02:00` (UTC)", quoted(text)),
                 ));
             }
         }

@@ -6,10 +6,10 @@
 //! here: what is decided (`backstop-core`), how a call is made (`backstop-aws`).
 
 use backstop_aws::clients::Clients;
+use backstop_aws::invocation;
 use backstop_aws::settings::RemediationSettings;
 use backstop_aws::telemetry;
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+use lambda_runtime::Error;
 
 mod pipeline;
 mod preview;
@@ -31,8 +31,5 @@ pub async fn serve(controls: &'static [&'static dyn Served]) -> Result<(), Error
     telemetry::init();
     let settings = RemediationSettings::read(&|name| std::env::var(name).ok())?;
     let engine = Engine::new(Clients::from_environment().await, settings, controls);
-    run(service_fn(async |event: LambdaEvent<Value>| {
-        engine.handle(event).await
-    }))
-    .await
+    invocation::serve(async |event| engine.handle(event).await).await
 }

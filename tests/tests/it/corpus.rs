@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use backstop_core::control::Control as _;
 use backstop_core::controls::default_security_group::DefaultSecurityGroup;
 use backstop_core::controls::open_ingress::OpenIngress;
+use backstop_core::json;
 use backstop_core::patching::{Package, Vulnerability};
 use backstop_core::trigger::{
     self, BrokenEvent, Parsed, PatchingParsed, Says, TagsParsed, Trigger, VolumesParsed,
@@ -25,9 +26,10 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Read as a function receives it.
 fn read(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    json::value(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Holds every event of a folder against `expected.json`, all differences at

@@ -26,6 +26,53 @@ fn no_files_of_the_core_depend_on_each_other_in_a_circle() {
     assert!(circles.is_empty(), "circles of files: {circles:#?}");
 }
 
+/// What others wrote is read in one place, so that nothing is read in another way.
+#[test]
+fn json_is_read_through_the_core_and_payloads_are_received_in_one_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let exempt = [
+        "shared/core/src/json.rs",
+        // A document that is written back as it was, and read as a policy then.
+        "cli/src/commands/kill_switch.rs",
+    ];
+    let mut folders = vec![root.join("cli/src")];
+    for of in ["shared", "functions"] {
+        let members = std::fs::read_dir(root.join(of)).unwrap();
+        folders.extend(members.map(|member| member.unwrap().path().join("src")));
+    }
+    // Test support.
+    folders.retain(|folder| !folder.ends_with("wire/src") && !folder.ends_with("model/src"));
+    assert!(folders.len() > 10, "{folders:?}");
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
+            if exempt.contains(&name) || name.ends_with("tests.rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap();
+            let others = [
+                "serde_json::from_",
+                "serde_json::Deserializer",
+                "lambda_runtime::run",
+            ];
+            let imported = ["LambdaEvent, run", "run, service_fn"];
+            for part in others.iter().chain(&imported) {
+                if shipped.contains(part) {
+                    found.push(format!("{name}: {part}"));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn circles_are_found_wherever_a_path_stands() {
     // (what the test is about, the files, the circles)

@@ -163,6 +163,7 @@ mod tests {
             tags: of(tags),
             operator: None,
             marketplace: false,
+            outpost: None,
         }
     }
 
@@ -182,6 +183,7 @@ mod tests {
             instance_store: false,
             auto_public_ipv4: None,
             marketplace: false,
+            outpost: None,
             operator: None,
             hibernates: false,
             stop_protected: false,

@@ -295,6 +295,7 @@ fn volume() -> Volume {
         tags: Default::default(),
         operator: None,
         marketplace: false,
+        outpost: None,
     }
 }
 

@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, KeysAndAttributes, Put, TransactWriteItem, Update,
 };
 use backstop_core::guards::{Fights, Guards, Spent, Trip};
+use backstop_core::json;
 use backstop_core::notice::Notice;
 use backstop_core::words::ControlId;
 use jiff::Timestamp;
@@ -430,7 +431,7 @@ pub(super) fn document<T: serde::de::DeserializeOwned>(
     let Some(item) = item else { return Ok(None) };
     let pk = text(item, "pk").unwrap_or_default();
     let document = text(item, "document").unwrap_or_default();
-    serde_json::from_str(&document)
+    json::parse(document.as_bytes())
         .map(Some)
-        .map_err(|e| LedgerError::Unreadable(pk, e.to_string()))
+        .map_err(|problem| LedgerError::Unreadable(pk, problem))
 }

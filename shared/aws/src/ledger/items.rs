@@ -516,5 +516,5 @@ pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     GzDecoder::new(bytes)
         .read_to_end(&mut json)
         .map_err(|e| e.to_string())?;
-    serde_json::from_slice(&json).map_err(|e| e.to_string())
+    backstop_core::json::parse(&json)
 }

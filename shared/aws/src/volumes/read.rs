@@ -222,6 +222,7 @@ pub(crate) fn volume(volume: &aws_sdk_ec2::types::Volume) -> Option<Volume> {
         tags: tags(volume.tags()),
         operator: operator(volume.operator()).or_else(|| service.map(str::to_owned)),
         marketplace: false,
+        outpost: outpost(volume.outpost_arn()),
     })
 }
 
@@ -275,6 +276,7 @@ fn of_instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instance> {
         instance_store: instance.root_device_type() == Some(&DeviceType::InstanceStore),
         auto_public_ipv4: address.map(str::to_owned),
         marketplace: of_marketplace(instance.product_codes()),
+        outpost: outpost(instance.outpost_arn()),
         operator: operator(instance.operator()),
         hibernates: instance
             .hibernation_options()
@@ -287,6 +289,11 @@ fn of_instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instance> {
             .and_then(|reason| reason.code())
             .map(str::to_owned),
     })
+}
+
+/// The Outpost that a resource is on.
+fn outpost(arn: Option<&str>) -> Option<String> {
+    arn.filter(|arn| !arn.is_empty()).map(str::to_owned)
 }
 
 /// The service that manages a resource.

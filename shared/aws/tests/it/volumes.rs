@@ -29,6 +29,8 @@ fn long() -> Deadline {
     Deadline::new(Duration::from_secs(60))
 }
 
+const OUTPOST: &str = "arn:aws:outposts:eu-central-1:111122223333:outpost/op-1";
+
 fn ec2(wire: &Wire, attempts: u32) -> aws_sdk_ec2::Client {
     Clients::new(&wire.config(attempts)).ec2
 }
@@ -214,6 +216,7 @@ async fn an_instance_is_read_with_all_its_volumes_and_what_they_need_in_two_roun
         <hibernationOptions><configured>true</configured></hibernationOptions>\
         <stateReason><code>Client.UserInitiatedShutdown</code><message>m</message></stateReason>\
         <operator><managed>true</managed><principal>service.amazonaws.com</principal></operator>\
+        <outpostArn>arn:aws:outposts:eu-central-1:111122223333:outpost/op-1</outpostArn>\
         <networkInterfaceSet>\
           <item><networkInterfaceId>eni-1</networkInterfaceId><association><publicIp>203.0.113.1</publicIp><ipOwnerId>111122223333</ipOwnerId></association></item>\
           <item><networkInterfaceId>eni-2</networkInterfaceId><association><publicIp>203.0.113.2</publicIp><ipOwnerId>amazon</ipOwnerId></association></item>\
@@ -286,6 +289,7 @@ async fn an_instance_is_read_with_all_its_volumes_and_what_they_need_in_two_roun
     assert!(instance.stop_protected);
     assert_eq!(instance.auto_public_ipv4.as_deref(), Some("203.0.113.2"));
     assert_eq!(instance.operator.as_deref(), Some("service.amazonaws.com"));
+    assert_eq!(instance.outpost.as_deref(), Some(OUTPOST));
     assert_eq!(
         instance.state_reason.as_deref(),
         Some("Client.UserInitiatedShutdown")
@@ -391,7 +395,9 @@ async fn a_volume_that_is_attached_to_no_instance_is_a_unit_of_its_own() {
         let wire = Wire::new(
             move |call: &Call| match (call.operation.as_str(), filtered(call)) {
                 ("DescribeVolumes", ("volume-id", DATA)) => {
-                    volumes_xml(&volume_xml(DATA, false, &attachments, &[]), None)
+                    let volume = volume_xml(DATA, false, &attachments, &[]);
+                    let outpost = format!("<outpostArn>{OUTPOST}</outpostArn><encrypted>");
+                    volumes_xml(&volume.replace("<encrypted>", &outpost), None)
                 }
                 _ => quiet(call),
             },
@@ -401,6 +407,7 @@ async fn a_volume_that_is_attached_to_no_instance_is_a_unit_of_its_own() {
             panic!("a volume");
         };
         assert_eq!(volume.operator.as_deref(), operator);
+        assert_eq!(volume.outpost.as_deref(), Some(OUTPOST));
         assert!(!wire.operations().contains(&"DescribeInstances".to_owned()));
         assert_eq!(wire.sequential_round_trips(), 2);
     }

@@ -36,6 +36,7 @@ pub fn refusals<'a>(
                 "{id} carries a product code of the Marketplace, which a copy would lose"
             ));
         }
+        why.extend(on_an_outpost(id, volume.outpost.as_deref()));
         if let Some(operator) = &volume.operator {
             why.push(format!("{id} is managed by {operator}"));
         }
@@ -65,6 +66,10 @@ pub fn refusals<'a>(
         }
         if let Some(lifecycle) = &instance.lifecycle {
             why.push(format!("{id} is a {lifecycle} instance"));
+        }
+        // Of an undo, which makes no copy, volumes are not asked about.
+        if !of_volumes.is_empty() {
+            why.extend(on_an_outpost(id, instance.outpost.as_deref()));
         }
         if let Some(operator) = &instance.operator {
             why.push(format!("{id} is managed by {operator}"));
@@ -111,6 +116,15 @@ pub fn refusals<'a>(
         why.push(problem.to_owned());
     }
     why
+}
+
+/// That a volume or instance is on an Outpost. A copy is asked for without one, so
+/// that the instance could not use it.
+fn on_an_outpost(id: &str, outpost: Option<&str>) -> Option<String> {
+    let outpost = outpost?;
+    Some(format!(
+        "{id} is on an Outpost ({outpost}), and its copy would be made in the Region"
+    ))
 }
 
 /// The tag by which an orchestrator marks what it manages.

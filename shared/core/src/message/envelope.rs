@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::chat::Card;
+use crate::json;
 use crate::prose::{one_line, or};
 
 /// Most bytes of a message with its subject and attributes. SNS takes 262,144;
@@ -52,7 +53,7 @@ impl Message {
 #[must_use]
 pub fn is_list(value: &str) -> bool {
     value.starts_with('[')
-        && serde_json::from_str::<Vec<String>>(value).is_ok_and(|of| !of.is_empty())
+        && json::parse::<Vec<String>>(value.as_bytes()).is_ok_and(|of| !of.is_empty())
 }
 
 /// The message with as many items as there is room

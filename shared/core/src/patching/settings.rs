@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::prose::quoted;
 use crate::windows::{self, Window};
 
 /// For how long a command may be at work: those that were sent since are looked
@@ -242,7 +243,10 @@ impl Settings {
             if !is_amount(text, least) {
                 return problem(
                     field,
-                    format!("`{text}` is neither a number from {least} on nor a share like `10%`"),
+                    format!(
+                        "`{}` is neither a number from {least} on nor a share like `10%`",
+                        quoted(text)
+                    ),
                 );
             }
         }

@@ -60,6 +60,7 @@ pub fn as_shown(
                 instance_store: false,
                 auto_public_ipv4: None,
                 marketplace: false,
+                outpost: None,
                 operator: None,
                 hibernates: false,
                 stop_protected: false,
@@ -197,6 +198,7 @@ mod tests {
                 .collect(),
             operator: None,
             marketplace: false,
+            outpost: None,
         }
     }
 

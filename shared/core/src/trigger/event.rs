@@ -1,10 +1,12 @@
 //! What all events have in common: the envelope, who called, and how the values
 //! of a request are read in any of their spellings.
 
-use aws_lambda_events::event::eventbridge::EventBridgeEvent;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::json;
+use crate::prose::quoted;
 use crate::words::{Actor, ControlId};
 
 /// The `source` of Backstop's own events.
@@ -47,6 +49,7 @@ pub struct BrokenEvent(String);
 /// Why a function ignores an event of a kind that is for others.
 #[must_use]
 pub fn foreign(source: &str, detail_type: &str) -> String {
+    let (detail_type, source) = (quoted(detail_type), quoted(source));
     format!("`{detail_type}` of `{source}` is no event for this function")
 }
 
@@ -62,8 +65,30 @@ pub struct CheckRequested {
     /// Id of the resource.
     pub resource: String,
     /// What caused the request.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cause")]
     pub cause: Option<Actor>,
+}
+
+/// Nothing is decided by a cause: of its fields those are read that are texts.
+fn cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Actor>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let field = |name| text(&value, &[name]);
+    match &value {
+        Value::Null => Ok(None),
+        Value::Object(_) => Ok(Some(Actor {
+            principal: field("principal"),
+            user_agent: field("user_agent"),
+            source_address: field("source_address"),
+            invoked_by: field("invoked_by"),
+            event_name: field("event_name"),
+            event_time: field("event_time").and_then(|time| time.parse().ok()),
+            event_id: field("event_id"),
+        })),
+        other => Err(D::Error::custom(format!(
+            "it is {}, not an object",
+            kind(other)
+        ))),
+    }
 }
 
 impl CheckRequested {
@@ -78,9 +103,9 @@ impl CheckRequested {
     }
 
     pub(super) fn read(detail: Value) -> Result<Self, BrokenEvent> {
-        serde_json::from_value(detail).map_err(|e| {
+        json::read(detail).map_err(|problem| {
             BrokenEvent(format!(
-                "`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {e}"
+                "`detail` of a `{CHECK_REQUESTED}` event must hold `control` and `resource`: {problem}"
             ))
         })
     }
@@ -96,10 +121,59 @@ pub fn entry_id(text: &str) -> Option<String> {
     in_range.then(|| id.to_string())
 }
 
-pub(super) fn envelope(payload: &Value) -> Result<EventBridgeEvent<Value>, BrokenEvent> {
-    serde_json::from_value(payload.clone()).map_err(|e| {
-        BrokenEvent(format!("the payload is not an EventBridge event: {e}; invoke this function by its rules, or with a whole event"))
+/// What is read of an event that EventBridge delivers. Its other fields are
+/// nothing that is decided by, so that they may have any form.
+pub(super) struct Envelope {
+    pub(super) source: String,
+    pub(super) detail_type: String,
+    pub(super) account: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) id: Option<String>,
+    /// An object, or null.
+    pub(super) detail: Value,
+}
+
+pub(super) fn envelope(payload: &Value) -> Result<Envelope, BrokenEvent> {
+    let no_event = |problem: &str| {
+        broken(format!(
+            "the payload is not an EventBridge event: {problem}. To have a resource checked, send a `{CHECK_REQUESTED}` event (its `source` is `{OWN_SOURCE}`, its `detail` holds `control` and `resource`); `backstop plan sg-…` shows what would be done about one"
+        ))
+    };
+    if !payload.is_object() {
+        return no_event(&format!("it is {}, not an object", kind(payload)));
+    }
+    let Some(source) = text(payload, &["source"]) else {
+        return no_event("`source` is missing");
+    };
+    let Some(detail_type) = text(payload, &["detail-type"]) else {
+        return no_event("`detail-type` is missing");
+    };
+    let detail = match payload.get("detail") {
+        None => return no_event("`detail` is missing"),
+        Some(detail) if detail.is_object() || detail.is_null() => detail.clone(),
+        Some(other) => {
+            return no_event(&format!("`detail` is {}, not an object", kind(other)));
+        }
+    };
+    Ok(Envelope {
+        source,
+        detail_type,
+        account: text(payload, &["account"]),
+        region: text(payload, &["region"]),
+        id: text(payload, &["id"]),
+        detail,
     })
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 /// The call that CloudTrail recorded, if it is one of `calls` and succeeded; else
@@ -113,10 +187,10 @@ pub(super) fn succeeded(
         return broken("`detail.eventName` is missing: CloudTrail always sends it");
     };
     if !calls.contains(&call.as_str()) {
-        return Ok(Err(format!("the call `{call}` {others}")));
+        return Ok(Err(format!("the call `{}` {others}", quoted(&call))));
     }
     Ok(match text(detail, &["errorCode"]) {
-        Some(code) => Err(format!("the call `{call}` failed with {code}")),
+        Some(code) => Err(format!("the call `{call}` failed with {}", quoted(&code))),
         None => Ok(call),
     })
 }
@@ -195,5 +269,183 @@ pub(super) fn actor(detail: &Value) -> Actor {
         event_name: text(detail, &["eventName"]),
         event_time: text(detail, &["eventTime"]).and_then(|t| t.parse().ok()),
         event_id: text(detail, &["eventID"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check_requested() -> Value {
+        json!({
+            "version": "0",
+            "id": "66a7a279-5f92-471c-ad3e-c92da0950992",
+            "source": OWN_SOURCE,
+            "detail-type": CHECK_REQUESTED,
+            "account": "111122223333",
+            "region": "eu-central-1",
+            "time": "2026-11-19T09:40:12Z",
+            "resources": [],
+            "detail": { "control": "open-ingress", "resource": "sg-0123456789abcdef0" },
+        })
+    }
+
+    #[test]
+    fn what_nothing_is_decided_by_may_have_any_form() {
+        let forms = [
+            json!(null),
+            json!(true),
+            json!(1_700_000_000),
+            json!(1.5),
+            json!("yesterday"),
+            json!(""),
+            json!([]),
+            json!([["2026-11-19T09:40:12Z"]]),
+            json!({ "a": 1 }),
+        ];
+        for field in [
+            "version",
+            "id",
+            "time",
+            "resources",
+            "replay-name",
+            "ingestion-time",
+        ] {
+            for form in &forms {
+                let mut event = check_requested();
+                event[field] = form.clone();
+                let read = envelope(&event).unwrap_or_else(|e| panic!("{field} {form}: {e}"));
+                assert_eq!(read.account.as_deref(), Some("111122223333"));
+                let actor = Actor::default().of_event(read.id, &event);
+                let time = (field != "time").then(|| "2026-11-19T09:40:12Z".parse().unwrap());
+                assert_eq!(
+                    actor.event_time, time,
+                    "{field} {form}: a missing time is one"
+                );
+            }
+            let mut event = check_requested();
+            event.as_object_mut().unwrap().remove(field);
+            assert!(envelope(&event).is_ok(), "{field}");
+        }
+        for (field, form) in [("account", json!(111_122_223_333_u64)), ("id", json!(7))] {
+            let mut event = check_requested();
+            event[field] = form.clone();
+            let read = envelope(&event).unwrap();
+            let said = [read.account, read.id];
+            assert!(said.contains(&Some(form.to_string())), "a number is a text");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_is_told_what_to_send_and_what_is_wrong_with_it() {
+        let with = |field: &str, value: Value| {
+            let mut event = check_requested();
+            event[field] = value;
+            event
+        };
+        let without = |field: &str| {
+            let mut event = check_requested();
+            event.as_object_mut().unwrap().remove(field);
+            event
+        };
+        for (payload, problem) in [
+            (json!([]), "it is a list, not an object"),
+            (
+                json!(["0", "id", "Check Requested", "backstop", "111122223333"]),
+                "it is a list, not an object",
+            ),
+            (json!(null), "it is null, not an object"),
+            (json!("sg-0123456789abcdef0"), "it is a text, not an object"),
+            (json!({}), "`source` is missing"),
+            (
+                json!({ "groupId": "sg-0123456789abcdef0" }),
+                "`source` is missing",
+            ),
+            (with("source", json!(["aws.ec2"])), "`source` is missing"),
+            (without("detail-type"), "`detail-type` is missing"),
+            (without("detail"), "`detail` is missing"),
+            (
+                with("detail", json!(["open-ingress", "sg-1"])),
+                "`detail` is a list, not an object",
+            ),
+            (
+                with("detail", json!("{}")),
+                "`detail` is a text, not an object",
+            ),
+            (
+                with("detail", json!(1)),
+                "`detail` is a number, not an object",
+            ),
+        ] {
+            let Err(broken) = envelope(&payload) else {
+                panic!("{payload} is read");
+            };
+            let said = broken.to_string();
+            for part in [problem, CHECK_REQUESTED, "`backstop plan sg-…`"] {
+                assert!(said.contains(part), "{payload}: {said}");
+            }
+            assert!(!said.contains("invoke"), "{said}");
+        }
+    }
+
+    #[test]
+    fn of_a_check_that_is_requested_the_cause_alone_may_have_any_form() {
+        let detail = |cause: Value| json!({ "control": "c", "resource": "r", "cause": cause });
+        for (cause, expected) in [
+            (json!(null), None),
+            (json!({}), Some(Actor::default())),
+            (
+                json!({ "principal": "p", "event_time": "2026-11-19T09:40:12Z", "more": [] }),
+                Some(Actor {
+                    principal: Some("p".to_owned()),
+                    event_time: "2026-11-19T09:40:12Z".parse().ok(),
+                    ..Actor::default()
+                }),
+            ),
+            (
+                json!({ "principal": ["p"], "user_agent": {}, "event_time": "yesterday" }),
+                Some(Actor::default()),
+            ),
+        ] {
+            let read = CheckRequested::read(detail(cause.clone())).unwrap();
+            assert_eq!(read.cause, expected, "{cause}");
+        }
+        for (detail, path) in [
+            (json!(["open-ingress", "sg-0123456789abcdef0"]), "an object"),
+            (
+                detail(json!(["arn:aws:iam::111122223333:user/jo"])),
+                "`cause`: it is a list, not an object",
+            ),
+            (
+                json!({ "control": ["open-ingress"], "resource": "r" }),
+                "`control`: ",
+            ),
+            (
+                json!({ "control": "c", "resource": { "id": "r" } }),
+                "`resource`: ",
+            ),
+        ] {
+            let problem = CheckRequested::read(detail.clone()).unwrap_err();
+            assert!(problem.to_string().contains(path), "{detail}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_cause_that_is_sent_is_read_as_it_was() {
+        let text = |n: &str| Some(n.to_owned());
+        let cause = Actor {
+            principal: text("principal"),
+            user_agent: text("agent"),
+            source_address: text("address"),
+            invoked_by: text("service"),
+            event_name: text("name"),
+            event_time: "2026-11-19T09:40:12.25Z".parse().ok(),
+            event_id: text("id"),
+        };
+        let sent = CheckRequested::new(ControlId::OpenIngress, "sg-1", Some(cause));
+        let detail = serde_json::to_value(&sent).unwrap();
+        assert_eq!(CheckRequested::read(detail), Ok(sent));
     }
 }

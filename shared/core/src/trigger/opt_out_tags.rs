@@ -83,12 +83,12 @@ pub fn opt_out_tags(payload: &Value) -> Result<TagsParsed, BrokenEvent> {
     }
     if resources.is_empty() || (keys.is_empty() && !all) {
         return broken(format!(
-            "`detail.requestParameters` of `{call}` names no resource or no tag: CloudTrail leaves out what is larger than 100 KB; the next sweep reads every tag, or invoke the sweep now"
+            "`detail.requestParameters` of `{call}` names no resource or no tag: CloudTrail leaves out what is larger than 100 KB; the next sweep reads every tag, or start one now with `backstop sweep`"
         ));
     }
     if resources.len() > MOST_RESOURCES {
         return broken(format!(
-            "`detail.requestParameters` of `{call}` names {} resources, and at most {MOST_RESOURCES} are looked at: the next sweep reads every tag, or invoke the sweep now",
+            "`detail.requestParameters` of `{call}` names {} resources, and at most {MOST_RESOURCES} are looked at: the next sweep reads every tag, or start one now with `backstop sweep`",
             resources.len()
         ));
     }

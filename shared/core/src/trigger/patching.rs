@@ -15,6 +15,7 @@ use super::event::{
 };
 use super::volumes::INSTANCE_NOTIFICATION;
 use crate::patching::{DOCUMENT, MOST_CVES, Package, Vulnerability};
+use crate::prose::quoted;
 use crate::words::{Actor, ControlId, Severity};
 
 /// Detail type of Inspector's findings.
@@ -101,7 +102,7 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
             if !ours {
                 return ignored(format!(
                     "`{}` is not a control of this function",
-                    request.control
+                    quoted(&request.control)
                 ));
             }
             let cause = request
@@ -114,12 +115,18 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
         ("aws.inspector2", INSPECTOR_FINDING) => {
             let kind = text(detail, &["type"]).unwrap_or_default();
             if !["PACKAGE_VULNERABILITY", "CODE_VULNERABILITY"].contains(&kind.as_str()) {
-                return ignored(format!("a finding of type `{kind}` is none of a package"));
+                return ignored(format!(
+                    "a finding of type `{}` is none of a package",
+                    quoted(&kind)
+                ));
             }
             // Inspector's administrator account hears of its members' instances, which
             // it cannot look at.
             if let Some(owner) = text(detail, &["awsAccountId"]).filter(|owner| *owner != account) {
-                return ignored(format!("the finding is about the account {owner}"));
+                return ignored(format!(
+                    "the finding is about the account {}",
+                    quoted(&owner)
+                ));
             }
             let resource = list(&detail["resources"])
                 .into_iter()
@@ -160,18 +167,25 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
                 ("CLOSED" | "SUPPRESSED", None) => broken(
                     "`time` of the event is missing or no time: without it a closed finding cannot be told from an older report of it",
                 ),
-                (other, _) => ignored(format!("`{other}` is no status of a finding to act on")),
+                (other, _) => ignored(format!(
+                    "`{}` is no status of a finding to act on",
+                    quoted(other)
+                )),
             }
         }
         ("aws.ssm", COMPLIANCE_CHANGE) => {
             let kind = text(detail, &["compliance-type"]).unwrap_or_default();
             let status = text(detail, &["compliance-status"]).unwrap_or_default();
             if kind != "Patch" || status != "non_compliant" {
-                return ignored(format!("`{kind}` is `{status}`: no patch is missing"));
+                return ignored(format!(
+                    "`{}` is `{}`: no patch is missing",
+                    quoted(&kind),
+                    quoted(&status)
+                ));
             }
             let id = text(detail, &["resource-id"]).unwrap_or_default();
             if id.starts_with("mi-") {
-                return ignored(format!("`{id}` is no EC2 instance"));
+                return ignored(format!("`{}` is no EC2 instance", quoted(&id)));
             }
             let id = instance_id("`detail.resource-id`", &id)?;
             let actor = named("Systems Manager Patch Manager", COMPLIANCE_CHANGE);
@@ -180,7 +194,7 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
         ("aws.ssm", COMMAND_NOTIFICATION) => {
             let document = text(detail, &["document-name"]).unwrap_or_default();
             if document != DOCUMENT {
-                return ignored(format!("`{document}` installs no patches"));
+                return ignored(format!("`{}` installs no patches", quoted(&document)));
             }
             let status = text(detail, &["status"]).unwrap_or_default();
             if UNDER_WAY.contains(&status.as_str()) {
@@ -188,7 +202,7 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
             }
             let id = text(detail, &["instance-id"]).unwrap_or_default();
             if id.starts_with("mi-") {
-                return ignored(format!("`{id}` is no EC2 instance"));
+                return ignored(format!("`{}` is no EC2 instance", quoted(&id)));
             }
             let id = instance_id("`detail.instance-id`", &id)?;
             let actor = named("Systems Manager Run Command", COMMAND_NOTIFICATION);
@@ -197,7 +211,10 @@ pub fn patching(payload: &Value) -> Result<PatchingParsed, BrokenEvent> {
         ("aws.ec2", INSTANCE_NOTIFICATION) => {
             let state = text(detail, &["state"]).unwrap_or_default();
             if state != "running" {
-                return ignored(format!("an instance that is `{state}` is not patched"));
+                return ignored(format!(
+                    "an instance that is `{}` is not patched",
+                    quoted(&state)
+                ));
             }
             let id = text(detail, &["instance-id"]).unwrap_or_default();
             let id = instance_id("`detail.instance-id`", &id)?;
@@ -282,7 +299,8 @@ fn instance_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
         Ok(id.to_owned())
     } else {
         broken(format!(
-            "{field} is `{id}`, which is not the id of an instance (`i-…`)"
+            "{field} is `{}`, which is not the id of an instance (`i-…`)",
+            quoted(id)
         ))
     }
 }

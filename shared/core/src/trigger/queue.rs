@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::event::{BrokenEvent, broken};
+use crate::json;
+use crate::prose::quoted;
 
 /// A message of a queue, whose body is an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +25,11 @@ pub fn queued(payload: &Value) -> Option<Vec<Queued>> {
             .iter()
             .map(|record| Queued {
                 message: record["messageId"].as_str().unwrap_or_default().to_owned(),
-                event: match record["body"].as_str().map(serde_json::from_str) {
+                event: match record["body"].as_str().map(|body| json::value(body.as_bytes())) {
                     Some(Ok(event)) => Ok(event),
                     Some(Err(error)) => broken(format!(
                         "`Records[].body` of the message `{}` is not JSON: {error}; it must be an event",
-                        record["messageId"].as_str().unwrap_or_default()
+                        quoted(record["messageId"].as_str().unwrap_or_default())
                     )),
                     None => broken("`Records[].body` is missing: it must be an event"),
                 },
@@ -47,10 +49,11 @@ mod tests {
             { "messageId": "a", "body": "{\"detail\":{}}" },
             { "messageId": "b", "body": "nonsense" },
             { "messageId": "c" },
+            { "messageId": "d", "body": "{\"text\":\"\\ud83d\"}" },
         ] });
         let read = queued(&batch).unwrap();
         let ids: Vec<&str> = read.iter().map(|queued| queued.message.as_str()).collect();
-        assert_eq!(ids, ["a", "b", "c"]);
+        assert_eq!(ids, ["a", "b", "c", "d"]);
         assert_eq!(read[0].event, Ok(json!({ "detail": {} })));
         assert!(
             read[1]
@@ -61,6 +64,7 @@ mod tests {
                 .contains("`b`")
         );
         assert!(read[2].event.is_err());
+        assert_eq!(read[3].event, Ok(json!({ "text": "\u{fffd}" })));
         assert_eq!(queued(&json!({ "detail": {} })), None);
     }
 }

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::event::{
     BrokenEvent, CHECK_REQUESTED, CLOUDTRAIL_CALL, CheckRequested, OWN_SOURCE, Trigger, actor,
-    broken, entry_id, envelope, foreign, is_id, needed, succeeded, text,
+    broken, entry_id, envelope, foreign, is_id, list, needed, succeeded, text,
 };
-use crate::words::{Actor, ControlId};
+use crate::prose::quoted;
+use crate::words::{Actor, ControlId, id_of};
 
 /// The EC2 calls that make a volume.
 pub const VOLUME_CALLS: &[&str] = &["CreateVolume"];
@@ -69,7 +70,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                     .map(|id| VolumesParsed::Check(trigger(id, cause))),
                 _ => ignored(format!(
                     "`{}` is not a control of this function",
-                    request.control
+                    quoted(&request.control)
                 )),
             }
         }
@@ -91,21 +92,27 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             let name = text(detail, &["event"]).unwrap_or_default();
             let result = text(detail, &["result"]).unwrap_or_default();
             if name.trim() != "createVolume" || result != "available" {
-                return ignored(format!("`{}` ({result}) makes no volume", name.trim()));
+                return ignored(format!(
+                    "`{}` ({}) makes no volume",
+                    quoted(name.trim()),
+                    quoted(&result)
+                ));
             }
             // arn:aws:ec2:<Region>:<account>:volume/<id>
-            let arn = payload["resources"]
-                .get(0)
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let id = arn.rsplit('/').next().unwrap_or_default();
+            let arns = list(&payload["resources"]).into_iter();
+            let arn = arns.filter_map(|arn| text(arn, &[])).next();
+            let arn = arn.or_else(|| text(payload, &["resources"]));
+            let id = arn.as_deref().map(id_of).unwrap_or_default();
             let actor = Actor::default().of_event(event.id, payload);
             unit_id("`resources[0]`", id).map(|id| VolumesParsed::Check(trigger(id, actor)))
         }
         ("aws.ec2", INSTANCE_NOTIFICATION) => {
             let state = text(detail, &["state"]).unwrap_or_default();
             if !["running", "stopped"].contains(&state.as_str()) {
-                return ignored(format!("nothing is done while an instance is `{state}`"));
+                return ignored(format!(
+                    "nothing is done while an instance is `{}`",
+                    quoted(&state)
+                ));
             }
             let id = text(detail, &["instance-id"]).unwrap_or_default();
             let actor = Actor::default().of_event(event.id, payload);
@@ -123,7 +130,8 @@ fn advance(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             go_back: text(payload, &["go_back"]),
         }),
         None => broken(format!(
-            "`advance` is `{entry}`, which is not the id of a ledger entry (26 characters, a ULID)"
+            "`advance` is `{}`, which is not the id of a ledger entry (26 characters, a ULID)",
+            quoted(&entry)
         )),
     }
 }
@@ -133,7 +141,8 @@ fn unit_id(field: &str, id: &str) -> Result<String, BrokenEvent> {
         Ok(id.to_owned())
     } else {
         broken(format!(
-            "{field} is `{id}`, which is not the id of a volume (`vol-…`) or an instance (`i-…`)"
+            "{field} is `{}`, which is not the id of a volume (`vol-…`) or an instance (`i-…`)",
+            quoted(id)
         ))
     }
 }

@@ -48,6 +48,7 @@ fn volume(id: &str, encrypted: bool, on: Option<&str>, tags: &[(&str, &str)]) ->
             .collect(),
         operator: None,
         marketplace: false,
+        outpost: None,
     }
 }
 
@@ -62,6 +63,7 @@ fn instance(state: &str) -> Instance {
         instance_store: false,
         auto_public_ipv4: None,
         marketplace: false,
+        outpost: None,
         operator: None,
         hibernates: false,
         stop_protected: false,

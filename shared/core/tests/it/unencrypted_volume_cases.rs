@@ -61,6 +61,7 @@ fn volume(id: &str) -> Volume {
         tags: BTreeMap::new(),
         operator: None,
         marketplace: false,
+        outpost: None,
     }
 }
 
@@ -75,6 +76,7 @@ fn instance(state: &str) -> Instance {
         instance_store: false,
         auto_public_ipv4: None,
         marketplace: false,
+        outpost: None,
         operator: None,
         hibernates: false,
         stop_protected: false,
@@ -89,6 +91,7 @@ fn with_traits(mut volume: Volume, traits: &[&str]) -> Volume {
             ("encrypted", _) => volume.encrypted = true,
             ("multi-attach", _) => volume.multi_attach = true,
             ("marketplace", _) => volume.marketplace = true,
+            ("outpost", arn) => volume.outpost = Some(arn.to_owned()),
             ("operator", name) => volume.operator = Some(name.to_owned()),
             ("state", state) => volume.state = state.to_owned(),
             ("age", "unknown") => volume.created_at = None,
@@ -121,6 +124,7 @@ fn facts(text: &str) -> VolumeFacts {
                     match word.split_once('=').unwrap_or((word, "")) {
                         ("instance-store", _) => instance.instance_store = true,
                         ("marketplace", _) => instance.marketplace = true,
+                        ("outpost", arn) => instance.outpost = Some(arn.to_owned()),
                         ("hibernates", _) => instance.hibernates = true,
                         ("stop-protected", _) => instance.stop_protected = true,
                         ("public-ipv4", address) => {
@@ -712,6 +716,10 @@ const REFUSALS: &[(&str, &str)] = &[
         "vol-b carries a product code of the Marketplace, which a copy would lose",
     ),
     (
+        "volume vol-b outpost=arn:aws:outposts:eu-central-1:111122223333:outpost/op-1",
+        "vol-b is on an Outpost (arn:aws:outposts:eu-central-1:111122223333:outpost/op-1), and its copy would be made in the Region",
+    ),
+    (
         "volume vol-b operator=eks.amazonaws.com",
         "vol-b is managed by eks.amazonaws.com",
     ),
@@ -772,6 +780,11 @@ const REFUSALS_OF_INSTANCES: &[(&str, &str, &str)] = &[
     ),
     ("lifecycle=spot", "", "i-1 is a spot instance"),
     ("lifecycle=scheduled", "", "i-1 is a scheduled instance"),
+    (
+        "outpost=arn:aws:outposts:eu-central-1:111122223333:outpost/op-1",
+        "",
+        "i-1 is on an Outpost (arn:aws:outposts:eu-central-1:111122223333:outpost/op-1), and its copy would be made in the Region",
+    ),
     (
         "operator=workspaces.amazonaws.com",
         "",

@@ -676,6 +676,7 @@ fn an_instance(up: bool) -> Instance {
         instance_store: false,
         auto_public_ipv4: None,
         marketplace: false,
+        outpost: None,
         operator: None,
         hibernates: false,
         stop_protected: false,
@@ -713,6 +714,7 @@ pub(crate) fn an_original(n: usize, attached: bool, rng: &mut Rng) -> Volume {
         tags: tags(&[("Name", "data"), ("aws:cloudformation:stack-name", "web")]),
         operator: None,
         marketplace: false,
+        outpost: None,
     }
 }
 

@@ -88,6 +88,7 @@ fn volume(id: &str, name: &str, size: i32, device: Option<&str>) -> Volume {
         tags: tags(&[("Name", name)]),
         operator: None,
         marketplace: false,
+        outpost: None,
     }
 }
 
@@ -102,6 +103,7 @@ fn instance(state: &str) -> Instance {
         instance_store: false,
         auto_public_ipv4: None,
         marketplace: false,
+        outpost: None,
         operator: None,
         hibernates: false,
         stop_protected: false,
