@@ -57,11 +57,19 @@ impl Look<'_> {
                 return unseen(scanned, format!("the patches of instances: {error}"));
             }
         };
-        let mut reports = BTreeMap::new();
+        let (mut reports, mut ledger_is_read) = (BTreeMap::new(), true);
         if let Some(ledger) = &self.basis.ledger {
             match ledger.reports(&ids).await {
                 Ok(read) => reports = read,
-                Err(error) => unseen(scanned, format!("what Inspector reported: {error}")),
+                Err(error) => {
+                    ledger_is_read = false;
+                    unseen(
+                        scanned,
+                        format!(
+                            "what Inspector reported: {error}; trips and the baseline are not known either"
+                        ),
+                    );
+                }
             }
         }
         for host in page {
@@ -75,7 +83,7 @@ impl Look<'_> {
                 host: Some(host),
                 ..PatchFacts::default()
             };
-            self.at(facts, scanned).await;
+            self.at(facts, ledger_is_read, scanned).await;
         }
     }
 
@@ -96,7 +104,7 @@ impl Look<'_> {
     }
 
     /// Looks at one instance, and closely at one that is not managed.
-    async fn at(&self, mut facts: PatchFacts, scanned: &mut Scanned) {
+    async fn at(&self, mut facts: PatchFacts, ledger_is_read: bool, scanned: &mut Scanned) {
         let policy = &self.basis.policy;
         let mut guards = BTreeMap::new();
         let unguarded = Circumstances {
@@ -107,7 +115,7 @@ impl Look<'_> {
         let decision = decide(&facts, &policy.patching(), &unguarded);
         let id = facts.host.as_ref().map(|host| &host.id);
         // Of what is in order nothing is to be held back.
-        if let (Some(_), Some(id)) = (decision.control(), id) {
+        if let (true, Some(_), Some(id)) = (ledger_is_read, decision.control(), id) {
             match self.basis.patching_guards(id).await {
                 Ok(read) => guards = read,
                 Err(problem) => unseen(
