@@ -371,6 +371,7 @@ fn exempted(exemption: &Exemption) -> String {
             value,
             problem,
             key,
+            ..
         } => format!(
             "the tag {} is `{}`: {}\n",
             one_line(key.as_deref().unwrap_or(OPT_OUT_TAG), 100),

@@ -364,6 +364,28 @@ impl Policy {
                 "`undo.most_opt_out_days`: {days} is out of range; allowed is 1 to 365"
             ));
         }
+        let OptOutRules {
+            require_end,
+            longest_days,
+        } = self.opt_out;
+        if !(1..=OptOutRules::MOST_DAYS).contains(&longest_days) {
+            return Err(format!(
+                "`opt_out.longest_days`: {longest_days} is out of range; allowed is 1 to {}",
+                OptOutRules::MOST_DAYS
+            ));
+        }
+        if !require_end && longest_days != OptOutRules::default().longest_days {
+            return Err(
+                "`opt_out.longest_days`: it needs `\"require_end\": true` beside it, or an opt-out without an end would get past it"
+                    .to_owned(),
+            );
+        }
+        // Else what an undo sets would be held at once.
+        if require_end && longest_days < days {
+            return Err(format!(
+                "`opt_out.longest_days`: {longest_days} must be at least `undo.most_opt_out_days` ({days})"
+            ));
+        }
         Ok(())
     }
 

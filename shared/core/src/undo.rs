@@ -19,6 +19,7 @@ use crate::entry::Entry;
 use crate::exemption::{self, OPT_OUT_TAG, opt_out_tags};
 use crate::info::{OptOutOn, Reversal};
 use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
+use crate::rules::OptOutRules;
 use crate::security_group::Tags;
 use crate::trigger::entry_id;
 use crate::words::{ControlId, digest, id_of};
@@ -133,7 +134,7 @@ pub fn opt_out(
     tags: &Tags,
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, false);
+    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, &OptOutRules::default());
     if matches!(then, exemption::Exemption::Exempt(_)) {
         return own.to_owned();
     }
@@ -363,7 +364,7 @@ fn is_opted_out<C: Control>(state: &C::State, today: Date) -> bool {
     let Some(tags) = C::item_tags(state) else {
         return true;
     };
-    exemption::read(tags, C::INFO.id, today, false).holds()
+    exemption::read(tags, C::INFO.id, today, &OptOutRules::default()).holds()
 }
 
 /// What is to be said of items that somebody put back without an opt-out.

@@ -16,6 +16,7 @@ use backstop_core::info::{ControlInfo, OptOutOn};
 use backstop_core::patching::DOCUMENT;
 use backstop_core::patching::decide;
 use backstop_core::policy::Policy;
+use backstop_core::rules::OptOutRules;
 use backstop_core::trigger::{
     CHECK_REQUESTED, CLOUDTRAIL_CALL, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
@@ -1555,7 +1556,7 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
                     "{function}, IAM, `{tag}`"
                 );
                 let tags = [(OPT_OUT_TAG.to_owned(), tag.clone())].into();
-                let exemption = exemption::read(&tags, *control, today, false);
+                let exemption = exemption::read(&tags, *control, today, &OptOutRules::default());
                 assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
             }
         }

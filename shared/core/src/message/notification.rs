@@ -242,6 +242,10 @@ pub enum NotifiedExemption {
         /// The tag's key as it is spelt; absent: `backstop:opt-out`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// The days for which the policy lets an opt-out hold at most, where its end
+        /// lies further ahead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        longest_days: Option<u32>,
     },
     /// No tag: it was there before the control was switched to `enforce`.
     Existing,
@@ -586,10 +590,12 @@ impl From<&Exemption> for NotifiedExemption {
                 value,
                 problem,
                 key,
+                longest_days,
             } => Self::Malformed {
                 value: text(value),
                 problem: text(problem),
                 key: some_text(key),
+                longest_days: *longest_days,
             },
         }
     }

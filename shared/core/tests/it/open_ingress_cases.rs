@@ -944,6 +944,14 @@ fn s7_the_policy_may_demand_an_end() {
             "a tcp 22 0.0.0.0/0 tag all until=2027-01-31",
             "Exempt: the tag backstop:opt-out opts it out",
         ),
+        (
+            "a tcp 22 0.0.0.0/0 tag all until=9999-12-31",
+            "Held: the tag backstop:opt-out cannot be read",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0\n vpc tag open-ingress until=2999-01-01 owner=web",
+            "Held: the tag backstop:opt-out cannot be read\n revoke a",
+        ),
     ] {
         let decision = decide(&facts(group), &strict, Mode::Enforce);
         assert_eq!(written(&decision), lines(expected), "{group}");

@@ -851,6 +851,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     says(
         &run,
@@ -1591,6 +1592,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         value: t(),
         problem: t(),
         key: None,
+        longest_days: None,
     };
     run.head.actor = Actor {
         principal: Some(t()),

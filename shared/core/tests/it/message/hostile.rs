@@ -139,6 +139,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
                 value: t(),
                 problem: t(),
                 key: None,
+                longest_days: None,
             },
         };
         exposure.unjudged = match i % 5 {
@@ -208,6 +209,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
         value: t(),
         problem: t(),
         key: None,
+        longest_days: None,
     };
     entry.detail.plan.disposition = Disposition::Enforce;
     entry.detail.plan.reasons = vec![t(); rules];

@@ -90,6 +90,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         value: "true".to_owned(),
         problem: "`true` is neither `all` nor the name of a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     entry.detail.exposures.extend([kept, misspelt]);
     let verification = entry.detail.verification.as_mut().unwrap();
@@ -706,6 +707,7 @@ fn held() {
         value: "open-ingress til=2027".to_owned(),
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
         key: None,
+        longest_days: None,
     };
     expect![[r#"
         Subject: [Backstop] HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22

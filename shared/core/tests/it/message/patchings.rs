@@ -1506,6 +1506,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     says(
         &run,
@@ -1520,6 +1521,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "all".to_owned(),
         problem: "its key is `Backstop:Opt-Out`".to_owned(),
         key: Some("Backstop:Opt-Out".to_owned()),
+        longest_days: None,
     };
     says(
         &run,
@@ -1852,6 +1854,7 @@ pub(crate) fn made_of(
             value: t(),
             problem: t(),
             key: None,
+            longest_days: None,
         },
         1 => Exemption::Exempt(OptOut {
             until: None,
