@@ -130,8 +130,11 @@ impl Replayed {
             match read {
                 Ok(Ok((control, trigger))) => {
                     *self.looked_at.entry(control).or_default() += 1;
-                    let actor = trigger.actor.principal.as_deref().unwrap_or("unknown");
-                    *self.actors.entry(actor.to_owned()).or_default() += 1;
+                    let actor = trigger
+                        .actor
+                        .caller()
+                        .unwrap_or_else(|| "unknown".to_owned());
+                    *self.actors.entry(actor).or_default() += 1;
                     *self.calls.entry(call.clone()).or_default() += 1;
                     *self.resources.entry(trigger.resource).or_default() += 1;
                     let first = [self.first.take(), time.clone()];
@@ -164,7 +167,7 @@ fn looks(call: &str, event: &Value) -> Vec<Look> {
         .collect();
     if VOLUME_CALLS.contains(&call) {
         looks.push(trigger::volumes(event).map(|parsed| match parsed {
-            VolumesParsed::Check(trigger) => Ok((ControlId::UnencryptedVolume, trigger)),
+            VolumesParsed::Check(trigger) => Ok((ControlId::UnencryptedVolume, *trigger)),
             VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
             VolumesParsed::Ignored(reason) => Err(reason),
         }));

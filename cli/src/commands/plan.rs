@@ -204,7 +204,7 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
         return Ok((targets, place));
     }
     let (target, trigger) = match trigger::volumes(event)? {
-        VolumesParsed::Check(trigger) => (Target::Unit(trigger.resource.clone()), trigger),
+        VolumesParsed::Check(trigger) => (Target::Unit(trigger.resource.clone()), *trigger),
         VolumesParsed::Advance { .. } => {
             let why = "it is a step of a run that is under way".to_owned();
             return Ok((vec![Target::Ignored(why)], None));

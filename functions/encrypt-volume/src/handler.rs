@@ -174,7 +174,7 @@ impl Handler {
             match event.and_then(|event| trigger::volumes(&event)) {
                 Ok(VolumesParsed::Check(trigger)) => {
                     let id = trigger.resource.clone();
-                    let (_, messages) = works.entry(id).or_insert_with(|| (trigger, Vec::new()));
+                    let (_, messages) = works.entry(id).or_insert_with(|| (*trigger, Vec::new()));
                     messages.push(message);
                 }
                 // Steps come from the state machine and from no queue.

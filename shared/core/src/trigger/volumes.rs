@@ -25,7 +25,7 @@ pub const INSTANCE_NOTIFICATION: &str = "EC2 Instance State-change Notification"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumesParsed {
     /// Look at this volume or instance.
-    Check(Trigger),
+    Check(Box<Trigger>),
     /// Take the next step of a run.
     Advance {
         /// The run's ledger entry.
@@ -66,7 +66,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 .of_event(event.id, payload);
             match ControlId::from_name(&request.control) {
                 Some(ControlId::UnencryptedVolume) => unit_id("detail.resource", &request.resource)
-                    .map(|id| VolumesParsed::Check(trigger(id, cause))),
+                    .map(|id| VolumesParsed::Check(Box::new(trigger(id, cause)))),
                 _ => ignored(format!(
                     "`{}` is not a control of this function",
                     request.control
@@ -85,7 +85,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 ));
             };
             unit_id("`detail.responseElements.volumeId`", &id)
-                .map(|id| VolumesParsed::Check(trigger(id, actor)))
+                .map(|id| VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         ("aws.ec2", VOLUME_NOTIFICATION) => {
             let name = text(detail, &["event"]).unwrap_or_default();
@@ -100,7 +100,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 .unwrap_or_default();
             let id = arn.rsplit('/').next().unwrap_or_default();
             let actor = Actor::default().of_event(event.id, payload);
-            unit_id("`resources[0]`", id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+            Ok(VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         ("aws.ec2", INSTANCE_NOTIFICATION) => {
             let state = text(detail, &["state"]).unwrap_or_default();
@@ -109,7 +109,8 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             }
             let id = text(detail, &["instance-id"]).unwrap_or_default();
             let actor = Actor::default().of_event(event.id, payload);
-            unit_id("`detail.instance-id`", &id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+            unit_id("`detail.instance-id`", &id)
+                .map(|id| VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         (source, detail_type) => ignored(foreign(source, detail_type)),
     }

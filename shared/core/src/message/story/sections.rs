@@ -220,7 +220,7 @@ impl<'a> Story<'a> {
             Some(manager) => managed_by(manager),
             None => format!(
                 "Who puts it back, as the event states: {}, with {}.",
-                or_unknown(actor.principal.as_deref(), MOST_TEXT),
+                or_unknown(actor.caller().as_deref(), MOST_TEXT),
                 or_unknown(actor.user_agent.as_deref(), 200)
             ),
         });

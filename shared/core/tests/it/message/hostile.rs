@@ -228,6 +228,8 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     entry
 }

@@ -54,6 +54,8 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     let mut all: Vec<About> = [
         Exemption::None,

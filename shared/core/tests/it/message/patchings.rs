@@ -173,6 +173,7 @@ fn install() -> Patching {
                 event_name: Some("Inspector2 Finding".to_owned()),
                 event_time: Some(at("01:58:00")),
                 event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+                ..Actor::default()
             },
             policy_version: 7,
             attempts: 1,
@@ -1875,6 +1876,8 @@ pub(crate) fn made_of(
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     run
 }
