@@ -27,7 +27,10 @@ impl<'a> Story<'a> {
         sections.extend(self.fight().or_else(|| self.manager()));
         sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
-        sections.push(self.opt_out());
+        // Nobody here can tag what belongs to another account.
+        if self.entry.head.status != Status::NotOwned {
+            sections.push(self.opt_out());
+        }
         sections.extend(self.good_to_know());
         sections
     }

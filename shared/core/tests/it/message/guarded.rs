@@ -67,7 +67,7 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -101,7 +101,7 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -132,7 +132,7 @@ fn the_kill_switch_is_told() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -168,7 +168,7 @@ fn a_fight_names_what_manages_the_resource() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
