@@ -485,6 +485,33 @@ mod tests {
                 &["`fights.escalate_after_in_week`", "2 to 100"],
             ),
             (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":[256]}}}}"#,
+                &["`controls.open-ingress.settings.protocols[0]`", "0 to 255"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":["ipsec"]}}}}"#,
+                &["`controls.open-ingress.settings.protocols[0]`", "\"esp\""],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":[47,6]}}}}"#,
+                &[
+                    "`controls.open-ingress.settings.protocols`",
+                    "`authorised_ports.tcp`",
+                ],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"require_end":true,"longest_days":0}}"#,
+                &["`opt_out.longest_days`", "1 to 3650"],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"longest_days":90}}"#,
+                &["`opt_out.longest_days`", "require_end"],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"require_end":true,"longest_days":29}}"#,
+                &["`opt_out.longest_days`", "`undo.most_opt_out_days` (30)"],
+            ),
+            (
                 r#"{"version":1,"fights":{"escalate_after":12}}"#,
                 &["`fights.trip_after`", "must be more than"],
             ),

@@ -551,7 +551,7 @@ impl<'a> Story<'a> {
 
     fn opt_out(&self) -> Section {
         let is_exempt = self.entry.head.status == Status::Exempt;
-        let lines = match (is_exempt, self.phrases.tagged) {
+        let mut lines = match (is_exempt, self.phrases.tagged) {
             (true, Some(Tagged { resource, .. })) => {
                 let item = match self.opt_out_on() {
                     OptOutOn::Item => format!("the {}, ", self.phrases.item),
@@ -578,6 +578,10 @@ impl<'a> Story<'a> {
                 self.sample_exemption()
             )],
         };
+        if let (false, Some(control)) = (is_exempt, self.control) {
+            let exposures: Vec<&Exposure> = self.entry.detail.exposures.iter().collect();
+            lines.extend(control.allowed_by_policy(&exposures));
+        }
         let heading = match is_exempt {
             true => "How to end the opt-out",
             false => "How to opt out",

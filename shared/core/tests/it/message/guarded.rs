@@ -327,3 +327,27 @@ fn what_waits_for_the_budget_of_the_next_hour_says_until_when() {
         - sgr-0aaaaaaaaaaaaaaaa would be revoked."#]]
     .assert_eq(&open_and_done(&mail(&held_back(Reason::BudgetSpent))));
 }
+
+#[test]
+fn another_protocol_is_named_with_the_setting_that_allows_it() {
+    let of = |protocols: &[&str]| {
+        let rules = protocols
+            .iter()
+            .map(|protocol| rule("sgr-1", Permission::new(protocol, -1, -1), world()));
+        let exposures = rules.map(|rule| exposure(&rule, &["protocol"], &[]));
+        let mut entry = unchanged(exposures.collect(), Reason::NotifyMode);
+        entry.detail.plan.reasons = Vec::new();
+        mail(&entry)
+    };
+    let line = |names: &str, numbers: &str| {
+        format!(
+            "- To have {names} open to the internet wherever a rule says so, add {numbers} to `settings.protocols` of open-ingress in the policy."
+        )
+    };
+    let mail = of(&["51", "47", "99"]);
+    let names = "GRE (protocol 47), AH (protocol 51), protocol 99";
+    assert!(mail.contains(&line(names, "47, 51, 99")), "{mail}");
+    for others in [["tcp"], ["-1"], ["58"]] {
+        assert!(!of(&others).contains("settings.protocols"), "{others:?}");
+    }
+}
