@@ -169,6 +169,7 @@ fn looks(call: &str, event: &Value) -> Vec<Look> {
         looks.push(trigger::volumes(event).map(|parsed| match parsed {
             VolumesParsed::Check(trigger) => Ok((ControlId::UnencryptedVolume, *trigger)),
             VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
+            VolumesParsed::NotMade { .. } => Err("the volume could not be made".to_owned()),
             VolumesParsed::Ignored(reason) => Err(reason),
         }));
     }

@@ -209,6 +209,10 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
             let why = "it is a step of a run that is under way".to_owned();
             return Ok((vec![Target::Ignored(why)], None));
         }
+        VolumesParsed::NotMade { volume, cause } => {
+            let why = format!("EBS could not make {volume}: {cause}");
+            return Ok((vec![Target::Ignored(why)], None));
+        }
         VolumesParsed::Ignored(why) => {
             why_not.push(why);
             match trigger::patching(event)? {

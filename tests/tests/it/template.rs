@@ -658,7 +658,7 @@ fn rules_name_the_events_that_the_code_handles() {
                 "region": [reference("AWS::Region")],
                 "source": ["aws.ec2"],
                 "detail-type": [VOLUME_NOTIFICATION],
-                "detail": { "event": ["createVolume"], "result": ["available"] },
+                "detail": { "event": ["createVolume"], "result": ["available", "failed"] },
             }),
         ),
         (

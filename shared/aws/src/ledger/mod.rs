@@ -16,6 +16,7 @@
 //! | baseline | `baseline#<control>#<resource>` | what was there when the control was switched to `enforce` |
 //! | walked | `baseline#<control>` | the baseline is complete |
 //! | digest | `digest` | what the last digest said |
+//! | not made | `not-made#<volume>` | why EBS could not make a volume |
 //! | reports | `reports#<instance>` | what Inspector reported of an instance and has not closed |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
@@ -45,6 +46,7 @@ mod encryptions;
 mod guards;
 mod history;
 mod items;
+mod not_made;
 mod patchings;
 mod storms;
 mod sweep;

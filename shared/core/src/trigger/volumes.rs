@@ -2,8 +2,8 @@
 //! instance, and the steps of its own state machine.
 //!
 //! An EBS event holds the volume only as an ARN in `resources`, its names have
-//! had a leading space, and its causes grow: nothing but the event's name is
-//! looked at.
+//! had a leading space, and its causes grow: nothing is decided by a cause, which
+//! is for people.
 
 use serde_json::Value;
 
@@ -32,6 +32,14 @@ pub enum VolumesParsed {
         entry: String,
         /// Why the state machine wants it to go back, if it does.
         go_back: Option<String>,
+    },
+    /// EBS could not make this volume, which is there no more: whoever waits for it
+    /// has to know why.
+    NotMade {
+        /// The volume's id.
+        volume: String,
+        /// Why, as EBS says; may be empty.
+        cause: String,
     },
     /// Nothing to do, and why.
     Ignored(String),
@@ -90,7 +98,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
         ("aws.ec2", VOLUME_NOTIFICATION) => {
             let name = text(detail, &["event"]).unwrap_or_default();
             let result = text(detail, &["result"]).unwrap_or_default();
-            if name.trim() != "createVolume" || result != "available" {
+            if name.trim() != "createVolume" || !["available", "failed"].contains(&&*result) {
                 return ignored(format!("`{}` ({result}) makes no volume", name.trim()));
             }
             // arn:aws:ec2:<Region>:<account>:volume/<id>
@@ -99,6 +107,11 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 .and_then(Value::as_str)
                 .unwrap_or_default();
             let id = arn.rsplit('/').next().unwrap_or_default();
+            let id = unit_id("`resources[0]`", id)?;
+            if result == "failed" {
+                let cause = text(detail, &["cause"]).unwrap_or_default();
+                return Ok(VolumesParsed::NotMade { volume: id, cause });
+            }
             let actor = Actor::default().of_event(event.id, payload);
             Ok(VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
