@@ -235,8 +235,8 @@ impl Replayed {
                         Some(control) => *self.looked_at.entry(control).or_default() += 1,
                         None => self.opt_outs += 1,
                     }
-                    let actor = look.actor.principal.as_deref().unwrap_or("unknown");
-                    *self.actors.entry(actor.to_owned()).or_default() += 1;
+                    let actor = look.actor.caller().unwrap_or_else(|| "unknown".to_owned());
+                    *self.actors.entry(actor).or_default() += 1;
                     *self.calls.entry(call.clone()).or_default() += 1;
                     for resource in look.resources {
                         *self.resources.entry(resource).or_default() += 1;
@@ -297,8 +297,9 @@ fn looks(call: &str, event: &Value) -> Vec<Result<Result<Look, String>, BrokenEv
     }
     if VOLUME_CALLS.contains(&call) {
         looks.push(trigger::volumes(event).map(|parsed| match parsed {
-            VolumesParsed::Check(trigger) => look(ControlId::UnencryptedVolume, trigger),
+            VolumesParsed::Check(trigger) => look(ControlId::UnencryptedVolume, *trigger),
             VolumesParsed::Advance { .. } => Err("it is a step of a run".to_owned()),
+            VolumesParsed::NotMade { .. } => Err("the volume could not be made".to_owned()),
             VolumesParsed::Ignored(reason) => Err(reason),
         }));
     }

@@ -262,7 +262,9 @@ fn what(record: &Record) -> String {
             exposed.dedup();
             // A caller's ARN, or how else it was found.
             let actor = &entry.head.actor;
-            let by = actor.principal.as_deref().unwrap_or("caller unknown");
+            let by = actor
+                .caller()
+                .unwrap_or_else(|| "caller unknown".to_owned());
             format!("{} ({by})", exposed.join("; "))
         }
         Record::Encryption(run) => {

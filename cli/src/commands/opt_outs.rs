@@ -6,6 +6,7 @@ use backstop_aws::opt_outs::all;
 use backstop_core::exemption::opt_out_tags;
 use backstop_core::message::one_line;
 use backstop_core::notice::OptOutSeen;
+use backstop_core::rules::OptOutRules;
 use backstop_core::sweep::{opt_out_seen, sort_opt_outs, wants_attention};
 use clap::Args;
 use jiff::tz::Offset;
@@ -20,20 +21,30 @@ pub(crate) struct OptOuts {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Count opt-outs without an end as malformed, as `opt_out.require_end` does
+    /// Count opt-outs without an end, and those that hold for more than
+    /// `--longest-days`, as malformed, as `opt_out.require_end` does
     #[arg(long)]
     require_end: bool,
+    /// For how many days from today an opt-out may hold, as `opt_out.longest_days`
+    #[arg(long, value_name = "DAYS", requires = "require_end",
+        default_value_t = OptOutRules::default().longest_days,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(OptOutRules::MOST_DAYS)))]
+    longest_days: u32,
 }
 
 impl OptOuts {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
         let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
+        let rules = OptOutRules {
+            require_end: self.require_end,
+            longest_days: self.longest_days,
+        };
         let mut seen: Vec<OptOutSeen> = all(&aws.clients.ec2, &aws.deadline)
             .await?
             .iter()
             .flat_map(|(id, tags)| opt_out_tags(tags).map(move |tag| (id, tag)))
-            .map(|(id, tag)| opt_out_seen(id, tag, today, self.require_end))
+            .map(|(id, tag)| opt_out_seen(id, tag, today, &rules))
             .collect();
         sort_opt_outs(&mut seen);
         match self.format {

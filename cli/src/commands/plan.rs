@@ -212,9 +212,13 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
         return Ok((targets, place));
     }
     let (target, trigger) = match trigger::volumes(event)? {
-        VolumesParsed::Check(trigger) => (Target::Unit(trigger.resource.clone()), trigger),
+        VolumesParsed::Check(trigger) => (Target::Unit(trigger.resource.clone()), *trigger),
         VolumesParsed::Advance { .. } => {
             let why = "it is a step of a run that is under way".to_owned();
+            return Ok((vec![Target::Ignored(why)], None));
+        }
+        VolumesParsed::NotMade { volume, cause } => {
+            let why = format!("EBS could not make {volume}: {cause}");
             return Ok((vec![Target::Ignored(why)], None));
         }
         VolumesParsed::Ignored(why) => {
@@ -384,6 +388,7 @@ fn exempted(exemption: &Exemption) -> String {
             value,
             problem,
             key,
+            ..
         } => format!(
             "the tag {} is `{}`: {}\n",
             one_line(key.as_deref().unwrap_or(OPT_OUT_TAG), 100),

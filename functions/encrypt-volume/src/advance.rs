@@ -4,6 +4,7 @@
 //! At most one change is made in an invocation, and it is in the ledger before
 //! it is made. Killed anywhere, the next invocation goes on from what is there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use backstop_aws::ledger::Closed;
@@ -98,7 +99,8 @@ impl Handler {
             )
             .await?;
             run.adopt(&seen.volumes, &seen.snapshots);
-            let mut step = self.next_step(&run, &seen, invocation).await;
+            let not_made = self.not_made(&run, &seen).await?;
+            let mut step = self.next_step(&run, &seen, not_made, invocation).await;
             // On the way back as well: the instance runs meanwhile, and an undo
             // may begin while patches are being installed.
             if let Step::Do(Change::Stop { .. }) = step
@@ -129,7 +131,28 @@ impl Handler {
         Ok(Next::Again.answer())
     }
 
-    async fn next_step(&self, run: &Encryption, seen: &Seen, invocation: &Invocation) -> Step {
+    /// Why EBS could not make copies that should be there and are not, by copy.
+    async fn not_made(
+        &self,
+        run: &Encryption,
+        seen: &Seen,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let there = |id: &str| seen.volumes.get(id).is_some_and(|v| v.state != "error");
+        let missing = run.copies().into_values().filter(|id| !there(id));
+        let missing: Vec<String> = missing.map(str::to_owned).collect();
+        match missing.is_empty() {
+            true => Ok(BTreeMap::new()),
+            false => Ok(self.ledger.not_made(&missing).await?),
+        }
+    }
+
+    async fn next_step(
+        &self,
+        run: &Encryption,
+        seen: &Seen,
+        not_made: BTreeMap<String, String>,
+        invocation: &Invocation,
+    ) -> Step {
         let now = self.clients.clock.now();
         // Without a valid policy nothing new is begun, and what is under way
         // goes on by the defaults only where that leads to an end: back, or a
@@ -165,6 +188,7 @@ impl Handler {
             instance: seen.instance.clone(),
             volumes: seen.volumes.clone(),
             snapshots: seen.snapshots.clone(),
+            not_made,
             hold: match unreadable {
                 Some(hold) => hold,
                 None => unencrypted_volume::hold(
@@ -323,7 +347,7 @@ fn overtaken(run: &Encryption) -> Failure {
 }
 
 /// The state machine hands over Lambda's whole error record.
-fn shortened(why: &str) -> String {
+pub(crate) fn shortened(why: &str) -> String {
     const MOST: usize = 300;
     let message = json::value(why.as_bytes())
         .ok()

@@ -35,6 +35,8 @@ use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
+use crate::advance::shortened;
+
 const CONTROL: ControlId = ControlId::UnencryptedVolume;
 
 /// How often a lock that changes hands is looked at again.
@@ -156,6 +158,12 @@ impl Handler {
             VolumesParsed::Advance { entry, go_back } => {
                 Box::pin(self.advance(&entry, go_back, now)).await
             }
+            VolumesParsed::NotMade { volume, cause } => {
+                info!(%volume, "EBS could not make a volume");
+                let cause = shortened(&cause);
+                self.ledger.note_not_made(&volume, &cause).await?;
+                Ok(json!({ "verdict": "noted" }))
+            }
             VolumesParsed::Check(trigger) => {
                 let checked = Box::pin(self.check(&trigger, None, now)).await;
                 checked.map(verdict)
@@ -174,11 +182,15 @@ impl Handler {
             match event.and_then(|event| trigger::volumes(&event)) {
                 Ok(VolumesParsed::Check(trigger)) => {
                     let id = trigger.resource.clone();
-                    let (_, messages) = works.entry(id).or_insert_with(|| (trigger, Vec::new()));
+                    let (_, messages) = works.entry(id).or_insert_with(|| (*trigger, Vec::new()));
                     messages.push(message);
                 }
-                // Steps come from the state machine and from no queue.
-                Ok(VolumesParsed::Ignored(_) | VolumesParsed::Advance { .. }) => {}
+                // Only what instances do comes from the queue.
+                Ok(
+                    VolumesParsed::Ignored(_)
+                    | VolumesParsed::Advance { .. }
+                    | VolumesParsed::NotMade { .. },
+                ) => {}
                 Err(broken) => failed.push((message, broken.to_string())),
             }
         }

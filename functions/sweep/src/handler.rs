@@ -338,11 +338,11 @@ impl Handler {
         match opt_outs::all(&self.clients.ec2, &place.deadline).await {
             Ok(tags) => {
                 let today = Offset::UTC.to_datetime(place.now).date();
-                let require_end = policy.policy.opt_out.require_end;
+                let rules = &policy.policy.opt_out;
                 let seen = tags
                     .iter()
                     .flat_map(|(id, tags)| opt_out_tags(tags).map(move |tag| (id, tag)))
-                    .map(|(id, tag)| sweep::opt_out_seen(id, tag, today, require_end))
+                    .map(|(id, tag)| sweep::opt_out_seen(id, tag, today, rules))
                     .collect();
                 sweep::list_opt_outs(digest, seen);
             }

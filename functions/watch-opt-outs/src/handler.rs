@@ -111,7 +111,7 @@ impl Handler {
             let rules = &policy.policy.opt_out;
             match ControlId::PATCHING.contains(&control) {
                 true => exempt(tags, control, rules, now),
-                false => exemption::read(tags, control, today, rules.require_end),
+                false => exemption::read(tags, control, today, rules),
             }
         };
 

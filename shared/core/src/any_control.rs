@@ -60,6 +60,9 @@ pub trait AnyControl: Send + Sync {
     /// [`Control::side_effects`] of those whose state can be read.
     fn side_effects(&self, exposures: &[&Exposure]) -> Vec<String>;
 
+    /// [`Control::allowed_by_policy`] of those whose state can be read.
+    fn allowed_by_policy(&self, exposures: &[&Exposure]) -> Vec<String>;
+
     /// [`Control::commands`].
     fn commands(&self, back: ByHand<'_>) -> Option<Vec<String>>;
 }
@@ -120,6 +123,10 @@ impl<C: Control> AnyControl for C {
 
     fn side_effects(&self, exposures: &[&Exposure]) -> Vec<String> {
         C::side_effects(&all_of_type::<C>(exposures))
+    }
+
+    fn allowed_by_policy(&self, exposures: &[&Exposure]) -> Vec<String> {
+        C::allowed_by_policy(&all_of_type::<C>(exposures))
     }
 
     fn commands(&self, back: ByHand<'_>) -> Option<Vec<String>> {

@@ -190,6 +190,11 @@ pub trait Control: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The settings of the policy that allow what these exposures are, for people.
+    fn allowed_by_policy(_exposures: &[Exposure<Self::State>]) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The AWS CLI commands that roll back the change of an item, to be run in this
     /// order.
     fn commands(back: &ByHand<'_, Self::State>) -> Vec<String>;

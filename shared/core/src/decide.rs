@@ -142,7 +142,7 @@ pub fn exempt<C: Control>(
     at: &Circumstances<'_>,
 ) -> Exemptions {
     let today = jiff::tz::Offset::UTC.to_datetime(at.now).date();
-    let read = |tags: &Tags| exemption::read(tags, C::INFO.id, today, rules.opt_out.require_end);
+    let read = |tags: &Tags| exemption::read(tags, C::INFO.id, today, rules.opt_out);
     let subject = C::subject(facts);
     let of_policy = in_policy::<C>(&rules.control.settings, today);
     let of_resource = [read(subject.tags), of_policy]

@@ -149,6 +149,10 @@ pub fn rules(states: &[(String, Option<String>)]) -> Check {
     }
 }
 
+/// How a mail subscription is confirmed so that nobody can end it without signing in:
+/// mail scanners follow the link that ends it.
+const CONFIRM: &str = "Confirm it with the token in the link of the mail from AWS and not with the link itself, or a mail scanner that follows links can unsubscribe it: aws sns confirm-subscription --topic-arn <NotificationTopicArn> --token <token> --authenticate-on-unsubscribe true (docs/deploy.md).";
+
 /// Somebody has to be told.
 #[must_use]
 pub fn subscription(confirmed: u64, pending: u64) -> Check {
@@ -157,14 +161,21 @@ pub fn subscription(confirmed: u64, pending: u64) -> Check {
         (0, 0) => Check::failed(
             NAME,
             "nobody is subscribed to the topic, so nobody is told anything".to_owned(),
-            "Subscribe somebody: aws sns subscribe --topic-arn <NotificationTopicArn> --protocol email --notification-endpoint <address>.",
+            &format!(
+                "Subscribe somebody: aws sns subscribe --topic-arn <NotificationTopicArn> --protocol email --notification-endpoint <address>. {CONFIRM}"
+            ),
         ),
         (0, pending) => Check::failed(
             NAME,
             format!("none of {pending} subscriptions is confirmed, so nobody is told anything"),
-            "Confirm it with the link in the mail from AWS, or subscribe again.",
+            &format!("{CONFIRM} If the mail is lost, subscribe again."),
         ),
-        (confirmed, _) => Check::passed(NAME, format!("{confirmed} confirmed")),
+        (confirmed, _) => Check::passed(
+            NAME,
+            format!(
+                "{confirmed} confirmed. One that was confirmed by its link can be unsubscribed by a mail scanner that follows links: docs/deploy.md says how to prevent that"
+            ),
+        ),
     }
 }
 
@@ -283,6 +294,17 @@ mod tests {
         assert!(subscription(1, 5).result.is_ok());
         assert!(failed(&subscription(0, 0)).contains("nobody is subscribed"));
         assert!(failed(&subscription(0, 2)).contains("none of 2"));
+        // Mail scanners follow the link that unsubscribes.
+        for (confirmed, pending) in [(0, 0), (0, 2), (1, 0)] {
+            let said = match subscription(confirmed, pending).result {
+                Ok(found) => found,
+                Err(failed) => {
+                    assert!(failed.remedy.contains("--authenticate-on-unsubscribe true"));
+                    failed.remedy
+                }
+            };
+            assert!(said.contains("docs/deploy.md"), "{said}");
+        }
         assert!(queue(0).result.is_ok());
         assert!(failed(&queue(1)).contains("1 event has"));
         assert!(failed(&queue(3)).contains("3 events have"));

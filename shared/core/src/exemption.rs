@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::prose::quoted;
+use crate::rules::OptOutRules;
 use crate::shell::{self, ascii_json};
 use crate::words::ControlId;
 
@@ -70,13 +71,17 @@ pub enum Exemption {
         /// The tag's key as it is spelt, where that is not [`OPT_OUT_TAG`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// The days for which the policy lets an opt-out hold at most, where its end
+        /// lies further ahead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        longest_days: Option<u32>,
     },
     /// No tag: it was there before the control was switched to `enforce`, and
     /// the policy leaves such findings as they are.
     Existing,
 }
 
-/// As derived, but for a key that is spelt right: keys in the ledger are made of
+/// As derived, but for a key that is spelt right and no limit: keys in the ledger are made of
 /// this text, and stay as earlier releases wrote them.
 impl fmt::Debug for Exemption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,11 +93,15 @@ impl fmt::Debug for Exemption {
                 value,
                 problem,
                 key,
+                longest_days,
             } => {
                 let mut malformed = f.debug_struct("Malformed");
                 malformed.field("value", value).field("problem", problem);
                 if let Some(key) = key {
                     malformed.field("key", key);
+                }
+                if let Some(longest_days) = longest_days {
+                    malformed.field("longest_days", longest_days);
                 }
                 malformed.finish()
             }
@@ -127,18 +136,17 @@ pub fn opt_out_tags(tags: &BTreeMap<String, String>) -> impl Iterator<Item = (&s
 }
 
 /// Reads a resource's tags for a control on a day, and for the one whose opt-outs
-/// it honours. With `require_end` an opt-out without `until=` counts as malformed.
+/// it honours. An opt-out that the policy's rules do not allow counts as malformed.
 #[must_use]
 pub fn read(
     tags: &BTreeMap<String, String>,
     control: ControlId,
     today: Date,
-    require_end: bool,
+    rules: &OptOutRules,
 ) -> Exemption {
     let controls = std::iter::once(control).chain(control.honours());
     let read = controls.flat_map(|control| {
-        opt_out_tags(tags)
-            .map(move |(key, value)| read_tag(key, value, control, today, require_end))
+        opt_out_tags(tags).map(move |(key, value)| read_tag(key, value, control, today, rules))
     });
     of_one_resource(read.collect())
 }
@@ -160,7 +168,7 @@ pub(crate) fn read_tag(
     value: &str,
     control: ControlId,
     today: Date,
-    require_end: bool,
+    rules: &OptOutRules,
 ) -> Exemption {
     let misspelt = || {
         format!(
@@ -168,38 +176,55 @@ pub(crate) fn read_tag(
             quoted(key)
         )
     };
-    let read = read_value(value, control, today, require_end);
-    let problem = match &read {
+    let read = read_value(value, control, today, rules);
+    let (problem, longest_days) = match &read {
         _ if key == OPT_OUT_TAG => return read,
-        Exemption::Exempt(_) => misspelt(),
-        Exemption::Malformed { problem, .. } => format!("{problem}; {}", misspelt()),
+        Exemption::Exempt(_) => (misspelt(), None),
+        Exemption::Malformed {
+            problem,
+            longest_days,
+            ..
+        } => (format!("{problem}; {}", misspelt()), *longest_days),
         _ => return read,
     };
     Exemption::Malformed {
         value: value.to_owned(),
         problem,
         key: Some(key.to_owned()),
+        longest_days,
     }
 }
 
-fn read_value(value: &str, control: ControlId, today: Date, require_end: bool) -> Exemption {
-    match parse(value) {
-        Err(problem) => Exemption::Malformed {
-            value: value.to_owned(),
-            problem,
-            key: None,
-        },
-        Ok((scope, _)) if !scope.covers(control) => Exemption::None,
-        Ok((_, opt_out)) if opt_out.until.is_some_and(|day| day < today) => {
-            Exemption::Ended(opt_out)
+fn read_value(value: &str, control: ControlId, today: Date, rules: &OptOutRules) -> Exemption {
+    let malformed = |problem: String, longest_days| Exemption::Malformed {
+        value: value.to_owned(),
+        problem,
+        key: None,
+        longest_days,
+    };
+    let (scope, opt_out) = match parse(value) {
+        Err(problem) => return malformed(problem, None),
+        Ok(read) => read,
+    };
+    if !scope.covers(control) {
+        return Exemption::None;
+    }
+    let longest = rules.longest_days;
+    match opt_out.until {
+        Some(day) if day < today => Exemption::Ended(opt_out),
+        None if rules.require_end => malformed(
+            "it has no end, and this account's policy demands `until=YYYY-MM-DD`".to_owned(),
+            None,
+        ),
+        Some(day) if rules.require_end && day > today.saturating_add(i64::from(longest).days()) => {
+            malformed(
+                format!(
+                    "its end is more than {longest} days ahead, the longest that this account's policy allows (`opt_out.longest_days`)"
+                ),
+                Some(longest),
+            )
         }
-        Ok((_, opt_out)) if require_end && opt_out.until.is_none() => Exemption::Malformed {
-            value: value.to_owned(),
-            problem: "it has no end, and this account's policy demands `until=YYYY-MM-DD`"
-                .to_owned(),
-            key: None,
-        },
-        Ok((_, opt_out)) => Exemption::Exempt(opt_out),
+        _ => Exemption::Exempt(opt_out),
     }
 }
 
@@ -230,7 +255,7 @@ pub fn strongest(exemptions: impl IntoIterator<Item = Exemption>) -> Exemption {
 /// what is put back.
 pub(crate) fn dated(own: &str, control: ControlId, today: Date, until: Date) -> String {
     let others = ControlId::ALL.iter().filter(|other| {
-        let read = read_tag(OPT_OUT_TAG, own, **other, today, false);
+        let read = read_tag(OPT_OUT_TAG, own, **other, today, &OptOutRules::default());
         matches!(read, Exemption::Exempt(_))
     });
     let mut controls: BTreeSet<&str> = BTreeSet::from([control.name()]);
@@ -285,7 +310,7 @@ pub fn asks_for_an_end(
     today: Date,
 ) -> Option<EndAsked> {
     let (key, own) = opt_out_tags(tags).find(|(_, value)| {
-        let read = read_tag(OPT_OUT_TAG, value, control, today, false);
+        let read = read_tag(OPT_OUT_TAG, value, control, today, &OptOutRules::default());
         matches!(read, Exemption::Exempt(OptOut { until: None, .. }))
     })?;
     let dated = dated_command(Some(own), instance, region, control, today);
@@ -542,7 +567,12 @@ mod tests {
     }
 
     fn state(value: &str) -> String {
-        match read_value(value, ControlId::OpenIngress, TODAY, false) {
+        match read_value(
+            value,
+            ControlId::OpenIngress,
+            TODAY,
+            &OptOutRules::default(),
+        ) {
             Exemption::None => "none".to_owned(),
             Exemption::Exempt(o) => format!(
                 "exempt {} {} {}",
@@ -632,7 +662,12 @@ mod tests {
     fn a_key_in_another_spelling_holds_what_it_would_exempt_and_says_the_right_one() {
         let read = |tags: &[(&str, &str)]| {
             let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-            read(&tags.collect(), ControlId::OpenIngress, TODAY, false)
+            read(
+                &tags.collect(),
+                ControlId::OpenIngress,
+                TODAY,
+                &OptOutRules::default(),
+            )
         };
         for key in [
             "Backstop:Opt-Out",
@@ -657,6 +692,7 @@ mod tests {
                         value: of,
                         problem,
                         key: spelt,
+                        longest_days: None,
                     } = read(tags)
                     else {
                         panic!("{tags:?}");
@@ -703,7 +739,12 @@ mod tests {
                 r#"Malformed { value: "", problem: "it is empty" }"#.to_owned(),
             ),
         ] {
-            let read = read_value(value, ControlId::OpenIngress, TODAY, false);
+            let read = read_value(
+                value,
+                ControlId::OpenIngress,
+                TODAY,
+                &OptOutRules::default(),
+            );
             assert_eq!(format!("{read:?}"), expected);
         }
         assert_eq!(format!("{:?}", Exemption::Existing), "Existing");
@@ -711,14 +752,71 @@ mod tests {
 
     #[test]
     fn the_policy_may_demand_an_end() {
-        let with = |value| read_value(value, ControlId::OpenIngress, TODAY, true);
+        let strict = |longest_days| OptOutRules {
+            require_end: true,
+            longest_days,
+        };
+        let with = |value| read_value(value, ControlId::OpenIngress, TODAY, &strict(400));
         assert!(matches!(with("all"), Exemption::Malformed { .. }));
         assert!(matches!(with("all until=2027-01-31"), Exemption::Exempt(_)));
+        // Where it does not, one that ends at any time says more than one without.
+        let lax = OptOutRules::default();
+        let far = read_value("all until=9999-12-31", ControlId::OpenIngress, TODAY, &lax);
+        assert!(matches!(far, Exemption::Exempt(_)));
+    }
+
+    #[test]
+    fn where_an_end_is_demanded_it_may_not_lie_too_far_ahead() {
+        let longest = |days: u32, key: &str, value: &str| {
+            let rules = OptOutRules {
+                require_end: true,
+                longest_days: days,
+            };
+            match read_tag(key, value, ControlId::OpenIngress, TODAY, &rules) {
+                Exemption::Malformed {
+                    problem,
+                    longest_days,
+                    ..
+                } => {
+                    let limit = longest_days.unwrap();
+                    assert!(problem.contains(&format!("{limit} days")), "{problem}");
+                    Some(limit)
+                }
+                Exemption::Exempt(_) | Exemption::None => None,
+                other => panic!("{value}: {other:?}"),
+            }
+        };
+        let of = |value| longest(400, OPT_OUT_TAG, value);
+        // 400 days after 2026-11-24.
+        assert_eq!(of("all until=2027-12-29"), None);
+        assert_eq!(of("all until=2027-12-30"), Some(400));
+        assert_eq!(
+            of("all until=9999-12-31 owner=web reason=for ever"),
+            Some(400)
+        );
+        assert_eq!(
+            of("missing-patches until=9999-12-31"),
+            None,
+            "another control's"
+        );
+        assert_eq!(longest(7, OPT_OUT_TAG, "all until=2026-12-01"), None);
+        assert_eq!(longest(7, OPT_OUT_TAG, "all until=2026-12-02"), Some(7));
+        assert_eq!(
+            longest(7, "Backstop:Opt-Out", "all until=2026-12-02"),
+            Some(7)
+        );
     }
 
     #[test]
     fn the_strongest_tag_decides() {
-        let read = |value| read_value(value, ControlId::OpenIngress, TODAY, false);
+        let read = |value| {
+            read_value(
+                value,
+                ControlId::OpenIngress,
+                TODAY,
+                &OptOutRules::default(),
+            )
+        };
         let ended = read("all until=2020-01-01");
         let exempt = read("all");
         let malformed = read("yes");

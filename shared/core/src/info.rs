@@ -42,7 +42,7 @@ pub struct Call {
 /// What may carry a control's opt-out tag, in words.
 #[derive(Clone, Copy, Debug)]
 pub struct Tagged {
-    /// Everything: `the rule, the security group or its VPC`.
+    /// Everything: `the rule, the security group, or its VPC where this account owns it`.
     pub any: &'static str,
     /// The resource, and what it belongs to: `the group or its VPC`.
     pub resource: &'static str,

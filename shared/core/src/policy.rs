@@ -412,6 +412,29 @@ impl Policy {
                 format!("{days} is out of range; allowed is 1 to 365"),
             ));
         }
+        let OptOutRules {
+            require_end,
+            longest_days,
+        } = self.opt_out;
+        let refused = |problem: String| Err(("opt_out.longest_days".to_owned(), problem));
+        if !(1..=OptOutRules::MOST_DAYS).contains(&longest_days) {
+            return refused(format!(
+                "{longest_days} is out of range; allowed is 1 to {}",
+                OptOutRules::MOST_DAYS
+            ));
+        }
+        if !require_end && longest_days != OptOutRules::default().longest_days {
+            return refused(
+                "it needs `\"require_end\": true` beside it, or an opt-out without an end would get past it"
+                    .to_owned(),
+            );
+        }
+        // Else what an undo sets would be held at once.
+        if require_end && longest_days < days {
+            return refused(format!(
+                "{longest_days} must be at least `undo.most_opt_out_days` ({days})"
+            ));
+        }
         Ok(())
     }
 
@@ -524,6 +547,33 @@ mod tests {
             (
                 r#"{"version":1,"fights":{"escalate_after_in_week":101}}"#,
                 &["`fights.escalate_after_in_week`", "2 to 100"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":[256]}}}}"#,
+                &["`controls.open-ingress.settings.protocols[0]`", "0 to 255"],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":["ipsec"]}}}}"#,
+                &["`controls.open-ingress.settings.protocols[0]`", "\"esp\""],
+            ),
+            (
+                r#"{"version":1,"controls":{"open-ingress":{"settings":{"protocols":[47,6]}}}}"#,
+                &[
+                    "`controls.open-ingress.settings.protocols`",
+                    "`authorised_ports.tcp`",
+                ],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"require_end":true,"longest_days":0}}"#,
+                &["`opt_out.longest_days`", "1 to 3650"],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"longest_days":90}}"#,
+                &["`opt_out.longest_days`", "require_end"],
+            ),
+            (
+                r#"{"version":1,"opt_out":{"require_end":true,"longest_days":29}}"#,
+                &["`opt_out.longest_days`", "`undo.most_opt_out_days` (30)"],
             ),
             (
                 r#"{"version":1,"fights":{"escalate_after":12}}"#,

@@ -126,12 +126,30 @@ impl Default for FightRules {
 }
 
 /// What opt-out tags must say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptOutRules {
     /// Whether every opt-out needs `until=`. One without it then counts as
     /// malformed: nothing is changed, and that is told.
     pub require_end: bool,
+    /// With `require_end`: for how many days from today an opt-out may hold at most.
+    /// One that ends later counts as malformed, like one without an end.
+    #[schemars(range(min = 1, max = 3650))]
+    pub longest_days: u32,
+}
+
+impl OptOutRules {
+    /// The most that `longest_days` may be: ten years.
+    pub const MOST_DAYS: u32 = 3_650;
+}
+
+impl Default for OptOutRules {
+    fn default() -> Self {
+        Self {
+            require_end: false,
+            longest_days: 400,
+        }
+    }
 }
 
 /// An exemption of the whole account and Region.

@@ -15,6 +15,7 @@ use crate::decide::Decision;
 use crate::exemption::{self, Exemption};
 use crate::notice::{Digest, Open, OptOutSeen};
 use crate::reason::Reason;
+use crate::rules::OptOutRules;
 use crate::words::{ControlId, Status, digest};
 
 pub mod patching;
@@ -106,11 +107,11 @@ pub fn opt_out_seen(
     resource: &str,
     (key, value): (&str, &str),
     today: Date,
-    require_end: bool,
+    rules: &OptOutRules,
 ) -> OptOutSeen {
     let said = ControlId::ALL
         .iter()
-        .map(|control| exemption::read_tag(key, value, *control, today, require_end))
+        .map(|control| exemption::read_tag(key, value, *control, today, rules))
         .find(|said| *said != Exemption::None);
     let seen = |state: &str| OptOutSeen {
         resource: resource.to_owned(),
@@ -289,7 +290,7 @@ mod tests {
             ("f", "yes"),
         ]
         .into_iter()
-        .map(|(id, value)| opt_out_seen(id, (OPT_OUT_TAG, value), TODAY, false))
+        .map(|(id, value)| opt_out_seen(id, (OPT_OUT_TAG, value), TODAY, &OptOutRules::default()))
         .collect();
         sort_opt_outs(&mut seen);
         let states: Vec<String> = seen
@@ -313,18 +314,35 @@ mod tests {
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, seen);
         assert_eq!(digest.opt_outs.len(), 4);
+        let strict = OptOutRules {
+            require_end: true,
+            ..OptOutRules::default()
+        };
         assert_eq!(
-            opt_out_seen("a", (OPT_OUT_TAG, "all"), TODAY, true).state,
+            opt_out_seen("a", (OPT_OUT_TAG, "all"), TODAY, &strict).state,
             "malformed"
         );
-        let misspelt = opt_out_seen("a", ("Backstop:Opt-Out", "all"), TODAY, false);
+        let far = opt_out_seen("a", (OPT_OUT_TAG, "all until=9999-12-31"), TODAY, &strict);
+        assert_eq!(far.state, "malformed");
+        assert!(far.why.unwrap().contains("400 days"));
+        let misspelt = opt_out_seen(
+            "a",
+            ("Backstop:Opt-Out", "all"),
+            TODAY,
+            &OptOutRules::default(),
+        );
         assert_eq!(misspelt.state, "malformed");
         assert!(misspelt.why.unwrap().contains("`backstop:opt-out`"));
     }
 
     #[test]
     fn more_opt_outs_than_there_is_room_for_are_counted() {
-        let ended = opt_out_seen("a", (OPT_OUT_TAG, "all until=2020-01-01"), TODAY, false);
+        let ended = opt_out_seen(
+            "a",
+            (OPT_OUT_TAG, "all until=2020-01-01"),
+            TODAY,
+            &OptOutRules::default(),
+        );
         let mut digest = Digest::default();
         list_opt_outs(&mut digest, vec![ended; MOST_OPT_OUTS + 3]);
         assert_eq!(

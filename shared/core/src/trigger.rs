@@ -131,6 +131,12 @@ pub fn of(
                 let field = format!("`detail.{}`", fields.join("`, `detail."));
                 let mut ids = paths.iter().map(|path| texts(detail, path));
                 let Some(ids) = ids.find(|ids| !ids.is_empty()) else {
+                    if let Some(name) = paths.iter().find_map(|path| name_beside(detail, path)) {
+                        return broken(format!(
+                            "{field} is missing, and the event names its {kind} by the name `{}` alone, which is not looked up: check it by hand (`backstop plan {prefix}…`)",
+                            quoted(&name)
+                        ));
+                    }
                     return broken(format!(
                         "{field} is missing, so the event names no {kind}: check by hand {by_hand}"
                     ));
@@ -161,6 +167,13 @@ pub fn of(
         }
         (source, detail_type) => Ok(Parsed::Ignored(foreign(source, detail_type))),
     }
+}
+
+/// The name that an old event gives in place of an id: `groupName` for `groupId`.
+fn name_beside(detail: &Value, id: &[&str]) -> Option<String> {
+    let (last, of) = id.split_last()?;
+    let name = format!("{}Name", last.strip_suffix("Id")?);
+    text(detail, &[of, &[name.as_str()]].concat())
 }
 
 /// The id that a field of an event holds, if it is one of this kind of resource.
@@ -197,5 +210,83 @@ pub fn recorded(payload: &Value) -> Result<Result<String, String>, BrokenEvent> 
             "`detail.entry` is `{}`, which is not the id of a ledger entry (26 characters, a ULID)",
             quoted(&entry)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::Control as _;
+    use crate::controls::open_ingress::OpenIngress;
+
+    fn event(source: &str, detail_type: &str, detail: &Value) -> Value {
+        json!({
+            "id": "66a7a279-5f92-471c-ad3e-c92da0950992", "source": source,
+            "detail-type": detail_type, "account": "111122223333", "region": "eu-central-1",
+            "time": "2026-11-19T09:40:12Z", "detail": detail,
+        })
+    }
+
+    fn refused(event: &Value) -> String {
+        OpenIngress::parse(event)
+            .expect_err("it is refused")
+            .to_string()
+    }
+
+    #[test]
+    fn a_group_that_is_known_by_its_name_alone_is_told_by_it() {
+        let call = "AuthorizeSecurityGroupIngress";
+        for request in [
+            json!({ "groupName": "web" }),
+            json!({ "groupName": "web", "groupId": "" }),
+            json!({ "AuthorizeSecurityGroupIngressRequest": { "GroupName": "web" } }),
+        ] {
+            let detail = json!({ "eventName": call, "requestParameters": request });
+            let said = refused(&event("aws.ec2", CLOUDTRAIL_CALL, &detail));
+            for part in ["`web`", "`backstop plan sg-…`"] {
+                assert!(said.contains(part), "{request}: {said}");
+            }
+        }
+        let detail = json!({ "eventName": call, "requestParameters": { "groupName": "" } });
+        let said = refused(&event("aws.ec2", CLOUDTRAIL_CALL, &detail));
+        assert!(said.contains("names no security group"), "{said}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_quoted_by_its_beginning() {
+        let long = "ü".repeat(5_000);
+        let request = |field: &str| {
+            let mut detail = json!({ "control": "open-ingress", "resource": "sg-1" });
+            detail[field] = json!(long);
+            event(OWN_SOURCE, CHECK_REQUESTED, &detail)
+        };
+        let call = |call: &str, request: &Value| {
+            let detail = json!({ "eventName": call, "requestParameters": request });
+            event("aws.ec2", CLOUDTRAIL_CALL, &detail)
+        };
+        let mut other = request("resource");
+        other["source"] = json!(long);
+        for event in [
+            request("control"),
+            request("resource"),
+            other,
+            call("AuthorizeSecurityGroupIngress", &json!({ "groupId": long })),
+            call(
+                "AuthorizeSecurityGroupIngress",
+                &json!({ "groupName": long }),
+            ),
+            call("ModifyManagedPrefixList", &json!({ "prefixListId": long })),
+            call(&long, &json!({})),
+        ] {
+            let said = match OpenIngress::parse(&event) {
+                Ok(Parsed::Ignored(reason)) => reason,
+                Ok(other) => panic!("{other:?}"),
+                Err(broken) => broken.to_string(),
+            };
+            let quoted = said.matches('ü').count();
+            assert_eq!(quoted, 100, "{said}");
+        }
     }
 }

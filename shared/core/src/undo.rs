@@ -21,6 +21,7 @@ use crate::info::{OptOutOn, Reversal};
 use crate::json;
 use crate::plan::{Change, Ending, ItemId, Outcome, State, Step};
 use crate::prose::quoted;
+use crate::rules::OptOutRules;
 use crate::security_group::Tags;
 use crate::trigger::entry_id;
 use crate::words::{ControlId, digest, id_of};
@@ -161,7 +162,7 @@ pub fn opt_out(
     tags: &Tags,
 ) -> String {
     let own = tags.get(OPT_OUT_TAG).map_or("", String::as_str);
-    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, false);
+    let then = exemption::read_tag(OPT_OUT_TAG, own, control, until, &OptOutRules::default());
     if matches!(then, exemption::Exemption::Exempt(_)) {
         return own.to_owned();
     }
@@ -224,6 +225,20 @@ impl<S: State> ItemStates<S> {
             add: Vec::new(),
             lost: Vec::new(),
         }
+    }
+
+    /// What is to be put back, in words; `None`: it is as before already.
+    #[must_use]
+    pub fn planned<C: Control<State = S>>(&self) -> Option<String> {
+        let how = match (self.act, C::IN_PLACE.1) {
+            (Act::AsBefore, _) => return None,
+            (Act::Authorise, _) => "is to be authorised again",
+            (Act::Widen, Step::Widen) => "is to be widened to what it was",
+            (Act::Widen, _) => "is to be changed back to what it was",
+            (Act::Changed, _) => "is left as it is",
+        };
+        let line = C::line(&self.item, &self.before);
+        Some(format!("{} ({line}) {how}", self.item))
     }
 
     /// What is put back, in words.
@@ -443,12 +458,28 @@ pub fn verify<C: Control>(
     problems
 }
 
+/// The items that are as they were before the remediation, whoever put them back, or
+/// were changed back and do not show it yet: those that are not among `shown`.
+#[must_use]
+pub fn back<C: Control>(
+    states: &[ItemStates<C::State>],
+    shown: &[ItemStates<C::State>],
+    now: &BTreeMap<ItemId, C::State>,
+) -> BTreeSet<ItemId> {
+    let is_back = |of: &&ItemStates<C::State>| {
+        now.values().any(|s| C::alike(s, &of.before))
+            || !shown.iter().any(|shown| shown.item == of.item)
+    };
+    let back = states.iter().filter(is_back);
+    back.map(|of| of.item.clone()).collect()
+}
+
 /// Whether an item is opted out, of controls whose items carry tags.
 fn is_opted_out<C: Control>(state: &C::State, today: Date) -> bool {
     let Some(tags) = C::item_tags(state) else {
         return true;
     };
-    exemption::read(tags, C::INFO.id, today, false).holds()
+    exemption::read(tags, C::INFO.id, today, &OptOutRules::default()).holds()
 }
 
 /// What is to be said of items that somebody put back without an opt-out.
@@ -732,9 +763,13 @@ pub struct Undo {
     pub by: Option<String>,
     /// Last day (UTC) of the opt-out that what is put back carries.
     pub opt_out_until: Date,
-    /// What was put back, in words.
+    /// What was put back, in words; of an undo that has not ended what it will have
+    /// put back then.
     #[serde(default)]
     pub restored: Vec<String>,
+    /// What is to be put back and is not, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<String>,
     /// Every item that the undo touches, in full, as it was before the undo.
     /// Kept compressed and apart from the rest of the document.
     #[serde(skip)]
@@ -752,6 +787,11 @@ pub struct Undo {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+}
+
+/// The item that a line of [`Undo::restored`] or [`Undo::planned`] begins with.
+fn item_of(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
 }
 
 impl Undo {
@@ -774,11 +814,34 @@ impl Undo {
             self.before.insert(id.clone(), rule.clone());
         }
         for line in earlier.restored.iter().rev() {
-            let rule = line.split(' ').next();
-            self.restored.retain(|mine| mine.split(' ').next() != rule);
+            let item = item_of(line);
+            self.restored.retain(|mine| item_of(mine) != item);
             self.restored.insert(0, line.clone());
         }
         self
+    }
+
+    /// Leaves out of what was put back what was not: `back` are the items that are as
+    /// before, `None` that they could not be read, so that the steps count.
+    pub fn keep_done(&mut self, back: Option<&BTreeSet<ItemId>>) {
+        let done_by_steps = |item: &str| {
+            let mut steps = self.outcomes.iter().filter(|o| o.item == item);
+            steps.any(|o| {
+                !matches!(o.step, Step::Tag | Step::TakeBack | Step::Revoke)
+                    && matches!(o.ending, Ending::Done | Ending::AlreadyDone)
+            })
+        };
+        // What there was nothing to do for is as it was.
+        let planned: BTreeSet<&str> = self.planned.iter().map(|line| item_of(line)).collect();
+        let is_done = |line: &str| match (item_of(line), back) {
+            (item, Some(back)) => back.contains(item),
+            (item, None) => !planned.contains(item) || done_by_steps(item),
+        };
+        let restored = self.restored.iter().filter(|line| is_done(line));
+        let restored = restored.cloned().collect();
+        let planned = self.planned.iter().filter(|line| !is_done(line));
+        let planned = planned.cloned().collect();
+        (self.restored, self.planned) = (restored, planned);
     }
 
     /// Adds what came of an attempt's steps.

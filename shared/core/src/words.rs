@@ -354,9 +354,15 @@ impl std::str::FromStr for Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Actor {
-    /// ARN of the caller, or the service that called.
+    /// ARN of the caller; of one without an ARN its id, or the service that called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
+    /// The account of a caller without an ARN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Id of the Identity Center user who called, or on whose behalf the principal did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
     /// What it called with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
@@ -375,6 +381,30 @@ pub struct Actor {
     /// The event that the call became (CloudTrail's `eventID`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
+}
+
+impl Actor {
+    /// Who called, in words; `None`: the event says nothing of it.
+    #[must_use]
+    pub fn caller(&self) -> Option<String> {
+        let user = self.on_behalf_of.as_deref();
+        let user = user.map(|user| format!("the Identity Center user {user}"));
+        let of_account = match &self.account {
+            Some(account) => format!(" of the account {account}"),
+            None => String::new(),
+        };
+        match (&self.principal, user) {
+            (Some(principal), user) if self.on_behalf_of.as_ref() != Some(principal) => {
+                let for_user = user.map(|user| format!(", on behalf of {user}"));
+                Some(format!(
+                    "{principal}{of_account}{}",
+                    for_user.unwrap_or_default()
+                ))
+            }
+            (_, Some(user)) => Some(user),
+            _ => Some(format!("a caller{of_account}")).filter(|_| self.account.is_some()),
+        }
+    }
 }
 
 /// The id of a resource: what follows the last `/` of its ARN.

@@ -319,9 +319,11 @@ impl Undoing<'_> {
             Ok(facts) => {
                 let now = facts.as_ref().map(R::items).unwrap_or_default();
                 let shown = undo::shown::<R>(states, &now, &undo.outcomes);
+                undo.keep_done(Some(&undo::back::<R>(states, &shown, &now)));
                 undo::verify::<R>(&shown, &now, today)
             }
             Err(error) => {
+                undo.keep_done(None);
                 let what = R::INFO.phrases.resource;
                 vec![format!("the {what} could not be read again: {error}")]
             }
@@ -430,6 +432,7 @@ impl Undoing<'_> {
             by: self.request.by.clone(),
             opt_out_until: undo::opt_out_until(now, self.days.0),
             restored: states.iter().map(ItemStates::restored::<R>).collect(),
+            planned: states.iter().filter_map(ItemStates::planned::<R>).collect(),
             before,
             outcomes: Vec::new(),
             problems: Vec::new(),

@@ -156,6 +156,9 @@ fn encrypt_volume_reads_every_event_as_expected() {
         Ok(VolumesParsed::Advance { entry, go_back }) => {
             json!({ "verdict": "advance", "entry": entry, "go_back": go_back })
         }
+        Ok(VolumesParsed::NotMade { volume, cause }) => {
+            json!({ "verdict": "not made", "volume": volume, "cause": cause })
+        }
         Ok(VolumesParsed::Ignored(reason)) => {
             assert!(!reason.is_empty());
             nothing("ignored")

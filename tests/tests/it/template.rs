@@ -17,6 +17,7 @@ use backstop_core::info::{ControlInfo, OptOutOn};
 use backstop_core::patching::DOCUMENT;
 use backstop_core::patching::decide;
 use backstop_core::policy::Policy;
+use backstop_core::rules::OptOutRules;
 use backstop_core::trigger::{
     CHECK_REQUESTED, CLOUDTRAIL_CALL, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
@@ -115,6 +116,7 @@ const COMMAND_LOGS: &str = "PatchCommandLogGroup";
 const TABLE: &str = "LedgerTable";
 const PARAMETER: &str = "PolicyParameter";
 const TOPIC: &str = "NotificationTopic";
+const ALARM_TOPIC: &str = "AlarmTopic";
 const KEY: &str = "NotificationKey";
 /// What carries encryptions out, its role, and its name as part of an ARN.
 const MACHINE: &str = "EncryptVolumeStateMachine";
@@ -535,6 +537,9 @@ fn somebody_is_alarmed() {
         json!([{ "Name": "FunctionName", "Value": reference(SWEEP) }]),
     );
 
+    // The second address, where there is one.
+    let nobody = reference("AWS::NoValue");
+    let also = json!({ "Fn::If": ["HasAlarmEmail", reference(ALARM_TOPIC), nobody] });
     let mut found = BTreeMap::new();
     for (id, alarm) in resources("AWS::CloudWatch::Alarm") {
         let properties = &alarm["Properties"];
@@ -556,7 +561,7 @@ fn somebody_is_alarmed() {
             ("EvaluationPeriods", json!(periods)),
             ("Period", json!(period)),
             ("TreatMissingData", json!(missing)),
-            ("AlarmActions", json!([reference(TOPIC)])),
+            ("AlarmActions", json!([reference(TOPIC), also])),
         ] {
             assert_eq!(properties[name], value, "{name} of {id}");
         }
@@ -654,7 +659,7 @@ fn rules_name_the_events_that_the_code_handles() {
                 "region": [reference("AWS::Region")],
                 "source": ["aws.ec2"],
                 "detail-type": [VOLUME_NOTIFICATION],
-                "detail": { "event": ["createVolume"], "result": ["available"] },
+                "detail": { "event": ["createVolume"], "result": ["available", "failed"] },
             }),
         ),
         (
@@ -1626,7 +1631,7 @@ fn iam_enforces_endless_opt_outs_and_no_others() {
                     "{function}, IAM, `{tag}`"
                 );
                 let tags = [(OPT_OUT_TAG.to_owned(), tag.clone())].into();
-                let exemption = exemption::read(&tags, *control, today, false);
+                let exemption = exemption::read(&tags, *control, today, &OptOutRules::default());
                 assert_eq!(exemption.holds(), by_code, "{function}, code, `{tag}`");
             }
         }
@@ -2291,39 +2296,67 @@ fn alarms_and_notify_may_publish_under_the_key() {
         json!({ "StringEquals": { "kms:ViaService": { "Fn::Sub": "sns.${AWS::Region}.${AWS::URLSuffix}" } } })
     );
 
+    assert_eq!(
+        resource(ALARM_TOPIC)["Properties"]["KmsMasterKeyId"],
+        arn_of(KEY)
+    );
     let policies = resources("AWS::SNS::TopicPolicy");
-    assert_eq!(policies.len(), 1);
-    let policy = &policies.values().next().unwrap()["Properties"];
-    assert_eq!(policy["Topics"], json!([reference(TOPIC)]));
-    let statements_of_topic = by_sid(statements(&policy["PolicyDocument"]));
-    assert_eq!(statements_of_topic.len(), 2);
-    let publish = &statements_of_topic["AlarmsMayPublish"];
-    assert_eq!(publish.effect, "Allow");
-    assert_eq!(publish.principal, cloudwatch);
-    assert_eq!(publish.actions, ["sns:Publish"]);
-    assert_eq!(publish.resources, [reference(TOPIC)]);
-    assert_eq!(publish.condition, alarms);
-    only_over_tls(&statements_of_topic["OnlyOverTls"], &reference(TOPIC));
+    assert_eq!(policies.len(), 2);
+    for (id, topic) in [
+        ("NotificationTopicPolicy", TOPIC),
+        ("AlarmTopicPolicy", ALARM_TOPIC),
+    ] {
+        assert_eq!(
+            policies[id].get("Condition"),
+            resource(topic).get("Condition")
+        );
+        let policy = &policies[id]["Properties"];
+        assert_eq!(policy["Topics"], json!([reference(topic)]));
+        let statements_of_topic = by_sid(statements(&policy["PolicyDocument"]));
+        assert_eq!(statements_of_topic.len(), 2);
+        let publish = &statements_of_topic["AlarmsMayPublish"];
+        assert_eq!(publish.effect, "Allow");
+        assert_eq!(publish.principal, cloudwatch);
+        assert_eq!(publish.actions, ["sns:Publish"]);
+        assert_eq!(publish.resources, [reference(topic)]);
+        assert_eq!(publish.condition, alarms);
+        only_over_tls(&statements_of_topic["OnlyOverTls"], &reference(topic));
+    }
 }
 
 #[test]
-fn the_mail_address_is_subscribed_unless_it_is_none() {
-    assert_eq!(
-        template()["Conditions"]["HasEmail"],
-        json!({ "Fn::Not": [{ "Fn::Equals": [reference("NotificationEmail"), "none"] }] })
-    );
+fn each_mail_address_is_subscribed_unless_it_is_none() {
     let subscriptions = resources("AWS::SNS::Subscription");
-    assert_eq!(subscriptions.len(), 1);
-    let subscription = subscriptions.values().next().unwrap();
-    assert_eq!(subscription["Condition"], "HasEmail");
-    assert_eq!(
-        subscription["Properties"],
-        json!({
-            "TopicArn": reference(TOPIC),
-            "Protocol": "email",
-            "Endpoint": reference("NotificationEmail"),
-        })
-    );
+    assert_eq!(subscriptions.len(), 2);
+    for (id, condition, parameter, topic) in [
+        (
+            "NotificationEmailSubscription",
+            "HasEmail",
+            "NotificationEmail",
+            TOPIC,
+        ),
+        (
+            "AlarmEmailSubscription",
+            "HasAlarmEmail",
+            "AlarmEmail",
+            ALARM_TOPIC,
+        ),
+    ] {
+        assert_eq!(
+            template()["Conditions"][condition],
+            json!({ "Fn::Not": [{ "Fn::Equals": [reference(parameter), "none"] }] })
+        );
+        assert_eq!(subscriptions[id]["Condition"], condition);
+        assert_eq!(
+            subscriptions[id]["Properties"],
+            json!({
+                "TopicArn": reference(topic),
+                "Protocol": "email",
+                "Endpoint": reference(parameter),
+            })
+        );
+    }
+    assert_eq!(resource(ALARM_TOPIC)["Condition"], "HasAlarmEmail");
 }
 
 #[test]
@@ -2376,16 +2409,19 @@ fn parameters() {
         ("OwnerTagKey", (json!("owner"), none.clone())),
         ("SweepSchedule", (json!("rate(1 hour)"), none.clone())),
         // No default: that nobody is told has to be typed.
-        ("NotificationEmail", (none.clone(), none)),
+        ("NotificationEmail", (none.clone(), none.clone())),
+        ("AlarmEmail", (json!("none"), none)),
         ("LogRetentionDays", (json!(90), retention)),
     ]);
     assert_eq!(found, expected);
-    let email = &template()["Parameters"]["NotificationEmail"];
-    assert_eq!(
-        email["AllowedPattern"],
-        r"^(none|[^@\s]+@[^@\s]+\.[^@\s]+)$"
-    );
-    assert!(text(&email["ConstraintDescription"]).contains("none"));
+    for name in ["NotificationEmail", "AlarmEmail"] {
+        let email = &template()["Parameters"][name];
+        assert_eq!(
+            email["AllowedPattern"],
+            r"^(none|[^@\s]+@[^@\s]+\.[^@\s]+)$"
+        );
+        assert!(text(&email["ConstraintDescription"]).contains("none"));
+    }
 }
 
 #[test]
@@ -2413,6 +2449,7 @@ fn outputs() {
         .collect();
     let expected = BTreeMap::from([
         ("NotificationTopicArn", reference(TOPIC)),
+        ("AlarmTopicArn", reference(ALARM_TOPIC)),
         ("LedgerTableName", reference(TABLE)),
         ("PolicyParameterName", reference(PARAMETER)),
         ("FailedEventsQueueUrl", reference(QUEUE)),
@@ -2753,14 +2790,16 @@ fn no_pattern_is_built_on_the_stacks_name_for_names_that_cloud_formation_makes()
             };
             let own = OWN_NAMES.iter().find(|(of, _)| *of == kind);
             let (_, property) = own.unwrap_or_else(|| panic!("{kind} has names of its own"));
+            let mut names = 0;
             for (named, of) in resources(kind) {
                 let given = &of["Properties"][property];
                 assert!(!given.is_null(), "{id}: {arn} would not name {named}");
-                assert!(
-                    iam::is_like(pattern, &stack.text(given)),
-                    "{id}: {arn}, {named}"
-                );
+                let matches = iam::is_like(pattern, &stack.text(given));
+                // A whole name is that of one, a pattern is for all of a kind.
+                assert!(matches || !pattern.contains('*'), "{id}: {arn}, {named}");
+                names += usize::from(matches);
             }
+            assert!(names > 0, "{id}: {arn} names nothing");
         }
     }
     assert!(checked >= 5, "{checked}");

@@ -768,6 +768,78 @@ async fn what_ec2_would_refuse_ends_the_run_with_the_instance_running() {
     assert!(why.contains("DetachVolume: UnauthorizedOperation"), "{why}");
 }
 
+const DENIED: &str = "arn:aws:kms:eu-central-1:111122223333:key/k is not accessible";
+
+/// EBS's event that it could not make a volume.
+fn not_made_event() -> Value {
+    event(
+        "EBS Volume Notification",
+        &format!("arn:aws:ec2:eu-central-1:111122223333:volume/{COPY}"),
+        json!({ "event": "createVolume", "result": "failed", "cause": DENIED }),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_a_volume_could_not_be_made_is_kept_for_whoever_waits_for_it() {
+    let wire = wire(World::default(), |_| None);
+    let answer = run(&wire, not_made_event()).await.unwrap();
+    assert_eq!(answer["verdict"], "noted");
+    assert_eq!(wire.operations(), ["TransactWriteItems"]);
+    let item = &wire.calls()[0].json["TransactItems"][0]["Put"]["Item"];
+    assert_eq!(item["pk"]["S"], format!("not-made#{COPY}"));
+    assert_eq!(item["cause"]["S"], DENIED);
+    assert!(item["expires_at"]["N"].is_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_copy_could_not_be_made_goes_back_with_the_key_and_makes_no_other() {
+    let mut record = begun();
+    let snapshot = Change::Snapshot {
+        volume: VOLUME.into(),
+        purpose: Purpose::Safety,
+    };
+    let copy = Change::Copy {
+        volume: VOLUME.into(),
+    };
+    for (change, made) in [(snapshot, SNAPSHOT), (copy, COPY)] {
+        record.trying(&change, Timestamp::now());
+        record.tried(&change, Answer::Accepted, Some(made.into()));
+    }
+    for known in [false, true] {
+        let world = World {
+            record: Some(record.clone()),
+            ..World::default()
+        };
+        let not_made = format!("not-made#{COPY}");
+        let wire = wire(world, move |call| match call.operation.as_str() {
+            "DescribeSnapshots" => Some(xml(
+                "DescribeSnapshots",
+                &format!(
+                    "<snapshotSet><item><snapshotId>{SNAPSHOT}</snapshotId><volumeId>{VOLUME}</volumeId><status>completed</status><startTime>{SINCE}</startTime>{}</item></snapshotSet>",
+                    tags_xml(&[("backstop:entry", RUN), ("backstop:purpose", "safety")])
+                ),
+            )),
+            "BatchGetItem" if known && asks_for(call, &not_made) => Some(Reply::ok(
+                json!({ "Responses": { "ledger": [{
+                    "pk": { "S": not_made }, "sk": { "S": "state" }, "cause": { "S": DENIED },
+                }] } })
+                .to_string(),
+            )),
+            _ => None,
+        });
+        let answer = run(&wire, advance()).await.unwrap();
+        assert!(changes(&wire).is_empty());
+        if !known {
+            assert_eq!(answer["next"], "wait", "{answer}");
+            continue;
+        }
+        assert_eq!(answer["status"], "rolled-back", "{answer}");
+        let stored = wire.calls().into_iter().map(|call| call.json.to_string());
+        let told = stored.filter(|call| call.contains(DENIED) && call.contains("kms:CreateGrant"));
+        assert!(told.count() > 0);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_instance_is_stopped_while_it_cannot_be_read_whether_it_is_patched() {
     for operation in ["BatchGetItem", "GetItem"] {

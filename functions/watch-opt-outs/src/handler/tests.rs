@@ -161,6 +161,10 @@ async fn what_cannot_be_read_is_held_and_what_the_policy_refuses_too() {
     for (tag, policy) in [
         ("open-ingres", POLICY),
         ("all", r#"{"version":1,"opt_out":{"require_end":true}}"#),
+        (
+            "all until=9999-12-31",
+            r#"{"version":1,"opt_out":{"require_end":true}}"#,
+        ),
     ] {
         let wire = wire(Some(tag), policy, none);
         assert_eq!(

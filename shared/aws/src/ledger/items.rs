@@ -378,6 +378,11 @@ pub(super) fn fights_key(control: &str, resource: &str) -> Key {
     state_key(format!("fights#{control}#{resource}"))
 }
 
+/// Why EBS could not make a volume.
+pub(super) fn not_made_key(volume: &str) -> Key {
+    state_key(format!("not-made#{volume}"))
+}
+
 /// That every resource has been walked since a control was switched to
 /// `enforce`.
 pub(super) fn walked_key(control: &str) -> Key {

@@ -17,6 +17,7 @@
 //! | walked | `baseline#<control>` | the baseline is complete |
 //! | digest | `digest` | what the last digest said |
 //! | sweep | `sweep` | what the last sweep came to |
+//! | not made | `not-made#<volume>` | why EBS could not make a volume |
 //! | reports | `reports#<instance>` | what Inspector reported of an instance and has not closed |
 //!
 //! No ledger, no change: `begin` stores `before` in the same transaction that
@@ -46,6 +47,7 @@ mod encryptions;
 mod guards;
 mod history;
 mod items;
+mod not_made;
 mod patchings;
 mod storms;
 mod sweep;

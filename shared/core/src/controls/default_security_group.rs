@@ -103,7 +103,7 @@ impl Control for DefaultSecurityGroup {
             resource: "security group",
             item: "rule",
             tagged: Some(Tagged {
-                any: "the rule, the security group or its VPC",
+                any: "the rule, the security group, or its VPC where this account owns it",
                 resource: "the group or its VPC",
             }),
             found: "in the default group",

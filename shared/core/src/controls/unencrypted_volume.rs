@@ -354,7 +354,7 @@ pub fn exempt(tags: &Tags, opt_out: &OptOutRules, now: Timestamp) -> Exemption {
         tags,
         ControlId::UnencryptedVolume,
         Offset::UTC.to_datetime(now).date(),
-        opt_out.require_end,
+        opt_out,
     )
 }
 

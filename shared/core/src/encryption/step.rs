@@ -61,6 +61,8 @@ const DRY_RUN_HOLDS: SignedDuration = SignedDuration::from_mins(15);
 /// For how long a person is waited for whose opt-out keeps the way back from
 /// being taken.
 const LONGEST_ASKED: SignedDuration = SignedDuration::from_hours(24);
+/// What a key needs to be of use for copies, where nothing shows what it lacks.
+const KEY_NEEDS: &str = "it has to be enabled, and its policy has to let the role of encrypt-volume use it by EBS: kms:CreateGrant (may be limited to kms:GrantIsForAWSResource), kms:Decrypt, kms:DescribeKey, kms:GenerateDataKeyWithoutPlaintext, kms:ReEncrypt*";
 /// Seconds between two looks while an instance is down.
 const BRISK: u32 = 15;
 
@@ -78,6 +80,9 @@ pub struct World<'a> {
     pub volumes: BTreeMap<String, Volume>,
     /// The snapshots that the run took, by id.
     pub snapshots: BTreeMap<String, Snapshot>,
+    /// Why EBS could not make a volume, as its event said, by the id that the volume
+    /// had.
+    pub not_made: BTreeMap<String, String>,
     /// What forbids to go on: an opt-out, the kill switch, another mode.
     pub hold: Option<Hold>,
     /// What keeps the KMS key of copies from being used.
@@ -1196,6 +1201,10 @@ fn copied<'a>(world: &'a World<'_>, original: &Volume) -> Result<&'a Volume, Ste
         snapshot: String::new(),
     };
     let tried_snapshot = run.detail.progress.tries(&create);
+    // The other way needs the same key.
+    if let Some(why) = world.not_made(volume) {
+        return Err(go_back(&why, Status::RolledBack, true));
+    }
     let Some(copy) = world.copy_of(volume) else {
         if !from_snapshot {
             let change = Change::Copy {
@@ -1763,13 +1772,36 @@ impl World<'_> {
         unseen.map(|(key, _)| key.as_str())
     }
 
+    /// That EBS could not make the copy of a volume, with the key and what it lacks.
+    fn not_made(&self, of: &str) -> Option<String> {
+        let there = self.copy_of(of).is_some_and(|copy| copy.state != "error");
+        let tries = &self.run.detail.progress.tries;
+        let made = |kind: &str| tries.get(&format!("{kind} {of}"))?.made.as_deref();
+        let not_made = |copy: &str| Some((copy.to_owned(), self.not_made.get(copy)?.as_str()));
+        let (copy, cause) = ["create", "copy"]
+            .into_iter()
+            .find_map(|kind| not_made(made(kind)?))
+            .filter(|_| !there)?;
+        let cause = match cause.trim().trim_end_matches('.') {
+            "" => "EBS gives no cause",
+            cause => cause,
+        };
+        let key = self.run.detail.kms_key.as_deref();
+        let key = key.unwrap_or("the account's default for EBS");
+        Some(format!(
+            "EBS could not make the copy {copy} of {of}: {cause}. The key of copies is {key}; {}",
+            self.key_problem.as_deref().unwrap_or(KEY_NEEDS)
+        ))
+    }
+
     /// A copy of a volume that may have been made and does not show yet.
     fn unseen_copy(&self, of: &str) -> Option<String> {
         if self.copy_of(of).is_some() {
             return None;
         }
-        // What this run deleted itself is not waited for.
-        let deleted = |tries: &Tries| tries.made.as_ref().is_some_and(|c| self.run.deleted(c));
+        // What this run deleted itself, or EBS could not make, is not waited for.
+        let ended = |copy: &String| self.run.deleted(copy) || self.not_made.contains_key(copy);
+        let deleted = |tries: &Tries| tries.made.as_ref().is_some_and(ended);
         [format!("copy {of}"), format!("create {of}")]
             .into_iter()
             .find(|key| {

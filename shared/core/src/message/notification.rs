@@ -242,6 +242,10 @@ pub enum NotifiedExemption {
         /// The tag's key as it is spelt; absent: `backstop:opt-out`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// The days for which the policy lets an opt-out hold at most, where its end
+        /// lies further ahead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        longest_days: Option<u32>,
     },
     /// No tag: it was there before the control was switched to `enforce`.
     Existing,
@@ -313,9 +317,15 @@ pub struct NotifiedVerification {
 /// Who touched the resource last, as the event states.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NotifiedActor {
-    /// ARN of the caller, or the service that called.
+    /// ARN of the caller; of one without an ARN its id, or the service that called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
+    /// The account of a caller without an ARN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Id of the Identity Center user who called, or on whose behalf the principal did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
     /// What it called with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
@@ -589,10 +599,12 @@ impl From<&Exemption> for NotifiedExemption {
                 value,
                 problem,
                 key,
+                longest_days,
             } => Self::Malformed {
                 value: text(value),
                 problem: text(problem),
                 key: some_text(key),
+                longest_days: *longest_days,
             },
         }
     }
@@ -666,6 +678,8 @@ impl From<&Actor> for NotifiedActor {
     fn from(actor: &Actor) -> Self {
         Self {
             principal: some_text(&actor.principal),
+            account: some_name(&actor.account),
+            on_behalf_of: some_name(&actor.on_behalf_of),
             user_agent: some_text(&actor.user_agent),
             source_address: some_name(&actor.source_address),
             invoked_by: some_name(&actor.invoked_by),

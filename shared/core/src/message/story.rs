@@ -453,7 +453,7 @@ pub(super) fn who(actor: &Actor) -> Vec<String> {
     vec![
         format!(
             "Who: {}{}",
-            or_unknown(actor.principal.as_deref(), MOST_TEXT),
+            or_unknown(actor.caller().as_deref(), MOST_TEXT),
             through.unwrap_or_default()
         ),
         format!("Call: {}", or(&joined(&call, 2), "unknown")),

@@ -75,6 +75,9 @@ pub struct UndoNotification {
     pub opt_out_until: Date,
     /// What was put back, in words.
     pub restored: Vec<String>,
+    /// What was to be put back and is not, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<String>,
     /// What failed, in words.
     pub problems: Vec<String>,
     /// When it began.
@@ -96,6 +99,7 @@ impl UndoNotification {
     fn of(undo: &Undo, headline: &str) -> Self {
         let lines = |lines: &[String]| lines.iter().take(MOST_LINES).map(|l| cut(l)).collect();
         let more = |lines: &[String]| lines.len().saturating_sub(MOST_LINES) as u64;
+        let (restored, planned) = restored_and_planned(undo);
         Self {
             version: VERSION,
             kind: UndoKind::Undo,
@@ -114,10 +118,11 @@ impl UndoNotification {
             reason: cut(&undo.reason),
             by: some_text(&undo.by),
             opt_out_until: undo.opt_out_until,
-            restored: lines(&undo.restored),
+            restored: lines(restored),
+            planned: lines(planned),
             problems: lines(&undo.problems),
             started_at: undo.started_at,
-            omitted: more(&undo.restored) + more(&undo.problems),
+            omitted: more(restored) + more(planned) + more(&undo.problems),
         }
     }
 
@@ -198,6 +203,16 @@ fn headline(undo: &Undo) -> String {
     format!("{what}: {id}{name} {is} the remediation {}", undo.undoes)
 }
 
+/// What was put back, and what was not. An undo that was cut off says nothing of
+/// what it has done.
+fn restored_and_planned(undo: &Undo) -> (&[String], &[String]) {
+    match undo.status {
+        UndoStatus::Undone => (&undo.restored, &[]),
+        UndoStatus::UndoFailed => (&undo.restored, &undo.planned),
+        UndoStatus::UndoInProgress => (&[], &undo.planned),
+    }
+}
+
 fn sections(undo: &Undo) -> Vec<Section> {
     let mut sections = vec![Section::new(
         "Who asked for it, as stated",
@@ -214,15 +229,23 @@ fn sections(undo: &Undo) -> Vec<Section> {
             }),
         ));
     }
-    sections.push(Section::new(
-        match undo.status {
-            UndoStatus::Undone => "What was put back",
-            _ => "What was to be put back",
-        },
-        shortened(&undo.restored, MOST_LINES, |line| {
+    let lines = |lines: &[String]| {
+        shortened(lines, MOST_LINES, |line| {
             format!("{}.", clause(line, 2 * MOST_TEXT))
-        }),
-    ));
+        })
+    };
+    let (restored, planned) = restored_and_planned(undo);
+    match (restored, undo.status) {
+        ([], UndoStatus::UndoFailed) => sections.push(Section::new(
+            "What was put back",
+            vec!["Nothing.".to_owned()],
+        )),
+        ([], _) => {}
+        _ => sections.push(Section::new("What was put back", lines(restored))),
+    }
+    if !planned.is_empty() {
+        sections.push(Section::new("What was to be put back", lines(planned)));
+    }
     sections.push(match undo.status {
         UndoStatus::Undone => Section::next_step("How to keep it, or to end it", kept_until(undo)),
         _ => Section::next_step("How to go on", vec![format!(

@@ -618,12 +618,7 @@ fn own_exemption(
     opt_out: &OptOutRules,
     now: Timestamp,
 ) -> Exemption {
-    exemption::read(
-        tags,
-        control,
-        Offset::UTC.to_datetime(now).date(),
-        opt_out.require_end,
-    )
+    exemption::read(tags, control, Offset::UTC.to_datetime(now).date(), opt_out)
 }
 
 /// What of an instance belongs to the baseline of a control.

@@ -77,6 +77,8 @@ fn cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Actor>, D:
         Value::Null => Ok(None),
         Value::Object(_) => Ok(Some(Actor {
             principal: field("principal"),
+            account: field("account"),
+            on_behalf_of: field("on_behalf_of"),
             user_agent: field("user_agent"),
             source_address: field("source_address"),
             invoked_by: field("invoked_by"),
@@ -258,11 +260,24 @@ pub(super) fn list(value: &Value) -> Vec<&Value> {
 
 pub(super) fn actor(detail: &Value) -> Actor {
     let identity = &detail["userIdentity"];
-    let invoked_by = text(identity, &["invokedBy"]);
+    let of = |path: &[&str]| text(identity, path);
+    let invoked_by = of(&["invokedBy"]);
+    let on_behalf_of = of(&["onBehalfOf", "userId"]);
+    let arn = of(&["arn"]).or_else(|| of(&["sessionContext", "sessionIssuer", "arn"]));
+    // Callers of other accounts have an id and no ARN, Identity Center users neither.
+    let id = || of(&["principalId"]).or_else(|| of(&["userName"]));
+    let (principal, account) = match arn.or_else(|| on_behalf_of.clone()) {
+        Some(principal) => (Some(principal), None),
+        None => match (id(), of(&["accountId"])) {
+            (None, None) => (invoked_by.clone(), None),
+            (None, Some(_)) if invoked_by.is_some() => (invoked_by.clone(), None),
+            (id, account) => (id, account),
+        },
+    };
     Actor {
-        principal: text(identity, &["arn"])
-            .or_else(|| text(identity, &["sessionContext", "sessionIssuer", "arn"]))
-            .or_else(|| text(identity, &["principalId"])),
+        principal,
+        account,
+        on_behalf_of,
         user_agent: text(detail, &["userAgent"]),
         source_address: text(detail, &["sourceIPAddress"]),
         invoked_by,
@@ -437,6 +452,8 @@ mod tests {
         let text = |n: &str| Some(n.to_owned());
         let cause = Actor {
             principal: text("principal"),
+            account: text("account"),
+            on_behalf_of: text("user"),
             user_agent: text("agent"),
             source_address: text("address"),
             invoked_by: text("service"),
@@ -447,5 +464,60 @@ mod tests {
         let sent = CheckRequested::new(ControlId::OpenIngress, "sg-1", Some(cause));
         let detail = serde_json::to_value(&sent).unwrap();
         assert_eq!(CheckRequested::read(detail), Ok(sent));
+    }
+
+    /// The shapes of `userIdentity` in CloudTrail's reference.
+    #[test]
+    fn whoever_the_event_names_is_named() {
+        let user = "d9672f91-a0b1-70c2-8f2f-1e5e0ba7a1b2";
+        let store = "arn:aws:identitystore::111122223333:identitystore/d-9067642ac7";
+        let behalf = json!({ "userId": user, "identityStoreArn": store });
+        let role = "arn:aws:sts::111122223333:assumed-role/developer/alice";
+        for (identity, caller) in [
+            (
+                json!({ "type": "AssumedRole", "arn": role, "accountId": "111122223333",
+                    "principalId": "AROAEXAMPLE:alice" }),
+                Some(role.to_owned()),
+            ),
+            (
+                json!({ "type": "IdentityCenterUser", "accountId": "111122223333",
+                    "onBehalfOf": behalf, "credentialId": "c" }),
+                Some(format!("the Identity Center user {user}")),
+            ),
+            (
+                json!({ "type": "AssumedRole", "arn": role, "onBehalfOf": behalf }),
+                Some(format!(
+                    "{role}, on behalf of the Identity Center user {user}"
+                )),
+            ),
+            (
+                json!({ "type": "AWSService", "invokedBy": "autoscaling.amazonaws.com" }),
+                Some("autoscaling.amazonaws.com".to_owned()),
+            ),
+            (
+                json!({ "accountId": "111122223333", "invokedBy": "ec2.amazonaws.com" }),
+                Some("ec2.amazonaws.com".to_owned()),
+            ),
+            (
+                json!({ "type": "AWSAccount", "principalId": "AIDAEXAMPLE",
+                    "accountId": "444455556666" }),
+                Some("AIDAEXAMPLE of the account 444455556666".to_owned()),
+            ),
+            (
+                json!({ "type": "AWSAccount", "accountId": "444455556666" }),
+                Some("a caller of the account 444455556666".to_owned()),
+            ),
+            (
+                json!({ "type": "WebIdentityUser", "userName": "user-id",
+                    "identityProvider": "accounts.google.com" }),
+                Some("user-id".to_owned()),
+            ),
+            (json!({ "type": "Unknown", "principalId": "" }), None),
+            (json!(null), None),
+            (json!("?"), None),
+        ] {
+            let actor = actor(&json!({ "userIdentity": identity }));
+            assert_eq!(actor.caller(), caller, "{identity}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! instance, and the steps of its own state machine.
 //!
 //! An EBS event holds the volume only as an ARN in `resources`, its names have
-//! had a leading space, and its causes grow: nothing but the event's name is
-//! looked at.
+//! had a leading space, and its causes grow: nothing is decided by a cause, which
+//! is for people.
 
 use serde_json::Value;
 
@@ -26,13 +26,21 @@ pub const INSTANCE_NOTIFICATION: &str = "EC2 Instance State-change Notification"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumesParsed {
     /// Look at this volume or instance.
-    Check(Trigger),
+    Check(Box<Trigger>),
     /// Take the next step of a run.
     Advance {
         /// The run's ledger entry.
         entry: String,
         /// Why the state machine wants it to go back, if it does.
         go_back: Option<String>,
+    },
+    /// EBS could not make this volume, which is there no more: whoever waits for it
+    /// has to know why.
+    NotMade {
+        /// The volume's id.
+        volume: String,
+        /// Why, as EBS says; may be empty.
+        cause: String,
     },
     /// Nothing to do, and why.
     Ignored(String),
@@ -67,7 +75,7 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 .of_event(event.id, payload);
             match ControlId::from_name(&request.control) {
                 Some(ControlId::UnencryptedVolume) => unit_id("detail.resource", &request.resource)
-                    .map(|id| VolumesParsed::Check(trigger(id, cause))),
+                    .map(|id| VolumesParsed::Check(Box::new(trigger(id, cause)))),
                 _ => ignored(format!(
                     "`{}` is not a control of this function",
                     quoted(&request.control)
@@ -86,12 +94,12 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
                 ));
             };
             unit_id("`detail.responseElements.volumeId`", &id)
-                .map(|id| VolumesParsed::Check(trigger(id, actor)))
+                .map(|id| VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         ("aws.ec2", VOLUME_NOTIFICATION) => {
             let name = text(detail, &["event"]).unwrap_or_default();
             let result = text(detail, &["result"]).unwrap_or_default();
-            if name.trim() != "createVolume" || result != "available" {
+            if name.trim() != "createVolume" || !["available", "failed"].contains(&&*result) {
                 return ignored(format!(
                     "`{}` ({}) makes no volume",
                     quoted(name.trim()),
@@ -103,8 +111,13 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             let arn = arns.filter_map(|arn| text(arn, &[])).next();
             let arn = arn.or_else(|| text(payload, &["resources"]));
             let id = arn.as_deref().map(id_of).unwrap_or_default();
+            let id = unit_id("`resources[0]`", id)?;
+            if result == "failed" {
+                let cause = text(detail, &["cause"]).unwrap_or_default();
+                return Ok(VolumesParsed::NotMade { volume: id, cause });
+            }
             let actor = Actor::default().of_event(event.id, payload);
-            unit_id("`resources[0]`", id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+            Ok(VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         ("aws.ec2", INSTANCE_NOTIFICATION) => {
             let state = text(detail, &["state"]).unwrap_or_default();
@@ -116,7 +129,8 @@ pub fn volumes(payload: &Value) -> Result<VolumesParsed, BrokenEvent> {
             }
             let id = text(detail, &["instance-id"]).unwrap_or_default();
             let actor = Actor::default().of_event(event.id, payload);
-            unit_id("`detail.instance-id`", &id).map(|id| VolumesParsed::Check(trigger(id, actor)))
+            unit_id("`detail.instance-id`", &id)
+                .map(|id| VolumesParsed::Check(Box::new(trigger(id, actor))))
         }
         (source, detail_type) => ignored(foreign(source, detail_type)),
     }

@@ -687,6 +687,30 @@ fn s4_settings_are_obeyed() {
 }
 
 #[test]
+fn s4_other_protocols_are_allowed_by_number_or_name() {
+    let vpn = r#"{"protocols":[47,"esp","ah"]}"#;
+    for (group, expected) in [
+        ("a 47 -1/-1 0.0.0.0/0", "compliant"),
+        ("a 50 none ::/0\n b 51 -1/-1 0.0.0.0/0", "compliant"),
+        ("a 47 -1/-1 0.0.0.0/0\n b 99 -1/-1 0.0.0.0/0", "revoke b"),
+        // They are kept of a rule for all traffic.
+        (
+            "a -1 -1/-1 0.0.0.0/0",
+            "narrow a to tcp 80, authorise tcp 443, authorise icmp 3/4, authorise icmp 8/-1, authorise 47 -1/-1, authorise 50 -1/-1, authorise 51 -1/-1",
+        ),
+        // One that another rule grants already is not granted twice.
+        (
+            "a -1 -1/-1 0.0.0.0/0\n b 47 -1/-1 0.0.0.0/0",
+            "narrow a to tcp 80, authorise tcp 443, authorise icmp 3/4, authorise icmp 8/-1, authorise 50 -1/-1, authorise 51 -1/-1",
+        ),
+        ("a tcp 22 0.0.0.0/0", "revoke a"),
+    ] {
+        check_under(vpn, group, expected);
+    }
+    check("a 47 -1/-1 0.0.0.0/0", "revoke a");
+}
+
+#[test]
 fn s4_what_another_rule_of_the_source_grants_is_not_granted_twice() {
     check(
         "a tcp 0-1024 0.0.0.0/0\n b tcp 80 0.0.0.0/0",
@@ -943,6 +967,14 @@ fn s7_the_policy_may_demand_an_end() {
         (
             "a tcp 22 0.0.0.0/0 tag all until=2027-01-31",
             "Exempt: the tag backstop:opt-out opts it out",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0 tag all until=9999-12-31",
+            "Held: the tag backstop:opt-out cannot be read",
+        ),
+        (
+            "a tcp 22 0.0.0.0/0\n vpc tag open-ingress until=2999-01-01 owner=web",
+            "Held: the tag backstop:opt-out cannot be read\n revoke a",
         ),
     ] {
         let decision = decide(&facts(group), &strict, Mode::Enforce);

@@ -77,6 +77,7 @@ struct Allowed {
     high_risk: Vec<(u16, u16)>,
     icmp: Vec<(u8, Option<u8>)>,
     icmpv6: Vec<(u8, Option<u8>)>,
+    protocols: Vec<u8>,
     bits: (u8, u8),
     /// Whether what cannot be judged is closed.
     close: bool,
@@ -288,7 +289,7 @@ impl Allowed {
             UDP => port(&self.udp),
             ICMP => kind(&self.icmp),
             ICMPV6 => kind(&self.icmpv6),
-            _ => false,
+            other => self.protocols.contains(&other),
         }
     }
 
@@ -325,6 +326,9 @@ impl Allowed {
         )];
         if self.close {
             fields.push(r#""unreadable_lists":"close""#.to_owned());
+        }
+        if !self.protocols.is_empty() {
+            fields.push(format!(r#""protocols":{:?}"#, self.protocols));
         }
         if self.stated {
             fields.push(format!(
@@ -749,6 +753,7 @@ fn policy() -> impl Strategy<Value = Allowed> {
         .to_vec(),
         icmp: vec![(3, Some(4)), (8, None)],
         icmpv6: vec![(2, None), (128, None)],
+        protocols: vec![],
         bits: (24, 112),
         close: false,
         stated: false,
@@ -768,11 +773,16 @@ fn policy() -> impl Strategy<Value = Allowed> {
         3 => any::<bool>().prop_map(defaults),
         2 => (any::<bool>(), ranges(), ranges(), ranges(), types(), types(), 0..=32_u8, 96..=128_u8)
             .prop_map(|(all_but_high_risk, tcp, udp, high_risk, icmp, icmpv6, v4, v6)| Allowed {
-                all_but_high_risk, tcp, udp, high_risk, icmp, icmpv6, bits: (v4, v6), close: false,
+                all_but_high_risk, tcp, udp, high_risk, icmp, icmpv6, protocols: vec![], bits: (v4, v6), close: false,
                 stated: true,
             }),
     ];
-    (policy, any::<bool>()).prop_map(|(policy, close)| Allowed { close, ..policy })
+    let protocols = select(vec![vec![], vec![], vec![47], vec![50, 99]]);
+    (policy, any::<bool>(), protocols).prop_map(|(policy, close, protocols)| Allowed {
+        close,
+        protocols,
+        ..policy
+    })
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -826,6 +836,7 @@ fn is_named_lost(
         UDP => "the other ports of udp",
         ICMP => "the other types of icmp",
         ICMPV6 => "the other types of icmpv6",
+        protocol if world.policy.protocols.contains(&protocol) => return false,
         protocol if names(world, point.v6, protocol) => return false,
         _ => "every other protocol",
     };

@@ -1174,6 +1174,7 @@ fn what_the_tags_say_is_kept_for_the_message() {
                 value: "al".into(),
                 problem: "`al` is neither `all` nor the name of a control".into(),
                 key: None,
+                longest_days: None,
             },
         ),
     ] {

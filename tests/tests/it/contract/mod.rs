@@ -1284,6 +1284,42 @@ fn an_undo_restores_what_was_there_and_it_is_not_fought_over() {
 }
 
 #[test]
+fn an_undo_that_fails_lists_as_restored_only_what_is() {
+    every(async |fixture| {
+        let (mut world, _) = remediated(fixture).await;
+        allow(&world).await;
+        let info = info(fixture);
+        let actions = info.begins.iter().chain(info.undoes);
+        let changes: BTreeSet<&str> = actions
+            .filter_map(|action| action.split_once(':'))
+            .map(|(_, name)| name)
+            .collect();
+        let deny =
+            move |call: &Call, _: &mut Cloud| changes.contains(&*call.operation).then(denied);
+        world.account.meddle("UndoFunction", deny);
+        let of = world.records().await[0].id().to_owned();
+        let ask = json!({ "remediation": of, "reason": "a test" });
+        let failed = world.invoke_of("UndoFunction", &ask, "denied").await;
+        assert!(failed.is_err(), "{failed:?}");
+        let last = async |world: &World| match world.records().await.pop() {
+            Some(Record::Undo(undo)) => *undo,
+            other => panic!("{other:?}"),
+        };
+        let undo = last(&world).await;
+        assert_eq!(undo.status.name(), "undo-failed");
+        assert_eq!(undo.restored, [] as [String; 0]);
+        assert!(!undo.planned.is_empty());
+
+        world.account.meddle("UndoFunction", |_, _| None);
+        sleep(Duration::from_secs(3600)).await;
+        let undone = world.undo().await;
+        assert_eq!(undone["verdict"], "undone", "{undone}");
+        let undo = last(&world).await;
+        assert_eq!((undo.restored.is_empty(), undo.planned.len()), (false, 0));
+    });
+}
+
+#[test]
 fn an_undo_changes_nothing_of_what_is_as_before_gone_or_changed_otherwise() {
     every(async |fixture| {
         let (mut world, exposed) = remediated(fixture).await;

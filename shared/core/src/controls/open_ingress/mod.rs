@@ -39,7 +39,10 @@ use crate::security_group::{AWS, DEFAULT_NAME, Entries, IngressRule, SecurityGro
 use crate::words::{ControlId, Severity, digest};
 
 pub(super) mod commands;
+mod protocol;
 mod words;
+
+pub use protocol::Protocol;
 
 /// Ports that Security Hub EC2.19 calls high-risk.
 pub const HIGH_RISK_PORTS: &[u16] = &[
@@ -152,6 +155,10 @@ pub struct Settings {
     /// With `authorised-ports`: ICMPv6. Default: type 2 (packet too big) and
     /// type 128 (echo).
     pub icmpv6: Vec<IcmpType>,
+    /// With `authorised-ports`: other protocols, like GRE, ESP and AH, by number or
+    /// name. Default: none. What is listed is also kept where a rule for all traffic
+    /// is narrowed.
+    pub protocols: Vec<Protocol>,
     /// From how many public addresses a port counts as open to the world.
     pub max_public_bits: MaxPublicBits,
     /// What is done about rules whose source cannot be judged.
@@ -171,6 +178,7 @@ impl Default for Settings {
             high_risk_ports: HIGH_RISK_PORTS.iter().copied().map(one).collect(),
             icmp: vec![icmp(3, Some(4)), icmp(8, None)],
             icmpv6: vec![icmp(2, None), icmp(128, None)],
+            protocols: Vec::new(),
             max_public_bits: MaxPublicBits::default(),
             unreadable_lists: UnreadableLists::default(),
         }
@@ -193,7 +201,29 @@ impl Settings {
                 format!("{ipv6} is too many bits; allowed is 0 to 128"),
             ));
         }
+        for protocol in &self.protocols {
+            if let Some(setting) = protocol.setting() {
+                return Err((
+                    "protocols",
+                    format!("{} has a setting of its own: use `{setting}`", protocol.0),
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// The lanes in play for a family: those of the rules, and of the protocols that
+    /// may be open.
+    fn lanes<'a>(
+        &self,
+        family: Family,
+        permissions: impl Iterator<Item = &'a Permission>,
+    ) -> Vec<Lane> {
+        let mut lanes = lanes(family, permissions);
+        lanes.extend(self.protocols.iter().map(|protocol| protocol.lane()));
+        lanes.sort();
+        lanes.dedup();
+        lanes
     }
 
     /// The points of a lane that may be open to the world.
@@ -231,6 +261,7 @@ impl Settings {
             Lane::Udp => ports(&self.authorised_ports.udp),
             Lane::Icmp => icmp(&self.icmp),
             Lane::Icmpv6 => icmp(&self.icmpv6),
+            Lane::Other(_) if self.protocols.iter().any(|p| p.lane() == *lane) => vec![WHOLE],
             Lane::Other(_) | Lane::Rest => Vec::new(),
         }
     }
@@ -338,7 +369,7 @@ fn cuts(
             .filter_map(|rule| Some((rule, public_space(group, &rule.source, family)?)))
             .collect();
         // Protocols that only the other family's rules name are not in play.
-        let lanes = lanes(family, spaces.iter().map(|(rule, _)| &rule.permission));
+        let lanes = settings.lanes(family, spaces.iter().map(|(rule, _)| &rule.permission));
         let grants: Vec<Grant<'_>> = spaces
             .into_iter()
             .map(|(rule, public)| Grant {
@@ -480,7 +511,7 @@ fn unknowns(group: &SecurityGroup, settings: &Settings) -> BTreeMap<String, Unkn
                 || unjudged(group, &rule.source).is_some()
                     && families(group, &rule.source).contains(&family)
         });
-        lanes(family, admits.map(|rule| &rule.permission))
+        settings.lanes(family, admits.map(|rule| &rule.permission))
     };
     let mut unknowns = BTreeMap::new();
     for rule in group.rules.values() {
@@ -640,7 +671,9 @@ fn changes(
     let touched: BTreeSet<&str> = open.iter().map(|rule| rule.id.as_str()).collect();
     let every_lane: Vec<Lane> = [Family::Ipv4, Family::Ipv6]
         .into_iter()
-        .flat_map(|family| lanes(family, group.rules.values().map(|rule| &rule.permission)))
+        .flat_map(|family| {
+            settings.lanes(family, group.rules.values().map(|rule| &rule.permission))
+        })
         .collect();
     let mut provided: Vec<(String, Coverage)> = group
         .rules
@@ -757,7 +790,7 @@ impl Control for OpenIngress {
             resource: "security group",
             item: "rule",
             tagged: Some(Tagged {
-                any: "the rule, the security group or its VPC",
+                any: "the rule, the security group, or its VPC where this account owns it",
                 resource: "the group or its VPC",
             }),
             found: "open",
@@ -982,6 +1015,10 @@ impl Control for OpenIngress {
 
     fn side_effects(changed: &[Exposure<IngressRule>]) -> Vec<String> {
         words::private_parts(changed)
+    }
+
+    fn allowed_by_policy(exposures: &[Exposure<IngressRule>]) -> Vec<String> {
+        words::allowed_by_policy(exposures)
     }
 
     fn commands(back: &ByHand<'_, IngressRule>) -> Vec<String> {

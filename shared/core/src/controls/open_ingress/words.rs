@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
+use super::protocol::Protocol;
 use crate::address::read;
 use crate::plan::{Exposure, Unjudged};
 use crate::prose::{joined, one_line, or_unknown};
 use crate::security_group::{IngressRule, Source};
+use crate::words::ControlId;
 
 /// Most characters about ports in a headline.
 const MOST_EXPOSED: usize = 200;
@@ -49,6 +51,27 @@ pub(super) fn headline(exposures: &[Exposure<IngressRule>], most: usize) -> Stri
         (most, _) => joined(&exposed, most),
     };
     format!("open to {to} on {}", one_line(&exposed, MOST_EXPOSED))
+}
+
+/// The setting that lets protocols without ports be open to the internet, where a
+/// rule names one.
+pub(super) fn allowed_by_policy(exposures: &[Exposure<IngressRule>]) -> Vec<String> {
+    let of_rules = exposures.iter().map(|e| e.state.permission.lane());
+    let protocols: BTreeSet<Protocol> = of_rules
+        .filter_map(|lane| Protocol::of(&lane?))
+        .filter(|protocol| protocol.setting().is_none())
+        .collect();
+    let names: Vec<String> = protocols.iter().map(ToString::to_string).collect();
+    let numbers: Vec<String> = protocols.iter().map(|p| p.0.to_string()).collect();
+    match names.as_slice() {
+        [] => Vec::new(),
+        _ => vec![format!(
+            "To have {} open to the internet wherever a rule says so, add {} to `settings.protocols` of {} in the policy.",
+            joined(&names, MOST_RULES),
+            joined(&numbers, MOST_RULES),
+            ControlId::OpenIngress
+        )],
+    }
 }
 
 /// The rule as it was, what of it is too open, and whom it admits.

@@ -989,7 +989,7 @@ impl<'a> Story<'a> {
                 "Who asked for it, as stated",
                 vec![format!(
                     "Who: {}",
-                    or_unknown(self.run.head.actor.principal.as_deref(), MOST_TEXT)
+                    or_unknown(self.run.head.actor.caller().as_deref(), MOST_TEXT)
                 )],
             );
         }

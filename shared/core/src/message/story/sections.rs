@@ -27,7 +27,10 @@ impl<'a> Story<'a> {
         sections.extend(self.fight().or_else(|| self.manager()));
         sections.push(who_touched(&self.entry.head.actor));
         sections.extend(self.take_back());
-        sections.push(self.opt_out());
+        // Nobody here can tag what belongs to another account.
+        if self.entry.head.status != Status::NotOwned {
+            sections.push(self.opt_out());
+        }
         sections.extend(self.good_to_know());
         sections
     }
@@ -234,7 +237,7 @@ impl<'a> Story<'a> {
             Some(manager) => managed_by(manager),
             None => format!(
                 "Who puts it back, as the event states: {}, with {}.",
-                or_unknown(actor.principal.as_deref(), MOST_TEXT),
+                or_unknown(actor.caller().as_deref(), MOST_TEXT),
                 or_unknown(actor.user_agent.as_deref(), 200)
             ),
         });
@@ -572,7 +575,7 @@ impl<'a> Story<'a> {
 
     fn opt_out(&self) -> Section {
         let is_exempt = self.entry.head.status == Status::Exempt;
-        let lines = match (is_exempt, self.phrases.tagged) {
+        let mut lines = match (is_exempt, self.phrases.tagged) {
             (true, Some(Tagged { resource, .. })) => {
                 let item = match self.opt_out_on() {
                     OptOutOn::Item => format!("the {}, ", self.phrases.item),
@@ -599,6 +602,10 @@ impl<'a> Story<'a> {
                 self.sample_exemption()
             )],
         };
+        if let (false, Some(control)) = (is_exempt, self.control) {
+            let exposures: Vec<&Exposure> = self.entry.detail.exposures.iter().collect();
+            lines.extend(control.allowed_by_policy(&exposures));
+        }
         let heading = match is_exempt {
             true => "How to end the opt-out",
             false => "How to opt out",

@@ -103,6 +103,7 @@ impl Sim {
                 instance: view.instance,
                 volumes: view.volumes,
                 snapshots: view.snapshots,
+                not_made: view.not_made,
                 hold: view.hold,
                 key_problem: view.key_problem,
                 settings: &self.settings,
@@ -112,6 +113,7 @@ impl Sim {
                 instance: world.instance,
                 volumes: world.volumes,
                 snapshots: world.snapshots,
+                not_made: world.not_made,
                 hold: world.hold,
                 key_problem: world.key_problem,
             };

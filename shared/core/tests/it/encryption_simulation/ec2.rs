@@ -22,6 +22,7 @@ pub(crate) struct View {
     pub(crate) instance: Option<Instance>,
     pub(crate) volumes: BTreeMap<String, Volume>,
     pub(crate) snapshots: BTreeMap<String, Snapshot>,
+    pub(crate) not_made: BTreeMap<String, String>,
     pub(crate) hold: Option<Hold>,
     pub(crate) key_problem: Option<String>,
 }
@@ -111,6 +112,7 @@ impl Sim {
             instance,
             volumes,
             snapshots,
+            not_made: self.not_made.clone(),
             hold: self.hold.at(self.now - hold).clone(),
             key_problem: self.key_problem.at(self.now - key).clone(),
         }
@@ -493,6 +495,7 @@ impl Sim {
         let takes = self.rng.between(5, 60);
         match make {
             Make::Error => self.later(takes, Event::Fails { disk }),
+            Make::Vanishes => self.later(takes, Event::Vanishes { disk }),
             Make::Slow(seconds) => self.later(seconds, Event::Available { disk }),
             _ => self.later(takes, Event::Available { disk }),
         }
@@ -606,6 +609,11 @@ impl Sim {
             }
             Event::Available { disk } => self.changes(&disk, "creating", "available"),
             Event::Fails { disk } => self.changes(&disk, "creating", "error"),
+            Event::Vanishes { disk } => {
+                self.changes(&disk, "creating", "deleted");
+                let cause = "the key is not accessible".to_owned();
+                self.not_made.insert(disk, cause);
+            }
             Event::Gone { disk } => self.changes(&disk, "deleting", "deleted"),
             Event::Attached { disk } => {
                 let attaching = |v: &Volume| v.attached().any(|a| a.state == "attaching");

@@ -342,6 +342,29 @@ fn without_a_fit_copy_nothing_is_detached() {
 }
 
 #[test]
+fn a_copy_that_ebs_could_not_make_leads_back_at_once_and_names_the_key() {
+    for kind in [Kind::Swap, Kind::WhenStopped, Kind::Unattached] {
+        let sim = story(|plan| plan.copy = Make::Vanishes, kind, Status::RolledBack);
+        assert!(!sim.called(Call::Create), "the other way has the same key");
+        assert!(!sim.called(Call::Detach));
+        for part in [
+            "EBS could not make the copy vol-copy",
+            "the key is not accessible",
+            "the account's default for EBS",
+            "kms:CreateGrant",
+        ] {
+            assert!(sim.told(part), "{part}: {:?}", sim.stored.detail.reasons);
+        }
+        let tries = sim.stored.detail.progress.tries.iter();
+        let mut copies = tries.filter(|(change, _)| change.starts_with("copy "));
+        assert!(
+            copies.all(|(_, tries)| tries.count == 1),
+            "it was waited for"
+        );
+    }
+}
+
+#[test]
 fn a_safety_snapshot_that_fails_ends_the_run_before_the_stop() {
     let sim = story(
         |plan| plan.safety = Take::Error,
@@ -417,6 +440,7 @@ fn a_copy_that_was_put_in_after_somebody_started_the_instance_is_told() {
         instance: view.instance,
         volumes: view.volumes,
         snapshots: view.snapshots,
+        not_made: view.not_made,
         hold: None,
         key_problem: None,
         settings: &sim.settings,

@@ -57,6 +57,8 @@ pub(crate) enum Make {
     Unencrypted,
     OtherType,
     Error,
+    /// Gone after a while, and only an event says why.
+    Vanishes,
     /// Available after so many seconds.
     Slow(i64),
 }
@@ -374,6 +376,9 @@ pub(crate) enum Event {
     Fails {
         disk: String,
     },
+    Vanishes {
+        disk: String,
+    },
     Attached {
         disk: String,
     },
@@ -422,6 +427,8 @@ pub(crate) struct Sim {
     pub(crate) shots: BTreeMap<String, Shot>,
     /// What calls with these tokens made.
     pub(crate) tokens: BTreeMap<String, String>,
+    /// What EBS's events said of copies that it could not make.
+    pub(crate) not_made: BTreeMap<String, String>,
     pub(crate) made: u32,
     /// Writes to each device so far.
     pub(crate) writes: [u32; DEVICES.len()],
@@ -530,6 +537,7 @@ impl Sim {
             disks,
             shots: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            not_made: BTreeMap::new(),
             made: 0,
             writes: [0; DEVICES.len()],
             taken_until: [LONG_AGO; DEVICES.len()],

@@ -64,7 +64,7 @@ fn chat_applications_get_a_custom_notification() {
             ],
             "nextSteps": [
               "How to take it back: backstop undo 01KAT5J3V0QZ8Y2N4M6P8R0T2W --reason \"why it must be open\" puts everything back, with an opt-out, or it would be closed again. Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.",
-              "How to opt out: Tag the rule, the security group or its VPC: Key: backstop:opt-out Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open",
+              "How to opt out: Tag the rule, the security group, or its VPC where this account owns it: Key: backstop:opt-out Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open",
               "Everything else: ledger entry 01KAT5J3V0QZ8Y2N4M6P8R0T2W"
             ],
             "textType": "client-markdown",

@@ -4,6 +4,7 @@
 use backstop_core::exemption::{self, Exemption, OPT_OUT_TAG};
 use backstop_core::plan::{Ending, Step};
 use backstop_core::ports::Permission;
+use backstop_core::rules::OptOutRules;
 use backstop_core::security_group::Source;
 use backstop_core::words::ControlId;
 use proptest::prelude::*;
@@ -189,9 +190,13 @@ fn every_kind_of_source_is_put_back() {
 #[test]
 fn the_opt_outs_that_a_message_proposes_hold() {
     let started = jiff::civil::date(2026, 11, 24);
+    let strict = OptOutRules {
+        require_end: true,
+        ..OptOutRules::default()
+    };
     let read = |value: &str| {
         let tags = [(OPT_OUT_TAG.to_owned(), value.to_owned())].into();
-        exemption::read(&tags, ControlId::OpenIngress, started, true)
+        exemption::read(&tags, ControlId::OpenIngress, started, &strict)
     };
     let undo = option_json(&commands(&narrowed())[0], "--tags");
     assert_eq!(undo[0]["Key"], OPT_OUT_TAG);

@@ -138,6 +138,7 @@ fn alone() -> Encryption {
                 event_name: Some("CreateVolume".to_owned()),
                 event_time: Some(at("01:00:00")),
                 event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+                ..Actor::default()
             },
             policy_version: 7,
             attempts: 1,
@@ -853,6 +854,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     says(
         &run,
@@ -1593,6 +1595,7 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         value: t(),
         problem: t(),
         key: None,
+        longest_days: None,
     };
     run.head.actor = Actor {
         principal: Some(t()),
@@ -1602,6 +1605,8 @@ fn made_of(text: &str, status: Status, way: Way, volumes: usize, undoes: bool) -
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     run.head.status = status;
     run

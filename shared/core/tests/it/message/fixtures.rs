@@ -148,6 +148,7 @@ pub(crate) fn found(exposures: Vec<Exposure>) -> Entry {
                 event_name: Some("AuthorizeSecurityGroupIngress".to_owned()),
                 event_time: Some("2026-11-24T09:59:56Z".parse().unwrap()),
                 event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+                ..Actor::default()
             },
             policy_version: 1,
             attempts: 1,

@@ -67,7 +67,7 @@ fn what_was_there_before_enforce_is_told_with_the_way_to_have_it_put_right() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -101,7 +101,7 @@ fn a_control_that_tripped_is_told_with_the_way_to_re_arm_it() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -132,7 +132,7 @@ fn the_kill_switch_is_told() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open"#]].assert_eq(&lead(&mail(&entry)));
 }
@@ -168,7 +168,7 @@ fn a_fight_names_what_manages_the_resource() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -326,4 +326,28 @@ fn what_waits_for_the_budget_of_the_next_hour_says_until_when() {
         - This would be done:
         - sgr-0aaaaaaaaaaaaaaaa would be revoked."#]]
     .assert_eq(&open_and_done(&mail(&held_back(Reason::BudgetSpent))));
+}
+
+#[test]
+fn another_protocol_is_named_with_the_setting_that_allows_it() {
+    let of = |protocols: &[&str]| {
+        let rules = protocols
+            .iter()
+            .map(|protocol| rule("sgr-1", Permission::new(protocol, -1, -1), world()));
+        let exposures = rules.map(|rule| exposure(&rule, &["protocol"], &[]));
+        let mut entry = unchanged(exposures.collect(), Reason::NotifyMode);
+        entry.detail.plan.reasons = Vec::new();
+        mail(&entry)
+    };
+    let line = |names: &str, numbers: &str| {
+        format!(
+            "- To have {names} open to the internet wherever a rule says so, add {numbers} to `settings.protocols` of open-ingress in the policy."
+        )
+    };
+    let mail = of(&["51", "47", "99"]);
+    let names = "GRE (protocol 47), AH (protocol 51), protocol 99";
+    assert!(mail.contains(&line(names, "47, 51, 99")), "{mail}");
+    for others in [["tcp"], ["-1"], ["58"]] {
+        assert!(!of(&others).contains("settings.protocols"), "{others:?}");
+    }
 }

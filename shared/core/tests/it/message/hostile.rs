@@ -139,6 +139,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
                 value: t(),
                 problem: t(),
                 key: None,
+                longest_days: None,
             },
         };
         exposure.unjudged = match i % 5 {
@@ -208,6 +209,7 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
         value: t(),
         problem: t(),
         key: None,
+        longest_days: None,
     };
     entry.detail.plan.disposition = Disposition::Enforce;
     entry.detail.plan.reasons = vec![t(); rules];
@@ -227,6 +229,8 @@ fn made_of(text: &str, status: Status, rules: usize) -> Entry {
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     entry
 }

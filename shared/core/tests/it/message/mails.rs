@@ -39,7 +39,7 @@ fn remediated_by_a_revoke() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -90,6 +90,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         value: "true".to_owned(),
         problem: "`true` is neither `all` nor the name of a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     entry.detail.exposures.extend([kept, misspelt]);
     let verification = entry.detail.verification.as_mut().unwrap();
@@ -129,7 +130,7 @@ fn remediated_by_narrowing_with_everything_there_is_to_say() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -254,7 +255,7 @@ fn what_cannot_be_judged_is_told_with_the_owner_of_the_list() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -353,7 +354,7 @@ fn remediated_by_revoking_after_its_parts_were_authorised() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -415,7 +416,7 @@ fn remediated_by_somebody_else_before_us() {
         - No step of this entry is known to have changed anything. What was there before is in the ledger entry.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -481,7 +482,7 @@ fn failed_in_part() {
         - Without the command line: the commands under PUT IT BACK at the end of the mail. They give each rule an opt-out until 2027-02-22.
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -541,7 +542,7 @@ fn failed_before_anything_was_changed() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -596,7 +597,7 @@ fn notified() {
         - With: unknown
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=your-team reason=why it must stay open
 
@@ -706,6 +707,7 @@ fn held() {
         value: "open-ingress til=2027".to_owned(),
         problem: "`til=2027` is not `until=`, `owner=` or `reason=`".to_owned(),
         key: None,
+        longest_days: None,
     };
     expect![[r#"
         Subject: [Backstop] HELD critical: sg-0123456789abcdef0 (web) is open to the world on tcp 22
@@ -728,7 +730,7 @@ fn held() {
         - With: aws-cli/2.31.0
 
         How to opt out
-        - Tag the rule, the security group or its VPC:
+        - Tag the rule, the security group, or its VPC where this account owns it:
         - Key: backstop:opt-out
         - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
@@ -787,11 +789,6 @@ fn not_owned() {
         - Call: AuthorizeSecurityGroupIngress, 2026-11-24 09:59:56 UTC
         - From: 198.51.100.7
         - With: aws-cli/2.31.0
-
-        How to opt out
-        - Tag the rule, the security group or its VPC:
-        - Key: backstop:opt-out
-        - Value: open-ingress until=2027-02-22 owner=team-web reason=why it must stay open
 
         DETAILS
         Resource: arn:aws:ec2:eu-central-1:444455556666:security-group/sg-0123456789abcdef0

@@ -9,6 +9,7 @@ use backstop_core::notice::{
     OptOutSeen, RequestsRefused, Storm,
 };
 use backstop_core::record::Record;
+use backstop_core::rules::OptOutRules;
 use backstop_core::words::{Actor, ControlId, Severity};
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
@@ -53,6 +54,8 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     let mut all: Vec<About> = [
         Exemption::None,
@@ -62,6 +65,7 @@ pub(crate) fn each(text: &str, items: usize) -> Vec<About> {
             value: t(),
             problem: t(),
             key: None,
+            longest_days: None,
         },
     ]
     .into_iter()
@@ -196,7 +200,12 @@ fn opt_out_as(key: &str, resource: &str, value: Option<&str>) -> About {
         means: ControlId::ALL
             .iter()
             .filter(|control| control.reads_tags_of(resource))
-            .map(|control| (*control, read(&tags, *control, today, false)))
+            .map(|control| {
+                (
+                    *control,
+                    read(&tags, *control, today, &OptOutRules::default()),
+                )
+            })
             .filter(|(_, means)| *means != Exemption::None)
             .collect(),
         actor,

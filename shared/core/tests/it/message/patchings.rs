@@ -173,6 +173,7 @@ fn install() -> Patching {
                 event_name: Some("Inspector2 Finding".to_owned()),
                 event_time: Some(at("01:58:00")),
                 event_id: Some("5ccee11b-74df-4b56-ae23-7a5c9f8f2d4e".to_owned()),
+                ..Actor::default()
             },
             policy_version: 7,
             attempts: 1,
@@ -1506,6 +1507,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "allways".to_owned(),
         problem: "`allways` is not a control".to_owned(),
         key: None,
+        longest_days: None,
     };
     says(
         &run,
@@ -1520,6 +1522,7 @@ fn an_opt_out_says_where_it_stands_and_how_to_end_it() {
         value: "all".to_owned(),
         problem: "its key is `Backstop:Opt-Out`".to_owned(),
         key: Some("Backstop:Opt-Out".to_owned()),
+        longest_days: None,
     };
     says(
         &run,
@@ -1852,6 +1855,7 @@ pub(crate) fn made_of(
             value: t(),
             problem: t(),
             key: None,
+            longest_days: None,
         },
         1 => Exemption::Exempt(OptOut {
             until: None,
@@ -1872,6 +1876,8 @@ pub(crate) fn made_of(
         event_name: Some(t()),
         event_time: None,
         event_id: Some(t()),
+        account: Some(t()),
+        on_behalf_of: Some(t()),
     };
     run
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use backstop_core::message::{UndoNotification, of};
+use backstop_core::plan::{Ending, Outcome, Step};
 use backstop_core::record::Record;
 use backstop_core::undo::{Undo, UndoStatus};
 use backstop_core::words::ControlId;
@@ -31,6 +32,7 @@ fn undo() -> Undo {
             "sgr-1 (tcp 22 from 0.0.0.0/0) was authorised again".to_owned(),
             "sgr-2 (tcp 0-1024 from ::/0) was widened to what it was".to_owned(),
         ],
+        planned: Vec::new(),
         before: BTreeMap::new(),
         outcomes: Vec::new(),
         problems: Vec::new(),
@@ -84,6 +86,77 @@ fn what_failed_comes_first_and_says_how_to_go_on() {
     ] {
         assert!(mail.contains(part), "{part} is missing in\n{mail}");
     }
+}
+
+#[test]
+fn a_failed_undo_lists_as_put_back_only_what_was() {
+    let step = |item: &str, step, ending| Outcome {
+        round: 1,
+        item: item.to_owned(),
+        step,
+        permission: None,
+        created: None,
+        without: None,
+        ending,
+    };
+    let denied = || Ending::Failed {
+        retryable: false,
+        operation: "AuthorizeSecurityGroupIngress".to_owned(),
+        code: "UnauthorizedOperation".to_owned(),
+        message: "no".to_owned(),
+    };
+    let back = |items: &[&str]| items.iter().map(|id| (*id).to_owned()).collect();
+    // Read again; not read again, so that the steps count.
+    for (back, restored, planned) in [
+        (Some(back(&["sgr-2", "sgr-3"])), "sgr-2 sgr-3", "sgr-1"),
+        (Some(back(&[])), "", "sgr-1 sgr-2"),
+        (None, "sgr-2 sgr-3", "sgr-1"),
+    ] {
+        let mut undo = undo();
+        undo.status = UndoStatus::UndoFailed;
+        undo.restored
+            .push("sgr-3 (tcp 80 from 0.0.0.0/0) was as before already".to_owned());
+        undo.planned = vec![
+            "sgr-1 (tcp 22 from 0.0.0.0/0) is to be authorised again".to_owned(),
+            "sgr-2 (tcp 0-1024 from ::/0) is to be widened to what it was".to_owned(),
+        ];
+        undo.outcomes = vec![
+            step("sgr-2", Step::Tag, Ending::Done),
+            step("sgr-2", Step::Widen, Ending::Done),
+            step("sgr-1", Step::Authorise, denied()),
+        ];
+        undo.keep_done(back.as_ref());
+        let message = of(&Record::Undo(Box::new(undo)));
+        let json: Value = serde_json::from_str(&body(&message, "lambda")).unwrap();
+        let items = |field: &str| {
+            let lines = json[field].as_array().cloned().unwrap_or_default();
+            let lines = lines.iter().map(|line| line.as_str().unwrap());
+            let items = lines.map(|line| line.split(' ').next().unwrap().to_owned());
+            items.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            (&*items("restored"), &*items("planned")),
+            (restored, planned)
+        );
+        let mail = body(&message, "email");
+        let (_, mail) = mail.split_once("What was put back\n").unwrap();
+        let (done, left) = mail.split_once("What was to be put back\n").unwrap();
+        assert_eq!(done.contains("Nothing."), restored.is_empty());
+        assert!(!done.contains("sgr-1") && left.contains("sgr-1"), "{mail}");
+    }
+}
+
+#[test]
+fn an_undo_that_was_cut_off_lists_nothing_as_put_back() {
+    let mut undo = undo();
+    undo.status = UndoStatus::UndoInProgress;
+    undo.planned = vec!["sgr-1 (tcp 22 from 0.0.0.0/0) is to be authorised again".to_owned()];
+    let message = of(&Record::Undo(Box::new(undo)));
+    let json: Value = serde_json::from_str(&body(&message, "lambda")).unwrap();
+    assert_eq!(json["restored"], Value::Array(Vec::new()));
+    let mail = body(&message, "email");
+    assert!(!mail.contains("What was put back"), "{mail}");
+    assert!(mail.contains("is to be authorised again"), "{mail}");
 }
 
 #[test]
