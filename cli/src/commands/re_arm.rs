@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use backstop_core::message::quoted;
 use backstop_core::words::ControlId;
 use clap::Args;
 
@@ -26,7 +27,7 @@ impl ReArm {
                 .collect();
             return Err(Problem(format!(
                 "`{}` is not a control; there are: {}",
-                self.control,
+                quoted(&self.control),
                 names.join(", ")
             )));
         };
