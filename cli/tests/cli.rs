@@ -87,6 +87,7 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
         ("digest.json", r#"{"digestS3Object":"d","logFiles":[]}"#),
         ("manifest.json", "[1]"),
         ("notes.txt", "look at {this}"),
+        ("_SUCCESS", ""),
     ] {
         std::fs::write(logs.join(name), text).unwrap();
     }
@@ -99,7 +100,7 @@ fn replay_counts_what_would_be_looked_at_and_says_what_it_could_not_read() {
         assert!(err(&bad).contains(part), "{}", err(&bad));
     }
     let replayed: Value = serde_json::from_str(&out(&bad)).unwrap();
-    assert_eq!(replayed["skipped"], 3);
+    assert_eq!(replayed["skipped"], 4);
     assert_eq!(replayed["unreadable"].as_array().unwrap().len(), 2);
     assert_eq!(
         replayed["looked_at"]["open-ingress"], 2,
