@@ -8,7 +8,7 @@
 //! | one value after the other, on lines of their own or not | `jq -c`, EventBridge's archive by way of Firehose |
 //! | one value | a record, or an event of EventBridge |
 //!
-//! Each with or without a byte order mark and gzip. A file may be larger than
+//! Each with or without a byte order mark and gzip, in UTF-8 or UTF-16. A file may be larger than
 //! memory: one record is held at a time, and one that is broken costs itself.
 //! Deliberately not here: what a value is a record of (`replay`).
 
@@ -45,9 +45,11 @@ pub(crate) fn read(path: &Path, take: Take<'_>) -> Result<bool, String> {
         true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
         false => Box::new(file),
     };
-    for mark in [&[0xff, 0xfe], &[0xfe, 0xff]] {
-        if starts_with(&mut from, mark).map_err(failed)? {
-            return Err("it is UTF-16: save it as UTF-8".to_owned());
+    for (mark, unit) in UTF_16 {
+        if starts_with(&mut from, &mark).map_err(failed)? {
+            from.consume(mark.len());
+            from = Box::new(BufReader::new(Utf16::new(from, unit)));
+            break;
         }
     }
     let mark = [0xef, 0xbb, 0xbf];
@@ -63,6 +65,67 @@ pub(crate) fn read(path: &Path, take: Take<'_>) -> Result<bool, String> {
 
 fn starts_with(from: &mut impl BufRead, bytes: &[u8]) -> io::Result<bool> {
     Ok(from.fill_buf()?.starts_with(bytes))
+}
+
+/// One code unit of two bytes.
+type Unit = fn([u8; 2]) -> u16;
+
+/// The marks that UTF-16 begins with: it is what PowerShell writes with `>`.
+const UTF_16: [([u8; 2], Unit); 2] = [
+    ([0xff, 0xfe], u16::from_le_bytes),
+    ([0xfe, 0xff], u16::from_be_bytes),
+];
+
+/// UTF-16 as UTF-8. Half a surrogate pair becomes U+FFFD.
+struct Utf16<R> {
+    from: R,
+    unit: Unit,
+    /// The first half of a pair, whose other half is to be read.
+    half: Option<u16>,
+    text: Cursor<Vec<u8>>,
+}
+
+impl<R: Read> Utf16<R> {
+    fn new(from: R, unit: Unit) -> Self {
+        Self {
+            from,
+            unit,
+            half: None,
+            text: Cursor::default(),
+        }
+    }
+
+    /// Reads on; `false`: it has ended.
+    fn read_on(&mut self) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        self.from.by_ref().take(8_192).read_to_end(&mut bytes)?;
+        let (pairs, _) = bytes.as_chunks();
+        let mut units: Vec<u16> = self.half.take().into_iter().collect();
+        units.extend(pairs.iter().map(|pair| (self.unit)(*pair)));
+        if !pairs.is_empty() {
+            self.half = units.pop_if(|last| (0xd800..0xdc00).contains(last));
+        }
+        let chars = char::decode_utf16(units);
+        let text: String = chars
+            .map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER))
+            .collect();
+        self.text = Cursor::new(text.into_bytes());
+        Ok(!bytes.is_empty())
+    }
+}
+
+impl<R: Read> Read for Utf16<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.text.read(into)?;
+            if read > 0 || into.is_empty() {
+                return Ok(read);
+            }
+            if !self.read_on()? && self.text.get_ref().is_empty() {
+                return Ok(0);
+            }
+        }
+    }
 }
 
 /// Where the first line is a value, every line is read by itself, so that one that
@@ -349,6 +412,27 @@ mod tests {
             ("\n", vec![]),
         ] {
             assert_eq!(taken(text.as_bytes(), false).0, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn utf_16_is_read_in_either_order_of_its_bytes() {
+        // A pair lies across the places where it is read in pieces.
+        let text = format!("{}😀ü", "x".repeat(4_095));
+        for (n, (_, unit)) in UTF_16.into_iter().enumerate() {
+            let bytes = |unit: u16| {
+                if n == 0 {
+                    unit.to_le_bytes()
+                } else {
+                    unit.to_be_bytes()
+                }
+            };
+            let mut encoded: Vec<u8> = text.encode_utf16().flat_map(bytes).collect();
+            encoded.extend(bytes(0xd83d));
+            let mut read = String::new();
+            let mut reader = Utf16::new(encoded.as_slice(), unit);
+            reader.read_to_string(&mut read).unwrap();
+            assert_eq!(read, format!("{text}\u{fffd}"));
         }
     }
 

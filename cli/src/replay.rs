@@ -178,7 +178,8 @@ impl Replayed {
             Ok(list) => (list, None),
             Err(problem) => (false, Some(problem)),
         };
-        let has_records = records > 0 || list || values == 0 || (events > 0 && values > 1);
+        let is_empty = values == 0 && input.is_log;
+        let has_records = records > 0 || list || is_empty || (events > 0 && values > 1);
         if has_records && (problem.is_none() || records > 0) {
             self.files += 1;
         } else if !input.is_log || (is_json && problem.is_none()) {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use backstop_core::explain::{Explanation, explain};
+use backstop_core::message::quoted;
 use backstop_core::policy_fields::Field;
 use backstop_core::words::ControlId;
 use clap::Args;
@@ -55,7 +56,8 @@ pub(crate) fn control(name: &str) -> Result<ControlId, Problem> {
     ControlId::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = ControlId::ALL.iter().map(|of| of.name()).collect();
         Problem(format!(
-            "`{name}` is not a control; there are: {}",
+            "`{}` is not a control; there are: {}",
+            quoted(name),
             names.join(", ")
         ))
     })

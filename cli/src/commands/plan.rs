@@ -10,7 +10,7 @@ use backstop_aws::remediation::{Concerned, Place};
 use backstop_core::exemption::{Exemption, OPT_OUT_TAG, OptOut};
 use backstop_core::info::ControlInfo;
 use backstop_core::json;
-use backstop_core::message::one_line;
+use backstop_core::message::{one_line, quoted};
 use backstop_core::preview::{Finding, Preview, Verdict};
 use backstop_core::trigger::{self, BrokenEvent, Parsed, PatchingParsed, Says, VolumesParsed};
 use backstop_core::words::ControlId;
@@ -166,7 +166,8 @@ fn of_id(what: &str) -> Result<Vec<Target>, Problem> {
         .map(|(kind, id)| format!("{kind} (`{id}…`)"))
         .collect();
     Err(Problem(format!(
-        "`{what}` is neither a file nor the id of a resource ({}), nor the control of an account's setting ({})",
+        "`{}` is neither a file nor the id of a resource ({}), nor the control of an account's setting ({})",
+        quoted(what),
         kinds.join(", "),
         settings.join(", ")
     )))

@@ -15,6 +15,7 @@ use crate::controls;
 use crate::info::ControlInfo;
 use crate::json;
 use crate::notice::EventFailed;
+use crate::prose::quoted;
 use crate::trigger::{
     CHECK_REQUESTED, COMMAND_NOTIFICATION, COMPLIANCE_CHANGE, INSPECTOR_FINDING,
     INSTANCE_NOTIFICATION, OWN_SOURCE, REMEDIATION_RECORDED, TAG_CALLS, VOLUME_CALLS,
@@ -187,9 +188,9 @@ impl FailedEvent {
             .or_else(by_arn);
         match (what.as_str(), about) {
             ("", None) => "a payload".to_owned(),
-            ("", Some(about)) => about,
-            (what, None) => what.to_owned(),
-            (what, Some(about)) => format!("{what} {about}"),
+            ("", Some(about)) => quoted(&about),
+            (what, None) => quoted(what),
+            (what, Some(about)) => format!("{} {}", quoted(what), quoted(&about)),
         }
     }
 }

@@ -49,11 +49,12 @@ pub(crate) const MOST_QUOTED: usize = 100;
 /// wrong; what is not seen is shown as U+FFFD.
 #[must_use]
 pub fn quoted(input: &str) -> String {
+    let is_shown = |c: char| c.is_whitespace() || !is_unseen(c);
     let shown = |c| {
-        if is_unseen(c) {
-            char::REPLACEMENT_CHARACTER
-        } else {
+        if is_shown(c) {
             c
+        } else {
+            char::REPLACEMENT_CHARACTER
         }
     };
     let mut chars = input.chars();
