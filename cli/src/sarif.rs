@@ -19,7 +19,10 @@ use serde_sarif::sarif::{
 use crate::commands::scan::{Found, Scanned};
 
 /// Where the rules are explained.
-const HELP: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/README.md");
+const HELP: &str = concat!(
+    env!("CARGO_PKG_REPOSITORY"),
+    "/blob/main/README.md#controls"
+);
 
 /// The log of a scan.
 pub(crate) fn sarif(scanned: &Scanned) -> Sarif {

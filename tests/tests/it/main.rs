@@ -12,6 +12,7 @@
 
 mod contract;
 mod corpus;
+mod documents;
 mod e2e;
 mod faults;
 mod iam;
