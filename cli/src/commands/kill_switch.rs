@@ -79,8 +79,8 @@ impl KillSwitch {
     }
 }
 
-/// Whether a document has the switch on.
-fn is_on(document: &str) -> bool {
+/// Whether a document has the switch on, valid or not.
+pub(crate) fn is_on(document: &str) -> bool {
     let value = value_of(document);
     value.is_some_and(|(from, to)| document.get(from..to) == Some("true"))
 }
@@ -101,11 +101,13 @@ fn switched(document: &str, on: bool) -> Result<String, Problem> {
         Some((from, to)) => Ok(replaced(from, to, if on { "true" } else { "false" })),
         None if !on => Ok(document.to_owned()),
         None => {
-            let start = document.find('{').ok_or_else(|| {
-                Problem(
+            let object = document.trim_start_matches('\u{feff}').trim_start();
+            if !object.starts_with('{') {
+                return Err(Problem(
                     "the policy is not JSON, so there is nothing to write the switch into. No control changes anything until it is corrected (backstop policy apply <file>)".to_owned(),
-                )
-            })? + 1;
+                ));
+            }
+            let start = document.len() - object.len() + 1;
             let is_empty = document
                 .get(start..)
                 .is_some_and(|rest| rest.trim_start().starts_with('}'));
@@ -120,7 +122,7 @@ fn switched(document: &str, on: bool) -> Result<String, Problem> {
 
 /// From where to where the switch's value stands in a document, which may be no
 /// JSON otherwise: the one at the top, not one inside another object or a string.
-fn value_of(document: &str) -> Option<(usize, usize)> {
+pub(crate) fn value_of(document: &str) -> Option<(usize, usize)> {
     let (mut depth, mut at) = (0_i32, 0);
     while let Some(rest) = document.get(at..) {
         let next = rest.chars().next()?;
@@ -218,7 +220,13 @@ mod tests {
 
     #[test]
     fn what_holds_no_object_is_left_alone() {
-        for document in ["", "version: 1\n", "[]"] {
+        for document in [
+            "",
+            "version: 1\n",
+            "[]",
+            "[{\"version\":1}]",
+            "// see {docs}\n{\"version\":1}",
+        ] {
             let said = switched(document, true).unwrap_err().0;
             assert!(said.contains("not JSON"), "{said}");
         }

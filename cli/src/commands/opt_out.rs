@@ -1,9 +1,14 @@
 //! `backstop opt-out`: opts a resource out, or ends that.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use backstop_aws::opt_outs;
-use backstop_core::exemption::{self, Term};
+use backstop_aws::policy_store::read_document;
+use backstop_aws::stack::Stack;
+use backstop_core::exemption::{self, Exemption, Term};
+use backstop_core::policy::Policy;
+use backstop_core::rules::OptOutRules;
 use backstop_core::words::ControlId;
 use clap::{Args, Subcommand};
 use jiff::civil::Date;
@@ -11,7 +16,7 @@ use jiff::tz::Offset;
 
 use crate::Problem;
 use crate::commands::explain::control;
-use crate::context::{Aws, Context};
+use crate::context::{Aws, Context, output};
 
 /// Opts a resource out of controls by its tag, or ends that.
 #[derive(Debug, Args)]
@@ -73,7 +78,8 @@ impl OptOut {
                 let aws = context.aws().await?;
                 let stack = context.stack(&aws).await?;
                 aws.announce(&stack);
-                add(&aws, &resource, &value).await
+                let rules = rules(&aws, &stack).await?;
+                add(&aws, &resource, &value, &controls, &rules).await
             }
             What::Remove { resource, control } => {
                 let controls = controls(&control)?;
@@ -117,8 +123,54 @@ fn tagged(resource: &str, controls: &[ControlId]) -> Result<(), Problem> {
     }
 }
 
-async fn add(aws: &Aws, resource: &str, value: &str) -> Result<ExitCode, Problem> {
+/// What the policy demands of an opt-out.
+async fn rules(aws: &Aws, stack: &Stack) -> Result<OptOutRules, Problem> {
+    let parameter = output(stack, "PolicyParameterName")?;
+    let document = read_document(&aws.clients.ssm, parameter, &aws.deadline).await?;
+    Ok(match Policy::parse(&document) {
+        Ok(policy) => policy.opt_out,
+        Err(problem) => {
+            eprintln!("backstop: {problem}; what it demands of an opt-out is not known");
+            OptOutRules::default()
+        }
+    })
+}
+
+/// Why a tag would hold nothing, by the same rules by which it is read.
+fn refused(
+    resource: &str,
+    value: &str,
+    controls: &[ControlId],
+    today: Date,
+    rules: &OptOutRules,
+) -> Option<String> {
+    let tags = [(exemption::OPT_OUT_TAG.to_owned(), value.to_owned())].into();
+    let named = |control: &&ControlId| match controls {
+        [] => control.reads_tags_of(resource),
+        named => named.contains(control),
+    };
+    let mut concerned = ControlId::ALL.iter().filter(named);
+    concerned.find_map(
+        |control| match exemption::read(&tags, *control, today, rules) {
+            Exemption::Malformed { problem, .. } => Some(problem),
+            _ => None,
+        },
+    )
+}
+
+async fn add(
+    aws: &Aws,
+    resource: &str,
+    value: &str,
+    controls: &[ControlId],
+    rules: &OptOutRules,
+) -> Result<ExitCode, Problem> {
     let today = Offset::UTC.to_datetime(aws.clients.clock.now()).date();
+    if let Some(problem) = refused(resource, value, controls, today, rules) {
+        return Err(Problem(format!(
+            "`{value}` would not be honoured, so nothing was changed: {problem}"
+        )));
+    }
     if exemption::until(value).is_some_and(|until: Date| until < today) {
         return Err(Problem(format!(
             "the day in `{value}` is past (it is {today}, UTC), so nothing was changed"
@@ -147,14 +199,15 @@ async fn remove(aws: &Aws, resource: &str, controls: &[ControlId]) -> Result<Exi
     if tags.is_empty() {
         return Err(aws.not_found(&format!("an opt-out tag on `{resource}`")));
     }
+    let left = without(resource, &tags, controls)?;
+    if left.iter().all(|(_, value, left)| left.as_ref() == Some(value)) {
+        println!("no opt-out of {resource} names that control, so nothing was changed");
+        return Ok(ExitCode::from(1));
+    }
     let ec2 = &aws.clients.ec2;
-    for (key, value) in &tags {
-        let left = match controls {
-            [] => None,
-            controls => exemption::without(value, controls).map_err(Problem)?,
-        };
-        match &left {
-            Some(left) if left == value => println!("`{value}` does not name that control"),
+    for (key, value, left) in &left {
+        match left {
+            Some(left) if left == value => {}
             Some(left) => {
                 opt_outs::set(ec2, resource, left, &aws.deadline).await?;
                 println!("the opt-out of {resource} is now `{left}`");
@@ -170,11 +223,35 @@ async fn remove(aws: &Aws, resource: &str, controls: &[ControlId]) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is left of each tag (key, value, and `None`: it goes) without these controls;
+/// none: without all of them.
+fn without(
+    resource: &str,
+    tags: &BTreeMap<String, String>,
+    controls: &[ControlId],
+) -> Result<Vec<(String, String, Option<String>)>, Problem> {
+    let misspelt = tags.keys().find(|key| *key != exemption::OPT_OUT_TAG);
+    if let (Some(key), [_, ..]) = (misspelt, controls) {
+        return Err(Problem(format!(
+            "the key of its tag is `{key}`, which is not `{}`, so nothing was changed: remove the opt-out as a whole (backstop opt-out remove {resource}), and add what is to stay",
+            exemption::OPT_OUT_TAG
+        )));
+    }
+    let left = tags.iter().map(|(key, value)| {
+        let left = match controls {
+            [] => None,
+            controls => exemption::without(value, controls).map_err(Problem)?,
+        };
+        Ok((key.clone(), value.clone(), left))
+    });
+    left.collect()
+}
+
 /// The opt-out tags that a resource has.
 async fn own(
     aws: &Aws,
     resource: &str,
-) -> Result<std::collections::BTreeMap<String, String>, Problem> {
+) -> Result<BTreeMap<String, String>, Problem> {
     let ids = [resource.to_owned()];
     let mut read = opt_outs::read(&aws.clients.ec2, &ids, &aws.deadline).await?;
     Ok(read.remove(resource).unwrap_or_default())

@@ -219,7 +219,7 @@ fn of_event(event: &Value) -> Result<Targets, BrokenEvent> {
             return Ok((vec![Target::Ignored(why)], None));
         }
         VolumesParsed::NotMade { volume, cause } => {
-            let why = format!("EBS could not make {volume}: {cause}");
+            let why = format!("EBS could not make {volume}: {}", quoted(&cause));
             return Ok((vec![Target::Ignored(why)], None));
         }
         VolumesParsed::Ignored(why) => {

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::Problem;
+use crate::commands::kill_switch;
 use crate::context::{Aws, Context, output};
 
 /// Checks or shows the policy, or puts another one in force.
@@ -92,6 +93,12 @@ async fn apply(
         println!("this policy is in force already");
         return Ok(ExitCode::SUCCESS);
     }
+    // Whoever switched it on is not overruled by a file that does not speak of it.
+    if kill_switch::is_on(&in_force) && kill_switch::value_of(text).is_none() {
+        return Err(Problem(
+            "the kill switch is on, and this policy would turn it off, so nothing was changed: turn it off first (backstop kill-switch off), or say in the policy what it is to be (`\"kill_switch\": true`)".to_owned(),
+        ));
+    }
     match Document::parse(&in_force) {
         Ok(now) => {
             let differing = differences(&now, wanted);
@@ -131,7 +138,8 @@ pub(crate) fn confirmed(question: &str) -> Result<bool, Problem> {
             "{question} There is nobody to ask, so nothing was changed: give --yes"
         )));
     }
-    println!("{question} [y/N]");
+    // Also where the output goes into a file.
+    eprintln!("{question} [y/N]");
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::Problem;
+use crate::commands::kill_switch;
 use crate::context::{Aws, Context, output};
 use crate::table::{Cell, Format, bad, doubtful, good, table};
 
@@ -132,7 +133,7 @@ async fn report(aws: &Aws, stack: &Stack) -> Result<Report, Problem> {
         stack: stack.name.clone(),
         policy_version,
         policy_problem,
-        kill_switch: policy.as_ref().is_some_and(|policy| policy.kill_switch),
+        kill_switch: kill_switch::is_on(&document),
         sweep_overdue: overdue(last_sweep.as_ref(), aws.clients.clock.now()),
         controls: controls.collect(),
         last_sweep,

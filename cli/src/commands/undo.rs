@@ -54,7 +54,7 @@ impl Undo {
         }
         let mut answer = self.ask(&aws, undo, &request).await?;
         if answer.get("verdict").and_then(Value::as_str) == Some("would-undo") && !self.dry_run {
-            println!(
+            eprintln!(
                 "{}",
                 answer
                     .get("message")

@@ -29,9 +29,10 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SigningName;
 use aws_types::region::SigningRegion;
+use backstop_core::json;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json as object};
 
 use crate::calls::RecordCalls;
 use crate::deadline::Deadline;
@@ -163,7 +164,7 @@ impl Series {
 /// No unit is asked for: it depends on the instance's virtualisation.
 fn request(metric: &str, instances: &[&str], (from, to): (i64, i64), token: Option<&str>) -> Value {
     let query = |(n, instance): (usize, &&str)| {
-        json!({
+        object!({
             "Id": format!("m{n}"),
             "MetricStat": {
                 "Metric": {
@@ -177,7 +178,7 @@ fn request(metric: &str, instances: &[&str], (from, to): (i64, i64), token: Opti
         })
     };
     let queries: Vec<Value> = instances.iter().enumerate().map(query).collect();
-    json!({
+    object!({
         "MetricDataQueries": queries,
         "StartTime": from,
         "EndTime": to,
@@ -261,10 +262,9 @@ fn serialized(request: Value) -> Result<HttpRequest, BoxError> {
 fn deserialized(answer: &HttpResponse) -> Result<Page, OrchestratorError<Refused>> {
     let body = answer.body().bytes().unwrap_or_default();
     if answer.status().is_success() {
-        return serde_json::from_slice(body)
-            .map_err(|error| OrchestratorError::response(error.into()));
+        return json::parse(body).map_err(|problem| OrchestratorError::response(problem.into()));
     }
-    let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+    let body: ErrorBody = json::parse(body).unwrap_or_default();
     let mut error = ErrorMetadata::builder();
     // com.amazonaws.cloudwatch#InvalidParameterValueException
     if let Some(code) = body.code.as_deref().and_then(|of| of.rsplit('#').next()) {

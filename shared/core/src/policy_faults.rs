@@ -65,6 +65,7 @@ pub fn faults(document: &str) -> Vec<Fault> {
             "it has {} bytes; at most {MOST_BYTES} are allowed",
             document.len()
         )));
+        return faults;
     }
     let text = match document.strip_prefix('\u{feff}') {
         Some(rest) => {

@@ -354,7 +354,7 @@ impl std::str::FromStr for Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Actor {
-    /// ARN of the caller; of one without an ARN its id, or the service that called.
+    /// ARN of the caller; of one without an ARN its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
     /// The account of a caller without an ARN.
@@ -394,15 +394,11 @@ impl Actor {
             None => String::new(),
         };
         match (&self.principal, user) {
-            (Some(principal), user) if self.on_behalf_of.as_ref() != Some(principal) => {
-                let for_user = user.map(|user| format!(", on behalf of {user}"));
-                Some(format!(
-                    "{principal}{of_account}{}",
-                    for_user.unwrap_or_default()
-                ))
-            }
-            (_, Some(user)) => Some(user),
-            _ => Some(format!("a caller{of_account}")).filter(|_| self.account.is_some()),
+            (Some(principal), Some(user)) => Some(format!("{principal}, on behalf of {user}")),
+            (Some(principal), None) => Some(format!("{principal}{of_account}")),
+            (None, Some(user)) => Some(user),
+            (None, None) if self.invoked_by.is_some() => self.invoked_by.clone(),
+            (None, None) => Some(format!("a caller{of_account}")).filter(|_| self.account.is_some()),
         }
     }
 }

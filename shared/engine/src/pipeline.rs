@@ -400,7 +400,7 @@ impl<R: Remediation> Pipeline<'_, R> {
 
     async fn rounds(&self) -> Result<&'static str, Failure> {
         for _ in 0..MOST_ROUNDS {
-            match self.look().await? {
+            match Box::pin(self.look()).await? {
                 Outlook::Done(verdict) | Outlook::Left(verdict) => return Ok(verdict),
                 Outlook::Again => info!(resource = self.resource(), "looking again"),
             }
@@ -408,9 +408,11 @@ impl<R: Remediation> Pipeline<'_, R> {
         Err(Failure::Contended(self.resource().to_owned()))
     }
 
+    // The stages are boxed: a look may lead to that of another control, and without
+    // optimisation two of them, one in the other, need more stack than a thread has.
     async fn look(&self) -> Result<Outlook, Failure> {
         let mut counted = metrics::run(R::INFO.id.name());
-        let looked = self.look_counted(&mut counted).await;
+        let looked = Box::pin(self.look_counted(&mut counted)).await;
         if looked.is_err() {
             counted.failures = 1;
         }
@@ -429,7 +431,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                     mut known,
                     guards,
                 },
-        } = self.gather().await?;
+        } = Box::pin(self.gather()).await?;
         if let Some(next) = facts.as_ref().and_then(R::next) {
             self.next.set(Some(next));
         }
@@ -471,7 +473,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         }
         let looked = match (open, found) {
             (None, Some(entry)) if !entry.is_change() => {
-                let looked = self.record(entry, known.as_ref(), &guards).await?;
+                let looked = Box::pin(self.record(entry, known.as_ref(), &guards)).await?;
                 known = None;
                 looked
             }
@@ -479,7 +481,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             (None, Some(entry)) => {
                 if let Some(bytes) = ledger::oversize(&entry)? {
                     let entry = entry.too_large(bytes);
-                    let looked = self.record(entry, known.as_ref(), &guards).await?;
+                    let looked = Box::pin(self.record(entry, known.as_ref(), &guards)).await?;
                     known = None;
                     looked
                 } else {
@@ -493,7 +495,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                         critical,
                         trips: None,
                     };
-                    self.enforce(entry, changes, lapsed, found, counted).await?
+                    Box::pin(self.enforce(entry, changes, lapsed, found, counted)).await?
                 }
             }
             (Some(mut entry), found) => {
@@ -535,7 +537,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                     critical,
                     trips: None,
                 };
-                self.enforce(entry, changes, lapsed, found, counted).await?
+                Box::pin(self.enforce(entry, changes, lapsed, found, counted)).await?
             }
         };
         // A run that did nothing leaves it to the one that does.
@@ -646,22 +648,24 @@ impl<R: Remediation> Pipeline<'_, R> {
     ) -> Result<Outlook, Failure> {
         // begin: the lock, `before` and the budget, in one transaction
         let is_new = entry.head.attempts == 1;
-        let taken = self.take(&mut entry, &mut changes, is_new, lapsed, &mut found);
+        let taken = Box::pin(self.take(&mut entry, &mut changes, is_new, lapsed, &mut found));
         match taken.await? {
             Taken::Started => {}
             Taken::Busy => return Ok(Outlook::Done(BUSY)),
             Taken::Moved | Taken::Refused => return Ok(Outlook::Again),
             Taken::Spent => {
                 return match self.left(&found, entry.head.started_at) {
-                    Some(left) => self.record(left, found.known.as_ref(), &found.guards).await,
+                    Some(left) => {
+                        Box::pin(self.record(left, found.known.as_ref(), &found.guards)).await
+                    }
                     None => Ok(Outlook::Again),
                 };
             }
         }
         // apply, verify: again while others change the resource meanwhile
-        let (entry, found) = self.remediate(entry, changes, found).await?;
+        let (entry, found) = Box::pin(self.remediate(entry, changes, found)).await?;
         // finish, tell, close
-        self.finish(entry, found, counted).await
+        Box::pin(self.finish(entry, found, counted)).await
     }
 
     /// Takes the lock or renews it, stores the entry and counts its changes. Where the
@@ -741,7 +745,7 @@ impl<R: Remediation> Pipeline<'_, R> {
     ) -> Result<(Entry<R::State>, Found<R>), Failure> {
         for round in 1.. {
             let before = items::<R>(found.facts.as_ref());
-            let outcomes = self.apply(&changes).await;
+            let outcomes = Box::pin(self.apply(&changes)).await;
             for outcome in &outcomes {
                 info!(
                     entry = %entry.head.id, resource = self.resource(), item = %outcome.item,
@@ -760,7 +764,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             if let Ok(policy) = self.policy().await {
                 found.policy = policy;
             }
-            let verified = self.verify(&mut entry, &before, &found).await;
+            let verified = Box::pin(self.verify(&mut entry, &before, &found)).await;
             let Some((now, decision)) = verified else {
                 break;
             };
@@ -803,7 +807,7 @@ impl<R: Remediation> Pipeline<'_, R> {
                 .finding()
                 .map(Finding::critical)
                 .unwrap_or_default();
-            let taken = self.take(&mut entry, &mut changes, false, None, &mut found);
+            let taken = Box::pin(self.take(&mut entry, &mut changes, false, None, &mut found));
             match taken.await? {
                 Taken::Started => {}
                 Taken::Busy | Taken::Moved => {

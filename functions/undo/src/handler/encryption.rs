@@ -43,8 +43,10 @@ impl Handler {
             if let Some(run) = self.ledger.encryption(&lock.entry).await?
                 && run.is_open()
             {
-                let check = CheckRequested::new(entry.head.control, run.resource_id(), None);
-                bus::request_checks(&self.clients.eventbridge, &[check]).await?;
+                if !request.dry_run {
+                    let check = CheckRequested::new(entry.head.control, run.resource_id(), None);
+                    bus::request_checks(&self.clients.eventbridge, &[check]).await?;
+                }
                 return Ok(in_progress());
             }
         }

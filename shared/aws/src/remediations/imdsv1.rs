@@ -97,7 +97,7 @@ impl Remediation for ImdsV1 {
         at: Place<'_>,
         each: impl AsyncFnMut(Vec<Instance>),
     ) -> Result<Walked, Stopped> {
-        let states = ["running", "stopped"].map(str::to_owned);
+        let states = ["pending", "running", "stopping", "stopped"].map(str::to_owned);
         let read = async |token: Option<String>| {
             let request = aws
                 .ec2

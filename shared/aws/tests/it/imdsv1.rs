@@ -435,7 +435,10 @@ async fn the_walk_reads_what_answers_imdsv1_and_five_hundred_figures_a_call() {
     assert_eq!(pages.len(), 2);
     for page in pages {
         for (name, values) in [
-            ("instance-state-name", &["running", "stopped"][..]),
+            (
+                "instance-state-name",
+                &["pending", "running", "stopping", "stopped"][..],
+            ),
             ("metadata-options.http-tokens", &["optional"]),
             ("metadata-options.http-endpoint", &["enabled"]),
         ] {

@@ -169,11 +169,16 @@ impl Instance {
     /// Whether it depends on what asks without a token what is done.
     #[must_use]
     pub fn needs_usage(&self) -> bool {
-        self.is_up_or_down() && self.options.answers_v1() && self.operator.is_none()
+        self.is_there() && self.options.answers_v1() && self.operator.is_none()
     }
 
-    fn is_up_or_down(&self) -> bool {
-        matches!(self.state.as_str(), "running" | "stopped")
+    /// Whether it is there, and not about to go. One that starts or stops counts: what
+    /// is left out for as long would lose its place in the baseline.
+    fn is_there(&self) -> bool {
+        matches!(
+            self.state.as_str(),
+            "pending" | "running" | "stopping" | "stopped"
+        )
     }
 
     /// Why nothing is changed although it answers IMDSv1, in any mode.
@@ -219,9 +224,7 @@ impl Instance {
             (None, None) => {}
         }
         let started = self.launched_at.zip(self.usage.as_ref());
-        if let Some((started, _)) = started.filter(|(at, usage)| *at < usage.since)
-            && self.state == "running"
-        {
+        if let Some((started, _)) = started.filter(|(at, usage)| *at < usage.since) {
             let day = Offset::UTC.to_datetime(started).date();
             notes.push(format!(
                 "it was last started on {day}, before the {DAYS} days: what its start-up scripts ask for is not in the figures"
@@ -332,7 +335,7 @@ impl Control for ImdsV1 {
         spared: &IsSpared<'_>,
     ) -> Verdict<Options> {
         let options = instance.options;
-        if !instance.is_up_or_down() {
+        if !instance.is_there() {
             let state = one_line(&instance.state, 50);
             return Verdict::NotApplicable(format!("the instance is `{state}`"));
         }

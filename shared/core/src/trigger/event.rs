@@ -266,14 +266,10 @@ pub(super) fn actor(detail: &Value) -> Actor {
     let arn = of(&["arn"]).or_else(|| of(&["sessionContext", "sessionIssuer", "arn"]));
     // Callers of other accounts have an id and no ARN, Identity Center users neither.
     let id = || of(&["principalId"]).or_else(|| of(&["userName"]));
-    let (principal, account) = match arn.or_else(|| on_behalf_of.clone()) {
-        Some(principal) => (Some(principal), None),
-        None => match (id(), of(&["accountId"])) {
-            (None, None) => (invoked_by.clone(), None),
-            (None, Some(_)) if invoked_by.is_some() => (invoked_by.clone(), None),
-            (id, account) => (id, account),
-        },
-    };
+    let has_arn = arn.is_some();
+    let principal = arn.or_else(id);
+    let is_service = principal.is_none() && invoked_by.is_some();
+    let account = of(&["accountId"]).filter(|_| !(has_arn || is_service || on_behalf_of.is_some()));
     Actor {
         principal,
         account,
