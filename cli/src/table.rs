@@ -26,6 +26,12 @@ pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
+/// What a command prints for people, to fit where it is printed.
+pub(crate) struct Page {
+    text: String,
+    terminal: Option<usize>,
+}
+
 /// A cell, of one line or several.
 pub(crate) struct Cell {
     text: String,
@@ -71,6 +77,9 @@ fn coloured(text: &str, colour: Color) -> Cell {
     }
 }
 
+/// However narrow a terminal is, so many characters of a text stand in a line.
+const LEAST_WIDTH: usize = 20;
+
 /// How wide the terminal is; none: standard output is none.
 pub(crate) fn terminal_width() -> Option<usize> {
     comfy_table::Table::new().width().map(usize::from)
@@ -97,6 +106,73 @@ pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 fn wide(text: &str) -> usize {
     text.chars().count()
+}
+
+impl Page {
+    /// An empty page for a terminal of so many columns; none: standard output is none,
+    /// and every sentence is a line.
+    pub(crate) fn new(terminal: Option<usize>) -> Self {
+        Self {
+            text: String::new(),
+            terminal,
+        }
+    }
+
+    /// A sentence.
+    pub(crate) fn line(&mut self, text: &str) {
+        self.led("", text);
+    }
+
+    /// A text after a lead: where it goes on in further lines, they are indented by as
+    /// much as the lead is wide.
+    pub(crate) fn led(&mut self, lead: &str, text: &str) {
+        let indent = wide(lead);
+        let width = self.terminal.map_or(usize::MAX, |width| {
+            width.saturating_sub(indent).max(LEAST_WIDTH)
+        });
+        for (n, line) in wrapped(text, width).iter().enumerate() {
+            let lead = if n == 0 { lead } else { "" };
+            self.text += format!("{lead:indent$}{line}").trim_end();
+            self.text.push('\n');
+        }
+    }
+
+    /// Texts below a heading, each after a lead; without any there is no heading.
+    pub(crate) fn section<T: AsRef<str>>(
+        &mut self,
+        heading: &str,
+        lead: &str,
+        texts: impl IntoIterator<Item = T>,
+    ) {
+        for (n, text) in texts.into_iter().enumerate() {
+            if n == 0 {
+                self.heading(heading);
+            }
+            self.led(&format!("  {lead}"), text.as_ref());
+        }
+    }
+
+    /// A heading, with a blank line above it.
+    pub(crate) fn heading(&mut self, heading: &str) {
+        self.text += "\n";
+        self.line(heading);
+    }
+
+    /// A table.
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.text += &table.print(self.terminal);
+        self.text.push('\n');
+    }
+
+    /// Lines as they are.
+    pub(crate) fn verbatim(&mut self, lines: &str) {
+        self.text += lines;
+    }
+
+    /// Everything that it holds.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
 }
 
 impl Table {
@@ -149,7 +225,8 @@ impl Table {
             .set_header(&self.headings)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(u16::try_from(width).unwrap_or(u16::MAX));
-        if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        // Tests compare what is printed, wherever they run.
+        if cfg!(test) || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
             boxes.force_no_tty();
         }
         for row in &self.rows {
@@ -208,7 +285,7 @@ impl Table {
         for row in &self.rows {
             let mut lines = Vec::new();
             for (heading, cell) in self.headings.iter().zip(row) {
-                let parts = wrapped(&cell.text, width.saturating_sub(indent).max(20));
+                let parts = wrapped(&cell.text, width.saturating_sub(indent).max(LEAST_WIDTH));
                 for (n, part) in parts.iter().enumerate() {
                     let label = if n == 0 { heading.as_str() } else { "" };
                     lines.push(format!("{label:indent$}{part}"));
@@ -291,5 +368,23 @@ mod tests {
     fn words_longer_than_a_line_stay_whole() {
         let lines = wrapped(&format!("see {GROUP} now"), 10);
         assert_eq!(lines, ["see", GROUP, "now"]);
+    }
+
+    #[test]
+    fn a_page_indents_below_a_lead_and_is_a_line_for_each_text_without_a_terminal() {
+        let page = |terminal| {
+            let mut page = Page::new(terminal);
+            page.section("Sweep", "- ", ["it has found one group", "and closed it"]);
+            page.section("Nothing", "- ", [""; 0]);
+            page.into_text()
+        };
+        assert_eq!(
+            page(Some(24)),
+            "\nSweep\n  - it has found one\n    group\n  - and closed it\n"
+        );
+        assert_eq!(
+            page(None),
+            "\nSweep\n  - it has found one group\n  - and closed it\n"
+        );
     }
 }

@@ -1,6 +1,5 @@
 //! `backstop explain`: what there is to know about a control. Calls nothing.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use backstop_core::explain::{Explanation, explain};
@@ -11,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::Problem;
-use crate::table::{Format, table, terminal_width, wrapped};
+use crate::table::{Format, Page, table, terminal_width};
 
 /// Explains a control: what it finds, why it matters, what it changes and what it
 /// never does, its settings, how to opt out and how to undo.
@@ -34,7 +33,7 @@ impl Explain {
         match (self.format, &self.control, explained.first()) {
             (Format::Json, Some(_), Some(one)) => println!("{}", json!(one)),
             (Format::Json, ..) => println!("{}", json!(explained)),
-            (Format::Table, Some(_), Some(one)) => print!("{}", text(one)),
+            (Format::Table, Some(_), Some(one)) => print!("{}", text(one, terminal_width())),
             (Format::Table, ..) => {
                 let mut list = table(&["control", "finds", "Security Hub"]);
                 for one in &explained {
@@ -70,21 +69,21 @@ fn hub(of: &Explanation) -> String {
     }
 }
 
-/// An explanation, for people.
-fn text(of: &Explanation) -> String {
-    let mut text = format!("{}\n", of.control);
-    paragraph(&mut text, "", &format!("{}.", of.finds));
-    section(&mut text, "Why it matters", "", [of.why]);
-    paragraph(&mut text, "", &format!("Security Hub: {}.", hub(of)));
-    section(&mut text, "What it changes", "", [of.changes]);
-    paragraph(&mut text, "", &format!("Function: {}.", of.function));
-    let never = of.never.iter().copied();
-    section(&mut text, "What it never does", "- ", never);
+/// An explanation, for people, as it fits a terminal of so many columns.
+fn text(of: &Explanation, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(of.control.name());
+    page.led("  ", &format!("{}.", of.finds));
+    let hub = format!("Security Hub: {}.", hub(of));
+    page.section("Why it matters", "", [of.why, &hub]);
+    let function = format!("Function: {}.", of.function);
+    page.section("What it changes", "", [of.changes, &function]);
+    page.section("What it never does", "- ", &of.never);
     let settings = of.settings.iter().map(|field| setting(of, field));
-    section(&mut text, "Settings in the policy", "- ", settings);
-    section(&mut text, "How to opt out", "- ", &of.opt_out);
-    section(&mut text, "How to undo", "- ", &of.undo);
-    text
+    page.section("Settings in the policy", "- ", settings);
+    page.section("How to opt out", "- ", &of.opt_out);
+    page.section("How to undo", "- ", &of.undo);
+    page.into_text()
 }
 
 fn setting(of: &Explanation, field: &Field) -> String {
@@ -103,26 +102,14 @@ fn setting(of: &Explanation, field: &Field) -> String {
     )
 }
 
-fn section(
-    text: &mut String,
-    heading: &str,
-    lead: &str,
-    sentences: impl IntoIterator<Item: AsRef<str>>,
-) {
-    let _ = writeln!(text, "\n{heading}");
-    for sentence in sentences {
-        paragraph(text, lead, sentence.as_ref());
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screens;
 
-fn paragraph(text: &mut String, lead: &str, sentence: &str) {
-    let width = terminal_width().map_or(usize::MAX, |width| width.saturating_sub(4).max(20));
-    for (n, line) in wrapped(sentence, width).iter().enumerate() {
-        let lead = match n {
-            0 => lead,
-            _ if lead.is_empty() => "",
-            _ => "  ",
-        };
-        let _ = writeln!(text, "  {lead}{line}");
+    #[test]
+    fn the_explanation_of_a_control_is_the_screen_in_the_documents() {
+        let of = explain(ControlId::OpenIngress).unwrap();
+        screens::check("explain", |terminal| text(&of, terminal));
     }
 }

@@ -101,6 +101,16 @@ struct Read {
     unreadable: bool,
 }
 
+impl Read {
+    fn new() -> Self {
+        Self {
+            rows: table(&["entry", "began", "outcome", "resource", "what", "told"]),
+            documents: Vec::new(),
+            unreadable: false,
+        }
+    }
+}
+
 impl History {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
@@ -108,11 +118,7 @@ impl History {
         let ledger = aws.ledger(&stack)?;
         let now = aws.clients.clock.now();
         let since = self.since.map_or(Timestamp::MIN, |since| since.at(now));
-        let mut read = Read {
-            rows: table(&["entry", "began", "outcome", "resource", "what", "told"]),
-            documents: Vec::new(),
-            unreadable: false,
-        };
+        let mut read = Read::new();
         if let Some(resource) = &self.resource {
             let ids = about(&aws, &ledger, resource).await?;
             if ids.is_empty() {
@@ -320,6 +326,7 @@ fn what(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::screens::{self, record};
 
     #[test]
     fn a_patching_is_told_by_its_patches_its_cves_its_command_and_why() {
@@ -427,5 +434,34 @@ mod tests {
         ));
         let record = Record::parse(&setting.to_string()).unwrap();
         assert_eq!(what(&record), "the mode is `notify`");
+    }
+
+    #[test]
+    fn entries_of_every_kind_are_the_screen_in_the_documents() {
+        let asked = History {
+            resource: None,
+            limit: 20,
+            since: None,
+            outcome: Vec::new(),
+            format: Format::Table,
+        };
+        let mut read = Read::new();
+        for file in [
+            "remediation/imdsv1-pending-still-used.json",
+            "remediation/public-snapshot-remediated.json",
+            "remediation/default-security-group-notified-in-use.json",
+            "remediation/open-ingress-remediated.json",
+            "patching/vulnerable-package-remediated.json",
+            "encryption/unencrypted-volume-remediated.json",
+            "undo/open-ingress-undone.json",
+            "remediation/open-ingress-failed.json",
+            "notice/control-tripped-open-ingress.json",
+        ] {
+            let record = record(file);
+            let id = record.id().to_owned();
+            let stored = Stored { record, told: true };
+            asked.add(&id, &stored, None, Timestamp::MIN, &mut read);
+        }
+        screens::check("history", |terminal| read.rows.print(terminal) + "\n");
     }
 }

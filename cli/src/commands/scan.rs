@@ -25,7 +25,7 @@ use crate::commands::explain::control;
 use crate::context::Context;
 use crate::judging::Judging;
 use crate::sarif::sarif;
-use crate::table::{bad, doubtful, table, terminal_width};
+use crate::table::{Page, bad, doubtful, table, terminal_width};
 
 /// How a scan is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -278,9 +278,7 @@ impl Scan {
             instances::look(&aws, &basis, &mut scanned).await;
         }
         scanned.found.retain(|found| is_asked_for(&found.control));
-        scanned
-            .found
-            .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
+        scanned.sort();
         self.print(&scanned)
     }
 
@@ -327,6 +325,12 @@ impl FailOn {
 }
 
 impl Scanned {
+    /// What is worst comes first.
+    fn sort(&mut self) {
+        self.found
+            .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
+    }
+
     /// Looks at every resource of a control that is remediated at once.
     async fn look(
         &mut self,
@@ -379,7 +383,8 @@ fn progress() -> ProgressBar {
 
 /// A scan, for people, as it fits a terminal of so many columns.
 fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
-    let mut lines = vec![scanned.judged_by.clone()];
+    let mut page = Page::new(terminal);
+    page.line(&scanned.judged_by);
     if !scanned.found.is_empty() {
         let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
         for found in &scanned.found {
@@ -395,7 +400,7 @@ fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
                 (&found.state).into(),
             ]);
         }
-        lines.push(table.print(terminal));
+        page.table(&table);
     }
     for control in AT_ONCE {
         let info = control.info();
@@ -403,7 +408,7 @@ fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
             continue;
         };
         let found = scanned.found.iter().filter(|one| one.control == info.id);
-        lines.push(format!(
+        page.line(&format!(
             "{} of {looked_at} {}s in {} of {} are {}",
             found.count(),
             info.phrases.resource,
@@ -414,16 +419,16 @@ fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
     }
     let unpatched = scanned.found.iter();
     let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
-    lines.push(format!(
+    page.line(&format!(
         "{} of {} running instances have known vulnerabilities, lack patches, or are not managed",
         unpatched.count(),
         scanned.instances
     ));
-    lines.push(format!(
+    page.line(&format!(
         "unencrypted volumes: {}, of which {} are kept after they were replaced",
         scanned.unencrypted_volumes, scanned.kept_volumes
     ));
-    lines.join("\n") + "\n"
+    page.into_text()
 }
 
 mod instances;
@@ -431,7 +436,13 @@ mod volumes;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use backstop_core::controls;
+    use backstop_core::record::Record;
+
     use super::*;
+    use crate::screens::{self, record};
 
     fn found(severity: Severity) -> Found {
         Found {
@@ -492,5 +503,114 @@ mod tests {
                 "CVE-2026-1: no patch of the operating system",
             ]
         );
+    }
+
+    /// A record as the finding that a scan makes of the resource, where the stack would
+    /// do what the record says was done.
+    fn found_again(record: &Record) -> Found {
+        let (head, left) = match record {
+            Record::Remediation(entry) => (&entry.head, entry.detail.plan.because.as_ref()),
+            Record::Encryption(run) => (&run.head, None),
+            Record::Patching(run) => (&run.head, None),
+            Record::Undo(_) | Record::Notice(_) => panic!("a run"),
+        };
+        let id = head.resource_id().to_owned();
+        let mut found = Found {
+            control: head.control,
+            name: head.resource_name.clone(),
+            resource: head.resource.clone(),
+            patching: None,
+            state: match left {
+                Some(because) => format!("would be left: {}", because.brief()),
+                None => "would be put right".to_owned(),
+            },
+            id,
+            ..found(head.severity)
+        };
+        if found.name == found.id {
+            found.name.clear();
+        }
+        match record {
+            Record::Remediation(entry) => {
+                let control = controls::of(head.control).unwrap();
+                let exposures = entry.detail.exposures.iter();
+                found.open = exposures.filter_map(|of| control.found(of)).collect();
+            }
+            Record::Encryption(run) => {
+                found.state = format!("backstop plan {} says what would be done", found.id);
+                let volumes = run.detail.volumes.iter();
+                found.volumes = volumes
+                    .map(|volume| FoundVolume {
+                        id: volume.id.clone(),
+                        name: String::new(),
+                        size_gib: volume.size,
+                        volume_type: volume.volume_type.clone(),
+                        device: volume.attached().next().map(|at| at.device.clone()),
+                        opted_out: false,
+                    })
+                    .collect();
+            }
+            Record::Patching(run) if head.control == ControlId::UnmanagedInstance => {
+                let mut reasons = run.detail.reasons.iter();
+                found.state = format!("would be left: {}", reasons.next().unwrap());
+                found.patching = Some(FoundPatching {
+                    lacks: reasons
+                        .map(|why| why.split_once(": ").unwrap().1.to_owned())
+                        .collect(),
+                    ..FoundPatching::default()
+                });
+            }
+            Record::Patching(run) => {
+                let findings = run.detail.findings.iter();
+                found.patching = Some(FoundPatching {
+                    missing: run.detail.before.as_ref().map(|state| state.missing),
+                    cves: findings.flat_map(|of| of.cves.clone()).collect(),
+                    ..FoundPatching::default()
+                });
+            }
+            Record::Undo(_) | Record::Notice(_) => {}
+        }
+        found
+    }
+
+    #[test]
+    fn an_account_with_one_finding_of_each_control_is_the_screen_in_the_documents() {
+        let mut scanned = Scanned {
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            judged_by: "account 111122223333, Region eu-central-1: judged as the stack backstop would, by its policy (version 3) in mode enforce".into(),
+            unencrypted_volumes: 1,
+            instances: 12,
+            ..Scanned::default()
+        };
+        for (file, looked_at) in [
+            ("remediation/open-ingress-remediated-narrowed.json", 31),
+            ("encryption/unencrypted-volume-remediated.json", 0),
+            ("remediation/encryption-by-default-remediated.json", 1),
+            ("patching/vulnerable-package-remediated.json", 0),
+            ("patching/missing-patches-remediated.json", 0),
+            ("patching/unmanaged-instance-notified.json", 0),
+            ("remediation/public-snapshot-remediated.json", 84),
+            ("remediation/public-image-remediated.json", 9),
+            ("remediation/snapshot-sharing-block-remediated.json", 1),
+            ("remediation/metadata-defaults-remediated.json", 1),
+            ("remediation/serial-console-remediated.json", 1),
+            ("remediation/default-security-group-notified-in-use.json", 2),
+            ("remediation/image-sharing-block-remediated.json", 1),
+            ("remediation/public-subnet-notified-used-by-cluster.json", 6),
+            ("remediation/imdsv1-pending-still-used.json", 12),
+        ] {
+            let found = found_again(&record(file));
+            if controls::of(found.control).is_some() {
+                scanned
+                    .looked_at_by_control
+                    .insert(found.control, looked_at);
+            }
+            scanned.found.push(found);
+        }
+        let controls: BTreeSet<ControlId> = scanned.found.iter().map(|of| of.control).collect();
+        assert_eq!(controls, ControlId::ALL.iter().copied().collect());
+        scanned.sort();
+        screens::check("scan", |terminal| text(&scanned, terminal));
     }
 }

@@ -1,7 +1,5 @@
 //! What `patch-instance` would do about an instance now.
 
-use std::fmt::Write;
-
 use backstop_aws::patching;
 use backstop_core::message::one_line;
 use backstop_core::patching::decide::{Circumstances, Decision, Verdict, decide};
@@ -19,7 +17,7 @@ use crate::Problem;
 use crate::commands::scan::few;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::table;
+use crate::table::{Page, Table, table, terminal_width};
 
 /// Most lines of a table.
 const MOST_LINES: usize = 40;
@@ -38,7 +36,11 @@ pub(super) async fn plan(id: &str, says: &Says, aws: &Aws, basis: &Basis) -> Res
         guards: &guards,
     };
     let decision = decide(&facts, &basis.policy.patching(), &circumstances);
-    print!("{}", said(id, &facts, &decision, &basis.policy.patching));
+    let settings = &basis.policy.patching;
+    print!(
+        "{}",
+        said(id, &facts, &decision, settings, terminal_width())
+    );
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
 }
 
@@ -87,8 +89,16 @@ async fn facts(
     Ok(facts)
 }
 
-/// A decision about an instance's patches, for people.
-fn said(id: &str, facts: &PatchFacts, decision: &Decision, settings: &Settings) -> String {
+/// A decision about an instance's patches, for people, as it fits a terminal of so
+/// many columns.
+fn said(
+    id: &str,
+    facts: &PatchFacts,
+    decision: &Decision,
+    settings: &Settings,
+    terminal: Option<usize>,
+) -> String {
+    let mut page = Page::new(terminal);
     let what = match &facts.host {
         None => format!("the patches of {id}"),
         Some(host) => format!(
@@ -98,43 +108,51 @@ fn said(id: &str, facts: &PatchFacts, decision: &Decision, settings: &Settings) 
         ),
     };
     let control = match &decision.verdict {
-        Verdict::NotApplicable(why) => return format!("{what}: nothing to judge: {why}\n"),
-        Verdict::Compliant => return format!("{what}: compliant, nothing would be done\n"),
+        Verdict::NotApplicable(why) => Err(format!("nothing to judge: {why}")),
+        Verdict::Compliant => Err("compliant, nothing would be done".to_owned()),
         Verdict::Settling => {
-            return format!(
-                "{what}: it was started a moment ago and would be looked at again by the sweep\n"
-            );
+            Err("it was started a moment ago and would be looked at again by the sweep".to_owned())
         }
-        Verdict::Violates(control) => control,
+        Verdict::Violates(control) => Ok(control),
     };
-    let mut text = format!("{what}: {} finding ({control})\n", decision.severity);
+    let control = match control {
+        Ok(control) => control,
+        Err(why_not) => {
+            page.line(&format!("{what}: {why_not}"));
+            return page.into_text();
+        }
+    };
+    page.line(&format!(
+        "{what}: {} finding ({control})",
+        decision.severity
+    ));
     match &facts.state {
-        Some(state) => text += &as_of(state),
-        None if facts.agent.is_some() => text += "it was never scanned for missing patches\n",
+        Some(state) => page.line(&as_of(state)),
+        None if facts.agent.is_some() => page.line("it was never scanned for missing patches"),
         None => {}
     }
-    text += &missing(&facts.missing);
-    text += &findings(&decision.findings);
+    missing(&mut page, &facts.missing);
+    findings(&mut page, &decision.findings);
     let (carried_out, begins) = match decision.status {
         Status::InProgress => ("it would be carried out", true),
         Status::Pending => ("it would be carried out later", true),
         _ => ("it would not be carried out", false),
     };
-    let _ = writeln!(text, "{carried_out}");
+    page.line(carried_out);
     for (n, reason) in decision.reasons.iter().enumerate() {
         let lead = match n {
             0 => "because ",
             _ => "and ",
         };
-        let _ = writeln!(text, "{lead}{}", one_line(reason, 400));
+        page.led(lead, &one_line(reason, 400));
     }
-    text += &exempted(&decision.exemption);
+    page.line(&exempted(&decision.exemption));
     if begins {
         for (n, step) in steps(decision.operation, settings).iter().enumerate() {
-            let _ = writeln!(text, "{}. {step}", n + 1);
+            page.led(&format!("{}. ", n + 1), step);
         }
     }
-    text
+    page.into_text()
 }
 
 /// What the last patch operation left.
@@ -151,14 +169,11 @@ fn as_of(state: &PatchState) -> String {
         counts.push(format!("{waiting} without effect until it restarts"));
     }
     let operation = one_line(&state.operation, 50);
-    format!("as of the last {operation}{when}: {}\n", counts.join(", "))
+    format!("as of the last {operation}{when}: {}", counts.join(", "))
 }
 
 /// The patches that an Install would bring.
-fn missing(patches: &[Patch]) -> String {
-    if patches.is_empty() {
-        return String::new();
-    }
+fn missing(page: &mut Page, patches: &[Patch]) {
     let mut rows = table(&["patch", "what it is", "severity", "mends"]);
     for patch in patches.iter().take(MOST_LINES) {
         rows.add_row(vec![
@@ -168,14 +183,11 @@ fn missing(patches: &[Patch]) -> String {
             or_none(&few(&patch.cves)),
         ]);
     }
-    format!("{rows}\n{}", and_more(patches.len()))
+    listed(page, &rows, patches.len());
 }
 
 /// What Inspector reported.
-fn findings(findings: &[Vulnerability]) -> String {
-    if findings.is_empty() {
-        return String::new();
-    }
+fn findings(page: &mut Page, findings: &[Vulnerability]) {
     let headings = ["Inspector reported", "severity", "in", "mended by a patch"];
     let mut rows = table(&headings);
     for finding in findings.iter().take(MOST_LINES) {
@@ -196,7 +208,7 @@ fn findings(findings: &[Vulnerability]) -> String {
             .to_owned(),
         ]);
     }
-    format!("{rows}\n{}", and_more(findings.len()))
+    listed(page, &rows, findings.len());
 }
 
 fn or_none(text: &str) -> String {
@@ -206,10 +218,14 @@ fn or_none(text: &str) -> String {
     }
 }
 
-fn and_more(all: usize) -> String {
+/// The first rows of so many, and how many more there are.
+fn listed(page: &mut Page, rows: &Table, all: usize) {
+    if !rows.is_empty() {
+        page.table(rows);
+    }
     match all.saturating_sub(MOST_LINES) {
-        0 => String::new(),
-        more => format!("and {more} more\n"),
+        0 => {}
+        more => page.line(&format!("and {more} more")),
     }
 }
 
@@ -315,7 +331,7 @@ mod tests {
             guards: &guards,
         };
         let decision = decide(facts, &policy.patching(), &circumstances);
-        said("i-1", facts, &decision, &policy.patching)
+        said("i-1", facts, &decision, &policy.patching, None)
     }
 
     #[track_caller]

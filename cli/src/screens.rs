@@ -1,0 +1,74 @@
+//! The screens in `docs/screens`: what commands print at 80 and 200 columns. The
+//! tests of the commands compare them, and write them with `UPDATE_EXPECT=1`.
+
+use std::path::{Path, PathBuf};
+
+use backstop_core::record::Record;
+use expect_test::expect_file;
+use serde_json::Value;
+
+/// Widths of terminals that screens are made for, in columns.
+const WIDTHS: [usize; 2] = [80, 200];
+
+/// How the stored documents differ from an account: ids are counted up in them, and
+/// groups are called by their ids.
+const AS_IN_AN_ACCOUNT: &[(&str, &str)] = &[
+    (
+        r#""resource_name": "sg-00000000000000001""#,
+        r#""resource_name": "web""#,
+    ),
+    ("us-east-1", "eu-central-1"),
+    ("sg-0000000000000000", "sg-0a3f5c7e91b2d4f6"),
+    ("sgr-0000000000000000", "sgr-0b4e6d8fa2c3e507"),
+    ("i-0000000000000000", "i-0d2b7c9e4f6a8135"),
+    ("vol-0000000000000000", "vol-0e5c8a1f3b7d9246"),
+    ("snap-0000000000000000", "snap-0f6d9b2a4c8e1357"),
+];
+
+/// Compares what a command prints with the screen in the documents.
+pub(crate) fn check(command: &str, print: impl Fn(Option<usize>) -> String) {
+    for width in WIDTHS {
+        let screen = print(Some(width));
+        let widest = screen.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(width), "{command}: {widest:?}\n{screen}");
+        let file = format!("../docs/screens/{command}-{width}.txt");
+        expect_file![Path::new(env!("CARGO_MANIFEST_DIR")).join(file)].assert_eq(&screen);
+    }
+}
+
+/// Where the documents are that a release stored.
+pub(crate) fn stored() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/aws/tests/stored")
+}
+
+/// A stored record by its file, as it would be in an account.
+pub(crate) fn record(file: &str) -> Record {
+    let mut text = std::fs::read_to_string(stored().join(file)).unwrap();
+    for (stored, real) in AS_IN_AN_ACCOUNT {
+        text = text.replace(stored, real);
+    }
+    parse(&text)
+}
+
+/// A stored record with what was before its change, which is stored apart.
+pub(crate) fn parse(text: &str) -> Record {
+    let fixture: Value = serde_json::from_str(text).unwrap();
+    let mut record = Record::parse(&fixture["document"].to_string()).unwrap();
+    if let (Record::Remediation(entry), Some(before)) = (&mut record, fixture.get("before")) {
+        entry.detail.before = serde_json::from_value(before.clone()).unwrap_or_default();
+    }
+    record
+}
+
+#[test]
+fn every_screen_is_listed_with_its_command_and_made_by_a_test() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/screens");
+    let list = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(
+            name == "README.md" || list.contains(&format!("({name})")),
+            "{name} is not in docs/screens/README.md"
+        );
+    }
+}
