@@ -4,8 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use backstop_core::record::Record;
+use backstop_core::words::Mode;
 use expect_test::expect_file;
 use serde_json::Value;
+
+use crate::judging::{as_the_stack, its_policy};
 
 /// Widths of terminals that screens are made for, in columns.
 const WIDTHS: [usize; 2] = [80, 200];
@@ -22,6 +25,10 @@ const AS_IN_AN_ACCOUNT: &[(&str, &str)] = &[
     ("sgr-0000000000000000", "sgr-0b4e6d8fa2c3e507"),
     ("i-0000000000000000", "i-0d2b7c9e4f6a8135"),
     ("vol-0000000000000000", "vol-0e5c8a1f3b7d9246"),
+    (
+        "00000000-0000-0000-0000-000000000000",
+        "8f3b2c1d-5a6e-4f70-9b8c-2d1e0f3a4b5c",
+    ),
     ("snap-0000000000000000", "snap-0f6d9b2a4c8e1357"),
 ];
 
@@ -34,6 +41,12 @@ pub(crate) fn check(command: &str, print: impl Fn(Option<usize>) -> String) {
         let file = format!("../docs/screens/{command}-{width}.txt");
         expect_file![Path::new(env!("CARGO_MANIFEST_DIR")).join(file)].assert_eq(&screen);
     }
+}
+
+/// What a scan and a plan of this account are judged by.
+pub(crate) fn judged_by() -> String {
+    let place = "account 111122223333, Region eu-central-1";
+    as_the_stack(place, "backstop", &its_policy(3), Mode::Enforce, false)
 }
 
 /// Where the documents are that a release stored.

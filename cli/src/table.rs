@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use backstop_core::message::one_line;
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Color, ColumnConstraint, ContentArrangement, Width};
@@ -31,6 +32,9 @@ pub(crate) struct Page {
     text: String,
     terminal: Option<usize>,
 }
+
+/// What a cell says where there is nothing.
+pub(crate) const NOTHING: &str = "-";
 
 /// A cell, of one line or several.
 pub(crate) struct Cell {
@@ -79,6 +83,14 @@ fn coloured(text: &str, colour: Color) -> Cell {
 
 /// However narrow a terminal is, so many characters of a text stand in a line.
 const LEAST_WIDTH: usize = 20;
+
+/// An id, with the name where there is another one.
+pub(crate) fn named(id: &str, name: &str) -> String {
+    match one_line(name, 60) {
+        name if name.is_empty() || name == id => id.to_owned(),
+        name => format!("{id} ({name})"),
+    }
+}
 
 /// How wide the terminal is; none: standard output is none.
 pub(crate) fn terminal_width() -> Option<usize> {
@@ -154,8 +166,13 @@ impl Page {
 
     /// A heading, with a blank line above it.
     pub(crate) fn heading(&mut self, heading: &str) {
-        self.text += "\n";
+        self.blank();
         self.line(heading);
+    }
+
+    /// A blank line.
+    pub(crate) fn blank(&mut self) {
+        self.text.push('\n');
     }
 
     /// A table.
@@ -184,6 +201,20 @@ impl Table {
     /// Whether it has no rows.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The table without columns in which every cell says that there is nothing.
+    pub(crate) fn without_empty_columns(mut self) -> Self {
+        for n in (0..self.headings.len()).rev() {
+            let mut cells = self.rows.iter().filter_map(|row| row.get(n));
+            if cells.all(|cell| cell.text == NOTHING) {
+                self.headings.remove(n);
+                for row in &mut self.rows {
+                    row.remove(n);
+                }
+            }
+        }
+        self
     }
 
     /// The table as it fits a terminal of so many columns; none: plain columns.
@@ -348,6 +379,29 @@ mod tests {
         let mut small = table(&["control", "calls"]);
         small.add_row(vec!["open-ingress".to_owned(), "3".to_owned()]);
         assert!(small.print(Some(80)).contains('│'));
+    }
+
+    #[test]
+    fn columns_without_anything_in_them_are_left_out() {
+        let mut steps = table(&["item", "code", "made"]);
+        for made in ["-", "sgr-1"] {
+            steps.add_row(vec![GROUP, "-", made]);
+        }
+        let printed = steps.without_empty_columns().print(None);
+        let lines: Vec<Vec<&str>> = printed
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [vec!["item", "made"], vec![GROUP, "-"], vec![GROUP, "sgr-1"]]
+        );
+    }
+
+    #[test]
+    fn a_name_that_says_no_more_than_the_id_is_left_out() {
+        assert_eq!(named(GROUP, "web"), format!("{GROUP} (web)"));
+        assert_eq!([named(GROUP, ""), named(GROUP, GROUP)], [GROUP, GROUP]);
     }
 
     #[test]

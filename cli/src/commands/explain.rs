@@ -7,7 +7,7 @@ use backstop_core::message::quoted;
 use backstop_core::policy_fields::Field;
 use backstop_core::words::ControlId;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::table::{Format, Page, table, terminal_width};
@@ -88,9 +88,8 @@ fn text(of: &Explanation, terminal: Option<usize>) -> String {
 
 fn setting(of: &Explanation, field: &Field) -> String {
     let default = match &field.default {
-        serde_json::Value::Null if field.path.ends_with(".mode") => of.default_mode.to_owned(),
-        serde_json::Value::Null => "none".to_owned(),
-        value => value.to_string(),
+        Value::Null if field.path.ends_with(".mode") => of.default_mode.to_owned(),
+        value => said(value),
     };
     let allowed = match field.allowed.join(", ") {
         any if any.is_empty() => String::new(),
@@ -100,6 +99,20 @@ fn setting(of: &Explanation, field: &Field) -> String {
         "{} (default: {default}{allowed}): {}",
         field.path, field.about
     )
+}
+
+/// A value of the policy in words that break over lines.
+fn said(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(said).collect();
+            items.join(", ")
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

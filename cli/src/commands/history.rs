@@ -104,7 +104,7 @@ struct Read {
 impl Read {
     fn new() -> Self {
         Self {
-            rows: table(&["entry", "began", "outcome", "resource", "what", "told"]),
+            rows: table(&["entry", "began", "outcome", "resource", "what", "sent"]),
             documents: Vec::new(),
             unreadable: false,
         }
@@ -186,7 +186,7 @@ impl History {
             return;
         }
         let what = match &undone_by {
-            Some(undo) => format!("{} (taken back by {undo})", what(record)),
+            Some(undo) => format!("{} (undone by {undo})", what(record)),
             None => what(record),
         };
         let cell = match outcome {
@@ -276,7 +276,7 @@ fn what(record: &Record) -> String {
         Record::Encryption(run) => {
             let volumes: Vec<&str> = run.detail.volumes.iter().map(|v| v.id.as_str()).collect();
             let what = match &run.detail.undoes {
-                Some(undone) => format!("takes {undone} back: {}", volumes.join(", ")),
+                Some(undone) => format!("undoes {undone}: {}", volumes.join(", ")),
                 None => volumes.join(", "),
             };
             let parts = [Some(what), run.detail.reasons.last().cloned()];
@@ -313,12 +313,11 @@ fn what(record: &Record) -> String {
             }
             what.join("; ")
         }
-        Record::Undo(undo) => format!(
-            "takes {} back, for {}: {}",
-            undo.undoes,
-            undo.by.as_deref().unwrap_or("somebody"),
-            undo.reason
-        ),
+        Record::Undo(undo) => {
+            let by = undo.by.as_ref();
+            let by = by.map_or_else(String::new, |by| format!(", asked by {by}"));
+            format!("undoes {}{by}: {}", undo.undoes, undo.reason)
+        }
         Record::Notice(notice) => notice.subject(),
     }
 }
@@ -446,18 +445,21 @@ mod tests {
             format: Format::Table,
         };
         let mut read = Read::new();
-        for file in [
+        let mut records: Vec<Record> = [
             "remediation/imdsv1-pending-still-used.json",
             "remediation/public-snapshot-remediated.json",
             "remediation/default-security-group-notified-in-use.json",
             "remediation/open-ingress-remediated.json",
             "patching/vulnerable-package-remediated.json",
             "encryption/unencrypted-volume-remediated.json",
-            "undo/open-ingress-undone.json",
+            "undo/open-ingress-undone-by.json",
             "remediation/open-ingress-failed.json",
             "notice/control-tripped-open-ingress.json",
-        ] {
-            let record = record(file);
+        ]
+        .map(record)
+        .into();
+        records.sort_by_key(|record| std::cmp::Reverse(record.started_at()));
+        for record in records {
             let id = record.id().to_owned();
             let stored = Stored { record, told: true };
             asked.add(&id, &stored, None, Timestamp::MIN, &mut read);

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::Problem;
 use crate::context::{Aws, Context};
 use crate::judging::Judging;
-use crate::table::{Page, Table, table, terminal_width};
+use crate::table::{Page, Table, named, table, terminal_width};
 
 /// Shows what would be done about one resource, and why; changes nothing.
 #[derive(Debug, Args)]
@@ -48,9 +48,7 @@ impl Plan {
         }
         let basis = self.judging.basis(context, &aws).await?;
         let policy = &basis.policy;
-        let mut head = Page::new(terminal_width());
-        head.line(&basis.by);
-        println!("{}", head.into_text());
+        print!("{}", head(&basis.by, terminal_width()));
         let previewing = Previewing {
             clients: &aws.clients,
             policy,
@@ -308,14 +306,19 @@ async fn preview(
     Ok(found)
 }
 
+/// What is judged by, above what is said of resources.
+fn head(by: &str, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(by);
+    page.blank();
+    page.into_text()
+}
+
 /// A preview, for people, as it fits a terminal of so many columns.
 fn said(preview: &Preview, info: &ControlInfo, terminal: Option<usize>) -> String {
     let mut page = Page::new(terminal);
     let (id, control) = (&preview.id, preview.control);
-    let what = match one_line(&preview.name, 60) {
-        none if none.is_empty() => id.clone(),
-        name => format!("{id} ({name})"),
-    };
+    let what = named(id, &preview.name);
     let finding = match &preview.verdict {
         Verdict::NotApplicable(why) => {
             page.line(&format!("{what}: nothing to judge: {why}"));
@@ -657,7 +660,7 @@ mod tests {
         let preview =
             preview::preview::<OpenIngress>(&group.id, Some(&group), &rules, &circumstances);
         screens::check("plan", |terminal| {
-            said(&preview, &OpenIngress::INFO, terminal)
+            head(&screens::judged_by(), terminal) + &said(&preview, &OpenIngress::INFO, terminal)
         });
     }
 }

@@ -11,6 +11,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use backstop_aws::remediation::Place;
+use backstop_core::controls;
 use backstop_core::message::one_line;
 use backstop_core::preview::Preview;
 use backstop_core::words::{ControlId, Severity};
@@ -25,7 +26,7 @@ use crate::commands::explain::control;
 use crate::context::Context;
 use crate::judging::Judging;
 use crate::sarif::sarif;
-use crate::table::{Page, bad, doubtful, table, terminal_width};
+use crate::table::{Page, bad, doubtful, named, table, terminal_width};
 
 /// How a scan is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,6 +84,9 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
+    /// What was looked for.
+    #[serde(skip)]
+    pub(crate) controls: Vec<ControlId>,
     /// What was judged by, in words.
     pub(crate) judged_by: String,
     /// Resources of controls that are remediated at once, looked at.
@@ -199,7 +203,7 @@ impl FoundPatching {
             )),
         }
         if !self.cves.is_empty() {
-            lines.push(format!("{}: mended by a patch", few(&self.cves)));
+            lines.push(format!("{}: fixed by a patch", few(&self.cves)));
         }
         if !self.only_told.is_empty() {
             let names = few(&self.only_told);
@@ -247,6 +251,11 @@ impl Scan {
         let mut scanned = Scanned {
             account: account.clone(),
             region: aws.region.clone(),
+            controls: ControlId::ALL
+                .iter()
+                .copied()
+                .filter(is_asked_for)
+                .collect(),
             judged_by: basis.by.clone(),
             ..Scanned::default()
         };
@@ -331,6 +340,25 @@ impl Scanned {
             .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
     }
 
+    /// How many resources of a control were found, and of how many.
+    fn count(&self, control: ControlId, found: usize) -> String {
+        if let Some(looked_at) = self.looked_at_by_control.get(&control) {
+            let resource = controls::of(control).map(|of| of.info().phrases.resource);
+            return format!("{found} of {looked_at} {}s", resource.unwrap_or("resource"));
+        }
+        if ControlId::PATCHING.contains(&control) {
+            return format!("{found} of {} running instances", self.instances);
+        }
+        let volumes = match self.unencrypted_volumes {
+            1 => "1 unencrypted volume".to_owned(),
+            many => format!("{many} unencrypted volumes"),
+        };
+        match self.kept_volumes {
+            0 => volumes,
+            kept => format!("{volumes}, of which {kept} replaced by a copy and kept"),
+        }
+    }
+
     /// Looks at every resource of a control that is remediated at once.
     async fn look(
         &mut self,
@@ -360,7 +388,7 @@ fn found(preview: Preview) -> Option<Found> {
         fingerprints: items.map(|i| i.exposure.fingerprint.clone()).collect(),
         state: match finding.left {
             Some(why) => format!("would be left: {why}"),
-            None => "would be put right".to_owned(),
+            None => "would be remediated".to_owned(),
         },
         resource: preview.arn,
         id: preview.id,
@@ -385,49 +413,38 @@ fn progress() -> ProgressBar {
 fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
     let mut page = Page::new(terminal);
     page.line(&scanned.judged_by);
+    page.blank();
     if !scanned.found.is_empty() {
-        let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
+        let mut rows = table(&["severity", "control", "resource", "what", "Backstop"]);
         for found in &scanned.found {
             let severity = found.severity.to_string();
-            table.add_row(vec![
+            rows.add_row(vec![
                 match found.severity {
                     Severity::Critical => bad(&severity),
                     _ => doubtful(&severity),
                 },
-                (&found.id).into(),
-                one_line(&found.name, 60).into(),
+                found.control.name().into(),
+                // The id of a setting is its Region.
+                match found.control.is_of_account() {
+                    true => one_line(&found.name, 60).into(),
+                    false => named(&found.id, &found.name).into(),
+                },
                 found.what().join("\n").into(),
                 (&found.state).into(),
             ]);
         }
-        page.table(&table);
+        page.table(&rows);
+        page.blank();
     }
-    for control in AT_ONCE {
-        let info = control.info();
-        let Some(looked_at) = scanned.looked_at_by_control.get(&info.id) else {
-            continue;
-        };
-        let found = scanned.found.iter().filter(|one| one.control == info.id);
-        page.line(&format!(
-            "{} of {looked_at} {}s in {} of {} are {}",
-            found.count(),
-            info.phrases.resource,
-            scanned.region,
-            scanned.account,
-            info.phrases.found
-        ));
+    let mut counts = table(&["control", "found"]);
+    for control in &scanned.controls {
+        let found = scanned.found.iter().filter(|of| of.control == *control);
+        counts.add_row(vec![
+            control.name().to_owned(),
+            scanned.count(*control, found.count()),
+        ]);
     }
-    let unpatched = scanned.found.iter();
-    let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
-    page.line(&format!(
-        "{} of {} running instances have known vulnerabilities, lack patches, or are not managed",
-        unpatched.count(),
-        scanned.instances
-    ));
-    page.line(&format!(
-        "unencrypted volumes: {}, of which {} are kept after they were replaced",
-        scanned.unencrypted_volumes, scanned.kept_volumes
-    ));
+    page.table(&counts);
     page.into_text()
 }
 
@@ -438,7 +455,6 @@ mod volumes;
 mod tests {
     use std::collections::BTreeSet;
 
-    use backstop_core::controls;
     use backstop_core::record::Record;
 
     use super::*;
@@ -455,7 +471,7 @@ mod tests {
             volumes: Vec::new(),
             patching: Some(FoundPatching::default()),
             fingerprints: Vec::new(),
-            state: "would be put right".into(),
+            state: "would be remediated".into(),
             opted_out: false,
         }
     }
@@ -499,7 +515,7 @@ mod tests {
         assert_eq!(
             patching.lines(),
             [
-                "CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more: mended by a patch",
+                "CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more: fixed by a patch",
                 "CVE-2026-1: no patch of the operating system",
             ]
         );
@@ -522,7 +538,7 @@ mod tests {
             patching: None,
             state: match left {
                 Some(because) => format!("would be left: {}", because.brief()),
-                None => "would be put right".to_owned(),
+                None => "would be remediated".to_owned(),
             },
             id,
             ..found(head.severity)
@@ -578,7 +594,8 @@ mod tests {
         let mut scanned = Scanned {
             account: "111122223333".into(),
             region: "eu-central-1".into(),
-            judged_by: "account 111122223333, Region eu-central-1: judged as the stack backstop would, by its policy (version 3) in mode enforce".into(),
+            controls: ControlId::ALL.to_vec(),
+            judged_by: screens::judged_by(),
             unencrypted_volumes: 1,
             instances: 12,
             ..Scanned::default()

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::Context;
-use crate::table::{Cell, Format, Page, Table, bad, good, table, terminal_width};
+use crate::table::{Cell, Format, NOTHING, Page, Table, bad, good, named, table, terminal_width};
 
 /// Shows one ledger entry: what was found, each change with its outcome and AWS's
 /// code, before and after, copies and snapshots, the message, how to undo it.
@@ -92,7 +92,7 @@ fn text(record: &Record, told: bool, undone_by: Option<&str>, terminal: Option<u
             false => "not sent yet: the next sweep sends it (backstop sweep)",
         }],
     );
-    section(&mut page, "How to undo it", [way_back(record, undone_by)]);
+    section(&mut page, "How to undo it", way_back(record, undone_by));
     page.into_text()
 }
 
@@ -103,13 +103,9 @@ fn head(page: &mut Page, head: &Head) {
         &format!("{}, {}", head.control, head.severity),
     );
     // An ARN does not fit a line: the id, the account and the Region say the same.
-    let id = head.resource_id();
     page.led(
         "resource  ",
-        &match one_line(&head.resource_name, 100) {
-            name if name.is_empty() || name == id => id.to_owned(),
-            name => format!("{id} ({name})"),
-        },
+        &named(head.resource_id(), &head.resource_name),
     );
     page.led(
         "account   ",
@@ -117,13 +113,12 @@ fn head(page: &mut Page, head: &Head) {
     );
     page.led("team      ", &one_line(head.team_or_unowned(), 100));
     let actor = &head.actor;
-    let who = actor.principal.as_deref().unwrap_or("not known");
-    let call = actor.event_name.as_deref();
-    let call = call.map_or_else(String::new, |call| format!(", by {call}"));
-    page.led(
-        "caller    ",
-        &format!("{}{}", one_line(who, 300), one_line(&call, 100)),
-    );
+    let caller = actor.caller();
+    let caller = caller.as_deref().unwrap_or("not known");
+    page.led("caller    ", &one_line(caller, 300));
+    if let Some(event) = &actor.event_name {
+        page.led("event     ", &one_line(event, 100));
+    }
     if let Some(by) = &head.managed_by {
         page.led("manager   ", &one_line(by, 200));
     }
@@ -144,10 +139,10 @@ fn section<T: AsRef<str>>(page: &mut Page, heading: &str, lines: impl IntoIterat
     page.section(heading, "", lines.map(|line| one_line(line.as_ref(), 1000)));
 }
 
-fn rows(page: &mut Page, heading: &str, rows: &Table) {
+fn rows(page: &mut Page, heading: &str, rows: Table) {
     if !rows.is_empty() {
         page.heading(heading);
-        page.table(rows);
+        page.table(&rows.without_empty_columns());
     }
 }
 
@@ -181,7 +176,7 @@ fn remediation(page: &mut Page, entry: &Entry) {
             },
         ]);
     }
-    rows(page, "Before and after", &states);
+    rows(page, "Before and after", states);
     outcomes(page, &detail.outcomes);
     section(
         page,
@@ -223,7 +218,11 @@ fn outcomes(page: &mut Page, outcomes: &[Outcome]) {
                 operation.clone(),
                 code.clone(),
             ),
-            other => (good(&other.to_string()), "-".to_owned(), "-".to_owned()),
+            other => (
+                good(&other.to_string()),
+                NOTHING.to_owned(),
+                NOTHING.to_owned(),
+            ),
         };
         steps.add_row(vec![
             outcome.item.as_str().into(),
@@ -231,10 +230,10 @@ fn outcomes(page: &mut Page, outcomes: &[Outcome]) {
             ended,
             call.into(),
             code.into(),
-            outcome.created.as_deref().unwrap_or("-").into(),
+            outcome.created.as_deref().unwrap_or(NOTHING).into(),
         ]);
     }
-    rows(page, "Changes, in order", &steps);
+    rows(page, "Changes, in order", steps);
 }
 
 fn encryption(page: &mut Page, run: &Encryption) {
@@ -243,16 +242,21 @@ fn encryption(page: &mut Page, run: &Encryption) {
     for volume in &detail.volumes {
         volumes.add_row(vec![
             volume.id.clone(),
-            one_line(volume.name(), 60),
+            match volume.name() {
+                name if name == volume.id => NOTHING.to_owned(),
+                name => one_line(name, 60),
+            },
             format!("{} GiB", volume.size),
             volume.volume_type.clone(),
         ]);
     }
-    rows(page, "Unencrypted volumes", &volumes);
+    rows(page, "Unencrypted volumes", volumes);
     let mut tries = table(&["change", "outcome", "call", "code", "made", "tries", "last"]);
-    for (change, tried) in &detail.progress.tries {
+    let mut tried: Vec<_> = detail.progress.tries.iter().collect();
+    tried.sort_by_key(|(_, tried)| tried.last_at);
+    for (change, tried) in tried {
         let (ended, call, code): (Cell, &str, &str) = match &tried.answer {
-            Some(Answer::Accepted) => (good("accepted"), "-", "-"),
+            Some(Answer::Accepted) => (good("accepted"), NOTHING, NOTHING),
             Some(Answer::Refused {
                 operation,
                 code,
@@ -263,19 +267,19 @@ fn encryption(page: &mut Page, run: &Encryption) {
                 operation,
                 code,
             ),
-            None => (bad("no answer: it may have taken effect"), "-", "-"),
+            None => (bad("no answer: it may have taken effect"), NOTHING, NOTHING),
         };
         tries.add_row(vec![
             change.as_str().into(),
             ended,
             call.into(),
             code.into(),
-            tried.made.as_deref().unwrap_or("-").into(),
+            tried.made.as_deref().unwrap_or(NOTHING).into(),
             tried.count.to_string().into(),
             tried.last_at.to_string().into(),
         ]);
     }
-    rows(page, "Changes, copies and snapshots", &tries);
+    rows(page, "Changes, copies and snapshots", tries);
     let back = detail
         .progress
         .back
@@ -312,7 +316,7 @@ fn patching(page: &mut Page, run: &Patching) {
             count(&detail.after, of),
         ]);
     }
-    rows(page, "Before and after", &states);
+    rows(page, "Before and after", states);
     let mut commands = table(&["command", "sent", "outcome", "exit code"]);
     for sent in detail.not_begun.iter().chain(&detail.command) {
         commands.add_row(vec![
@@ -320,10 +324,10 @@ fn patching(page: &mut Page, run: &Patching) {
             sent.at.to_string(),
             sent.ended.clone().unwrap_or_else(|| "under way".to_owned()),
             sent.exit_code
-                .map_or_else(|| "-".to_owned(), |code| code.to_string()),
+                .map_or_else(|| NOTHING.to_owned(), |code| code.to_string()),
         ]);
     }
-    rows(page, "Commands", &commands);
+    rows(page, "Commands", commands);
     section(page, "Snapshots from before", &detail.snapshots);
     section(page, "Reasons", &detail.reasons);
 }
@@ -335,46 +339,47 @@ fn of_undo(page: &mut Page, undo: &Undo) {
         "account   ",
         &format!("{}, Region {}", undo.account, undo.region),
     );
-    page.led(
-        "asked by  ",
-        &format!(
-            "{}: {}",
-            one_line(undo.by.as_deref().unwrap_or("not stated"), 200),
-            one_line(&undo.reason, 300)
-        ),
-    );
+    let by = undo.by.as_deref().unwrap_or("not known");
+    page.led("asked by  ", &one_line(by, 200));
+    page.led("reason    ", &one_line(&undo.reason, 300));
     period(page, undo.started_at, undo.finished_at, undo.attempts);
     page.led("opt-out   ", &format!("until {}", undo.opt_out_until));
     section(page, "What was restored", &undo.restored);
     outcomes(page, &undo.outcomes);
-    section(page, "What is not as it should be", &undo.problems);
+    section(page, "What went wrong", &undo.problems);
 }
 
-/// How to undo what a record is about.
-fn way_back(record: &Record, undone_by: Option<&str>) -> String {
+/// How to undo what a record is about; a command is a line of its own.
+fn way_back(record: &Record, undone_by: Option<&str>) -> Vec<String> {
     if let Some(undo) = undone_by {
-        return format!("it was undone already: backstop show {undo}");
+        return vec![
+            "it was undone already:".to_owned(),
+            format!("backstop show {undo}"),
+        ];
     }
-    let command = format!("backstop undo {} --reason '<why>'", record.id());
+    let command = |id: &str| format!("backstop undo {id} --reason '<why>'");
     match record {
-        Record::Remediation(entry) if entry.is_change() => command,
-        Record::Encryption(run) if run.head.status == Status::Remediated => command,
-        Record::Patching(run) if !run.detail.snapshots.is_empty() => {
-            format!(
-                "installed patches stay; {command} says how to go back to the snapshots by hand"
-            )
+        Record::Remediation(entry) if entry.is_change() => vec![command(record.id())],
+        Record::Encryption(run) if run.head.status == Status::Remediated => {
+            vec![command(record.id())]
         }
-        Record::Undo(undo) if undo.status == UndoStatus::UndoFailed => format!(
-            "ask again, what is done already is recognised: backstop undo {} --reason '<why>'",
-            undo.undoes
-        ),
-        Record::Undo(_) => {
-            "an undo is not undone: remove its opt-out, and the control acts again".to_owned()
-        }
+        Record::Patching(run) if !run.detail.snapshots.is_empty() => vec![
+            "installed patches stay; this says how to go back to the snapshots by hand:".to_owned(),
+            command(record.id()),
+        ],
+        Record::Undo(undo) if undo.status == UndoStatus::UndoFailed => vec![
+            "ask again; what is done already is recognised:".to_owned(),
+            command(&undo.undoes),
+        ],
+        Record::Undo(_) => vec![
+            "an undo cannot be undone: remove its opt-out, and the control acts again".to_owned(),
+        ],
         Record::Remediation(_)
         | Record::Encryption(_)
         | Record::Patching(_)
-        | Record::Notice(_) => "nothing was changed that could be undone".to_owned(),
+        | Record::Notice(_) => {
+            vec!["nothing was changed that could be undone".to_owned()]
+        }
     }
 }
 
@@ -425,7 +430,7 @@ mod tests {
             assert!(shown.contains(part), "{part} is missing in\n{shown}");
         }
         let undone = text(&record, true, Some("01M7SH8XYF6H0J2M4N8P7R3T1W"), None);
-        assert!(undone.contains("undone already: backstop show 01M7SH8XYF6H0J2M4N8P7R3T1W"));
+        assert!(undone.contains("undone already:\n  backstop show 01M7SH8XYF6H0J2M4N8P7R3T1W\n"));
     }
 
     #[test]
@@ -464,7 +469,7 @@ mod tests {
                 "show-patching",
                 "patching/vulnerable-package-remediated.json",
             ),
-            ("show-undo", "undo/open-ingress-undone.json"),
+            ("show-undo", "undo/open-ingress-undone-by.json"),
         ] {
             let record = record(file);
             screens::check(screen, |terminal| text(&record, true, None, terminal));

@@ -234,17 +234,21 @@ fn text(report: &Report, terminal: Option<usize>) -> String {
     }
     for of in report.controls.iter().filter(|of| of.tripped) {
         page.line(&format!(
-            "{} has tripped and changes nothing: find out why (backstop history), then backstop re-arm {}",
-            of.control, of.control
+            "{} has tripped and changes nothing; find out why, then re-arm it:",
+            of.control
         ));
+        page.led("  ", "backstop history");
+        page.led("  ", &format!("backstop re-arm {}", of.control));
     }
     page.into_text()
 }
 
 fn row(of: &OfControl) -> Vec<Cell> {
-    let open: u64 = of.open.values().sum();
-    let reasons = of.open.iter().map(|(why, count)| format!("{count} {why}"));
-    let reasons: Vec<String> = reasons.collect();
+    let open: Vec<String> = of
+        .open
+        .iter()
+        .map(|(why, count)| format!("{count}: {why}"))
+        .collect();
     vec![
         of.control.name().into(),
         match of.mode {
@@ -258,9 +262,9 @@ fn row(of: &OfControl) -> Vec<Cell> {
             false => good("no"),
         },
         format!("{} of {}", of.changes_this_hour, of.changes_per_hour).into(),
-        match open {
-            0 => "0".to_owned(),
-            open => format!("{open}: {}", reasons.join(", ")),
+        match open.join("\n") {
+            none if none.is_empty() => "0".to_owned(),
+            open => open,
         }
         .into(),
         of.unsent.to_string().into(),

@@ -12,12 +12,11 @@ use backstop_core::words::Status;
 use jiff::Timestamp;
 
 use super::exempted;
-use super::volumes::named;
 use crate::Problem;
 use crate::commands::scan::few;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::{Page, Table, table, terminal_width};
+use crate::table::{Page, Table, named, table, terminal_width};
 
 /// Most lines of a table.
 const MOST_LINES: usize = 40;
@@ -174,7 +173,7 @@ fn as_of(state: &PatchState) -> String {
 
 /// The patches that an Install would bring.
 fn missing(page: &mut Page, patches: &[Patch]) {
-    let mut rows = table(&["patch", "what it is", "severity", "mends"]);
+    let mut rows = table(&["patch", "what it is", "severity", "fixes"]);
     for patch in patches.iter().take(MOST_LINES) {
         rows.add_row(vec![
             one_line(&patch.title, 100),
@@ -188,7 +187,7 @@ fn missing(page: &mut Page, patches: &[Patch]) {
 
 /// What Inspector reported.
 fn findings(page: &mut Page, findings: &[Vulnerability]) {
-    let headings = ["Inspector reported", "severity", "in", "mended by a patch"];
+    let headings = ["Inspector reported", "severity", "in", "fixed by a patch"];
     let mut rows = table(&headings);
     for finding in findings.iter().take(MOST_LINES) {
         let name = finding.cves.first().unwrap_or(&finding.title);
@@ -203,7 +202,7 @@ fn findings(page: &mut Page, findings: &[Vulnerability]) {
             or_none(&few(&packages)),
             match finding.is_patchable() {
                 true => "yes",
-                false => "no, only told",
+                false => "no",
             }
             .to_owned(),
         ]);
@@ -476,7 +475,7 @@ mod tests {
                 "yes",
                 "CVE-2026-2000",
                 "package-of-NPM",
-                "no, only told",
+                "no",
                 "it would not be carried out\n",
                 "because Systems Manager cannot reach it",
                 "and role: ",

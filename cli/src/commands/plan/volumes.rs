@@ -11,7 +11,7 @@ use super::exempted;
 use crate::Problem;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::{Page, table, terminal_width};
+use crate::table::{Page, named, table, terminal_width};
 
 /// Looks at the unit of a volume or an instance; whether anything was found.
 pub(super) async fn plan(id: &str, aws: &Aws, basis: &Basis) -> Result<bool, Problem> {
@@ -118,14 +118,6 @@ fn said(
         }
     }
     page.into_text()
-}
-
-/// The id, and the name where there is one.
-pub(super) fn named(id: &str, name: &str) -> String {
-    match one_line(name, 60) {
-        name if name == id => name,
-        name => format!("{id} ({name})"),
-    }
 }
 
 fn device(volume: &Volume) -> String {

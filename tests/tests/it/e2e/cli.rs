@@ -61,7 +61,7 @@ fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
         let (code, table, err) = backstop(aws, &["scan"]);
         assert_eq!(code, 1, "{err}");
         assert!(
-            table.contains(&group.id) && table.contains("would be put right"),
+            table.contains(&group.id) && table.contains("would be remediated"),
             "{table}"
         );
         let scanned = json_of(aws, &["scan", "--format", "json"]);
@@ -235,7 +235,7 @@ fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
             let found = scanned["found"].as_array().unwrap();
             found.iter().find(|one| one["id"] == id).cloned().unwrap()
         };
-        assert_eq!(of(&volume)["state"], "would be put right");
+        assert_eq!(of(&volume)["state"], "would be remediated");
         assert_eq!(of(&volume)["volumes"][0]["size_gib"], 12);
         assert_eq!(of(&spared)["state"], "would be left: opted out");
         assert_eq!(
@@ -318,7 +318,7 @@ fn scan_and_plan_know_the_patches_of_instances_and_change_nothing() {
             found.iter().find(one).cloned().unwrap()
         };
         let found = of(&lacking, "missing-patches");
-        assert_eq!(found["state"], "would be put right");
+        assert_eq!(found["state"], "would be remediated");
         assert_eq!(found["patching"]["missing"], 2);
         let found = of(&unmanaged, "unmanaged-instance");
         assert_eq!(found["severity"], "medium");
