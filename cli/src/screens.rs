@@ -13,12 +13,16 @@ use crate::judging::{as_the_stack, its_policy};
 /// Widths of terminals that screens are made for, in columns.
 const WIDTHS: [usize; 2] = [80, 200];
 
-/// How the stored documents differ from an account: ids are counted up in them, and
-/// groups are called by their ids.
+/// How the stored documents differ from an account: ids are counted up in them, groups
+/// are called by their ids, and nobody asked for an undo.
 const AS_IN_AN_ACCOUNT: &[(&str, &str)] = &[
     (
         r#""resource_name": "sg-00000000000000001""#,
         r#""resource_name": "web""#,
+    ),
+    (
+        r#""reason": "a fault run""#,
+        r#""by": "jo@example.com", "reason": "vendor access until Friday""#,
     ),
     ("us-east-1", "eu-central-1"),
     ("sg-0000000000000000", "sg-0a3f5c7e91b2d4f6"),

@@ -10,6 +10,7 @@ use backstop_core::message::one_line;
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Color, ColumnConstraint, ContentArrangement, Width};
+use jiff::Timestamp;
 
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -90,6 +91,11 @@ pub(crate) fn named(id: &str, name: &str) -> String {
         name if name.is_empty() || name == id => id.to_owned(),
         name => format!("{id} ({name})"),
     }
+}
+
+/// A time to the second.
+pub(crate) fn second(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// How wide the terminal is; none: standard output is none.

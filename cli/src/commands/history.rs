@@ -7,6 +7,7 @@ use backstop_aws::security_groups;
 use backstop_core::account_setting::AccountSetting;
 use backstop_core::controls;
 use backstop_core::message::one_line;
+use backstop_core::plan::{Ending, Outcome};
 use backstop_core::record::Record;
 use backstop_core::words::ControlId;
 use clap::Args;
@@ -252,6 +253,22 @@ fn joined(cves: &[&str]) -> String {
     }
 }
 
+/// The call that failed in the last round, with AWS's code, and a semicolon; empty:
+/// none did. It comes first: a line is cut.
+fn failed_call(outcomes: &[Outcome]) -> String {
+    let last = outcomes.iter().map(|outcome| outcome.round).max();
+    let outcomes = outcomes
+        .iter()
+        .filter(|outcome| Some(outcome.round) == last);
+    let mut failed = outcomes.filter_map(|outcome| match &outcome.ending {
+        Ending::Failed {
+            operation, code, ..
+        } => Some(format!("{operation}: {code}; ")),
+        Ending::Done | Ending::AlreadyDone | Ending::Skipped { .. } => None,
+    });
+    failed.next().unwrap_or_default()
+}
+
 /// What it is about, in a few words.
 fn what(record: &Record) -> String {
     match record {
@@ -271,7 +288,8 @@ fn what(record: &Record) -> String {
             let by = actor
                 .caller()
                 .unwrap_or_else(|| "caller unknown".to_owned());
-            format!("{} ({by})", exposed.join("; "))
+            let failed = failed_call(&entry.detail.outcomes);
+            format!("{failed}{} ({by})", exposed.join("; "))
         }
         Record::Encryption(run) => {
             let volumes: Vec<&str> = run.detail.volumes.iter().map(|v| v.id.as_str()).collect();
@@ -316,7 +334,8 @@ fn what(record: &Record) -> String {
         Record::Undo(undo) => {
             let by = undo.by.as_ref();
             let by = by.map_or_else(String::new, |by| format!(", asked by {by}"));
-            format!("undoes {}{by}: {}", undo.undoes, undo.reason)
+            let failed = failed_call(&undo.outcomes);
+            format!("{failed}undoes {}{by}: {}", undo.undoes, undo.reason)
         }
         Record::Notice(notice) => notice.subject(),
     }
@@ -436,6 +455,21 @@ mod tests {
     }
 
     #[test]
+    fn the_call_that_failed_stands_first_with_its_code_unless_it_succeeded_later() {
+        let Record::Remediation(mut entry) = record("remediation/open-ingress-failed.json") else {
+            panic!("a remediation")
+        };
+        let failed = "RevokeSecurityGroupIngress: UnauthorizedOperation; tcp 22 from 0.0.0.0/0";
+        let told = what(&Record::Remediation(entry.clone()));
+        assert!(told.starts_with(failed), "{told}");
+        let mut again = entry.detail.outcomes[0].clone();
+        (again.round, again.ending) = (again.round + 1, Ending::Done);
+        entry.detail.outcomes.push(again);
+        let told = what(&Record::Remediation(entry));
+        assert!(told.starts_with("tcp 22 from 0.0.0.0/0"), "{told}");
+    }
+
+    #[test]
     fn entries_of_every_kind_are_the_screen_in_the_documents() {
         let asked = History {
             resource: None,
@@ -452,7 +486,7 @@ mod tests {
             "remediation/open-ingress-remediated.json",
             "patching/vulnerable-package-remediated.json",
             "encryption/unencrypted-volume-remediated.json",
-            "undo/open-ingress-undone-by.json",
+            "undo/open-ingress-undone.json",
             "remediation/open-ingress-failed.json",
             "notice/control-tripped-open-ingress.json",
         ]

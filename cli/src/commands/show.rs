@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::Context;
-use crate::table::{Cell, Format, NOTHING, Page, Table, bad, good, named, table, terminal_width};
+use crate::table::{
+    Cell, Format, NOTHING, Page, Table, bad, good, named, second, table, terminal_width,
+};
 
 /// Shows one ledger entry: what was found, each change with its outcome and AWS's
 /// code, before and after, copies and snapshots, the message, how to undo it.
@@ -127,7 +129,11 @@ fn head(page: &mut Page, head: &Head) {
 }
 
 fn period(page: &mut Page, began: Timestamp, ended: Option<Timestamp>, attempts: u32) {
-    let ended = ended.map_or_else(|| "not ended".to_owned(), |at| format!("ended {at}"));
+    let ended = ended.map_or_else(
+        || "not ended".to_owned(),
+        |at| format!("ended {}", second(at)),
+    );
+    let began = second(began);
     page.led(
         "began     ",
         &format!("{began}, {ended}, attempts: {attempts}"),
@@ -276,7 +282,7 @@ fn encryption(page: &mut Page, run: &Encryption) {
             code.into(),
             tried.made.as_deref().unwrap_or(NOTHING).into(),
             tried.count.to_string().into(),
-            tried.last_at.to_string().into(),
+            second(tried.last_at).into(),
         ]);
     }
     rows(page, "Changes, copies and snapshots", tries);
@@ -321,7 +327,7 @@ fn patching(page: &mut Page, run: &Patching) {
     for sent in detail.not_begun.iter().chain(&detail.command) {
         commands.add_row(vec![
             sent.id.clone(),
-            sent.at.to_string(),
+            second(sent.at),
             sent.ended.clone().unwrap_or_else(|| "under way".to_owned()),
             sent.exit_code
                 .map_or_else(|| NOTHING.to_owned(), |code| code.to_string()),
@@ -469,7 +475,7 @@ mod tests {
                 "show-patching",
                 "patching/vulnerable-package-remediated.json",
             ),
-            ("show-undo", "undo/open-ingress-undone-by.json"),
+            ("show-undo", "undo/open-ingress-undone.json"),
         ] {
             let record = record(file);
             screens::check(screen, |terminal| text(&record, true, None, terminal));

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::context::{Aws, Context, output};
-use crate::table::{Cell, Format, Page, bad, doubtful, good, table, terminal_width};
+use crate::table::{Cell, Format, Page, bad, doubtful, good, second, table, terminal_width};
 
 /// How many records that wait to be sent are read to see of which control they are.
 const MOST_READ: usize = 100;
@@ -198,7 +198,7 @@ fn text(report: &Report, terminal: Option<usize>) -> String {
     });
     match &report.last_sweep {
         Some(last) => {
-            page.line(&format!("the last sweep ended at {}", last.at));
+            page.line(&format!("the last sweep ended at {}", second(last.at)));
             if !last.unseen.is_empty() {
                 page.line("it could not see:");
             }
@@ -213,6 +213,7 @@ fn text(report: &Report, terminal: Option<usize>) -> String {
             "that is more than {SWEEP_HOURS} hours ago: backstop doctor"
         ));
     }
+    page.blank();
     let mut rows = table(&[
         "control",
         "mode",
@@ -225,6 +226,7 @@ fn text(report: &Report, terminal: Option<usize>) -> String {
         rows.add_row(row(of));
     }
     page.table(&rows);
+    page.blank();
     match report.unsent {
         0 => {}
         1 => page.line("1 message is not sent yet; the next sweep sends it"),
