@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::Problem;
-use crate::table::{Format, Page, table, terminal_width};
+use crate::table::{Format, Page, Table, table, terminal_width};
 
 /// Explains a control: what it finds, why it matters, what it changes and what it
 /// never does, its settings, how to opt out and how to undo.
@@ -34,17 +34,7 @@ impl Explain {
             (Format::Json, Some(_), Some(one)) => println!("{}", json!(one)),
             (Format::Json, ..) => println!("{}", json!(explained)),
             (Format::Table, Some(_), Some(one)) => print!("{}", text(one, terminal_width())),
-            (Format::Table, ..) => {
-                let mut list = table(&["control", "finds", "Security Hub"]);
-                for one in &explained {
-                    list.add_row(vec![
-                        one.control.name().to_owned(),
-                        one.finds.to_owned(),
-                        hub(one),
-                    ]);
-                }
-                println!("{list}");
-            }
+            (Format::Table, ..) => println!("{}", list(&explained)),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -60,6 +50,19 @@ pub(crate) fn control(name: &str) -> Result<ControlId, Problem> {
             names.join(", ")
         ))
     })
+}
+
+/// A row for each control.
+fn list(explained: &[Explanation]) -> Table {
+    let mut list = table(&["control", "finds", "Security Hub"]);
+    for one in explained {
+        list.add_row(vec![
+            one.control.name().to_owned(),
+            one.finds.to_owned(),
+            hub(one),
+        ]);
+    }
+    list
 }
 
 fn hub(of: &Explanation) -> String {
@@ -119,6 +122,13 @@ fn said(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::screens;
+
+    #[test]
+    fn the_list_of_controls_is_the_screen_in_the_documents() {
+        let all = ControlId::ALL.iter().copied();
+        let all: Vec<Explanation> = all.filter_map(explain).collect();
+        screens::check("explain-all", |terminal| list(&all).print(terminal) + "\n");
+    }
 
     #[test]
     fn the_explanation_of_a_control_is_the_screen_in_the_documents() {

@@ -277,12 +277,14 @@ mod tests {
 
     use backstop_core::patching::{Command, Host, OS, Package, Reach};
     use backstop_core::policy::Policy;
+    use backstop_core::record::Record;
     use backstop_core::windows::Window;
     use backstop_core::words::Mode;
     use backstop_core::words::Severity;
     use jiff::SignedDuration;
 
     use super::*;
+    use crate::screens::{self, record};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -323,6 +325,10 @@ mod tests {
     }
 
     fn plan(facts: &PatchFacts, policy: &Policy) -> String {
+        plan_on(facts, policy, None)
+    }
+
+    fn plan_on(facts: &PatchFacts, policy: &Policy, terminal: Option<usize>) -> String {
         let guards = BTreeMap::new();
         let circumstances = Circumstances {
             mode: Mode::Enforce,
@@ -330,7 +336,21 @@ mod tests {
             guards: &guards,
         };
         let decision = decide(facts, &policy.patching(), &circumstances);
-        said("i-1", facts, &decision, &policy.patching, None)
+        said("i-1", facts, &decision, &policy.patching, terminal)
+    }
+
+    #[test]
+    fn the_plan_for_an_instances_patches_is_the_screen_in_the_documents() {
+        let Record::Patching(run) = record("patching/vulnerable-package-remediated.json") else {
+            panic!("a patching")
+        };
+        let mut facts = facts(&[("Name", &run.head.resource_name)]);
+        facts.host.as_mut().unwrap().id = run.head.resource_id().to_owned();
+        facts.state.clone_from(&run.detail.before);
+        facts.findings.clone_from(&run.detail.findings);
+        screens::check("plan-patches", |terminal| {
+            plan_on(&facts, &Policy::default(), terminal)
+        });
     }
 
     #[track_caller]

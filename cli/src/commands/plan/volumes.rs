@@ -128,6 +128,7 @@ fn device(volume: &Volume) -> String {
 #[cfg(test)]
 mod tests {
     use backstop_core::encryption::Attached;
+    use backstop_core::record::Record;
     use backstop_core::volumes::{Attachment, Instance};
     use jiff::{SignedDuration, Timestamp};
 
@@ -136,6 +137,7 @@ mod tests {
     use backstop_core::words::Mode;
 
     use super::*;
+    use crate::screens::{self, record};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -196,6 +198,10 @@ mod tests {
 
     /// What is said of a unit in mode `enforce`.
     fn plan(unit: Unit, attached: Attached) -> String {
+        plan_on(unit, attached, None)
+    }
+
+    fn plan_on(unit: Unit, attached: Attached, terminal: Option<usize>) -> String {
         let mut policy = Policy::default();
         let settings = &mut policy.controls.unencrypted_volume.settings;
         settings.attached = attached;
@@ -216,7 +222,7 @@ mod tests {
         };
         let decision =
             unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
-        said("i-1", &facts, &decision, Some("alias/data"), None)
+        said("i-1", &facts, &decision, Some("alias/data"), terminal)
     }
 
     #[track_caller]
@@ -228,6 +234,25 @@ mod tests {
             };
             rest = after;
         }
+    }
+
+    #[test]
+    fn the_plan_for_an_instances_volumes_is_the_screen_in_the_documents() {
+        let Record::Encryption(run) = record("encryption/unencrypted-volume-remediated.json")
+        else {
+            panic!("an encryption")
+        };
+        let unit = || {
+            let name = [("Name", run.head.resource_name.as_str())];
+            let mut unit = instance("running", &name, &run.detail.volumes);
+            if let Unit::Instance(instance, _) = &mut unit {
+                instance.id = run.head.resource_id().to_owned();
+            }
+            unit
+        };
+        screens::check("plan-volumes", |terminal| {
+            plan_on(unit(), Attached::Swap, terminal)
+        });
     }
 
     #[test]

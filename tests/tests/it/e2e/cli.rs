@@ -80,7 +80,7 @@ fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
         for part in [
             "revoked",
             "narrowed to tcp 80",
-            "tcp 443 by a rule of its own",
+            "a new rule for tcp 443",
             "it would be carried out",
         ] {
             assert!(plan.contains(part), "{part} is missing in\n{plan}");
