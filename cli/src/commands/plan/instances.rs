@@ -16,7 +16,7 @@ use crate::Problem;
 use crate::commands::scan::few;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::{Page, Table, named, table, terminal_width};
+use crate::table::{Page, Table, named, second, table, terminal_width};
 
 /// Most lines of a table.
 const MOST_LINES: usize = 40;
@@ -158,7 +158,7 @@ fn said(
 fn as_of(state: &PatchState) -> String {
     let when = state
         .ended_at
-        .map_or_else(String::new, |at| format!(" at {at}"));
+        .map_or_else(String::new, |at| format!(" at {}", second(at)));
     let mut counts = vec![format!("{} approved patches missing", state.missing)];
     if state.failed > 0 {
         counts.push(format!("{} failed to install", state.failed));
@@ -245,7 +245,7 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
     }
     let (first, back) = match settings.snapshots.take {
         true => (
-            "First snapshots of all its volumes are taken. They are crash-consistent: what is only in memory is not in them.",
+            "First, snapshots of all its volumes are taken. They are crash-consistent: they lack what is only in memory.",
             "the only way back is volumes made of the snapshots, by hand",
         ),
         false => (
@@ -255,7 +255,7 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
     };
     let restart = match settings.reboot {
         Reboot::Never => {
-            "It is not restarted: what asks for a restart takes effect when somebody does."
+            "It is not restarted: a patch that needs a restart takes effect with the next one."
         }
         Reboot::IfNeeded => {
             "It is RESTARTED once anything has been installed, or if an earlier patch waits for a restart."
@@ -372,12 +372,12 @@ mod tests {
             &plan(&facts, &policy),
             &[
                 "the patches of i-1 (web-1), running: high finding (missing-patches)\n",
-                "as of the last Scan at 2026-11-23T04:00:00Z: 3 approved patches missing, 1 without effect until it restarts\n",
+                "as of the last Scan at 2026-11-23 04:00:00 UTC: 3 approved patches missing, 1 without effect until it restarts\n",
                 "openssl-3.0.8",
                 "CVE-2026-1000",
                 "kernel-6.1",
                 "it would be carried out\n",
-                "1. First snapshots of all its volumes are taken. They are crash-consistent",
+                "1. First, snapshots of all its volumes are taken. They are crash-consistent",
                 "2. Then the command AWS-RunPatchBaseline with Operation=Install and RebootOption=NoReboot is sent",
                 "3. A patch cannot be undone: the only way back is volumes made of the snapshots",
             ],
@@ -430,7 +430,7 @@ mod tests {
             &plan(&waits, &policy),
             &[
                 "it would be carried out later\nbecause the patch command c-1, which was sent to it, is under way\n",
-                "1. First snapshots",
+                "1. First, snapshots",
             ],
         );
         let spared = facts(&[(
