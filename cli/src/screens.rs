@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use backstop_core::json;
 use backstop_core::record::Record;
 use backstop_core::words::Mode;
 use expect_test::expect_file;
-use serde_json::Value;
 
 use crate::judging::{as_the_stack, its_policy};
 
@@ -70,10 +70,12 @@ pub(crate) fn record(file: &str) -> Record {
 
 /// A stored record with what was before its change, which is stored apart.
 pub(crate) fn parse(text: &str) -> Record {
-    let fixture: Value = serde_json::from_str(text).unwrap();
+    let fixture = json::value(text.as_bytes()).unwrap();
     let mut record = Record::parse(&fixture["document"].to_string()).unwrap();
     if let (Record::Remediation(entry), Some(before)) = (&mut record, fixture.get("before")) {
-        entry.detail.before = serde_json::from_value(before.clone()).unwrap_or_default();
+        let items = before.as_object().into_iter().flatten();
+        let items = items.map(|(item, state)| (item.clone(), state.clone()));
+        entry.detail.before = items.collect();
     }
     record
 }

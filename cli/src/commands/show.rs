@@ -6,6 +6,7 @@ use backstop_aws::ledger::Stored;
 use backstop_core::controls;
 use backstop_core::encryption::{Answer, Encryption};
 use backstop_core::entry::Entry;
+use backstop_core::json;
 use backstop_core::message::{self, one_line};
 use backstop_core::patching::{PatchState, Patching};
 use backstop_core::plan::{Ending, Outcome};
@@ -81,7 +82,7 @@ fn text(record: &Record, told: bool, undone_by: Option<&str>, terminal: Option<u
         Record::Undo(undo) => of_undo(&mut page, undo),
         Record::Notice(_) => {
             // All there is to it is what it says.
-            let body: Option<Value> = serde_json::from_str(&message::of(record).body).ok();
+            let body = json::value(message::of(record).body.as_bytes()).ok();
             let mail = body.as_ref().and_then(|body| body.get("default")?.as_str());
             page.verbatim(&format!("\n{}", mail.unwrap_or_default()));
         }
