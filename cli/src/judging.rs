@@ -87,26 +87,36 @@ impl Judging {
                 let policy = Policy::parse(&document).map_err(|problem| {
                     Problem(format!("the policy parameter `{parameter}`: {problem}"))
                 })?;
-                (policy, format!("its policy (version {version})"))
+                (policy, its_policy(version))
             }
         };
         Ok(Basis {
-            by: format!(
-                "{}: judged as the stack {} would, by {of} in mode {}{}",
-                aws.place(),
-                stack.name,
-                name(mode),
-                if policy.kill_switch {
-                    ", kill switch on"
-                } else {
-                    ""
-                }
-            ),
+            by: as_the_stack(&aws.place(), &stack.name, &of, mode, policy.kill_switch),
             policy,
             mode,
             ledger: Some(aws.ledger(&stack)?),
         })
     }
+}
+
+/// That it is judged as a stack would.
+pub(crate) fn as_the_stack(
+    place: &str,
+    stack: &str,
+    of: &str,
+    mode: Mode,
+    kill_switch: bool,
+) -> String {
+    let kill_switch = if kill_switch { ", kill switch on" } else { "" };
+    format!(
+        "{place}: judged as the stack {stack} would, by {of} in mode {}{kill_switch}",
+        name(mode)
+    )
+}
+
+/// The policy of a stack.
+pub(crate) fn its_policy(version: i64) -> String {
+    format!("its policy (version {version})")
 }
 
 fn name(mode: Mode) -> &'static str {

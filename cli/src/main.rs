@@ -15,6 +15,8 @@ mod judging;
 mod records;
 mod replay;
 mod sarif;
+#[cfg(test)]
+mod screens;
 mod table;
 
 use std::io::IsTerminal;

@@ -306,7 +306,7 @@ mod tests {
             volumes: Vec::new(),
             patching: Some(patching),
             fingerprints: vec!["f".into()],
-            state: "would be put right".into(),
+            state: "would be remediated".into(),
             opted_out: false,
         };
         let missing = FoundPatching {
@@ -333,9 +333,9 @@ mod tests {
         let text = |n: usize| results[n]["message"]["text"].as_str().unwrap();
         assert_eq!(
             text(0),
-            "i-1 web-1: 3 approved patches missing; CVE-2026-1000: mended by a patch; would be put right"
+            "i-1 web-1: 3 approved patches missing; CVE-2026-1000: fixed by a patch; would be remediated"
         );
-        assert_eq!(text(1), "i-1 web-1: role: it has none; would be put right");
+        assert_eq!(text(1), "i-1 web-1: role: it has none; would be remediated");
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
                 volumes: Vec::new(),
                 patching: None,
                 fingerprints: vec!["f".into()],
-                state: "would be put right".into(),
+                state: "would be remediated".into(),
                 opted_out: false,
             }],
             ..Scanned::default()

@@ -6,9 +6,11 @@
 
 use std::fmt;
 
+use backstop_core::message::one_line;
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Color, ColumnConstraint, ContentArrangement, Width};
+use jiff::Timestamp;
 
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -25,6 +27,15 @@ pub(crate) struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<Cell>>,
 }
+
+/// What a command prints for people, to fit where it is printed.
+pub(crate) struct Page {
+    text: String,
+    terminal: Option<usize>,
+}
+
+/// What a cell says where there is nothing.
+pub(crate) const NOTHING: &str = "-";
 
 /// A cell, of one line or several.
 pub(crate) struct Cell {
@@ -71,6 +82,22 @@ fn coloured(text: &str, colour: Color) -> Cell {
     }
 }
 
+/// However narrow a terminal is, so many characters of a text stand in a line.
+const LEAST_WIDTH: usize = 20;
+
+/// An id, with the name where there is another one.
+pub(crate) fn named(id: &str, name: &str) -> String {
+    match one_line(name, 60) {
+        name if name.is_empty() || name == id => id.to_owned(),
+        name => format!("{id} ({name})"),
+    }
+}
+
+/// A time to the second.
+pub(crate) fn second(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 /// How wide the terminal is; none: standard output is none.
 pub(crate) fn terminal_width() -> Option<usize> {
     comfy_table::Table::new().width().map(usize::from)
@@ -99,6 +126,78 @@ fn wide(text: &str) -> usize {
     text.chars().count()
 }
 
+impl Page {
+    /// An empty page for a terminal of so many columns; none: standard output is none,
+    /// and every sentence is a line.
+    pub(crate) fn new(terminal: Option<usize>) -> Self {
+        Self {
+            text: String::new(),
+            terminal,
+        }
+    }
+
+    /// A sentence.
+    pub(crate) fn line(&mut self, text: &str) {
+        self.led("", text);
+    }
+
+    /// A text after a lead: where it goes on in further lines, they are indented by as
+    /// much as the lead is wide.
+    pub(crate) fn led(&mut self, lead: &str, text: &str) {
+        let indent = wide(lead);
+        let width = self.terminal.map_or(usize::MAX, |width| {
+            width.saturating_sub(indent).max(LEAST_WIDTH)
+        });
+        for (n, line) in wrapped(text, width).iter().enumerate() {
+            let lead = if n == 0 { lead } else { "" };
+            self.text += format!("{lead:indent$}{line}").trim_end();
+            self.text.push('\n');
+        }
+    }
+
+    /// Texts below a heading, each after a lead; without any there is no heading.
+    pub(crate) fn section<T: AsRef<str>>(
+        &mut self,
+        heading: &str,
+        lead: &str,
+        texts: impl IntoIterator<Item = T>,
+    ) {
+        for (n, text) in texts.into_iter().enumerate() {
+            if n == 0 {
+                self.heading(heading);
+            }
+            self.led(&format!("  {lead}"), text.as_ref());
+        }
+    }
+
+    /// A heading, with a blank line above it.
+    pub(crate) fn heading(&mut self, heading: &str) {
+        self.blank();
+        self.line(heading);
+    }
+
+    /// A blank line.
+    pub(crate) fn blank(&mut self) {
+        self.text.push('\n');
+    }
+
+    /// A table.
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.text += &table.print(self.terminal);
+        self.text.push('\n');
+    }
+
+    /// Lines as they are.
+    pub(crate) fn verbatim(&mut self, lines: &str) {
+        self.text += lines;
+    }
+
+    /// Everything that it holds.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+}
+
 impl Table {
     /// A further row.
     pub(crate) fn add_row<C: Into<Cell>>(&mut self, cells: Vec<C>) {
@@ -108,6 +207,20 @@ impl Table {
     /// Whether it has no rows.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The table without columns in which every cell says that there is nothing.
+    pub(crate) fn without_empty_columns(mut self) -> Self {
+        for n in (0..self.headings.len()).rev() {
+            let mut cells = self.rows.iter().filter_map(|row| row.get(n));
+            if cells.all(|cell| cell.text == NOTHING) {
+                self.headings.remove(n);
+                for row in &mut self.rows {
+                    row.remove(n);
+                }
+            }
+        }
+        self
     }
 
     /// The table as it fits a terminal of so many columns; none: plain columns.
@@ -149,7 +262,8 @@ impl Table {
             .set_header(&self.headings)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(u16::try_from(width).unwrap_or(u16::MAX));
-        if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        // Tests compare what is printed, wherever they run.
+        if cfg!(test) || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
             boxes.force_no_tty();
         }
         for row in &self.rows {
@@ -208,7 +322,7 @@ impl Table {
         for row in &self.rows {
             let mut lines = Vec::new();
             for (heading, cell) in self.headings.iter().zip(row) {
-                let parts = wrapped(&cell.text, width.saturating_sub(indent).max(20));
+                let parts = wrapped(&cell.text, width.saturating_sub(indent).max(LEAST_WIDTH));
                 for (n, part) in parts.iter().enumerate() {
                     let label = if n == 0 { heading.as_str() } else { "" };
                     lines.push(format!("{label:indent$}{part}"));
@@ -274,6 +388,29 @@ mod tests {
     }
 
     #[test]
+    fn columns_without_anything_in_them_are_left_out() {
+        let mut steps = table(&["item", "code", "made"]);
+        for made in ["-", "sgr-1"] {
+            steps.add_row(vec![GROUP, "-", made]);
+        }
+        let printed = steps.without_empty_columns().print(None);
+        let lines: Vec<Vec<&str>> = printed
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [vec!["item", "made"], vec![GROUP, "-"], vec![GROUP, "sgr-1"]]
+        );
+    }
+
+    #[test]
+    fn a_name_that_says_no_more_than_the_id_is_left_out() {
+        assert_eq!(named(GROUP, "web"), format!("{GROUP} (web)"));
+        assert_eq!([named(GROUP, ""), named(GROUP, GROUP)], [GROUP, GROUP]);
+    }
+
+    #[test]
     fn without_a_terminal_a_row_is_a_line_of_plain_columns() {
         let printed = history().print(None);
         let lines: Vec<&str> = printed.lines().collect();
@@ -291,5 +428,23 @@ mod tests {
     fn words_longer_than_a_line_stay_whole() {
         let lines = wrapped(&format!("see {GROUP} now"), 10);
         assert_eq!(lines, ["see", GROUP, "now"]);
+    }
+
+    #[test]
+    fn a_page_indents_below_a_lead_and_is_a_line_for_each_text_without_a_terminal() {
+        let page = |terminal| {
+            let mut page = Page::new(terminal);
+            page.section("Sweep", "- ", ["it has found one group", "and closed it"]);
+            page.section("Nothing", "- ", [""; 0]);
+            page.into_text()
+        };
+        assert_eq!(
+            page(Some(24)),
+            "\nSweep\n  - it has found one\n    group\n  - and closed it\n"
+        );
+        assert_eq!(
+            page(None),
+            "\nSweep\n  - it has found one group\n  - and closed it\n"
+        );
     }
 }

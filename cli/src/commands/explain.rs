@@ -1,6 +1,5 @@
 //! `backstop explain`: what there is to know about a control. Calls nothing.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use backstop_core::explain::{Explanation, explain};
@@ -8,10 +7,10 @@ use backstop_core::message::quoted;
 use backstop_core::policy_fields::Field;
 use backstop_core::words::ControlId;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Problem;
-use crate::table::{Format, table, terminal_width, wrapped};
+use crate::table::{Format, Page, Table, table, terminal_width};
 
 /// Explains a control: what it finds, why it matters, what it changes and what it
 /// never does, its settings, how to opt out and how to undo.
@@ -34,18 +33,8 @@ impl Explain {
         match (self.format, &self.control, explained.first()) {
             (Format::Json, Some(_), Some(one)) => println!("{}", json!(one)),
             (Format::Json, ..) => println!("{}", json!(explained)),
-            (Format::Table, Some(_), Some(one)) => print!("{}", text(one)),
-            (Format::Table, ..) => {
-                let mut list = table(&["control", "finds", "Security Hub"]);
-                for one in &explained {
-                    list.add_row(vec![
-                        one.control.name().to_owned(),
-                        one.finds.to_owned(),
-                        hub(one),
-                    ]);
-                }
-                println!("{list}");
-            }
+            (Format::Table, Some(_), Some(one)) => print!("{}", text(one, terminal_width())),
+            (Format::Table, ..) => println!("{}", list(&explained)),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -63,6 +52,19 @@ pub(crate) fn control(name: &str) -> Result<ControlId, Problem> {
     })
 }
 
+/// A row for each control.
+fn list(explained: &[Explanation]) -> Table {
+    let mut list = table(&["control", "finds", "Security Hub"]);
+    for one in explained {
+        list.add_row(vec![
+            one.control.name().to_owned(),
+            one.finds.to_owned(),
+            hub(one),
+        ]);
+    }
+    list
+}
+
 fn hub(of: &Explanation) -> String {
     match of.security_hub.join(", ") {
         none if none.is_empty() => "none".to_owned(),
@@ -70,28 +72,27 @@ fn hub(of: &Explanation) -> String {
     }
 }
 
-/// An explanation, for people.
-fn text(of: &Explanation) -> String {
-    let mut text = format!("{}\n", of.control);
-    paragraph(&mut text, "", &format!("{}.", of.finds));
-    section(&mut text, "Why it matters", "", [of.why]);
-    paragraph(&mut text, "", &format!("Security Hub: {}.", hub(of)));
-    section(&mut text, "What it changes", "", [of.changes]);
-    paragraph(&mut text, "", &format!("Function: {}.", of.function));
-    let never = of.never.iter().copied();
-    section(&mut text, "What it never does", "- ", never);
+/// An explanation, for people, as it fits a terminal of so many columns.
+fn text(of: &Explanation, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(of.control.name());
+    page.led("  ", &format!("{}.", of.finds));
+    let hub = format!("Security Hub: {}.", hub(of));
+    page.section("Why it matters", "", [of.why, &hub]);
+    let function = format!("Function: {}.", of.function);
+    page.section("What it changes", "", [of.changes, &function]);
+    page.section("What it never does", "- ", &of.never);
     let settings = of.settings.iter().map(|field| setting(of, field));
-    section(&mut text, "Settings in the policy", "- ", settings);
-    section(&mut text, "How to opt out", "- ", &of.opt_out);
-    section(&mut text, "How to undo", "- ", &of.undo);
-    text
+    page.section("Settings in the policy", "- ", settings);
+    page.section("How to opt out", "- ", &of.opt_out);
+    page.section("How to undo", "- ", &of.undo);
+    page.into_text()
 }
 
 fn setting(of: &Explanation, field: &Field) -> String {
     let default = match &field.default {
-        serde_json::Value::Null if field.path.ends_with(".mode") => of.default_mode.to_owned(),
-        serde_json::Value::Null => "none".to_owned(),
-        value => value.to_string(),
+        Value::Null if field.path.ends_with(".mode") => of.default_mode.to_owned(),
+        value => said(value),
     };
     let allowed = match field.allowed.join(", ") {
         any if any.is_empty() => String::new(),
@@ -103,26 +104,35 @@ fn setting(of: &Explanation, field: &Field) -> String {
     )
 }
 
-fn section(
-    text: &mut String,
-    heading: &str,
-    lead: &str,
-    sentences: impl IntoIterator<Item: AsRef<str>>,
-) {
-    let _ = writeln!(text, "\n{heading}");
-    for sentence in sentences {
-        paragraph(text, lead, sentence.as_ref());
+/// A value of the policy in words that break over lines.
+fn said(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(said).collect();
+            items.join(", ")
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 
-fn paragraph(text: &mut String, lead: &str, sentence: &str) {
-    let width = terminal_width().map_or(usize::MAX, |width| width.saturating_sub(4).max(20));
-    for (n, line) in wrapped(sentence, width).iter().enumerate() {
-        let lead = match n {
-            0 => lead,
-            _ if lead.is_empty() => "",
-            _ => "  ",
-        };
-        let _ = writeln!(text, "  {lead}{line}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screens;
+
+    #[test]
+    fn the_list_of_controls_is_the_screen_in_the_documents() {
+        let all = ControlId::ALL.iter().copied();
+        let all: Vec<Explanation> = all.filter_map(explain).collect();
+        screens::check("explain-all", |terminal| list(&all).print(terminal) + "\n");
+    }
+
+    #[test]
+    fn the_explanation_of_a_control_is_the_screen_in_the_documents() {
+        let of = explain(ControlId::OpenIngress).unwrap();
+        screens::check("explain", |terminal| text(&of, terminal));
     }
 }

@@ -7,6 +7,7 @@ use backstop_aws::security_groups;
 use backstop_core::account_setting::AccountSetting;
 use backstop_core::controls;
 use backstop_core::message::one_line;
+use backstop_core::plan::{Ending, Outcome};
 use backstop_core::record::Record;
 use backstop_core::words::ControlId;
 use clap::Args;
@@ -101,6 +102,16 @@ struct Read {
     unreadable: bool,
 }
 
+impl Read {
+    fn new() -> Self {
+        Self {
+            rows: table(&["entry", "began", "outcome", "resource", "what", "sent"]),
+            documents: Vec::new(),
+            unreadable: false,
+        }
+    }
+}
+
 impl History {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let aws = context.aws().await?;
@@ -108,11 +119,7 @@ impl History {
         let ledger = aws.ledger(&stack)?;
         let now = aws.clients.clock.now();
         let since = self.since.map_or(Timestamp::MIN, |since| since.at(now));
-        let mut read = Read {
-            rows: table(&["entry", "began", "outcome", "resource", "what", "told"]),
-            documents: Vec::new(),
-            unreadable: false,
-        };
+        let mut read = Read::new();
         if let Some(resource) = &self.resource {
             let ids = about(&aws, &ledger, resource).await?;
             if ids.is_empty() {
@@ -180,7 +187,7 @@ impl History {
             return;
         }
         let what = match &undone_by {
-            Some(undo) => format!("{} (taken back by {undo})", what(record)),
+            Some(undo) => format!("{} (undone by {undo})", what(record)),
             None => what(record),
         };
         let cell = match outcome {
@@ -246,6 +253,22 @@ fn joined(cves: &[&str]) -> String {
     }
 }
 
+/// The call that failed in the last round, with AWS's code, and a semicolon; empty:
+/// none did. It comes first: a line is cut.
+fn failed_call(outcomes: &[Outcome]) -> String {
+    let last = outcomes.iter().map(|outcome| outcome.round).max();
+    let outcomes = outcomes
+        .iter()
+        .filter(|outcome| Some(outcome.round) == last);
+    let mut failed = outcomes.filter_map(|outcome| match &outcome.ending {
+        Ending::Failed {
+            operation, code, ..
+        } => Some(format!("{operation}: {code}; ")),
+        Ending::Done | Ending::AlreadyDone | Ending::Skipped { .. } => None,
+    });
+    failed.next().unwrap_or_default()
+}
+
 /// What it is about, in a few words.
 fn what(record: &Record) -> String {
     match record {
@@ -265,12 +288,13 @@ fn what(record: &Record) -> String {
             let by = actor
                 .caller()
                 .unwrap_or_else(|| "caller unknown".to_owned());
-            format!("{} ({by})", exposed.join("; "))
+            let failed = failed_call(&entry.detail.outcomes);
+            format!("{failed}{} ({by})", exposed.join("; "))
         }
         Record::Encryption(run) => {
             let volumes: Vec<&str> = run.detail.volumes.iter().map(|v| v.id.as_str()).collect();
             let what = match &run.detail.undoes {
-                Some(undone) => format!("takes {undone} back: {}", volumes.join(", ")),
+                Some(undone) => format!("undoes {undone}: {}", volumes.join(", ")),
                 None => volumes.join(", "),
             };
             let parts = [Some(what), run.detail.reasons.last().cloned()];
@@ -307,12 +331,12 @@ fn what(record: &Record) -> String {
             }
             what.join("; ")
         }
-        Record::Undo(undo) => format!(
-            "takes {} back, for {}: {}",
-            undo.undoes,
-            undo.by.as_deref().unwrap_or("somebody"),
-            undo.reason
-        ),
+        Record::Undo(undo) => {
+            let by = undo.by.as_ref();
+            let by = by.map_or_else(String::new, |by| format!(", asked by {by}"));
+            let failed = failed_call(&undo.outcomes);
+            format!("{failed}undoes {}{by}: {}", undo.undoes, undo.reason)
+        }
         Record::Notice(notice) => notice.subject(),
     }
 }
@@ -320,6 +344,7 @@ fn what(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::screens::{self, record};
 
     #[test]
     fn a_patching_is_told_by_its_patches_its_cves_its_command_and_why() {
@@ -427,5 +452,52 @@ mod tests {
         ));
         let record = Record::parse(&setting.to_string()).unwrap();
         assert_eq!(what(&record), "the mode is `notify`");
+    }
+
+    #[test]
+    fn the_call_that_failed_stands_first_with_its_code_unless_it_succeeded_later() {
+        let Record::Remediation(mut entry) = record("remediation/open-ingress-failed.json") else {
+            panic!("a remediation")
+        };
+        let failed = "RevokeSecurityGroupIngress: UnauthorizedOperation; tcp 22 from 0.0.0.0/0";
+        let told = what(&Record::Remediation(entry.clone()));
+        assert!(told.starts_with(failed), "{told}");
+        let mut again = entry.detail.outcomes[0].clone();
+        (again.round, again.ending) = (again.round + 1, Ending::Done);
+        entry.detail.outcomes.push(again);
+        let told = what(&Record::Remediation(entry));
+        assert!(told.starts_with("tcp 22 from 0.0.0.0/0"), "{told}");
+    }
+
+    #[test]
+    fn entries_of_every_kind_are_the_screen_in_the_documents() {
+        let asked = History {
+            resource: None,
+            limit: 20,
+            since: None,
+            outcome: Vec::new(),
+            format: Format::Table,
+        };
+        let mut read = Read::new();
+        let mut records: Vec<Record> = [
+            "remediation/imdsv1-pending-still-used.json",
+            "remediation/public-snapshot-remediated.json",
+            "remediation/default-security-group-notified-in-use.json",
+            "remediation/open-ingress-remediated.json",
+            "patching/vulnerable-package-remediated.json",
+            "encryption/unencrypted-volume-remediated.json",
+            "undo/open-ingress-undone.json",
+            "remediation/open-ingress-failed.json",
+            "notice/control-tripped-open-ingress.json",
+        ]
+        .map(record)
+        .into();
+        records.sort_by_key(|record| std::cmp::Reverse(record.started_at()));
+        for record in records {
+            let id = record.id().to_owned();
+            let stored = Stored { record, told: true };
+            asked.add(&id, &stored, None, Timestamp::MIN, &mut read);
+        }
+        screens::check("history", |terminal| read.rows.print(terminal) + "\n");
     }
 }

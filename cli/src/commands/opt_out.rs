@@ -200,7 +200,10 @@ async fn remove(aws: &Aws, resource: &str, controls: &[ControlId]) -> Result<Exi
         return Err(aws.not_found(&format!("an opt-out tag on `{resource}`")));
     }
     let left = without(resource, &tags, controls)?;
-    if left.iter().all(|(_, value, left)| left.as_ref() == Some(value)) {
+    if left
+        .iter()
+        .all(|(_, value, left)| left.as_ref() == Some(value))
+    {
         println!("no opt-out of {resource} names that control, so nothing was changed");
         return Ok(ExitCode::from(1));
     }
@@ -248,10 +251,7 @@ fn without(
 }
 
 /// The opt-out tags that a resource has.
-async fn own(
-    aws: &Aws,
-    resource: &str,
-) -> Result<BTreeMap<String, String>, Problem> {
+async fn own(aws: &Aws, resource: &str) -> Result<BTreeMap<String, String>, Problem> {
     let ids = [resource.to_owned()];
     let mut read = opt_outs::read(&aws.clients.ec2, &ids, &aws.deadline).await?;
     Ok(read.remove(resource).unwrap_or_default())

@@ -2,7 +2,6 @@
 //! live resource and decides with the same code as the function; changes
 //! nothing. Volumes: `volumes`; patches: `instances`.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,7 +20,7 @@ use serde_json::Value;
 use crate::Problem;
 use crate::context::{Aws, Context};
 use crate::judging::Judging;
-use crate::table::table;
+use crate::table::{Page, Table, named, table, terminal_width};
 
 /// Shows what would be done about one resource, and why; changes nothing.
 #[derive(Debug, Args)]
@@ -49,7 +48,7 @@ impl Plan {
         }
         let basis = self.judging.basis(context, &aws).await?;
         let policy = &basis.policy;
-        println!("{}\n", basis.by);
+        print!("{}", head(&basis.by, terminal_width()));
         let previewing = Previewing {
             clients: &aws.clients,
             policy,
@@ -298,7 +297,7 @@ async fn preview(
         if preview.is_gone() {
             return Err(aws.not_found(&id));
         }
-        print!("{}", said(&preview, served.info()));
+        print!("{}", said(&preview, served.info(), terminal_width()));
         found |= preview.finding().is_some();
         if !preview.unread.is_empty() {
             return Err(Problem(preview.unread.join("; ")));
@@ -307,41 +306,53 @@ async fn preview(
     Ok(found)
 }
 
-/// A preview, for people.
-fn said(preview: &Preview, info: &ControlInfo) -> String {
+/// What is judged by, above what is said of resources.
+fn head(by: &str, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(by);
+    page.blank();
+    page.into_text()
+}
+
+/// A preview, for people, as it fits a terminal of so many columns.
+fn said(preview: &Preview, info: &ControlInfo, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
     let (id, control) = (&preview.id, preview.control);
-    let what = match one_line(&preview.name, 60) {
-        none if none.is_empty() => id.clone(),
-        name => format!("{id} ({name})"),
-    };
+    let what = named(id, &preview.name);
     let finding = match &preview.verdict {
-        Verdict::NotApplicable(why) => return format!("{what}: nothing to judge: {why}\n"),
+        Verdict::NotApplicable(why) => {
+            page.line(&format!("{what}: nothing to judge: {why}"));
+            return page.into_text();
+        }
         Verdict::Compliant => {
-            return format!("{what}: compliant with {control}, nothing would be done\n");
+            page.line(&format!(
+                "{what}: compliant with {control}, nothing would be done"
+            ));
+            return page.into_text();
         }
         Verdict::Violates(finding) => finding,
     };
-    let mut text = format!("{what}: {} finding ({control})\n", finding.severity);
-    text += &items(finding, info);
-    text += match finding.carried_out {
-        true => "it would be carried out\n",
-        false => "it would not be carried out\n",
-    };
+    page.line(&format!("{what}: {} finding ({control})", finding.severity));
+    page.table(&items(finding, info));
+    page.line(match finding.carried_out {
+        true => "it would be carried out",
+        false => "it would not be carried out",
+    });
     for reason in &finding.reasons {
-        let _ = writeln!(text, "because {}", one_line(reason, 300));
+        page.led("because ", &one_line(reason, 300));
     }
-    text += &exempted(&finding.exemption);
+    page.line(&exempted(&finding.exemption));
     for item in &finding.items {
         let said = exempted(&item.exposure.exemption);
         if !said.is_empty() {
-            let _ = write!(text, "{}: {said}", item.exposure.item);
+            page.line(&format!("{}: {said}", item.exposure.item));
         }
     }
-    text
+    page.into_text()
 }
 
 /// The items of a finding. Of some a part is wrong, and another may stay.
-fn items(finding: &Finding, info: &ControlInfo) -> String {
+fn items(finding: &Finding, info: &ControlInfo) -> Table {
     let in_parts = finding.items.iter().any(|i| !i.exposure.exposed.is_empty());
     let mut headings = vec![info.phrases.item, "as it is"];
     if in_parts {
@@ -364,7 +375,7 @@ fn items(finding: &Finding, info: &ControlInfo) -> String {
         row.push(item.would_be.as_deref().unwrap_or(left).to_owned());
         rows.add_row(row);
     }
-    format!("{rows}\n")
+    rows
 }
 
 /// What an exemption says beside its being one.
@@ -383,15 +394,15 @@ fn exempted(exemption: &Exemption) -> String {
     };
     match exemption {
         Exemption::None | Exemption::Existing => String::new(),
-        Exemption::Exempt(opt_out) => format!("opted out {}\n", terms(opt_out)),
-        Exemption::Ended(opt_out) => format!("its opt-out has ended: {}\n", terms(opt_out)),
+        Exemption::Exempt(opt_out) => format!("opted out {}", terms(opt_out)),
+        Exemption::Ended(opt_out) => format!("its opt-out has ended: {}", terms(opt_out)),
         Exemption::Malformed {
             value,
             problem,
             key,
             ..
         } => format!(
-            "the tag {} is `{}`: {}\n",
+            "the tag {} is `{}`: {}",
             one_line(key.as_deref().unwrap_or(OPT_OUT_TAG), 100),
             one_line(value, 100),
             one_line(problem, 300)
@@ -404,18 +415,24 @@ mod volumes;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use backstop_core::account_setting::AccountSetting;
     use backstop_core::control::Control as _;
     use backstop_core::controls::encryption_by_default::EncryptionByDefault;
+    use backstop_core::controls::open_ingress::OpenIngress;
     use backstop_core::decide::Circumstances;
     use backstop_core::guards::Guards;
     use backstop_core::policy::{Governed as _, Policy};
     use backstop_core::preview;
+    use backstop_core::record::Record;
     use backstop_core::rules::AccountExemption;
+    use backstop_core::security_group::{SecurityGroup, Tags};
     use backstop_core::words::Mode;
     use serde_json::json;
 
     use super::*;
+    use crate::screens::{self, record};
 
     fn call(name: &str, response: Value, error: Option<&str>) -> Value {
         json!({
@@ -572,7 +589,7 @@ mod tests {
                 &rules,
                 &circumstances,
             );
-            said(&preview, &EncryptionByDefault::INFO)
+            said(&preview, &EncryptionByDefault::INFO, None)
         };
         let contains = |text: &str, parts: &[&str]| {
             for part in parts {
@@ -607,5 +624,43 @@ mod tests {
                 "because the policy exempts the account\nopted out until 2027-01-31, by platform: no reason given\n",
             ],
         );
+    }
+
+    #[test]
+    fn the_plan_for_a_group_is_the_screen_in_the_documents() {
+        let Record::Remediation(entry) =
+            record("remediation/open-ingress-remediated-narrowed.json")
+        else {
+            panic!("a remediation")
+        };
+        let before = entry.detail.before.iter();
+        let rules = before.map(|(id, rule)| {
+            let rule = serde_json::from_value(rule.clone()).unwrap();
+            (id.clone(), rule)
+        });
+        let group = SecurityGroup {
+            id: entry.head.resource_id().to_owned(),
+            name: entry.head.resource_name.clone(),
+            owner: entry.head.account.clone(),
+            arn: entry.head.resource.clone(),
+            vpc: None,
+            tags: Tags::new(),
+            vpc_opt_outs: Tags::new(),
+            rules: rules.collect(),
+            prefix_lists: BTreeMap::new(),
+        };
+        let circumstances = Circumstances {
+            mode: Mode::Enforce,
+            account: &group.owner,
+            now: entry.head.started_at,
+            guards: &Guards::default(),
+        };
+        let policy = Policy::default();
+        let rules = OpenIngress::rules(&policy);
+        let preview =
+            preview::preview::<OpenIngress>(&group.id, Some(&group), &rules, &circumstances);
+        screens::check("plan", |terminal| {
+            head(&screens::judged_by(), terminal) + &said(&preview, &OpenIngress::INFO, terminal)
+        });
     }
 }

@@ -11,6 +11,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use backstop_aws::remediation::Place;
+use backstop_core::controls;
 use backstop_core::message::one_line;
 use backstop_core::preview::Preview;
 use backstop_core::words::{ControlId, Severity};
@@ -25,7 +26,7 @@ use crate::commands::explain::control;
 use crate::context::Context;
 use crate::judging::Judging;
 use crate::sarif::sarif;
-use crate::table::{bad, doubtful, table, terminal_width};
+use crate::table::{Page, bad, doubtful, named, table, terminal_width};
 
 /// How a scan is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,6 +84,9 @@ pub(crate) struct Scanned {
     pub(crate) account: String,
     /// The Region.
     pub(crate) region: String,
+    /// What was looked for.
+    #[serde(skip)]
+    pub(crate) controls: Vec<ControlId>,
     /// What was judged by, in words.
     pub(crate) judged_by: String,
     /// Resources of controls that are remediated at once, looked at.
@@ -199,7 +203,7 @@ impl FoundPatching {
             )),
         }
         if !self.cves.is_empty() {
-            lines.push(format!("{}: mended by a patch", few(&self.cves)));
+            lines.push(format!("{}: fixed by a patch", few(&self.cves)));
         }
         if !self.only_told.is_empty() {
             let names = few(&self.only_told);
@@ -247,6 +251,11 @@ impl Scan {
         let mut scanned = Scanned {
             account: account.clone(),
             region: aws.region.clone(),
+            controls: ControlId::ALL
+                .iter()
+                .copied()
+                .filter(is_asked_for)
+                .collect(),
             judged_by: basis.by.clone(),
             ..Scanned::default()
         };
@@ -278,9 +287,7 @@ impl Scan {
             instances::look(&aws, &basis, &mut scanned).await;
         }
         scanned.found.retain(|found| is_asked_for(&found.control));
-        scanned
-            .found
-            .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
+        scanned.sort();
         self.print(&scanned)
     }
 
@@ -327,6 +334,31 @@ impl FailOn {
 }
 
 impl Scanned {
+    /// What is worst comes first.
+    fn sort(&mut self) {
+        self.found
+            .sort_by(|a, b| b.severity.cmp(&a.severity).then(a.id.cmp(&b.id)));
+    }
+
+    /// How many resources of a control were found, and of how many.
+    fn count(&self, control: ControlId, found: usize) -> String {
+        if let Some(looked_at) = self.looked_at_by_control.get(&control) {
+            let resource = controls::of(control).map(|of| of.info().phrases.resource);
+            return format!("{found} of {looked_at} {}s", resource.unwrap_or("resource"));
+        }
+        if ControlId::PATCHING.contains(&control) {
+            return format!("{found} of {} running instances", self.instances);
+        }
+        let volumes = match self.unencrypted_volumes {
+            1 => "1 unencrypted volume".to_owned(),
+            many => format!("{many} unencrypted volumes"),
+        };
+        match self.kept_volumes {
+            0 => volumes,
+            kept => format!("{volumes}, of which {kept} replaced by a copy and kept"),
+        }
+    }
+
     /// Looks at every resource of a control that is remediated at once.
     async fn look(
         &mut self,
@@ -356,7 +388,7 @@ fn found(preview: Preview) -> Option<Found> {
         fingerprints: items.map(|i| i.exposure.fingerprint.clone()).collect(),
         state: match finding.left {
             Some(why) => format!("would be left: {why}"),
-            None => "would be put right".to_owned(),
+            None => "would be remediated".to_owned(),
         },
         resource: preview.arn,
         id: preview.id,
@@ -379,51 +411,41 @@ fn progress() -> ProgressBar {
 
 /// A scan, for people, as it fits a terminal of so many columns.
 fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
-    let mut lines = vec![scanned.judged_by.clone()];
+    let mut page = Page::new(terminal);
+    page.line(&scanned.judged_by);
+    page.blank();
     if !scanned.found.is_empty() {
-        let mut table = table(&["severity", "resource", "name", "what", "Backstop"]);
+        let mut rows = table(&["severity", "control", "resource", "what", "Backstop"]);
         for found in &scanned.found {
             let severity = found.severity.to_string();
-            table.add_row(vec![
+            rows.add_row(vec![
                 match found.severity {
                     Severity::Critical => bad(&severity),
                     _ => doubtful(&severity),
                 },
-                (&found.id).into(),
-                one_line(&found.name, 60).into(),
+                found.control.name().into(),
+                // The id of a setting is its Region.
+                match found.control.is_of_account() {
+                    true => one_line(&found.name, 60).into(),
+                    false => named(&found.id, &found.name).into(),
+                },
                 found.what().join("\n").into(),
                 (&found.state).into(),
             ]);
         }
-        lines.push(table.print(terminal));
+        page.table(&rows);
+        page.blank();
     }
-    for control in AT_ONCE {
-        let info = control.info();
-        let Some(looked_at) = scanned.looked_at_by_control.get(&info.id) else {
-            continue;
-        };
-        let found = scanned.found.iter().filter(|one| one.control == info.id);
-        lines.push(format!(
-            "{} of {looked_at} {}s in {} of {} are {}",
-            found.count(),
-            info.phrases.resource,
-            scanned.region,
-            scanned.account,
-            info.phrases.found
-        ));
+    let mut counts = table(&["control", "found"]);
+    for control in &scanned.controls {
+        let found = scanned.found.iter().filter(|of| of.control == *control);
+        counts.add_row(vec![
+            control.name().to_owned(),
+            scanned.count(*control, found.count()),
+        ]);
     }
-    let unpatched = scanned.found.iter();
-    let unpatched = unpatched.filter(|found| ControlId::PATCHING.contains(&found.control));
-    lines.push(format!(
-        "{} of {} running instances have known vulnerabilities, lack patches, or are not managed",
-        unpatched.count(),
-        scanned.instances
-    ));
-    lines.push(format!(
-        "unencrypted volumes: {}, of which {} are kept after they were replaced",
-        scanned.unencrypted_volumes, scanned.kept_volumes
-    ));
-    lines.join("\n") + "\n"
+    page.table(&counts);
+    page.into_text()
 }
 
 mod instances;
@@ -431,7 +453,12 @@ mod volumes;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use backstop_core::record::Record;
+
     use super::*;
+    use crate::screens::{self, record};
 
     fn found(severity: Severity) -> Found {
         Found {
@@ -444,7 +471,7 @@ mod tests {
             volumes: Vec::new(),
             patching: Some(FoundPatching::default()),
             fingerprints: Vec::new(),
-            state: "would be put right".into(),
+            state: "would be remediated".into(),
             opted_out: false,
         }
     }
@@ -488,9 +515,119 @@ mod tests {
         assert_eq!(
             patching.lines(),
             [
-                "CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more: mended by a patch",
+                "CVE-2026-1, CVE-2026-2, CVE-2026-3, CVE-2026-4, CVE-2026-5 and 2 more: fixed by a patch",
                 "CVE-2026-1: no patch of the operating system",
             ]
         );
+    }
+
+    /// A record as the finding that a scan makes of the resource, where the stack would
+    /// do what the record says was done.
+    fn found_again(record: &Record) -> Found {
+        let (head, left) = match record {
+            Record::Remediation(entry) => (&entry.head, entry.detail.plan.because.as_ref()),
+            Record::Encryption(run) => (&run.head, None),
+            Record::Patching(run) => (&run.head, None),
+            Record::Undo(_) | Record::Notice(_) => panic!("a run"),
+        };
+        let id = head.resource_id().to_owned();
+        let mut found = Found {
+            control: head.control,
+            name: head.resource_name.clone(),
+            resource: head.resource.clone(),
+            patching: None,
+            state: match left {
+                Some(because) => format!("would be left: {}", because.brief()),
+                None => "would be remediated".to_owned(),
+            },
+            id,
+            ..found(head.severity)
+        };
+        if found.name == found.id {
+            found.name.clear();
+        }
+        match record {
+            Record::Remediation(entry) => {
+                let control = controls::of(head.control).unwrap();
+                let exposures = entry.detail.exposures.iter();
+                found.open = exposures.filter_map(|of| control.found(of)).collect();
+            }
+            Record::Encryption(run) => {
+                found.state = format!("backstop plan {} says what would be done", found.id);
+                let volumes = run.detail.volumes.iter();
+                found.volumes = volumes
+                    .map(|volume| FoundVolume {
+                        id: volume.id.clone(),
+                        name: String::new(),
+                        size_gib: volume.size,
+                        volume_type: volume.volume_type.clone(),
+                        device: volume.attached().next().map(|at| at.device.clone()),
+                        opted_out: false,
+                    })
+                    .collect();
+            }
+            Record::Patching(run) if head.control == ControlId::UnmanagedInstance => {
+                let mut reasons = run.detail.reasons.iter();
+                found.state = format!("would be left: {}", reasons.next().unwrap());
+                found.patching = Some(FoundPatching {
+                    lacks: reasons
+                        .map(|why| why.split_once(": ").unwrap().1.to_owned())
+                        .collect(),
+                    ..FoundPatching::default()
+                });
+            }
+            Record::Patching(run) => {
+                let findings = run.detail.findings.iter();
+                found.patching = Some(FoundPatching {
+                    missing: run.detail.before.as_ref().map(|state| state.missing),
+                    cves: findings.flat_map(|of| of.cves.clone()).collect(),
+                    ..FoundPatching::default()
+                });
+            }
+            Record::Undo(_) | Record::Notice(_) => {}
+        }
+        found
+    }
+
+    #[test]
+    fn an_account_with_one_finding_of_each_control_is_the_screen_in_the_documents() {
+        let mut scanned = Scanned {
+            account: "111122223333".into(),
+            region: "eu-central-1".into(),
+            controls: ControlId::ALL.to_vec(),
+            judged_by: screens::judged_by(),
+            unencrypted_volumes: 1,
+            instances: 12,
+            ..Scanned::default()
+        };
+        for (file, looked_at) in [
+            ("remediation/open-ingress-remediated-narrowed.json", 31),
+            ("encryption/unencrypted-volume-remediated.json", 0),
+            ("remediation/encryption-by-default-remediated.json", 1),
+            ("patching/vulnerable-package-remediated.json", 0),
+            ("patching/missing-patches-remediated.json", 0),
+            ("patching/unmanaged-instance-notified.json", 0),
+            ("remediation/public-snapshot-remediated.json", 84),
+            ("remediation/public-image-remediated.json", 9),
+            ("remediation/snapshot-sharing-block-remediated.json", 1),
+            ("remediation/metadata-defaults-remediated.json", 1),
+            ("remediation/serial-console-remediated.json", 1),
+            ("remediation/default-security-group-notified-in-use.json", 2),
+            ("remediation/image-sharing-block-remediated.json", 1),
+            ("remediation/public-subnet-notified-used-by-cluster.json", 6),
+            ("remediation/imdsv1-pending-still-used.json", 12),
+        ] {
+            let found = found_again(&record(file));
+            if controls::of(found.control).is_some() {
+                scanned
+                    .looked_at_by_control
+                    .insert(found.control, looked_at);
+            }
+            scanned.found.push(found);
+        }
+        let controls: BTreeSet<ControlId> = scanned.found.iter().map(|of| of.control).collect();
+        assert_eq!(controls, ControlId::ALL.iter().copied().collect());
+        scanned.sort();
+        screens::check("scan", |terminal| text(&scanned, terminal));
     }
 }

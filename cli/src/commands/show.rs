@@ -1,6 +1,5 @@
 //! `backstop show`: everything about one ledger entry.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use backstop_aws::ledger::Stored;
@@ -16,11 +15,14 @@ use backstop_core::run::Head;
 use backstop_core::undo::{Undo, UndoStatus};
 use backstop_core::words::Status;
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::Context;
-use crate::table::{Cell, Format, Table, bad, good, table};
+use crate::table::{
+    Cell, Format, NOTHING, Page, Table, bad, good, named, second, table, terminal_width,
+};
 
 /// Shows one ledger entry: what was found, each change with its outcome and AWS's
 /// code, before and after, copies and snapshots, the message, how to undo it.
@@ -46,106 +48,114 @@ impl Show {
                 "{}",
                 json!({ "told": told, "undone_by": undone_by, "record": record })
             ),
-            Format::Table => print!("{}", text(&record, told, undone_by.as_deref())),
+            Format::Table => print!(
+                "{}",
+                text(&record, told, undone_by.as_deref(), terminal_width())
+            ),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A record, for people.
-fn text(record: &Record, told: bool, undone_by: Option<&str>) -> String {
-    let mut text = format!("{} {}: {}\n", record.kind(), record.id(), record.outcome());
+/// A record, for people, as it fits a terminal of so many columns.
+fn text(record: &Record, told: bool, undone_by: Option<&str>, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(&format!(
+        "{} {}: {}",
+        record.kind(),
+        record.id(),
+        record.outcome()
+    ));
     match record {
         Record::Remediation(entry) => {
-            text += &head(&entry.head);
-            text += &remediation(entry);
+            head(&mut page, &entry.head);
+            remediation(&mut page, entry);
         }
         Record::Encryption(run) => {
-            text += &head(&run.head);
-            text += &encryption(run);
+            head(&mut page, &run.head);
+            encryption(&mut page, run);
         }
         Record::Patching(run) => {
-            text += &head(&run.head);
-            text += &patching(run);
+            head(&mut page, &run.head);
+            patching(&mut page, run);
         }
-        Record::Undo(undo) => text += &of_undo(undo),
+        Record::Undo(undo) => of_undo(&mut page, undo),
         Record::Notice(_) => {
             // All there is to it is what it says.
-            let body: Option<Value> = json::value(message::of(record).body.as_bytes()).ok();
+            let body = json::value(message::of(record).body.as_bytes()).ok();
             let mail = body.as_ref().and_then(|body| body.get("default")?.as_str());
-            let _ = write!(text, "\n{}", mail.unwrap_or_default());
+            page.verbatim(&format!("\n{}", mail.unwrap_or_default()));
         }
     }
     section(
-        &mut text,
+        &mut page,
         "Message",
         [match told {
             true => "sent",
             false => "not sent yet: the next sweep sends it (backstop sweep)",
         }],
     );
-    section(&mut text, "How to undo it", [way_back(record, undone_by)]);
-    text
+    section(&mut page, "How to undo it", way_back(record, undone_by));
+    page.into_text()
 }
 
 /// What all runs have.
-fn head(head: &Head) -> String {
-    let mut text = String::new();
-    let name = match one_line(&head.resource_name, 100) {
-        none if none.is_empty() => String::new(),
-        name => format!(" ({name})"),
-    };
-    let mut lines = vec![
-        format!("control   {}, {}", head.control, head.severity),
-        format!("resource  {}{name}", head.resource),
-        format!("account   {}, Region {}", head.account, head.region),
-        format!("team      {}", one_line(head.team_or_unowned(), 100)),
-    ];
+fn head(page: &mut Page, head: &Head) {
+    page.led(
+        "control   ",
+        &format!("{}, {}", head.control, head.severity),
+    );
+    // An ARN does not fit a line: the id, the account and the Region say the same.
+    page.led(
+        "resource  ",
+        &named(head.resource_id(), &head.resource_name),
+    );
+    page.led(
+        "account   ",
+        &format!("{}, Region {}", head.account, head.region),
+    );
+    page.led("team      ", &one_line(head.team_or_unowned(), 100));
     let actor = &head.actor;
-    let who = actor.principal.as_deref().unwrap_or("not known");
-    let call = actor.event_name.as_deref();
-    let call = call.map_or_else(String::new, |call| format!(", by {call}"));
-    lines.push(format!(
-        "caller    {}{}",
-        one_line(who, 300),
-        one_line(&call, 100)
-    ));
-    let manager = head.managed_by.as_deref();
-    lines.extend(manager.map(|by| format!("managed by {}", one_line(by, 200))));
-    lines.push(period(head.started_at, head.finished_at, head.attempts));
-    lines.push(format!("policy    version {}", head.policy_version));
-    for line in lines {
-        let _ = writeln!(text, "{line}");
+    let caller = actor.caller();
+    let caller = caller.as_deref().unwrap_or("not known");
+    page.led("caller    ", &one_line(caller, 300));
+    if let Some(event) = &actor.event_name {
+        page.led("event     ", &one_line(event, 100));
     }
-    text
+    if let Some(by) = &head.managed_by {
+        page.led("manager   ", &one_line(by, 200));
+    }
+    period(page, head.started_at, head.finished_at, head.attempts);
+    page.led("policy    ", &format!("version {}", head.policy_version));
 }
 
-fn period(began: jiff::Timestamp, ended: Option<jiff::Timestamp>, attempts: u32) -> String {
-    let ended = ended.map_or_else(|| "not ended".to_owned(), |at| format!("ended {at}"));
-    format!("began     {began}, {ended}, attempts: {attempts}")
+fn period(page: &mut Page, began: Timestamp, ended: Option<Timestamp>, attempts: u32) {
+    let ended = ended.map_or_else(
+        || "not ended".to_owned(),
+        |at| format!("ended {}", second(at)),
+    );
+    let began = second(began);
+    page.led(
+        "began     ",
+        &format!("{began}, {ended}, attempts: {attempts}"),
+    );
 }
 
-fn section<T: AsRef<str>>(text: &mut String, heading: &str, lines: impl IntoIterator<Item = T>) {
-    let mut lines = lines.into_iter().peekable();
-    if lines.peek().is_none() {
-        return;
-    }
-    let _ = writeln!(text, "\n{heading}");
-    for line in lines {
-        let _ = writeln!(text, "  {}", one_line(line.as_ref(), 1000));
-    }
+fn section<T: AsRef<str>>(page: &mut Page, heading: &str, lines: impl IntoIterator<Item = T>) {
+    let lines = lines.into_iter();
+    page.section(heading, "", lines.map(|line| one_line(line.as_ref(), 1000)));
 }
 
-fn rows(text: &mut String, heading: &str, rows: &Table) {
+fn rows(page: &mut Page, heading: &str, rows: Table) {
     if !rows.is_empty() {
-        let _ = writeln!(text, "\n{heading}\n{rows}");
+        page.heading(heading);
+        page.table(&rows.without_empty_columns());
     }
 }
 
-fn remediation(entry: &Entry) -> String {
+fn remediation(page: &mut Page, entry: &Entry) {
     let control = controls::of(entry.head.control);
     let detail = &entry.detail;
-    let mut text = String::new();
     let found = detail.exposures.iter().map(|exposure| {
         let found = control.and_then(|control| control.found(exposure));
         match found {
@@ -153,7 +163,7 @@ fn remediation(entry: &Entry) -> String {
             None => exposure.item.clone(),
         }
     });
-    section(&mut text, "What was found", found);
+    section(page, "What was found", found);
     let line = |item: &str, state: &Value| {
         let line = control.and_then(|control| control.line(item, state));
         one_line(&line.unwrap_or_else(|| state.to_string()), 300)
@@ -173,10 +183,10 @@ fn remediation(entry: &Entry) -> String {
             },
         ]);
     }
-    rows(&mut text, "Before and after", &states);
-    text += &outcomes(&detail.outcomes);
+    rows(page, "Before and after", states);
+    outcomes(page, &detail.outcomes);
     section(
-        &mut text,
+        page,
         "Why it is left",
         match entry.is_change() {
             true => &[],
@@ -189,14 +199,13 @@ fn remediation(entry: &Entry) -> String {
         (true, true) => vec!["read again: as planned"],
         _ => problems,
     };
-    section(&mut text, "Verification", verified);
+    section(page, "Verification", verified);
     let by_others = verification.flat_map(|v| &v.by_others);
-    section(&mut text, "What others changed meanwhile", by_others);
-    text
+    section(page, "What others changed meanwhile", by_others);
 }
 
 /// Each step, how it ended, and what AWS said.
-fn outcomes(outcomes: &[Outcome]) -> String {
+fn outcomes(page: &mut Page, outcomes: &[Outcome]) {
     let mut steps = table(&["item", "change", "outcome", "call", "code", "made"]);
     for outcome in outcomes {
         let change: Value = json!(outcome.step);
@@ -216,7 +225,11 @@ fn outcomes(outcomes: &[Outcome]) -> String {
                 operation.clone(),
                 code.clone(),
             ),
-            other => (good(&other.to_string()), "-".to_owned(), "-".to_owned()),
+            other => (
+                good(&other.to_string()),
+                NOTHING.to_owned(),
+                NOTHING.to_owned(),
+            ),
         };
         steps.add_row(vec![
             outcome.item.as_str().into(),
@@ -224,31 +237,33 @@ fn outcomes(outcomes: &[Outcome]) -> String {
             ended,
             call.into(),
             code.into(),
-            outcome.created.as_deref().unwrap_or("-").into(),
+            outcome.created.as_deref().unwrap_or(NOTHING).into(),
         ]);
     }
-    let mut text = String::new();
-    rows(&mut text, "Changes, in order", &steps);
-    text
+    rows(page, "Changes, in order", steps);
 }
 
-fn encryption(run: &Encryption) -> String {
+fn encryption(page: &mut Page, run: &Encryption) {
     let detail = &run.detail;
-    let mut text = String::new();
     let mut volumes = table(&["volume", "name", "size", "type"]);
     for volume in &detail.volumes {
         volumes.add_row(vec![
             volume.id.clone(),
-            one_line(volume.name(), 60),
+            match volume.name() {
+                name if name == volume.id => NOTHING.to_owned(),
+                name => one_line(name, 60),
+            },
             format!("{} GiB", volume.size),
             volume.volume_type.clone(),
         ]);
     }
-    rows(&mut text, "Unencrypted volumes", &volumes);
+    rows(page, "Unencrypted volumes", volumes);
     let mut tries = table(&["change", "outcome", "call", "code", "made", "tries", "last"]);
-    for (change, tried) in &detail.progress.tries {
+    let mut tried: Vec<_> = detail.progress.tries.iter().collect();
+    tried.sort_by_key(|(_, tried)| tried.last_at);
+    for (change, tried) in tried {
         let (ended, call, code): (Cell, &str, &str) = match &tried.answer {
-            Some(Answer::Accepted) => (good("accepted"), "-", "-"),
+            Some(Answer::Accepted) => (good("accepted"), NOTHING, NOTHING),
             Some(Answer::Refused {
                 operation,
                 code,
@@ -259,41 +274,39 @@ fn encryption(run: &Encryption) -> String {
                 operation,
                 code,
             ),
-            None => (bad("no answer: it may have taken effect"), "-", "-"),
+            None => (bad("no answer: it may have taken effect"), NOTHING, NOTHING),
         };
         tries.add_row(vec![
             change.as_str().into(),
             ended,
             call.into(),
             code.into(),
-            tried.made.as_deref().unwrap_or("-").into(),
+            tried.made.as_deref().unwrap_or(NOTHING).into(),
             tried.count.to_string().into(),
-            tried.last_at.to_string().into(),
+            second(tried.last_at).into(),
         ]);
     }
-    rows(&mut text, "Changes, copies and snapshots", &tries);
+    rows(page, "Changes, copies and snapshots", tries);
     let back = detail
         .progress
         .back
         .iter()
         .flat_map(|back| back.sentences());
-    section(&mut text, "Why it was rolled back", back);
-    section(&mut text, "Attention", &detail.progress.attention);
-    section(&mut text, "Reasons", &detail.reasons);
-    text
+    section(page, "Why it was rolled back", back);
+    section(page, "Attention", &detail.progress.attention);
+    section(page, "Reasons", &detail.reasons);
 }
 
-fn patching(run: &Patching) -> String {
+fn patching(page: &mut Page, run: &Patching) {
     let detail = &run.detail;
-    let mut text = String::new();
     let reported = detail.findings.iter();
     let reported = reported.map(|of| match of.cves.first() {
         Some(cve) => format!("{cve}, {}: {}", of.severity, of.title),
         None => format!("{}: {}", of.severity, of.title),
     });
-    section(&mut text, "What Inspector reported", reported);
+    section(page, "What Inspector reported", reported);
     let lacking = detail.missing.iter().map(|patch| &patch.title);
-    section(&mut text, "Patches that were missing", lacking);
+    section(page, "Patches that were missing", lacking);
     let mut states = table(&["patches", "before", "after"]);
     let count = |of: &Option<PatchState>, count: fn(&PatchState) -> u32| {
         let state = of.as_ref();
@@ -310,99 +323,82 @@ fn patching(run: &Patching) -> String {
             count(&detail.after, of),
         ]);
     }
-    rows(&mut text, "Before and after", &states);
+    rows(page, "Before and after", states);
     let mut commands = table(&["command", "sent", "outcome", "exit code"]);
     for sent in detail.not_begun.iter().chain(&detail.command) {
         commands.add_row(vec![
             sent.id.clone(),
-            sent.at.to_string(),
+            second(sent.at),
             sent.ended.clone().unwrap_or_else(|| "under way".to_owned()),
             sent.exit_code
-                .map_or_else(|| "-".to_owned(), |code| code.to_string()),
+                .map_or_else(|| NOTHING.to_owned(), |code| code.to_string()),
         ]);
     }
-    rows(&mut text, "Commands", &commands);
-    section(&mut text, "Snapshots from before", &detail.snapshots);
-    section(&mut text, "Reasons", &detail.reasons);
-    text
+    rows(page, "Commands", commands);
+    section(page, "Snapshots from before", &detail.snapshots);
+    section(page, "Reasons", &detail.reasons);
 }
 
-fn of_undo(undo: &Undo) -> String {
-    let mut text = String::new();
-    for line in [
-        format!("undoes    {}, {}", undo.undoes, undo.control),
-        format!("resource  {}", undo.resource),
-        format!("account   {}, Region {}", undo.account, undo.region),
-        format!(
-            "asked by  {}: {}",
-            one_line(undo.by.as_deref().unwrap_or("not stated"), 200),
-            one_line(&undo.reason, 300)
-        ),
-        period(undo.started_at, undo.finished_at, undo.attempts),
-        format!("opted out until {}", undo.opt_out_until),
-    ] {
-        let _ = writeln!(text, "{line}");
-    }
-    section(&mut text, "What was restored", &undo.restored);
-    text += &outcomes(&undo.outcomes);
-    section(&mut text, "What is not as it should be", &undo.problems);
-    text
+fn of_undo(page: &mut Page, undo: &Undo) {
+    page.led("undoes    ", &format!("{}, {}", undo.undoes, undo.control));
+    page.led("resource  ", undo.resource_id());
+    page.led(
+        "account   ",
+        &format!("{}, Region {}", undo.account, undo.region),
+    );
+    let by = undo.by.as_deref().unwrap_or("not known");
+    page.led("asked by  ", &one_line(by, 200));
+    page.led("reason    ", &one_line(&undo.reason, 300));
+    period(page, undo.started_at, undo.finished_at, undo.attempts);
+    page.led("opt-out   ", &format!("until {}", undo.opt_out_until));
+    section(page, "What was restored", &undo.restored);
+    outcomes(page, &undo.outcomes);
+    section(page, "What went wrong", &undo.problems);
 }
 
-/// How to undo what a record is about.
-fn way_back(record: &Record, undone_by: Option<&str>) -> String {
+/// How to undo what a record is about; a command is a line of its own.
+fn way_back(record: &Record, undone_by: Option<&str>) -> Vec<String> {
     if let Some(undo) = undone_by {
-        return format!("it was undone already: backstop show {undo}");
+        return vec![
+            "it was undone already:".to_owned(),
+            format!("backstop show {undo}"),
+        ];
     }
-    let command = format!("backstop undo {} --reason '<why>'", record.id());
+    let command = |id: &str| format!("backstop undo {id} --reason '<why>'");
     match record {
-        Record::Remediation(entry) if entry.is_change() => command,
-        Record::Encryption(run) if run.head.status == Status::Remediated => command,
-        Record::Patching(run) if !run.detail.snapshots.is_empty() => {
-            format!(
-                "installed patches stay; {command} says how to go back to the snapshots by hand"
-            )
+        Record::Remediation(entry) if entry.is_change() => vec![command(record.id())],
+        Record::Encryption(run) if run.head.status == Status::Remediated => {
+            vec![command(record.id())]
         }
-        Record::Undo(undo) if undo.status == UndoStatus::UndoFailed => format!(
-            "ask again, what is done already is recognised: backstop undo {} --reason '<why>'",
-            undo.undoes
-        ),
-        Record::Undo(_) => {
-            "an undo is not undone: remove its opt-out, and the control acts again".to_owned()
-        }
+        Record::Patching(run) if !run.detail.snapshots.is_empty() => vec![
+            "installed patches stay; this says how to go back to the snapshots by hand:".to_owned(),
+            command(record.id()),
+        ],
+        Record::Undo(undo) if undo.status == UndoStatus::UndoFailed => vec![
+            "ask again; what is done already is recognised:".to_owned(),
+            command(&undo.undoes),
+        ],
+        Record::Undo(_) => vec![
+            "an undo cannot be undone: remove its opt-out, and the control acts again".to_owned(),
+        ],
         Record::Remediation(_)
         | Record::Encryption(_)
         | Record::Patching(_)
-        | Record::Notice(_) => "nothing was changed that could be undone".to_owned(),
+        | Record::Notice(_) => {
+            vec!["nothing was changed that could be undone".to_owned()]
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-
-    /// A stored document with its `before`.
-    fn stored(path: &Path) -> Record {
-        let fixture: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let mut record = Record::parse(&fixture["document"].to_string()).unwrap();
-        if let (Record::Remediation(entry), Some(before)) = (&mut record, fixture.get("before")) {
-            entry.detail.before = serde_json::from_value(before.clone()).unwrap_or_default();
-        }
-        record
-    }
-
-    fn fixture(name: &str) -> Record {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/aws/tests/stored");
-        stored(&folder.join(name))
-    }
+    use crate::screens::{self, record, stored};
 
     #[test]
     fn every_record_that_a_release_wrote_is_shown() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/aws/tests/stored");
         let mut shown = 0;
-        for kind in std::fs::read_dir(folder).unwrap() {
+        for kind in std::fs::read_dir(stored()).unwrap() {
             let kind = kind.unwrap().path();
             for file in std::fs::read_dir(&kind).into_iter().flatten() {
                 let path = file.unwrap().path();
@@ -411,7 +407,7 @@ mod tests {
                 let Ok(record) = Record::parse(&fixture["document"].to_string()) else {
                     continue;
                 };
-                let text = text(&record, true, None);
+                let text = text(&record, true, None, None);
                 let first = format!("{} {}: {}\n", record.kind(), record.id(), record.outcome());
                 assert!(text.starts_with(&first), "{path:?}\n{text}");
                 assert!(text.contains("\nHow to undo it\n"), "{path:?}\n{text}");
@@ -423,11 +419,11 @@ mod tests {
 
     #[test]
     fn a_remediation_shows_each_item_before_and_after_and_the_way_back() {
-        let record = fixture("remediation/open-ingress-remediated.json");
+        let record = record("remediation/open-ingress-remediated.json");
         let Record::Remediation(entry) = &record else {
             panic!("a remediation")
         };
-        let shown = text(&record, false, None);
+        let shown = text(&record, false, None, None);
         for item in entry.detail.before.keys() {
             assert!(shown.contains(item.as_str()), "{item}\n{shown}");
         }
@@ -440,13 +436,13 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} is missing in\n{shown}");
         }
-        let undone = text(&record, true, Some("01M7SH8XYF6H0J2M4N8P7R3T1W"));
-        assert!(undone.contains("undone already: backstop show 01M7SH8XYF6H0J2M4N8P7R3T1W"));
+        let undone = text(&record, true, Some("01M7SH8XYF6H0J2M4N8P7R3T1W"), None);
+        assert!(undone.contains("undone already:\n  backstop show 01M7SH8XYF6H0J2M4N8P7R3T1W\n"));
     }
 
     #[test]
     fn a_failure_shows_the_call_and_the_code_of_aws() {
-        let mut record = fixture("remediation/open-ingress-remediated.json");
+        let mut record = record("remediation/open-ingress-remediated.json");
         let Record::Remediation(entry) = &mut record else {
             panic!("a remediation")
         };
@@ -458,13 +454,32 @@ mod tests {
                 message: "You are not authorized".into(),
             };
         }
-        let shown = text(&record, true, None);
+        let shown = text(&record, true, None, None);
         for part in [
             "RevokeSecurityGroupIngress",
             "UnauthorizedOperation",
             "not authorized",
         ] {
             assert!(shown.contains(part), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_remediation_and_its_undo_are_the_screens_in_the_documents() {
+        for (screen, file) in [
+            ("show", "remediation/open-ingress-remediated-narrowed.json"),
+            (
+                "show-encryption",
+                "encryption/unencrypted-volume-remediated.json",
+            ),
+            (
+                "show-patching",
+                "patching/vulnerable-package-remediated.json",
+            ),
+            ("show-undo", "undo/open-ingress-undone.json"),
+        ] {
+            let record = record(file);
+            screens::check(screen, |terminal| text(&record, true, None, terminal));
         }
     }
 }

@@ -7,6 +7,7 @@ use backstop_aws::ledger::Ledger;
 use backstop_aws::policy_store::read_versioned;
 use backstop_aws::stack::Stack;
 use backstop_core::controls;
+use backstop_core::message::one_line;
 use backstop_core::policy::Policy;
 use backstop_core::sweep::LastSweep;
 use backstop_core::words::{ControlId, Mode};
@@ -18,7 +19,7 @@ use serde_json::json;
 use crate::Problem;
 use crate::commands::kill_switch;
 use crate::context::{Aws, Context, output};
-use crate::table::{Cell, Format, bad, doubtful, good, table};
+use crate::table::{Cell, Format, Page, bad, doubtful, good, second, table, terminal_width};
 
 /// How many records that wait to be sent are read to see of which control they are.
 const MOST_READ: usize = 100;
@@ -78,7 +79,7 @@ impl Status {
         let report = report(&aws, &stack).await?;
         match self.format {
             Format::Json => println!("{}", json!(report)),
-            Format::Table => print(&report),
+            Format::Table => print!("{}", text(&report, terminal_width())),
         }
         Ok(ExitCode::from(u8::from(report.needs_a_person())))
     }
@@ -180,36 +181,40 @@ impl Report {
     }
 }
 
-fn print(report: &Report) {
-    println!(
+/// A report, for people, as it fits a terminal of so many columns.
+fn text(report: &Report, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(&format!(
         "account {}, Region {}, stack {}, policy version {}",
         report.account, report.region, report.stack, report.policy_version
-    );
+    ));
     if let Some(problem) = &report.policy_problem {
-        println!("{problem}; no control changes anything until it is corrected");
+        page.line(&format!(
+            "{problem}; no control changes anything until it is corrected"
+        ));
     }
-    if report.kill_switch {
-        println!("the kill switch is on: nothing is changed (backstop kill-switch off)");
-    } else {
-        println!("the kill switch is off");
-    }
+    page.line(match report.kill_switch {
+        true => "the kill switch is on: nothing is changed (backstop kill-switch off)",
+        false => "the kill switch is off",
+    });
     match &report.last_sweep {
-        Some(last) => println!(
-            "the last sweep ended at {}{}",
-            last.at,
-            match last.unseen.len() {
-                0 => String::new(),
-                some => format!(
-                    " and could not see {some} things: {}",
-                    last.unseen.join("; ")
-                ),
+        Some(last) => {
+            page.line(&format!("the last sweep ended at {}", second(last.at)));
+            if !last.unseen.is_empty() {
+                page.line("it could not see:");
             }
-        ),
-        None => println!("no sweep has ended yet: backstop sweep"),
+            for unseen in &last.unseen {
+                page.led("  - ", &one_line(unseen, 500));
+            }
+        }
+        None => page.line("no sweep has ended yet: backstop sweep"),
     }
     if report.sweep_overdue && report.last_sweep.is_some() {
-        println!("that is more than {SWEEP_HOURS} hours ago: backstop doctor");
+        page.line(&format!(
+            "that is more than {SWEEP_HOURS} hours ago: backstop doctor"
+        ));
     }
+    page.blank();
     let mut rows = table(&[
         "control",
         "mode",
@@ -221,25 +226,32 @@ fn print(report: &Report) {
     for of in &report.controls {
         rows.add_row(row(of));
     }
-    println!("{rows}");
-    if report.unsent > 0 {
-        println!(
-            "{} messages are not sent yet; the next sweep sends them",
-            report.unsent
-        );
+    page.table(&rows);
+    page.blank();
+    match report.unsent {
+        0 => {}
+        1 => page.line("1 message is not sent yet; the next sweep sends it"),
+        many => page.line(&format!(
+            "{many} messages are not sent yet; the next sweep sends them"
+        )),
     }
     for of in report.controls.iter().filter(|of| of.tripped) {
-        println!(
-            "{} has tripped and changes nothing: find out why (backstop history), then backstop re-arm {}",
-            of.control, of.control
-        );
+        page.line(&format!(
+            "{} has tripped and changes nothing; find out why, then re-arm it:",
+            of.control
+        ));
+        page.led("  ", "backstop history");
+        page.led("  ", &format!("backstop re-arm {}", of.control));
     }
+    page.into_text()
 }
 
 fn row(of: &OfControl) -> Vec<Cell> {
-    let open: u64 = of.open.values().sum();
-    let reasons = of.open.iter().map(|(why, count)| format!("{count} {why}"));
-    let reasons: Vec<String> = reasons.collect();
+    let open: Vec<String> = of
+        .open
+        .iter()
+        .map(|(why, count)| format!("{count}: {why}"))
+        .collect();
     vec![
         of.control.name().into(),
         match of.mode {
@@ -253,9 +265,9 @@ fn row(of: &OfControl) -> Vec<Cell> {
             false => good("no"),
         },
         format!("{} of {}", of.changes_this_hour, of.changes_per_hour).into(),
-        match open {
-            0 => "0".to_owned(),
-            open => format!("{open}: {}", reasons.join(", ")),
+        match open.join("\n") {
+            none if none.is_empty() => "0".to_owned(),
+            open => open,
         }
         .into(),
         of.unsent.to_string().into(),
@@ -264,7 +276,10 @@ fn row(of: &OfControl) -> Vec<Cell> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::screens;
 
     fn report() -> Report {
         Report {
@@ -332,5 +347,35 @@ mod tests {
         let of = |control| mode(control, &policy, Some(Mode::Enforce));
         assert_eq!(of(ControlId::PublicImage), Some(Mode::Off));
         assert_eq!(of(ControlId::OpenIngress), Some(Mode::Enforce));
+    }
+
+    #[test]
+    fn the_status_of_every_control_is_the_screen_in_the_documents() {
+        let policy = Policy::default();
+        let sweep: Value = serde_json::from_str(include_str!(
+            "../../../shared/aws/tests/stored/state/sweep.json"
+        ))
+        .unwrap();
+        let last: LastSweep = serde_json::from_value(sweep["document"].clone()).unwrap();
+        let controls = ControlId::ALL.iter().map(|control| {
+            let open = last.open.get(control).into_iter().flatten();
+            OfControl {
+                control: *control,
+                mode: mode(*control, &policy, Some(Mode::Enforce)),
+                tripped: *control == ControlId::PublicSnapshot,
+                changes_this_hour: u64::from(*control == ControlId::OpenIngress),
+                changes_per_hour: policy.controls.budget(*control),
+                open: open.map(|(why, open)| (why.clone(), open.count)).collect(),
+                unsent: usize::from(*control == ControlId::OpenIngress),
+            }
+        });
+        let report = Report {
+            policy_version: 3,
+            controls: controls.collect(),
+            last_sweep: Some(last.clone()),
+            unsent: 1,
+            ..report()
+        };
+        screens::check("status", |terminal| text(&report, terminal));
     }
 }

@@ -25,7 +25,7 @@ impl Sweep {
             &aws.deadline,
         )
         .await?;
-        println!("started; what is news in it is told by its digest");
+        println!("started; its digest reports what is new");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -170,7 +170,7 @@ fn would_be<C: Control>(change: &Change<C::State>) -> String {
     };
     for part in &change.add {
         let item = C::INFO.phrases.item;
-        text += &format!(", {} by a {item} of its own", words(part));
+        text += &format!(", and a new {item} for {}", words(part));
     }
     for lost in &change.lost {
         text += &format!(", {lost} LOST");

@@ -76,8 +76,9 @@ pub enum Existing {
 pub struct Budget {
     /// Changes by this control in a clock hour (UTC), counted when they are
     /// begun; each rule that is revoked or narrowed, each volume that is
-    /// replaced, and each instance that is patched, is one. A run that would exceed it changes nothing, and the
-    /// control trips: nothing more is changed until a person re-arms it.
+    /// replaced, and each instance that is patched, is one. It is never exceeded. If
+    /// many resources use it up, the control trips: nothing more is changed until a
+    /// person re-arms it. A resource that would exceed it by itself trips alone.
     #[schemars(range(min = 1))]
     pub changes_per_hour: u32,
 }

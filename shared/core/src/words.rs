@@ -398,7 +398,9 @@ impl Actor {
             (Some(principal), None) => Some(format!("{principal}{of_account}")),
             (None, Some(user)) => Some(user),
             (None, None) if self.invoked_by.is_some() => self.invoked_by.clone(),
-            (None, None) => Some(format!("a caller{of_account}")).filter(|_| self.account.is_some()),
+            (None, None) => {
+                Some(format!("a caller{of_account}")).filter(|_| self.account.is_some())
+            }
         }
     }
 }

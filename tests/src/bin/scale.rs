@@ -291,6 +291,7 @@ fn answer(request: &Message, seen: &Mutex<Seen>, groups: usize) -> (u16, String)
             page("subnetSet", others - exposed, &|xml, n| subnet(xml, n, false))
         }
         "DescribeSubnets" => page("subnetSet", exposed, &|xml, n| subnet(xml, n, true)),
+        "DescribeInstances" if has("subnet-id") => page("reservationSet", 0, &|_, _| {}),
         "DescribeInstances" if has("metadata-options.http-tokens") => {
             page("reservationSet", exposed, &|xml, n| instance(xml, n, "optional"))
         }

@@ -1,7 +1,5 @@
 //! What `patch-instance` would do about an instance now.
 
-use std::fmt::Write;
-
 use backstop_aws::patching;
 use backstop_core::message::one_line;
 use backstop_core::patching::decide::{Circumstances, Decision, Verdict, decide};
@@ -14,12 +12,11 @@ use backstop_core::words::Status;
 use jiff::Timestamp;
 
 use super::exempted;
-use super::volumes::named;
 use crate::Problem;
 use crate::commands::scan::few;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::table;
+use crate::table::{Page, Table, named, second, table, terminal_width};
 
 /// Most lines of a table.
 const MOST_LINES: usize = 40;
@@ -38,7 +35,11 @@ pub(super) async fn plan(id: &str, says: &Says, aws: &Aws, basis: &Basis) -> Res
         guards: &guards,
     };
     let decision = decide(&facts, &basis.policy.patching(), &circumstances);
-    print!("{}", said(id, &facts, &decision, &basis.policy.patching));
+    let settings = &basis.policy.patching;
+    print!(
+        "{}",
+        said(id, &facts, &decision, settings, terminal_width())
+    );
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
 }
 
@@ -87,8 +88,16 @@ async fn facts(
     Ok(facts)
 }
 
-/// A decision about an instance's patches, for people.
-fn said(id: &str, facts: &PatchFacts, decision: &Decision, settings: &Settings) -> String {
+/// A decision about an instance's patches, for people, as it fits a terminal of so
+/// many columns.
+fn said(
+    id: &str,
+    facts: &PatchFacts,
+    decision: &Decision,
+    settings: &Settings,
+    terminal: Option<usize>,
+) -> String {
+    let mut page = Page::new(terminal);
     let what = match &facts.host {
         None => format!("the patches of {id}"),
         Some(host) => format!(
@@ -98,50 +107,58 @@ fn said(id: &str, facts: &PatchFacts, decision: &Decision, settings: &Settings) 
         ),
     };
     let control = match &decision.verdict {
-        Verdict::NotApplicable(why) => return format!("{what}: nothing to judge: {why}\n"),
-        Verdict::Compliant => return format!("{what}: compliant, nothing would be done\n"),
+        Verdict::NotApplicable(why) => Err(format!("nothing to judge: {why}")),
+        Verdict::Compliant => Err("compliant, nothing would be done".to_owned()),
         Verdict::Settling => {
-            return format!(
-                "{what}: it was started a moment ago and would be looked at again by the sweep\n"
-            );
+            Err("it was started a moment ago and would be looked at again by the sweep".to_owned())
         }
-        Verdict::Violates(control) => control,
+        Verdict::Violates(control) => Ok(control),
     };
-    let mut text = format!("{what}: {} finding ({control})\n", decision.severity);
+    let control = match control {
+        Ok(control) => control,
+        Err(why_not) => {
+            page.line(&format!("{what}: {why_not}"));
+            return page.into_text();
+        }
+    };
+    page.line(&format!(
+        "{what}: {} finding ({control})",
+        decision.severity
+    ));
     match &facts.state {
-        Some(state) => text += &as_of(state),
-        None if facts.agent.is_some() => text += "it was never scanned for missing patches\n",
+        Some(state) => page.line(&as_of(state)),
+        None if facts.agent.is_some() => page.line("it was never scanned for missing patches"),
         None => {}
     }
-    text += &missing(&facts.missing);
-    text += &findings(&decision.findings);
+    missing(&mut page, &facts.missing);
+    findings(&mut page, &decision.findings);
     let (carried_out, begins) = match decision.status {
         Status::InProgress => ("it would be carried out", true),
         Status::Pending => ("it would be carried out later", true),
         _ => ("it would not be carried out", false),
     };
-    let _ = writeln!(text, "{carried_out}");
+    page.line(carried_out);
     for (n, reason) in decision.reasons.iter().enumerate() {
         let lead = match n {
             0 => "because ",
             _ => "and ",
         };
-        let _ = writeln!(text, "{lead}{}", one_line(reason, 400));
+        page.led(lead, &one_line(reason, 400));
     }
-    text += &exempted(&decision.exemption);
+    page.line(&exempted(&decision.exemption));
     if begins {
         for (n, step) in steps(decision.operation, settings).iter().enumerate() {
-            let _ = writeln!(text, "{}. {step}", n + 1);
+            page.led(&format!("{}. ", n + 1), step);
         }
     }
-    text
+    page.into_text()
 }
 
 /// What the last patch operation left.
 fn as_of(state: &PatchState) -> String {
     let when = state
         .ended_at
-        .map_or_else(String::new, |at| format!(" at {at}"));
+        .map_or_else(String::new, |at| format!(" at {}", second(at)));
     let mut counts = vec![format!("{} approved patches missing", state.missing)];
     if state.failed > 0 {
         counts.push(format!("{} failed to install", state.failed));
@@ -151,15 +168,12 @@ fn as_of(state: &PatchState) -> String {
         counts.push(format!("{waiting} without effect until it restarts"));
     }
     let operation = one_line(&state.operation, 50);
-    format!("as of the last {operation}{when}: {}\n", counts.join(", "))
+    format!("as of the last {operation}{when}: {}", counts.join(", "))
 }
 
 /// The patches that an Install would bring.
-fn missing(patches: &[Patch]) -> String {
-    if patches.is_empty() {
-        return String::new();
-    }
-    let mut rows = table(&["patch", "what it is", "severity", "mends"]);
+fn missing(page: &mut Page, patches: &[Patch]) {
+    let mut rows = table(&["patch", "what it is", "severity", "fixes"]);
     for patch in patches.iter().take(MOST_LINES) {
         rows.add_row(vec![
             one_line(&patch.title, 100),
@@ -168,15 +182,12 @@ fn missing(patches: &[Patch]) -> String {
             or_none(&few(&patch.cves)),
         ]);
     }
-    format!("{rows}\n{}", and_more(patches.len()))
+    listed(page, &rows, patches.len());
 }
 
 /// What Inspector reported.
-fn findings(findings: &[Vulnerability]) -> String {
-    if findings.is_empty() {
-        return String::new();
-    }
-    let headings = ["Inspector reported", "severity", "in", "mended by a patch"];
+fn findings(page: &mut Page, findings: &[Vulnerability]) {
+    let headings = ["Inspector reported", "severity", "in", "fixed by a patch"];
     let mut rows = table(&headings);
     for finding in findings.iter().take(MOST_LINES) {
         let name = finding.cves.first().unwrap_or(&finding.title);
@@ -191,12 +202,12 @@ fn findings(findings: &[Vulnerability]) -> String {
             or_none(&few(&packages)),
             match finding.is_patchable() {
                 true => "yes",
-                false => "no, only told",
+                false => "no",
             }
             .to_owned(),
         ]);
     }
-    format!("{rows}\n{}", and_more(findings.len()))
+    listed(page, &rows, findings.len());
 }
 
 fn or_none(text: &str) -> String {
@@ -206,10 +217,14 @@ fn or_none(text: &str) -> String {
     }
 }
 
-fn and_more(all: usize) -> String {
+/// The first rows of so many, and how many more there are.
+fn listed(page: &mut Page, rows: &Table, all: usize) {
+    if !rows.is_empty() {
+        page.table(rows);
+    }
     match all.saturating_sub(MOST_LINES) {
-        0 => String::new(),
-        more => format!("and {more} more\n"),
+        0 => {}
+        more => page.line(&format!("and {more} more")),
     }
 }
 
@@ -230,7 +245,7 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
     }
     let (first, back) = match settings.snapshots.take {
         true => (
-            "First snapshots of all its volumes are taken. They are crash-consistent: what is only in memory is not in them.",
+            "First, snapshots of all its volumes are taken. They are crash-consistent: they lack what is only in memory.",
             "the only way back is volumes made of the snapshots, by hand",
         ),
         false => (
@@ -240,7 +255,7 @@ fn steps(operation: Operation, settings: &Settings) -> Vec<String> {
     };
     let restart = match settings.reboot {
         Reboot::Never => {
-            "It is not restarted: what asks for a restart takes effect when somebody does."
+            "It is not restarted: a patch that needs a restart takes effect with the next one."
         }
         Reboot::IfNeeded => {
             "It is RESTARTED once anything has been installed, or if an earlier patch waits for a restart."
@@ -262,12 +277,14 @@ mod tests {
 
     use backstop_core::patching::{Command, Host, OS, Package, Reach};
     use backstop_core::policy::Policy;
+    use backstop_core::record::Record;
     use backstop_core::windows::Window;
     use backstop_core::words::Mode;
     use backstop_core::words::Severity;
     use jiff::SignedDuration;
 
     use super::*;
+    use crate::screens::{self, record};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -308,6 +325,10 @@ mod tests {
     }
 
     fn plan(facts: &PatchFacts, policy: &Policy) -> String {
+        plan_on(facts, policy, None)
+    }
+
+    fn plan_on(facts: &PatchFacts, policy: &Policy, terminal: Option<usize>) -> String {
         let guards = BTreeMap::new();
         let circumstances = Circumstances {
             mode: Mode::Enforce,
@@ -315,7 +336,21 @@ mod tests {
             guards: &guards,
         };
         let decision = decide(facts, &policy.patching(), &circumstances);
-        said("i-1", facts, &decision, &policy.patching)
+        said("i-1", facts, &decision, &policy.patching, terminal)
+    }
+
+    #[test]
+    fn the_plan_for_an_instances_patches_is_the_screen_in_the_documents() {
+        let Record::Patching(run) = record("patching/vulnerable-package-remediated.json") else {
+            panic!("a patching")
+        };
+        let mut facts = facts(&[("Name", &run.head.resource_name)]);
+        facts.host.as_mut().unwrap().id = run.head.resource_id().to_owned();
+        facts.state.clone_from(&run.detail.before);
+        facts.findings.clone_from(&run.detail.findings);
+        screens::check("plan-patches", |terminal| {
+            plan_on(&facts, &Policy::default(), terminal)
+        });
     }
 
     #[track_caller]
@@ -337,12 +372,12 @@ mod tests {
             &plan(&facts, &policy),
             &[
                 "the patches of i-1 (web-1), running: high finding (missing-patches)\n",
-                "as of the last Scan at 2026-11-23T04:00:00Z: 3 approved patches missing, 1 without effect until it restarts\n",
+                "as of the last Scan at 2026-11-23 04:00:00 UTC: 3 approved patches missing, 1 without effect until it restarts\n",
                 "openssl-3.0.8",
                 "CVE-2026-1000",
                 "kernel-6.1",
                 "it would be carried out\n",
-                "1. First snapshots of all its volumes are taken. They are crash-consistent",
+                "1. First, snapshots of all its volumes are taken. They are crash-consistent",
                 "2. Then the command AWS-RunPatchBaseline with Operation=Install and RebootOption=NoReboot is sent",
                 "3. A patch cannot be undone: the only way back is volumes made of the snapshots",
             ],
@@ -395,7 +430,7 @@ mod tests {
             &plan(&waits, &policy),
             &[
                 "it would be carried out later\nbecause the patch command c-1, which was sent to it, is under way\n",
-                "1. First snapshots",
+                "1. First, snapshots",
             ],
         );
         let spared = facts(&[(
@@ -460,7 +495,7 @@ mod tests {
                 "yes",
                 "CVE-2026-2000",
                 "package-of-NPM",
-                "no, only told",
+                "no",
                 "it would not be carried out\n",
                 "because Systems Manager cannot reach it",
                 "and role: ",

@@ -1,8 +1,6 @@
 //! What would be done about an instance with its volumes, about a volume that
 //! is attached nowhere.
 
-use std::fmt::Write;
-
 use backstop_aws::volumes::facts;
 use backstop_core::controls::unencrypted_volume::{self, Circumstances, Decision, Verdict};
 use backstop_core::message::{managed_volumes, one_line, steps};
@@ -13,7 +11,7 @@ use super::exempted;
 use crate::Problem;
 use crate::context::Aws;
 use crate::judging::Basis;
-use crate::table::table;
+use crate::table::{Page, named, table, terminal_width};
 
 /// Looks at the unit of a volume or an instance; whether anything was found.
 pub(super) async fn plan(id: &str, aws: &Aws, basis: &Basis) -> Result<bool, Problem> {
@@ -40,12 +38,19 @@ pub(super) async fn plan(id: &str, aws: &Aws, basis: &Basis) -> Result<bool, Pro
         guards: &guards.remove(&unit).unwrap_or_default(),
     };
     let decision = unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
-    print!("{}", said(id, &facts, &decision, key));
+    print!("{}", said(id, &facts, &decision, key, terminal_width()));
     Ok(matches!(decision.verdict, Verdict::Violates(_)))
 }
 
-/// A decision about a unit, for people.
-fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>) -> String {
+/// A decision about a unit, for people, as it fits a terminal of so many columns.
+fn said(
+    asked: &str,
+    facts: &VolumeFacts,
+    decision: &Decision,
+    key: Option<&str>,
+    terminal: Option<usize>,
+) -> String {
+    let mut page = Page::new(terminal);
     let unit = match &facts.unit {
         Unit::Gone => asked.to_owned(),
         Unit::Volume(volume) => named(&volume.id, volume.name()),
@@ -57,14 +62,19 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
         ),
     };
     let found = match &decision.verdict {
-        Verdict::NotApplicable(why) => return format!("{unit}: nothing to judge: {why}\n"),
-        Verdict::Compliant => return format!("{unit}: compliant, nothing would be done\n"),
-        Verdict::Settling { seconds } => {
-            return format!(
-                "{unit}: it was created a moment ago and would be looked at again in {seconds} seconds\n"
-            );
+        Verdict::NotApplicable(why) => Err(format!("nothing to judge: {why}")),
+        Verdict::Compliant => Err("compliant, nothing would be done".to_owned()),
+        Verdict::Settling { seconds } => Err(format!(
+            "it was created a moment ago and would be looked at again in {seconds} seconds"
+        )),
+        Verdict::Violates(volumes) => Ok(volumes),
+    };
+    let found = match found {
+        Ok(volumes) => volumes,
+        Err(why_not) => {
+            page.line(&format!("{unit}: {why_not}"));
+            return page.into_text();
         }
-        Verdict::Violates(volumes) => volumes,
     };
     let (carried_out, begins) = match decision.status {
         Status::InProgress => ("it would be carried out", true),
@@ -85,10 +95,9 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
             .to_owned(),
         ]);
     }
-    let mut text = format!(
-        "{unit}: {} finding\n{rows}\n{carried_out}\n",
-        Severity::High
-    );
+    page.line(&format!("{unit}: {} finding", Severity::High));
+    page.table(&rows);
+    page.line(carried_out);
     for (n, reason) in decision.reasons.iter().enumerate() {
         // Of what begins they only say which volumes stay as they are.
         let lead = match (decision.status, n) {
@@ -96,27 +105,19 @@ fn said(asked: &str, facts: &VolumeFacts, decision: &Decision, key: Option<&str>
             (_, 0) => "because ",
             _ => "and ",
         };
-        let _ = writeln!(text, "{lead}{}", one_line(reason, 300));
+        page.led(lead, &one_line(reason, 300));
     }
-    text += &exempted(&decision.exemption);
+    page.line(&exempted(&decision.exemption));
     if let Some(manager) = unencrypted_volume::managed_by(facts, &Actor::default()) {
-        let _ = writeln!(text, "{}", managed_volumes(&manager.to_string()));
+        page.line(&managed_volumes(&manager.to_string()));
     }
     if begins {
         let steps = steps(decision.way, decision.volumes.len(), key);
         for (n, step) in steps.iter().enumerate() {
-            let _ = writeln!(text, "{}. {step}", n + 1);
+            page.led(&format!("{}. ", n + 1), step);
         }
     }
-    text
-}
-
-/// The id, and the name where there is one.
-pub(super) fn named(id: &str, name: &str) -> String {
-    match one_line(name, 60) {
-        name if name == id => name,
-        name => format!("{id} ({name})"),
-    }
+    page.into_text()
 }
 
 fn device(volume: &Volume) -> String {
@@ -127,6 +128,7 @@ fn device(volume: &Volume) -> String {
 #[cfg(test)]
 mod tests {
     use backstop_core::encryption::Attached;
+    use backstop_core::record::Record;
     use backstop_core::volumes::{Attachment, Instance};
     use jiff::{SignedDuration, Timestamp};
 
@@ -135,6 +137,7 @@ mod tests {
     use backstop_core::words::Mode;
 
     use super::*;
+    use crate::screens::{self, record};
 
     fn now() -> Timestamp {
         "2026-11-24T10:00:00Z".parse().unwrap()
@@ -195,6 +198,10 @@ mod tests {
 
     /// What is said of a unit in mode `enforce`.
     fn plan(unit: Unit, attached: Attached) -> String {
+        plan_on(unit, attached, None)
+    }
+
+    fn plan_on(unit: Unit, attached: Attached, terminal: Option<usize>) -> String {
         let mut policy = Policy::default();
         let settings = &mut policy.controls.unencrypted_volume.settings;
         settings.attached = attached;
@@ -215,7 +222,7 @@ mod tests {
         };
         let decision =
             unencrypted_volume::decide(&facts, &policy.unencrypted_volume(), &circumstances);
-        said("i-1", &facts, &decision, Some("alias/data"))
+        said("i-1", &facts, &decision, Some("alias/data"), terminal)
     }
 
     #[track_caller]
@@ -227,6 +234,25 @@ mod tests {
             };
             rest = after;
         }
+    }
+
+    #[test]
+    fn the_plan_for_an_instances_volumes_is_the_screen_in_the_documents() {
+        let Record::Encryption(run) = record("encryption/unencrypted-volume-remediated.json")
+        else {
+            panic!("an encryption")
+        };
+        let unit = || {
+            let name = [("Name", run.head.resource_name.as_str())];
+            let mut unit = instance("running", &name, &run.detail.volumes);
+            if let Unit::Instance(instance, _) = &mut unit {
+                instance.id = run.head.resource_id().to_owned();
+            }
+            unit
+        };
+        screens::check("plan-volumes", |terminal| {
+            plan_on(unit(), Attached::Swap, terminal)
+        });
     }
 
     #[test]

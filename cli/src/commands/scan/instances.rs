@@ -224,8 +224,8 @@ fn state(decision: &Decision) -> String {
         Status::InProgress if decision.operation == Operation::Scan => {
             "would be scanned for missing patches".to_owned()
         }
-        Status::InProgress => "would be put right".to_owned(),
-        Status::Pending => format!("would be put right later: {}", why()),
+        Status::InProgress => "would be remediated".to_owned(),
+        Status::Pending => format!("would be remediated later: {}", why()),
         // What it lacks is said already.
         Status::Notified | Status::Refused => {
             let first = decision.reasons.first().map_or("", String::as_str);
@@ -417,7 +417,7 @@ mod tests {
             .iter()
             .map(|f| (f.id.as_str(), f.control, f.severity, f.state.as_str()))
             .collect();
-        let right = "would be put right";
+        let right = "would be remediated";
         assert_eq!(
             of,
             [
@@ -456,7 +456,7 @@ mod tests {
                 vec!["2 approved patches missing".to_owned()],
                 vec!["never scanned for missing patches".to_owned()],
                 vec![
-                    "CVE-2026-1000: mended by a patch".to_owned(),
+                    "CVE-2026-1000: fixed by a patch".to_owned(),
                     "CVE-2026-2000, the title of arn-3: no patch of the operating system"
                         .to_owned(),
                 ],

@@ -109,7 +109,7 @@ fn found(
     let state = match (&decision.verdict, decision.status) {
         (Verdict::NotApplicable(_) | Verdict::Compliant, _) => return None,
         (Verdict::Settling { .. }, _) => "would be looked at again once it has settled".to_owned(),
-        (_, Status::InProgress) => "would be put right".to_owned(),
+        (_, Status::InProgress) => "would be remediated".to_owned(),
         (_, Status::Pending) => format!("backstop plan {unit} says what would be done"),
         (_, Status::Notified | Status::Refused) => {
             format!("would be left: {}", decision.reasons.join("; "))
@@ -282,11 +282,11 @@ mod tests {
             [
                 ("i-1", "", "backstop plan i-1 says what would be done"),
                 ("i-2", "", "would be left: opted out"),
-                ("vol-4", "archive", "would be put right"),
+                ("vol-4", "archive", "would be remediated"),
                 (
                     "eu-central-1",
                     "encryption by default in eu-central-1",
-                    "would be put right"
+                    "would be remediated"
                 ),
             ]
         );

@@ -3,6 +3,8 @@
 //! ModifySubnetAttribute takes one attribute a call. Which subnets assign IPv6
 //! addresses EC2 cannot filter: the walk asks for those that have IPv6 at all.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_ec2::types::{
     AttributeBooleanValue, Filter, Ipv6AddressAttribute, Subnet as Described,
 };
@@ -14,7 +16,7 @@ use backstop_core::security_group::Tags;
 use crate::clients::Clients;
 use crate::error::AwsError;
 use crate::group_pages::each_page;
-use crate::opt_outs::{any_of, of_vpcs};
+use crate::opt_outs::{VALUES, any_of, of_vpcs};
 use crate::remediation::{Concerned, Place, Remediation, Stopped, Walked, outcome};
 use crate::security_groups::{filter, partition, tags, within};
 
@@ -26,16 +28,17 @@ const READ: &str = "DescribeSubnets";
 impl Remediation for PublicSubnet {
     async fn gather(aws: &Clients, at: Place<'_>, id: &str) -> Result<Option<Subnet>, AwsError> {
         let request = aws.ec2.describe_subnets().subnet_ids(id).send();
+        let these = [id.to_owned()];
         let (described, vpcs, nodes) = tokio::join!(
             at.deadline.call(READ, request),
             of_vpcs(&aws.ec2, at.deadline),
-            nodes(aws, at, id),
+            nodes(aws, at, &these),
         );
         let described = match described {
             Err(error) if error.is_gone() => return Ok(None),
             described => described?.subnets.unwrap_or_default(),
         };
-        let (mut vpcs, nodes) = (vpcs?, nodes?);
+        let (mut vpcs, mut nodes) = (vpcs?, nodes?);
         let Some(described) = described.into_iter().next() else {
             return Ok(None);
         };
@@ -45,7 +48,7 @@ impl Remediation for PublicSubnet {
                 .vpc_id()
                 .and_then(|vpc| vpcs.remove(vpc))
                 .unwrap_or_default(),
-            nodes,
+            nodes: nodes.remove(id).unwrap_or_default(),
             ..subnet
         }))
     }
@@ -91,11 +94,18 @@ impl Remediation for PublicSubnet {
             let read = async |token: Option<String>| {
                 let (page, next) = page(aws, at, &filters, token).await?;
                 let mut subnets = Vec::new();
-                for described in page.iter().filter(|described| assigns(described)) {
+                let assign: Vec<&Described> = page.iter().filter(|of| assigns(of)).collect();
+                let ids = assign.iter().filter_map(|of| of.subnet_id.clone());
+                // Else one that only its nodes show to be a cluster's would be judged
+                // otherwise here than by a look.
+                let mut nodes = nodes(aws, at, &ids.collect::<Vec<_>>()).await?;
+                for described in assign {
                     let vpc = described.vpc_id().and_then(|vpc| vpcs.get(vpc));
+                    let subnet = facts(described, at.region)?;
                     subnets.push(Subnet {
                         vpc_opt_outs: vpc.cloned().unwrap_or_default(),
-                        ..facts(described, at.region)?
+                        nodes: nodes.remove(&subnet.id).unwrap_or_default(),
+                        ..subnet
                     });
                 }
                 Ok((subnets, next))
@@ -144,29 +154,44 @@ async fn page(
     Ok((page.subnets.unwrap_or_default(), page.next_token))
 }
 
-/// The tags of one instance in a subnet that shows a Kubernetes cluster, if any does.
-async fn nodes(aws: &Clients, at: Place<'_>, subnet: &str) -> Result<Vec<Tags>, AwsError> {
+/// The tags of one instance in each of these subnets that shows a Kubernetes cluster;
+/// subnets without one are not in it.
+async fn nodes(
+    aws: &Clients,
+    at: Place<'_>,
+    subnets: &[String],
+) -> Result<BTreeMap<String, Vec<Tags>>, AwsError> {
     const OPERATION: &str = "DescribeInstances";
     let keys: Vec<String> = managers::keys(Kind::orchestrates).collect();
     let states = ["pending", "running", "stopping", "stopped"].map(str::to_owned);
-    let mut pages = aws
-        .ec2
-        .describe_instances()
-        .filters(filter("subnet-id", subnet))
-        .filters(any_of("tag-key", &keys))
-        .filters(any_of("instance-state-name", &states))
-        .max_results(PAGE)
-        .into_paginator()
-        .send();
-    while let Some(page) = within(at.deadline, OPERATION, pages.next()).await? {
-        let page = page.map_err(|error| AwsError::new(OPERATION, &error))?;
-        let mut instances = page.reservations().iter().flat_map(|of| of.instances());
-        // A page with a filter may be empty although others are not.
-        if let Some(instance) = instances.next() {
-            return Ok(vec![tags(instance.tags())]);
+    let mut found: BTreeMap<String, Vec<Tags>> = BTreeMap::new();
+    for subnets in subnets.chunks(VALUES) {
+        let mut pages = aws
+            .ec2
+            .describe_instances()
+            .filters(any_of("subnet-id", subnets))
+            .filters(any_of("tag-key", &keys))
+            .filters(any_of("instance-state-name", &states))
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        while let Some(page) = within(at.deadline, OPERATION, pages.next()).await? {
+            let page = page.map_err(|error| AwsError::new(OPERATION, &error))?;
+            for instance in page.reservations().iter().flat_map(|of| of.instances()) {
+                let subnet = match subnets {
+                    [only] => only.as_str(),
+                    _ => instance.subnet_id().unwrap_or_default(),
+                };
+                let one = || vec![tags(instance.tags())];
+                found.entry(subnet.to_owned()).or_insert_with(one);
+            }
+            // One of each is enough.
+            if subnets.iter().all(|subnet| found.contains_key(subnet)) {
+                break;
+            }
         }
     }
-    Ok(Vec::new())
+    Ok(found)
 }
 
 fn assigns(subnet: &Described) -> bool {

@@ -241,7 +241,7 @@ async fn the_walk_asks_for_what_may_assign_addresses_page_by_page_and_shows_each
     let wire = Wire::new(|call| {
         let next = call.parameter("NextToken");
         match (call.operation.as_str(), call.parameter("Filter.1.Value.1")) {
-            ("DescribeTags", _) => others(call),
+            ("DescribeTags" | "DescribeInstances", _) => others(call),
             (_, Some("true")) if next.is_none() => {
                 let both =
                     item("subnet-1", "true", "true", "") + &item("subnet-2", "true", "false", "");
@@ -276,10 +276,22 @@ async fn the_walk_asks_for_what_may_assign_addresses_page_by_page_and_shows_each
         ]
     );
     let calls = wire.calls();
-    let calls: Vec<&Call> = calls
-        .iter()
-        .filter(|call| call.operation == "DescribeSubnets")
-        .collect();
+    let of = |operation: &str| {
+        let calls = calls.iter().filter(|call| call.operation == operation);
+        calls.collect::<Vec<&Call>>()
+    };
+    let nodes = of("DescribeInstances").into_iter();
+    let nodes: Vec<_> = nodes.map(|call| call.list("Filter.1.Value")).collect();
+    assert_eq!(
+        nodes,
+        [
+            vec!["subnet-1", "subnet-2"],
+            vec!["subnet-3"],
+            vec!["subnet-4"]
+        ],
+        "of those that assign addresses"
+    );
+    let calls = of("DescribeSubnets");
     assert_eq!(calls.len(), 3, "reads = pages");
     for call in calls {
         assert_eq!(call.parameter("MaxResults"), Some("1000"));

@@ -123,16 +123,8 @@ fn tokens_are_required_on_proof_and_of_no_other_instance() {
     for (what, instance, expected) in [
         ("required already", with(CLOSED), None),
         ("its service is off", with(off), None),
-        (
-            "it starts",
-            in_state("pending"),
-            Some(Disposition::Enforce),
-        ),
-        (
-            "it stops",
-            in_state("stopping"),
-            Some(Disposition::Enforce),
-        ),
+        ("it starts", in_state("pending"), Some(Disposition::Enforce)),
+        ("it stops", in_state("stopping"), Some(Disposition::Enforce)),
         ("it goes", in_state("shutting-down"), None),
         ("it is gone", in_state("terminated"), None),
         ("proven", instance(&proof()), Some(Disposition::Enforce)),

@@ -61,7 +61,7 @@ fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
         let (code, table, err) = backstop(aws, &["scan"]);
         assert_eq!(code, 1, "{err}");
         assert!(
-            table.contains(&group.id) && table.contains("would be put right"),
+            table.contains(&group.id) && table.contains("would be remediated"),
             "{table}"
         );
         let scanned = json_of(aws, &["scan", "--format", "json"]);
@@ -80,7 +80,7 @@ fn scan_and_plan_show_what_would_be_done_and_change_nothing() {
         for part in [
             "revoked",
             "narrowed to tcp 80",
-            "tcp 443 by a rule of its own",
+            "a new rule for tcp 443",
             "it would be carried out",
         ] {
             assert!(plan.contains(part), "{part} is missing in\n{plan}");
@@ -223,9 +223,13 @@ fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
         let settings = json!({
             "attached": "swap", "windows": [{"from": "00:00", "to": "00:00"}], "settling_minutes": 0,
         });
+        // Whatever the stack's baseline holds of other scenarios.
         let policy = file(
             "policy",
-            &json!({"version": 1, "controls": {"unencrypted-volume": {"settings": settings}}}),
+            &json!({"version": 1, "controls": {
+                "unencrypted-volume": {"settings": settings},
+                "encryption-by-default": {"existing": "enforce"},
+            }}),
         );
         aws.proxy.reset();
 
@@ -235,7 +239,7 @@ fn scan_and_plan_know_volumes_and_the_accounts_setting_and_change_nothing() {
             let found = scanned["found"].as_array().unwrap();
             found.iter().find(|one| one["id"] == id).cloned().unwrap()
         };
-        assert_eq!(of(&volume)["state"], "would be put right");
+        assert_eq!(of(&volume)["state"], "would be remediated");
         assert_eq!(of(&volume)["volumes"][0]["size_gib"], 12);
         assert_eq!(of(&spared)["state"], "would be left: opted out");
         assert_eq!(
@@ -318,7 +322,7 @@ fn scan_and_plan_know_the_patches_of_instances_and_change_nothing() {
             found.iter().find(one).cloned().unwrap()
         };
         let found = of(&lacking, "missing-patches");
-        assert_eq!(found["state"], "would be put right");
+        assert_eq!(found["state"], "would be remediated");
         assert_eq!(found["patching"]["missing"], 2);
         let found = of(&unmanaged, "unmanaged-instance");
         assert_eq!(found["severity"], "medium");
