@@ -16,7 +16,7 @@ use backstop_core::security_group::Tags;
 use crate::clients::Clients;
 use crate::error::AwsError;
 use crate::group_pages::each_page;
-use crate::opt_outs::{VALUES, any_of, of_vpcs};
+use crate::opt_outs::{VALUES, any_of, of_vpcs, of_vpcs_seen};
 use crate::remediation::{Concerned, Place, Remediation, Stopped, Walked, outcome};
 use crate::security_groups::{filter, partition, tags, within};
 
@@ -78,12 +78,7 @@ impl Remediation for PublicSubnet {
         mut each: impl AsyncFnMut(Vec<Subnet>),
     ) -> Result<Walked, Stopped> {
         let mut walked = Walked::default();
-        let vpcs = of_vpcs(&aws.ec2, at.deadline).await;
-        let vpcs = vpcs.unwrap_or_else(|error| {
-            let unseen = format!("the opt-outs of VPCs: {error}");
-            walked.unseen.push(unseen);
-            [].into()
-        });
+        let vpcs = of_vpcs_seen(&aws.ec2, at.deadline, &mut walked.unseen).await;
         // The second leaves out what the first has shown.
         let ipv4 = vec![filter("map-public-ip-on-launch", "true")];
         let ipv6 = vec![
