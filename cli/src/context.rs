@@ -12,7 +12,7 @@ use backstop_aws::clients::{Clients, EncryptionClients, OperationsClients};
 use backstop_aws::deadline::Deadline;
 use backstop_aws::error::{AwsError, NO_CREDENTIALS};
 use backstop_aws::ledger::{Ledger, LedgerError};
-use backstop_aws::stack::{Stack, whoami};
+use backstop_aws::stack::{Stack, regions, whoami};
 use clap::Args;
 
 use crate::Problem;
@@ -35,6 +35,30 @@ pub(crate) struct Context {
     /// Backstop's stack
     #[arg(long, global = true, default_value = "backstop", help_heading = GLOBAL)]
     pub(crate) stack: String,
+}
+
+/// Whether a command is about one Region or all.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Regions {
+    /// Every Region that is enabled in the account, one after the other
+    #[arg(long = "all-regions", conflicts_with = "region")]
+    pub(crate) all: bool,
+}
+
+impl Regions {
+    /// A context for each Region that is asked for.
+    pub(crate) async fn of(self, context: &Context) -> Result<Vec<Context>, Problem> {
+        if !self.all {
+            return Ok(vec![context.clone()]);
+        }
+        let aws = context.aws().await?;
+        let names = regions(&aws.clients.ec2, &aws.deadline).await?;
+        let contexts = names.into_iter().map(|name| Context {
+            region: Some(name),
+            ..context.clone()
+        });
+        Ok(contexts.collect())
+    }
 }
 
 /// AWS, as a command calls it.
@@ -103,15 +127,22 @@ impl Context {
 
     /// The stack, which has to be there.
     pub(crate) async fn stack(&self, aws: &Aws) -> Result<Stack, Problem> {
-        Stack::read(&aws.operations, &self.stack, &aws.deadline)
-            .await
-            .map_err(|error| match error.code.as_str() {
-                "ValidationError" => Problem(format!(
-                    "there is no stack `{}` in {}: name it with --stack, or the Region with --region",
-                    self.stack, aws.region
-                )),
-                _ => error.into(),
-            })
+        self.stack_if_any(aws).await?.ok_or_else(|| {
+            Problem(format!(
+                "there is no stack `{}` in {}: name it with --stack, or the Region with --region",
+                self.stack, aws.region
+            ))
+        })
+    }
+
+    /// The stack, if there is one.
+    pub(crate) async fn stack_if_any(&self, aws: &Aws) -> Result<Option<Stack>, AwsError> {
+        match Stack::read(&aws.operations, &self.stack, &aws.deadline).await {
+            Ok(stack) => Ok(Some(stack)),
+            // CloudFormation has no code of its own for it.
+            Err(error) if error.code == "ValidationError" => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -121,9 +152,9 @@ impl Aws {
         format!("account {}, Region {}", self.account, self.region)
     }
 
-    /// Says what is about to be changed, before anything is.
+    /// Says where something is about to be changed, before anything is.
     pub(crate) fn announce(&self, stack: &Stack) {
-        println!("{}, stack {}", self.place(), stack.name);
+        println!("{}", of_stack(&self.place(), &stack.name));
     }
 
     /// That something is not where it was looked for.
@@ -139,6 +170,11 @@ impl Aws {
         let table = output(stack, "LedgerTableName")?;
         Ok(Ledger::new(&self.clients, table.to_owned()))
     }
+}
+
+/// Where a stack is: `account 111122223333, Region eu-central-1, stack backstop`.
+pub(crate) fn of_stack(place: &str, stack: &str) -> String {
+    format!("{place}, stack {stack}")
 }
 
 /// An output of the stack.
@@ -212,14 +248,11 @@ fn way_out(error: &AwsError) -> Option<&'static str> {
         "OptInRequired" => {
             "enable the Region or the service in the account, or name another Region with --region"
         }
-        "AccessDenied"
-        | "AccessDeniedException"
-        | "UnauthorizedOperation"
-        | "AuthorizationError" => "grant the call, or use another profile with --profile",
         "NoConnection" => {
             "AWS could not be reached: see that there is a network (proxy, VPN), and that the Region is spelt right"
         }
         "Timeout" => "AWS did not answer in time: see that there is a network, and try again",
+        _ if error.is_denied() => "grant the call, or use another profile with --profile",
         _ if error.is_throttled() => "AWS throttles the call: try again in a minute",
         _ => return None,
     })

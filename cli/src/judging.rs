@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use backstop_aws::ledger::Ledger;
 use backstop_aws::policy_store::read_versioned;
-use backstop_aws::stack::Stack;
 use backstop_core::guards::Guards;
 use backstop_core::policy::Policy;
 use backstop_core::words::{ControlId, Mode};
@@ -51,9 +50,17 @@ impl Judging {
     pub(crate) async fn basis(&self, context: &Context, aws: &Aws) -> Result<Basis, Problem> {
         let given = self.policy.as_deref().map(parse).transpose()?;
         let mode = self.mode.map(Mode::from);
-        let stack = match Stack::read(&aws.operations, &context.stack, &aws.deadline).await {
-            Ok(stack) => stack,
-            Err(error) => {
+        let read = context.stack_if_any(aws).await;
+        let without = match &read {
+            Ok(_) => format!("there is no `{}`", context.stack),
+            Err(error) => format!("`{}` could not be read: {}", context.stack, error.code),
+        };
+        let stack = match read {
+            Ok(Some(stack)) => stack,
+            // Whoever may not see stacks may still scan. What passes by itself must
+            // not make the answer another one.
+            Err(error) if !error.is_denied() => return Err(error.into()),
+            Ok(None) | Err(_) => {
                 let mode = mode.unwrap_or(Mode::Enforce);
                 let of = match &self.policy {
                     Some(file) => format!("the policy in {file}"),
@@ -61,11 +68,9 @@ impl Judging {
                 };
                 return Ok(Basis {
                     by: format!(
-                        "{}: judged by {of} in mode {}, without a stack (`{}` could not be read: {}); trips, the baseline and what Inspector reported are not known",
+                        "{}: judged by {of} in mode {}, without a stack ({without}); trips, the baseline and what Inspector reported are not known",
                         aws.place(),
-                        name(mode),
-                        context.stack,
-                        error.code
+                        name(mode)
                     ),
                     policy: given.unwrap_or_default(),
                     mode,

@@ -36,6 +36,7 @@ Examples:
   backstop status                          what each control does now
   backstop explain open-ingress            what a control finds, changes and never does
   backstop scan --format sarif --output backstop.sarif
+  backstop scan --all-regions --fail-on high
   backstop history sg-0a3f5c7e91b2d4f60    what was done about a security group
   backstop history --since 24h --outcome failed
   backstop undo <entry> --reason 'vendor access until Friday'";
@@ -91,6 +92,8 @@ enum Command {
     Sweep(commands::sweep::Sweep),
     /// Prints completions for a shell
     Completions(commands::completions::Completions),
+    /// Prints a man page
+    Man(commands::man::Man),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -125,6 +128,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Problem> {
         Command::KillSwitch(command) => command.run(&context).await,
         Command::Sweep(command) => command.run(&context).await,
         Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 

@@ -24,9 +24,10 @@ const HELP: &str = concat!(
     "/blob/main/README.md#controls"
 );
 
-/// The log of a scan.
-pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
-    let rules = ControlId::ALL.iter().map(|control| rule(*control, scanned));
+/// The log of the scans of one or several Regions: one run, since GitHub takes only
+/// one of a tool and category.
+pub(crate) fn sarif(scans: &[Scanned]) -> Sarif {
+    let rules = ControlId::ALL.iter().map(|control| rule(*control, scans));
     let driver = ToolComponent::builder()
         .name("Backstop")
         .version(env!("CARGO_PKG_VERSION"))
@@ -34,15 +35,21 @@ pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
         .information_uri(env!("CARGO_PKG_REPOSITORY"))
         .rules(rules.collect::<Vec<_>>())
         .build();
-    let results: Vec<Outcome> = scanned
-        .found
+    let results: Vec<Outcome> = scans
         .iter()
-        .map(|of| outcome(of, scanned))
+        .flat_map(|scanned| scanned.found.iter().map(|of| outcome(of, scanned)))
         .collect();
     // What a scan could not see is not closed: whoever reads the log must know that
     // it is not all there is.
-    let unseen = scanned.unseen.iter().map(|problem| {
-        let message = Message::builder().text(problem.as_str()).build();
+    let unseen = scans.iter().flat_map(|scanned| {
+        let region = scanned.region.as_str();
+        scanned.unseen.iter().map(move |problem| (region, problem))
+    });
+    let is_complete = scans.iter().all(|scanned| scanned.unseen.is_empty());
+    let unseen = unseen.map(|(region, problem)| {
+        let message = Message::builder()
+            .text(format!("Region {region}: {problem}"))
+            .build();
         let level = json!("error");
         Notification::builder()
             .message(message)
@@ -50,7 +57,7 @@ pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
             .build()
     });
     let invocation = Invocation::builder()
-        .execution_successful(scanned.unseen.is_empty())
+        .execution_successful(is_complete)
         .tool_execution_notifications(unseen.collect::<Vec<_>>())
         .build();
     let run = Run::builder()
@@ -65,10 +72,11 @@ pub(crate) fn sarif(scanned: &Scanned) -> Sarif {
         .build()
 }
 
-fn rule(control: ControlId, scanned: &Scanned) -> ReportingDescriptor {
+fn rule(control: ControlId, scans: &[Scanned]) -> ReportingDescriptor {
     let text = |text: String| MultiformatMessageString::builder().text(text).build();
     let (title, why) = (control.title(), explain(control).map_or("", |of| of.why));
-    let of_rule = scanned.found.iter().filter(|of| of.control == control);
+    let found = scans.iter().flat_map(|scanned| &scanned.found);
+    let of_rule = found.filter(|of| of.control == control);
     let worst = of_rule.map(|of| of.severity).max();
     let properties = PropertyBag::builder()
         .tags(vec!["security".to_owned(), "aws".to_owned()])
@@ -165,10 +173,20 @@ mod tests {
     use super::*;
     use crate::commands::scan::{FoundPatching, FoundVolume};
 
-    /// What GitHub's documentation asks of a log ("SARIF support for code
-    /// scanning").
+    /// That a log is SARIF, by the schema of OASIS, and what GitHub's documentation
+    /// asks of it ("SARIF support for code scanning").
     #[track_caller]
     fn github_takes(log: &serde_json::Value) {
+        let schema = include_str!("../tests/sarif-schema-2.1.0.json");
+        let mut schema: serde_json::Value = serde_json::from_str(schema).unwrap();
+        // Its pattern for that has a bracket that closes nothing; no log here names a language.
+        for of in ["run", "toolComponent"] {
+            let fields = &mut schema["definitions"][of]["properties"];
+            fields.as_object_mut().unwrap().remove("language");
+        }
+        if let Err(fault) = jsonschema::validate(&schema, log) {
+            panic!("{}: {fault}", fault.instance_path());
+        }
         assert!(log["$schema"].as_str().unwrap().contains("sarif-2.1.0"));
         assert_eq!(log["version"], "2.1.0");
         for run in log["runs"].as_array().unwrap() {
@@ -214,11 +232,12 @@ mod tests {
             opted_out,
         };
         let mut scanned = Scanned {
+            region: "eu-central-1".into(),
             found: vec![found(true), found(false)],
             ..Scanned::default()
         };
         let run = |scanned: &Scanned| {
-            let log = serde_json::to_value(sarif(scanned)).unwrap();
+            let log = serde_json::to_value(sarif(std::slice::from_ref(scanned))).unwrap();
             github_takes(&log);
             log["runs"][0].clone()
         };
@@ -232,7 +251,7 @@ mod tests {
         let invocation = &partial["invocations"][0];
         assert_eq!(invocation["executionSuccessful"], false);
         let said = &invocation["toolExecutionNotifications"][0]["message"]["text"];
-        assert_eq!(said, "volumes: denied");
+        assert_eq!(said, "Region eu-central-1: volumes: denied");
     }
 
     #[test]
@@ -261,7 +280,7 @@ mod tests {
             }],
             ..Scanned::default()
         };
-        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        let log = serde_json::to_value(sarif(std::slice::from_ref(&scanned))).unwrap();
         let run = &log["runs"][0];
         let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
         let rules: Vec<&str> = rules.iter().map(|r| r["id"].as_str().unwrap()).collect();
@@ -325,7 +344,7 @@ mod tests {
             ],
             ..Scanned::default()
         };
-        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        let log = serde_json::to_value(sarif(std::slice::from_ref(&scanned))).unwrap();
         let results = log["runs"][0]["results"].as_array().unwrap();
         let of = |n: usize, field: &str| results[n][field].as_str().unwrap();
         assert_eq!([of(0, "level"), of(1, "level")], ["note", "warning"]);
@@ -356,7 +375,7 @@ mod tests {
             }],
             ..Scanned::default()
         };
-        let log = serde_json::to_value(sarif(&scanned)).unwrap();
+        let log = serde_json::to_value(sarif(std::slice::from_ref(&scanned))).unwrap();
         assert_eq!(log["version"], "2.1.0");
         github_takes(&log);
         let run = &log["runs"][0];

@@ -48,10 +48,12 @@ pub(crate) fn check(command: &str, print: impl Fn(Option<usize>) -> String) {
     }
 }
 
+/// Where the screens are made.
+pub(crate) const PLACE: &str = "account 111122223333, Region eu-central-1";
+
 /// What a scan and a plan of this account are judged by.
 pub(crate) fn judged_by() -> String {
-    let place = "account 111122223333, Region eu-central-1";
-    as_the_stack(place, "backstop", &its_policy(3), Mode::Enforce, false)
+    as_the_stack(PLACE, "backstop", &its_policy(3), Mode::Enforce, false)
 }
 
 /// Where the documents are that a release stored.

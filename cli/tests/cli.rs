@@ -248,7 +248,7 @@ fn replay_reads_records_in_every_form() {
             err(&read)
         );
         assert_eq!(
-            out(&read).contains("1 records"),
+            out(&read).starts_with("1 record in 1 file;"),
             records == 1,
             "{}",
             out(&read)
@@ -442,6 +442,26 @@ fn completions_are_of_these_commands() {
 }
 
 #[test]
+fn a_man_page_is_of_these_commands() {
+    let page = backstop(&["man"]);
+    assert_eq!(page.status.code(), Some(0), "{}", err(&page));
+    for part in [".TH backstop 1", "kill", "GLOBAL OPTIONS", "\\-\\-profile"] {
+        assert!(out(&page).contains(part), "{part}:\n{}", out(&page));
+    }
+    let of = |command: &[&str]| backstop(&[&["man"][..], command].concat());
+    for command in [&["opt-out", "add"][..], &["opt-out add"]] {
+        let page = of(command);
+        assert_eq!(page.status.code(), Some(0), "{}", err(&page));
+        for part in ["\\-\\-until", "\\-\\-region"] {
+            assert!(out(&page).contains(part), "{part}:\n{}", out(&page));
+        }
+    }
+    let typo = of(&["opt-out", "ad"]);
+    assert_eq!(typo.status.code(), Some(2));
+    assert!(err(&typo).contains("`opt-out ad`"), "{}", err(&typo));
+}
+
+#[test]
 fn without_a_region_or_credentials_it_says_how_to_give_them() {
     let nowhere = backstop(&["doctor"]);
     assert_eq!(nowhere.status.code(), Some(2));
@@ -500,6 +520,114 @@ fn answering(status: u16, body: &'static str) -> (String, std::thread::JoinHandl
         String::from_utf8_lossy(&request).into_owned()
     });
     (endpoint, request)
+}
+
+/// Answers every request by its action and its Region, until the process ends.
+fn serving(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> String {
+    use std::io::{BufRead, BufReader, Read};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let (mut head, mut length) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {
+                let line = head.lines().last().unwrap_or_default().to_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let body = String::from_utf8(body).unwrap();
+            let action = body.split('&').find_map(|of| of.strip_prefix("Action="));
+            // `Credential=KEY/20261124/eu-central-1/ec2/aws4_request`.
+            let region = head.split("Credential=").nth(1).unwrap().split('/').nth(2);
+            let (status, text) = answer(action.unwrap_or_default(), region.unwrap());
+            let answer = format!(
+                "HTTP/1.1 {status} -\r\ncontent-type: text/xml\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}",
+                text.len()
+            );
+            reader.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn every_region_is_scanned_and_one_that_cannot_be_loses_no_other() {
+    let no_stack = "<ErrorResponse><Error><Type>Sender</Type><Code>ValidationError</Code><Message>Stack with id backstop does not exist</Message></Error></ErrorResponse>";
+    let endpoint = serving(move |action, region| {
+        match (action, region) {
+        ("GetCallerIdentity", "eu-west-3") => (403, DENIED.to_owned()),
+        ("GetCallerIdentity", _) => (
+            200,
+            "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/jo</Arn><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>".to_owned(),
+        ),
+        ("DescribeRegions", _) => (
+            200,
+            "<DescribeRegionsResponse><regionInfo><item><regionName>eu-west-3</regionName></item><item><regionName>eu-central-1</regionName></item></regionInfo></DescribeRegionsResponse>".to_owned(),
+        ),
+        ("DescribeStacks" | "ListStackResources", _) => (400, no_stack.to_owned()),
+        ("GetSerialConsoleAccessStatus", _) => (
+            200,
+            "<GetSerialConsoleAccessStatusResponse><serialConsoleAccessEnabled>false</serialConsoleAccessEnabled></GetSerialConsoleAccessStatusResponse>".to_owned(),
+        ),
+        (action, _) => panic!("{action} is not expected"),
+    }
+    });
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_backstop"))
+            .args(arguments)
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .output()
+            .unwrap()
+    };
+    let scan = ["scan", "--all-regions", "--control", "serial-console"];
+    let scanned = run(&[&scan[..], &["--format", "json"]].concat());
+    assert_eq!(scanned.status.code(), Some(2), "{}", err(&scanned));
+    assert!(
+        err(&scanned).contains("eu-west-3: not seen: GetCallerIdentity: AccessDenied"),
+        "{}",
+        err(&scanned)
+    );
+    let scans: Value = serde_json::from_str(&out(&scanned)).unwrap();
+    let regions = [&scans[0]["region"], &scans[1]["region"]];
+    assert_eq!(regions, ["eu-central-1", "eu-west-3"]);
+    assert_eq!(scans[0]["looked_at_by_control"]["serial-console"], 1);
+    assert_eq!(scans[0]["unseen"], json!([]));
+    assert_eq!(scans[1]["unseen"].as_array().unwrap().len(), 1);
+    let table = out(&run(&scan));
+    for part in [
+        "Region eu-central-1: judged by the default policy",
+        "there is no `backstop`",
+        "Region eu-west-3: not scanned",
+    ] {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
+    let sarif = out(&run(&[&scan[..], &["--format", "sarif"]].concat()));
+    let sarif: Value = serde_json::from_str(&sarif).unwrap();
+    assert_eq!(sarif["runs"].as_array().unwrap().len(), 1);
+    let invocation = &sarif["runs"][0]["invocations"][0];
+    assert_eq!(invocation["executionSuccessful"], false);
+
+    let status = run(&["status", "--all-regions"]);
+    assert_eq!(status.status.code(), Some(2), "no Region has a stack");
+    let said = out(&status);
+    assert!(
+        said.contains("no stack `backstop` in eu-central-1"),
+        "{said}"
+    );
+    assert!(
+        err(&status).contains("eu-west-3: GetCallerIdentity"),
+        "{}",
+        err(&status)
+    );
 }
 
 const DENIED: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>";
@@ -720,6 +848,11 @@ fn what_is_typed_wrong_is_said_before_anything_is_called() {
         (&["undo", "01M7SH8XYF6H0J2M4N8P7R3T1W"], "--reason"),
         (&["failed", "redrive"], "<IDS>"),
         (&["history", "--limit", "0"], "a number from 1 on"),
+        (&["history", "--outcome", "faild"], "'failed'"),
+        (
+            &["scan", "--all-regions", "--region", "eu-central-1"],
+            "--region",
+        ),
     ] {
         let said = backstop(arguments);
         assert_eq!(said.status.code(), Some(2), "{arguments:?}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::context::Context;
-use crate::table::{Format, bad, good, table};
+use crate::table::{Format, Page, bad, good, table, terminal_width};
 
 /// Examines trail, rules, subscription, queue, policy and trips.
 #[derive(Debug, Args)]
@@ -29,20 +29,6 @@ impl Doctor {
             Ok(tripped) => trips(&tripped),
             Err(error) => Check::unmade("trips", &Problem::from(error).0),
         });
-        let mut table = table(&["check", "", "found", "what to do"]);
-        for check in &checks {
-            match &check.result {
-                Ok(found) => {
-                    table.add_row(vec![check.name.into(), good("ok"), found.into(), "".into()])
-                }
-                Err(failed) => table.add_row(vec![
-                    check.name.into(),
-                    bad("FAILED"),
-                    (&failed.found).into(),
-                    (&failed.remedy).into(),
-                ]),
-            };
-        }
         let documents = checks.iter().map(|check| match &check.result {
             Ok(found) => json!({ "check": check.name, "ok": true, "found": found }),
             Err(failed) => json!({
@@ -50,10 +36,54 @@ impl Doctor {
             }),
         });
         match self.format {
-            Format::Table => println!("{table}"),
+            Format::Table => print!("{}", text(&checks, terminal_width())),
             Format::Json => println!("{}", documents.collect::<Value>()),
         }
         let well = checks.iter().all(|check| check.result.is_ok());
         Ok(ExitCode::from(u8::from(!well)))
+    }
+}
+
+/// The checks, for people, as they fit a terminal of so many columns.
+fn text(checks: &[Check], terminal: Option<usize>) -> String {
+    let mut rows = table(&["check", "", "found", "what to do"]);
+    for check in checks {
+        rows.add_row(match &check.result {
+            Ok(found) => vec![check.name.into(), good("ok"), found.into(), "".into()],
+            Err(failed) => vec![
+                check.name.into(),
+                bad("FAILED"),
+                (&failed.found).into(),
+                (&failed.remedy).into(),
+            ],
+        });
+    }
+    let mut page = Page::new(terminal);
+    page.table(&rows);
+    page.into_text()
+}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::doctor::{Trail, trail};
+    use backstop_core::words::ControlId;
+
+    use super::*;
+    use crate::screens;
+
+    #[test]
+    fn checks_that_passed_and_that_failed_are_the_screen_in_the_documents() {
+        let logging = Trail {
+            name: "management-events".into(),
+            covers_region: true,
+            logging: true,
+            logs_writes: true,
+        };
+        let checks = [
+            trail(&[logging], "eu-central-1"),
+            Check::unmade("queue", "GetQueueAttributes: AccessDenied: no right"),
+            trips(&[ControlId::PublicSnapshot]),
+        ];
+        screens::check("doctor", |terminal| text(&checks, terminal));
     }
 }

@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use backstop_aws::failed_events::{Message, redrive, show, take};
 use backstop_aws::stack::Stack;
-use backstop_core::failed_event::Function;
+use backstop_core::failed_event::{FailedEvent, Function, notice};
 use backstop_core::message::one_line;
+use backstop_core::notice::EventFailed;
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::Problem;
 use crate::context::{Aws, Context, output};
-use crate::table::table;
+use crate::table::{Format, NOTHING, Page, table, terminal_width};
 
 /// Shows events that were given up, or runs them again.
 #[derive(Debug, Args)]
@@ -22,7 +24,11 @@ pub(crate) struct Failed {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Shows them; changes nothing
-    List,
+    List {
+        /// How it is printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Runs the function that failed with its event again, then deletes it here
     Redrive {
         /// Ids, or how they begin; without any: --all
@@ -41,7 +47,7 @@ impl Failed {
         let queue = output(&stack, "FailedEventsQueueUrl")?.to_owned();
         let messages = take(&aws.operations, &queue, &aws.deadline).await?;
         match self.what {
-            What::List => list(&aws, &stack, &queue, &messages).await,
+            What::List { format } => list(&aws, &stack, &queue, &messages, format).await,
             What::Redrive { ids, all } => {
                 let wanted = |message: &Message| {
                     // An empty id begins every other: a variable that is not set.
@@ -60,34 +66,54 @@ async fn list(
     stack: &Stack,
     queue: &str,
     messages: &[Message],
+    format: Format,
 ) -> Result<ExitCode, Problem> {
-    let mut table = table(&["id", "since", "function", "event", "error"]);
+    let mut failed = Vec::new();
     for message in messages {
-        match &message.event {
-            Ok(failed) => table.add_row(vec![
-                message.id.clone(),
-                failed.at.clone().unwrap_or_default(),
-                name(stack, &failed.function),
-                one_line(&failed.title(), 80),
-                one_line(failed.error.as_deref().unwrap_or("not delivered"), 300),
-            ]),
-            Err(problem) => table.add_row(vec![
-                message.id.clone(),
-                String::new(),
-                "?".to_owned(),
-                "?".to_owned(),
-                format!("cannot be read: {problem}"),
-            ]),
-        };
+        failed.push(listed(stack, &message.id, &message.event));
         show_again(aws, queue, message).await;
     }
-    if messages.is_empty() {
-        println!("no event has been given up");
-        return Ok(ExitCode::SUCCESS);
+    match format {
+        Format::Json => println!("{}", json!(failed)),
+        Format::Table => print!("{}", text(&failed, terminal_width())),
     }
-    println!("{table}");
-    println!("run them again, once the cause is gone: backstop failed redrive <id> (or --all)");
-    Ok(ExitCode::from(1))
+    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+}
+
+/// A message, with the function by its name in the template.
+fn listed(stack: &Stack, id: &str, event: &Result<FailedEvent, String>) -> EventFailed {
+    let function = event
+        .as_ref()
+        .ok()
+        .map(|event| name(stack, &event.function));
+    EventFailed {
+        function,
+        ..notice(id, event)
+    }
+}
+
+/// The events, for people, as they fit a terminal of so many columns.
+fn text(failed: &[EventFailed], terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    if failed.is_empty() {
+        page.line("no event has been given up");
+        return page.into_text();
+    }
+    let or_nothing = |text: &Option<String>| text.clone().unwrap_or_else(|| NOTHING.to_owned());
+    let mut rows = table(&["id", "since", "function", "event", "error"]);
+    for of in failed {
+        rows.add_row(vec![
+            of.message.clone(),
+            or_nothing(&of.failed_at),
+            or_nothing(&of.function),
+            one_line(&of.event, 80),
+            one_line(of.error.as_deref().unwrap_or("not delivered"), 300),
+        ]);
+    }
+    page.table(&rows);
+    page.blank();
+    page.line("run them again, once the cause is gone: backstop failed redrive <id> (or --all)");
+    page.into_text()
 }
 
 async fn run_again(
@@ -150,5 +176,54 @@ fn name(stack: &Stack, function: &Function) -> String {
             let logical = stack.resources.iter().find(|(_, id)| *id == physical);
             logical.map_or_else(|| physical.to_owned(), |(logical, _)| logical.clone())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screens;
+
+    #[test]
+    fn events_of_every_kind_are_the_screen_in_the_documents() {
+        let call = json!({
+            "source": "aws.ec2", "detail-type": "AWS API Call via CloudTrail",
+            "detail": {
+                "eventSource": "ec2.amazonaws.com", "eventName": "AuthorizeSecurityGroupIngress",
+            },
+        });
+        let function = "arn:aws:lambda:eu-central-1:111122223333:function:backstop-RevokeIngress";
+        let given_up = json!({
+            "timestamp": "2026-11-24T10:04:12.000Z",
+            "requestContext": { "functionArn": format!("{function}:$LATEST") },
+            "requestPayload": call,
+            "responsePayload": { "errorMessage": "DescribeSecurityGroups: Throttled: Request limit exceeded." },
+        });
+        let stack = Stack {
+            resources: [(
+                "RevokeIngressFunction".to_owned(),
+                "backstop-RevokeIngress".to_owned(),
+            )]
+            .into(),
+            ..Stack::default()
+        };
+        let failed: Vec<EventFailed> = [
+            ("5f0c1d3e-8b7a-4c2d-9e6f-1a2b3c4d5e6f", given_up.to_string()),
+            ("7a9b8c6d-1e2f-4a3b-8c4d-5e6f7a8b9c0d", call.to_string()),
+            ("9c8b7a6d-4e5f-4d3c-a2b1-0f1e2d3c4b5a", "{".to_owned()),
+        ]
+        .into_iter()
+        .map(|(id, body)| listed(&stack, id, &FailedEvent::read(&body)))
+        .collect();
+        let functions: Vec<Option<&str>> = failed.iter().map(|of| of.function.as_deref()).collect();
+        assert_eq!(
+            functions,
+            [
+                Some("RevokeIngressFunction"),
+                Some("RevokeIngressFunction"),
+                None
+            ]
+        );
+        screens::check("failed", |terminal| text(&failed, terminal));
     }
 }

@@ -11,6 +11,7 @@ use backstop_core::plan::{Ending, Outcome};
 use backstop_core::record::Record;
 use backstop_core::words::ControlId;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp, ToSpan};
@@ -36,8 +37,8 @@ pub(crate) struct History {
     /// `2026-11-24T10:00:00Z`, or so long ago as `12h` or `7d`
     #[arg(long, value_parser = Since::parse)]
     since: Option<Since>,
-    /// Only with this outcome, for example `failed`; may be given several times
-    #[arg(long)]
+    /// Only with this outcome; may be given several times
+    #[arg(long, value_parser = PossibleValuesParser::new(Record::outcomes()))]
     outcome: Vec<String>,
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]

@@ -54,7 +54,7 @@ impl KillSwitch {
         let say = |on: bool| if on { "on" } else { "off" };
         let wanted = match self.to {
             To::Status => {
-                println!("{}, stack {}", aws.place(), stack.name);
+                aws.announce(&stack);
                 println!("the kill switch is {}", say(is_on));
                 return Ok(ExitCode::SUCCESS);
             }

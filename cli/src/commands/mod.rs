@@ -6,6 +6,7 @@ pub(crate) mod explain;
 pub(crate) mod failed;
 pub(crate) mod history;
 pub(crate) mod kill_switch;
+pub(crate) mod man;
 pub(crate) mod opt_out;
 pub(crate) mod opt_outs;
 pub(crate) mod plan;

@@ -17,6 +17,7 @@ use jiff::tz::Offset;
 use crate::Problem;
 use crate::commands::explain::control;
 use crate::context::{Aws, Context, output};
+use crate::table::{Page, terminal_width};
 
 /// Opts a resource out of controls by its tag, or ends that.
 #[derive(Debug, Args)]
@@ -186,12 +187,20 @@ async fn add(
     }
     match opt_outs::set(&aws.clients.ec2, resource, value, &aws.deadline).await {
         Ok(()) => {
-            println!("{resource} is opted out: `{value}`");
+            print!("{}", written(resource, value, terminal_width()));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.says_not_found() => Err(aws.not_found(&format!("`{resource}`"))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// That the tag is written, as it fits a terminal of so many columns.
+fn written(resource: &str, value: &str, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    page.line(&format!("{resource} is opted out: `{value}`"));
+    page.line(&format!("to end that: backstop opt-out remove {resource}"));
+    page.into_text()
 }
 
 async fn remove(aws: &Aws, resource: &str, controls: &[ControlId]) -> Result<ExitCode, Problem> {
@@ -260,6 +269,22 @@ async fn own(aws: &Aws, resource: &str) -> Result<BTreeMap<String, String>, Prob
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::of_stack;
+    use crate::screens;
+
+    #[test]
+    fn an_opt_out_that_is_written_is_the_screen_in_the_documents() {
+        let term = Term {
+            until: Some("2027-01-31"),
+            owner: Some("team-web"),
+            reason: Some("vendor access"),
+        };
+        let value = exemption::compose(&[ControlId::OpenIngress], &term).unwrap();
+        let (resource, place) = ("sg-0a3f5c7e91b2d4f60", of_stack(screens::PLACE, "backstop"));
+        screens::check("opt-out-add", |terminal| {
+            format!("{place}\n{}", written(resource, &value, terminal))
+        });
+    }
 
     #[test]
     fn a_tag_goes_only_where_the_control_reads_it() {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::Problem;
 use crate::commands::kill_switch;
 use crate::context::{Aws, Context, output};
+use crate::table::{Page, terminal_width};
 
 /// Checks or shows the policy, or puts another one in force.
 #[derive(Debug, Args)]
@@ -99,24 +100,7 @@ async fn apply(
             "the kill switch is on, and this policy would turn it off, so nothing was changed: turn it off first (backstop kill-switch off), or say in the policy what it is to be (`\"kill_switch\": true`)".to_owned(),
         ));
     }
-    match Document::parse(&in_force) {
-        Ok(now) => {
-            let differing = differences(&now, wanted);
-            if differing.is_empty() {
-                println!("no setting changes, only how the policy is written");
-            }
-            for Difference { path, from, to } in differing {
-                println!("{path}: {from} -> {to}");
-            }
-        }
-        Err(problem) => println!(
-            "{problem}; it is replaced as a whole. What differs from the defaults afterwards:{}",
-            differences(&Document::default(), wanted)
-                .iter()
-                .map(|Difference { path, to, .. }| format!("\n{path}: {to}"))
-                .collect::<String>()
-        ),
-    }
+    print!("{}", changes(&in_force, wanted, terminal_width()));
     if !yes && !confirmed("put it in force?")? {
         println!("nothing was changed");
         return Ok(ExitCode::from(1));
@@ -129,6 +113,31 @@ async fn apply(
     write_document(ssm, parameter, text, &aws.deadline).await?;
     println!("the policy is written; it takes effect within a minute");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a policy would change, for people, as it fits a terminal of so many columns.
+fn changes(in_force: &str, wanted: &Document, terminal: Option<usize>) -> String {
+    let mut page = Page::new(terminal);
+    match Document::parse(in_force) {
+        Ok(now) => {
+            let differing = differences(&now, wanted);
+            if differing.is_empty() {
+                page.line("no setting changes, only how the policy is written");
+            }
+            for Difference { path, from, to } in differing {
+                page.line(&format!("{path}: {from} -> {to}"));
+            }
+        }
+        Err(problem) => {
+            page.line(&format!(
+                "{problem}; it is replaced as a whole. What differs from the defaults afterwards:"
+            ));
+            for Difference { path, to, .. } in differences(&Document::default(), wanted) {
+                page.line(&format!("{path}: {to}"));
+            }
+        }
+    }
+    page.into_text()
 }
 
 /// Asks a person, who has to be there.
@@ -236,6 +245,8 @@ fn compare(path: &str, from: &Value, to: &Value, differences: &mut Vec<Differenc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::of_stack;
+    use crate::screens;
 
     fn lines(from: &str, to: &str) -> Vec<String> {
         let of = |text| Document::parse(text).unwrap();
@@ -265,5 +276,25 @@ mod tests {
             "what is taken away differs as well"
         );
         assert!(lines(other, other).is_empty());
+    }
+
+    #[test]
+    fn what_a_policy_would_change_is_the_screen_in_the_documents() {
+        let in_force = r#"{"version":1,"controls":{"open-ingress":{"mode":"enforce"}}}"#;
+        let wanted = Document::parse(
+            r#"{
+                "version": 1,
+                "opt_out": {"require_end": true, "longest_days": 90},
+                "controls": {
+                    "open-ingress": {"mode": "enforce", "budget": {"changes_per_hour": 20}},
+                    "public-snapshot": {"mode": "notify"}
+                }
+            }"#,
+        )
+        .unwrap();
+        let place = of_stack(screens::PLACE, "backstop");
+        screens::check("policy-apply", |terminal| {
+            format!("{place}\n{}", changes(in_force, &wanted, terminal))
+        });
     }
 }

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::commands::explain::control;
-use crate::context::Context;
+use crate::context::{Context, Regions};
 use crate::judging::Judging;
 use crate::sarif::sarif;
 use crate::table::{Page, bad, doubtful, named, table, terminal_width};
@@ -74,10 +74,12 @@ pub(crate) struct Scan {
     #[arg(long, value_name = "FILE")]
     output: Option<String>,
     #[command(flatten)]
+    regions: Regions,
+    #[command(flatten)]
     judging: Judging,
 }
 
-/// What a scan came to.
+/// What a scan of a Region came to.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Scanned {
     /// The account.
@@ -244,6 +246,24 @@ impl Scan {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
         let names = self.control.iter();
         let only: Vec<ControlId> = names.map(|name| control(name)).collect::<Result<_, _>>()?;
+        let mut scans = Vec::new();
+        for context in self.regions.of(context).await? {
+            let scanned = self.scan(&context, &only).await;
+            scans.push(match scanned {
+                // The other Regions are scanned all the same.
+                Err(problem) if self.regions.all => Scanned {
+                    region: context.region.unwrap_or_default(),
+                    unseen: vec![problem.to_string()],
+                    ..Scanned::default()
+                },
+                scanned => scanned?,
+            });
+        }
+        self.print(&scans)
+    }
+
+    /// Scans one Region.
+    async fn scan(&self, context: &Context, only: &[ControlId]) -> Result<Scanned, Problem> {
         let is_asked_for = |control: &ControlId| only.is_empty() || only.contains(control);
         let aws = context.aws().await?;
         let account = aws.account.clone();
@@ -288,20 +308,29 @@ impl Scan {
         }
         scanned.found.retain(|found| is_asked_for(&found.control));
         scanned.sort();
-        self.print(&scanned)
+        Ok(scanned)
     }
 
-    fn print(&self, scanned: &Scanned) -> Result<ExitCode, Problem> {
-        for problem in &scanned.unseen {
-            eprintln!("backstop: not seen: {}", one_line(problem, 500));
+    fn print(&self, scans: &[Scanned]) -> Result<ExitCode, Problem> {
+        for scanned in scans {
+            let region = match self.regions.all {
+                true => format!("{}: ", scanned.region),
+                false => String::new(),
+            };
+            for problem in &scanned.unseen {
+                eprintln!("backstop: {region}not seen: {}", one_line(problem, 500));
+            }
         }
         let text = match self.format {
             Format::Table => {
                 let is_file = self.output.is_some();
-                text(scanned, terminal_width().filter(|_| !is_file))
+                let terminal = terminal_width().filter(|_| !is_file);
+                let texts = scans.iter().map(|scanned| text(scanned, terminal));
+                texts.collect::<Vec<_>>().join("\n")
             }
-            Format::Json => format!("{}\n", json!(scanned)),
-            Format::Sarif => serde_json::to_string_pretty(&sarif(scanned))
+            Format::Json if self.regions.all => format!("{}\n", json!(scans)),
+            Format::Json => scans.iter().map(|of| format!("{}\n", json!(of))).collect(),
+            Format::Sarif => serde_json::to_string_pretty(&sarif(scans))
                 .map(|sarif| sarif + "\n")
                 .map_err(|error| Problem(format!("the SARIF log: {error}")))?,
         };
@@ -310,7 +339,8 @@ impl Scan {
                 .map_err(|error| Problem(format!("{file} cannot be written: {error}")))?,
             None => print!("{text}"),
         }
-        Ok(ExitCode::from(self.fail_on.code(scanned)))
+        let codes = scans.iter().map(|scanned| self.fail_on.code(scanned));
+        Ok(ExitCode::from(codes.max().unwrap_or_default()))
     }
 }
 
@@ -412,6 +442,10 @@ fn progress() -> ProgressBar {
 /// A scan, for people, as it fits a terminal of so many columns.
 fn text(scanned: &Scanned, terminal: Option<usize>) -> String {
     let mut page = Page::new(terminal);
+    if scanned.judged_by.is_empty() {
+        page.line(&format!("Region {}: not scanned", scanned.region));
+        return page.into_text();
+    }
     page.line(&scanned.judged_by);
     page.blank();
     if !scanned.found.is_empty() {

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::Problem;
 use crate::commands::kill_switch;
-use crate::context::{Aws, Context, output};
+use crate::context::{Aws, Context, Regions, output};
 use crate::table::{Cell, Format, Page, bad, doubtful, good, second, table, terminal_width};
 
 /// How many records that wait to be sent are read to see of which control they are.
@@ -36,6 +36,8 @@ pub(crate) struct Status {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    regions: Regions,
 }
 
 /// How Backstop is.
@@ -74,14 +76,58 @@ struct OfControl {
 
 impl Status {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Problem> {
-        let aws = context.aws().await?;
-        let stack = context.stack(&aws).await?;
-        let report = report(&aws, &stack).await?;
-        match self.format {
-            Format::Json => println!("{}", json!(report)),
-            Format::Table => print!("{}", text(&report, terminal_width())),
+        if !self.regions.all {
+            let aws = context.aws().await?;
+            let stack = context.stack(&aws).await?;
+            let report = report(&aws, &stack).await?;
+            match self.format {
+                Format::Json => println!("{}", json!(report)),
+                Format::Table => print!("{}", text(&report, terminal_width())),
+            }
+            return Ok(ExitCode::from(u8::from(report.needs_a_person())));
         }
-        Ok(ExitCode::from(u8::from(report.needs_a_person())))
+        self.everywhere(context).await
+    }
+
+    /// The stack of that name in each Region that has one.
+    async fn everywhere(&self, context: &Context) -> Result<ExitCode, Problem> {
+        let (mut reports, mut without, mut unread) = (Vec::new(), Vec::new(), 0);
+        for context in self.regions.of(context).await? {
+            let region = context.region.clone().unwrap_or_default();
+            match in_region(&context).await {
+                Ok(Some(report)) => {
+                    if self.format == Format::Table {
+                        println!("{}", text(&report, terminal_width()));
+                    }
+                    reports.push(report);
+                }
+                Ok(None) => without.push(region),
+                // The others are shown all the same.
+                Err(problem) => {
+                    unread += 1;
+                    eprintln!("backstop: {region}: {problem}");
+                }
+            }
+        }
+        match self.format {
+            Format::Json => println!("{}", json!(reports)),
+            Format::Table if without.is_empty() => {}
+            Format::Table => println!("no stack `{}` in {}", context.stack, without.join(", ")),
+        }
+        let needs_a_person = reports.iter().any(Report::needs_a_person);
+        Ok(ExitCode::from(match (unread, reports.is_empty()) {
+            (0, false) => u8::from(needs_a_person),
+            _ => 2,
+        }))
+    }
+}
+
+/// How the stack of a Region is, if there is one.
+async fn in_region(context: &Context) -> Result<Option<Report>, Problem> {
+    let aws = context.aws().await?;
+    match context.stack_if_any(&aws).await? {
+        Some(stack) => Ok(Some(report(&aws, &stack).await?)),
+        None => Ok(None),
     }
 }
 

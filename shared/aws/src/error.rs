@@ -208,6 +208,18 @@ impl AwsError {
                 .any(|end| self.code.ends_with(end))
     }
 
+    /// Whether the caller may not make the call.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "AccessDenied"
+                | "AccessDeniedException"
+                | "UnauthorizedOperation"
+                | "AuthorizationError"
+        )
+    }
+
     /// Whether AWS refused for now: nothing has happened, later it may.
     #[must_use]
     pub fn is_throttled(&self) -> bool {

@@ -121,6 +121,23 @@ pub(crate) async fn rules(
     Ok(names.collect())
 }
 
+/// The Regions that are enabled in the account, by name.
+///
+/// # Errors
+/// The call failed.
+pub async fn regions(
+    ec2: &aws_sdk_ec2::Client,
+    deadline: &Deadline,
+) -> Result<Vec<String>, AwsError> {
+    // Without `AllRegions` it names only those that are enabled.
+    let request = ec2.describe_regions().send();
+    let answer = deadline.call("DescribeRegions", request).await?;
+    let names = answer.regions.unwrap_or_default().into_iter();
+    let mut names: Vec<String> = names.filter_map(|region| region.region_name).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// Invokes a function and waits for what it answers: the answer, or the error
 /// that it reported.
 ///

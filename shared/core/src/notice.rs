@@ -53,6 +53,17 @@ pub enum About {
 }
 
 impl About {
+    /// Every name that there is.
+    pub const NAMES: &[&str] = &[
+        "opt-out-changed",
+        "control-tripped",
+        "digest",
+        "health",
+        EVENT_FAILED,
+        "storm",
+        "requests-refused",
+    ];
+
     /// The name, as in JSON: `outcome` of messages.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -120,7 +120,8 @@ pub(crate) fn shortened<T>(
 }
 
 /// `1 rule`, `2 rules`, `2 patches`, `2 entries`.
-pub(crate) fn counted(count: usize, item: &str) -> String {
+#[must_use]
+pub fn counted(count: usize, item: &str) -> String {
     match (count, item.strip_suffix("ry")) {
         (1, _) => format!("1 {item}"),
         (many, Some(stem)) => format!("{many} {stem}ries"),

@@ -12,11 +12,12 @@ use serde_json::Value;
 use crate::encryption::Encryption;
 use crate::entry::Entry;
 use crate::json;
-use crate::notice::Notice;
+use crate::notice::{About, Notice};
 use crate::patching::Patching;
 use crate::run::{Head, VERSION};
 use crate::stored;
-use crate::undo::Undo;
+use crate::undo::{Undo, UndoStatus};
+use crate::words::Status;
 
 /// A record's document as it is stored: the record with its `kind`.
 ///
@@ -119,6 +120,13 @@ impl Record {
             Self::Undo(undo) => undo.status.name(),
             Self::Notice(notice) => notice.about.name(),
         }
+    }
+
+    /// Every outcome that there is, as [`Record::outcome`] names it.
+    pub fn outcomes() -> impl Iterator<Item = &'static str> {
+        let runs = Status::ALL.iter().map(|status| status.name());
+        let undos = UndoStatus::ALL.iter().map(|status| status.name());
+        runs.chain(undos).chain(About::NAMES.iter().copied())
     }
 
     /// What it begins with, if it is a run of a control.

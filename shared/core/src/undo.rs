@@ -721,6 +721,9 @@ pub enum UndoStatus {
 }
 
 impl UndoStatus {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::UndoInProgress, Self::Undone, Self::UndoFailed];
+
     /// The name, as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -293,6 +293,25 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::InProgress,
+        Self::Remediated,
+        Self::Failed,
+        Self::Notified,
+        Self::Exempt,
+        Self::Held,
+        Self::NotOwned,
+        Self::Existing,
+        Self::Tripped,
+        Self::Stopped,
+        Self::Pending,
+        Self::Refused,
+        Self::RolledBack,
+        Self::NeedsPerson,
+        Self::AwaitingRescan,
+    ];
+
     /// The name, as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -29,7 +29,7 @@ mod subject;
 mod text;
 mod undo;
 
-pub use crate::prose::{one_line, quoted};
+pub use crate::prose::{counted, one_line, quoted};
 pub use encryption::{
     EncryptionKind, EncryptionNotification, NotifiedBack, NotifiedCopy, NotifiedDowntime,
     NotifiedInstance, NotifiedSnapshot, NotifiedVolume, OmittedOfEncryption, managed_volumes,

@@ -523,6 +523,10 @@ fn events_that_were_given_up_are_listed_and_run_again_in_either_shape() {
         ] {
             assert!(list.contains(part), "{part} is missing in\n{list}");
         }
+        let listed = json_of(aws, &["failed", "list", "--format", "json"]);
+        let functions = listed.as_array().unwrap().iter().map(|of| &of["function"]);
+        let functions: Vec<&Value> = functions.filter(|of| !of.is_null()).collect();
+        assert_eq!(functions, ["RevokeIngressFunction"; 2], "{listed}");
         // Looking hides nothing: the same once more.
         assert_eq!(backstop(aws, &["failed", "list"]).1, list);
 
