@@ -35,6 +35,9 @@ pub(crate) struct Context {
     /// Backstop's stack
     #[arg(long, global = true, default_value = "backstop", help_heading = GLOBAL)]
     pub(crate) stack: String,
+    /// Shows each call to AWS on standard error: its IAM actions, attempts, time
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub(crate) debug: bool,
 }
 
 /// Whether a command is about one Region or all.

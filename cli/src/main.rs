@@ -110,6 +110,12 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Problem> {
     let Cli { context, command } = cli;
+    if context.debug {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
+    }
     match command {
         Command::Explain(command) => command.run(),
         Command::Status(command) => command.run(&context).await,

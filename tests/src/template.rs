@@ -260,6 +260,17 @@ pub fn granted_actions(function: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The actions that a policy document of the repository allows, by its path.
+#[must_use]
+pub fn actions_of(policy: &str) -> BTreeSet<String> {
+    let document: Value = serde_json::from_str(&read(policy)).expect("a policy is JSON");
+    let allowed = statements(&document).into_iter();
+    allowed
+        .filter(|statement| statement.effect == "Allow")
+        .flat_map(|statement| statement.actions)
+        .collect()
+}
+
 /// The statements of a policy document.
 #[must_use]
 pub fn statements(document: &Value) -> Vec<Statement> {

@@ -261,10 +261,10 @@ impl Handler {
         let mut counted = metrics::run(run.head.control.name());
         match run.head.status {
             Status::Remediated => {
-                counted.remediations = 1;
+                counted.remediations = Some(1);
                 counted.time_to_closed = elapsed(run.head.actor.event_time, now);
             }
-            Status::NeedsPerson => counted.failures = 1,
+            Status::NeedsPerson => counted.failures = Some(1),
             _ => {}
         }
         if end.trip {

@@ -261,7 +261,7 @@ impl Handler {
         let mut counted = metrics::run(CONTROL.name());
         let looked = self.look_counted(trigger, unit, now, &mut counted).await;
         if looked.is_err() {
-            counted.failures = 1;
+            counted.failures = Some(1);
         }
         looked
     }
@@ -348,7 +348,7 @@ impl Handler {
             }
             return Ok(Looked::Done("nothing to do"));
         };
-        counted.findings = 1;
+        counted.findings = Some(1);
         if run.head.status != Status::InProgress {
             return self.recorded(&run, known.as_ref(), &guards).await;
         }

@@ -487,7 +487,7 @@ impl Handler {
             }));
         };
         let mut counted = metrics::run(control.name());
-        counted.findings = 1;
+        counted.findings = Some(1);
         // What is listed beyond the worst is what a record has room for.
         while ledger::oversize(&run)?.is_some() && run.shorten() {}
         let known = world.known(control, &id);

@@ -162,11 +162,7 @@ impl Handler {
                 digest.unseen.push(problem);
             }
         }
-        metrics::swept(
-            unhealthy,
-            digest.looked_at.values().sum(),
-            digest.met_first.count,
-        );
+        metrics::swept(unhealthy, digest.met_first.count);
         let told = self.sum_up(place, &mut digest).await;
         let sweep = LastSweep::of(&digest, self.clients.clock.now());
         if let Err(problem) = self.ledger.keep_sweep(&sweep).await {

@@ -13,7 +13,8 @@ use metrique::writer::{AttachGlobalEntrySinkExt, FormatExt, GlobalEntrySink};
 /// CloudWatch namespace of every metric.
 pub const NAMESPACE: &str = "Backstop";
 
-/// What one run of a remediation function adds up to.
+/// What one run of a remediation function adds up to. What did not happen is left
+/// out: CloudWatch charges a metric for each hour in which it gets a value, zero too.
 #[metrics(emf::dimension_sets = [["Control"]], rename_all = "PascalCase")]
 #[derive(Debug)]
 pub struct RunMetrics {
@@ -22,11 +23,11 @@ pub struct RunMetrics {
     /// The control, by name: the one dimension.
     control: &'static str,
     /// 1 if the resource violates the control.
-    pub findings: u64,
+    pub findings: Option<u64>,
     /// 1 if a finding was put right, verified.
-    pub remediations: u64,
+    pub remediations: Option<u64>,
     /// 1 if something failed.
-    pub failures: u64,
+    pub failures: Option<u64>,
     /// From the event to the closed hole; only for what was put right.
     #[metrics(unit = Millisecond)]
     pub time_to_closed: Option<Duration>,
@@ -40,20 +41,17 @@ pub struct SweepMetrics {
     timestamp: SystemTime,
     /// Checks of Backstop itself that failed.
     pub unhealthy_checks: u64,
-    /// Resources looked at.
-    pub looked_at: u64,
     /// Resources met before the event path did.
     pub met_first: u64,
 }
 
 /// Emits what a sweep added up to.
-pub fn swept(unhealthy_checks: u64, looked_at: u64, met_first: u64) {
+pub fn swept(unhealthy_checks: u64, met_first: u64) {
     attach();
     drop(
         SweepMetrics {
             timestamp: SystemTime::now(),
             unhealthy_checks,
-            looked_at,
             met_first,
         }
         .append_on_drop(ServiceMetrics::sink()),
@@ -91,15 +89,18 @@ pub type RunMetricsOnDrop = RunMetricsGuard;
 /// dropped.
 pub fn run(control: &'static str) -> RunMetricsOnDrop {
     attach();
+    nothing_yet(control).append_on_drop(ServiceMetrics::sink())
+}
+
+fn nothing_yet(control: &'static str) -> RunMetrics {
     RunMetrics {
         timestamp: SystemTime::now(),
         control,
-        findings: 0,
-        remediations: 0,
-        failures: 0,
+        findings: None,
+        remediations: None,
+        failures: None,
         time_to_closed: None,
     }
-    .append_on_drop(ServiceMetrics::sink())
 }
 
 /// Directs metrics to standard output, once.
@@ -113,4 +114,32 @@ fn attach() {
         );
         handle.forget();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use metrique::writer::EntryIoStream;
+    use metrique::{CloseValue, RootEntry};
+
+    use super::*;
+
+    #[test]
+    fn what_did_not_happen_is_no_metric() {
+        let line = |run: RunMetrics| {
+            let mut line = Vec::new();
+            let mut stream = Emf::builder(NAMESPACE.to_owned(), vec![vec![]])
+                .build()
+                .output_to(&mut line);
+            stream.next(&RootEntry::new(run.close())).unwrap();
+            String::from_utf8(line).unwrap()
+        };
+        let nothing = line(nothing_yet("open-ingress"));
+        assert!(nothing.contains(r#""Metrics":[]"#), "{nothing}");
+        let found = line(RunMetrics {
+            findings: Some(1),
+            ..nothing_yet("open-ingress")
+        });
+        assert!(found.contains(r#""Findings":1"#), "{found}");
+        assert!(!found.contains("Failures"), "{found}");
+    }
 }

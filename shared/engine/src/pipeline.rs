@@ -414,7 +414,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         let mut counted = metrics::run(R::INFO.id.name());
         let looked = Box::pin(self.look_counted(&mut counted)).await;
         if looked.is_err() {
-            counted.failures = 1;
+            counted.failures = Some(1);
         }
         looked
     }
@@ -442,7 +442,7 @@ impl<R: Remediation> Pipeline<'_, R> {
         let decision = self.decide(facts.as_ref(), &policy, &guards, now);
         self.log_decision(&decision, mode);
         if decision.finding().is_some() {
-            counted.findings = 1;
+            counted.findings = Some(1);
         }
         let found = self.entry(facts.as_ref(), &decision, &policy, now);
         let critical = decision.finding().map(Finding::critical);
@@ -979,7 +979,7 @@ impl<R: Remediation> Pipeline<'_, R> {
             });
         }
         if entry.head.status == Status::Remediated {
-            counted.remediations = 1;
+            counted.remediations = Some(1);
             let event = self.run.trigger.actor.event_time;
             counted.time_to_closed = event
                 .zip(entry.head.finished_at)

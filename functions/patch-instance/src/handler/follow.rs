@@ -335,12 +335,12 @@ fn count(run: &Patching, now: Timestamp) {
     let mut counted = metrics::run(run.head.control.name());
     match run.head.status {
         Status::Remediated => {
-            counted.remediations = 1;
+            counted.remediations = Some(1);
             let since = run.head.actor.event_time;
             counted.time_to_closed =
                 since.and_then(|since| now.duration_since(since).try_into().ok());
         }
-        Status::Failed => counted.failures = 1,
+        Status::Failed => counted.failures = Some(1),
         _ => {}
     }
 }

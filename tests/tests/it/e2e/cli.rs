@@ -21,6 +21,7 @@ fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
         stderr,
     } = Command::new(binary)
         .args(arguments)
+        .arg("--debug")
         .env_clear()
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test")
@@ -40,7 +41,41 @@ fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    let (calls, said): (Vec<String>, Vec<String>) = text(stderr)
+        .lines()
+        .map(str::to_owned)
+        .partition(|line| line.contains(": AWS call call="));
+    granted(arguments, &calls);
+    let said = said.into_iter().map(|line| line + "\n").collect();
+    (status.code().unwrap(), text(stdout), said)
+}
+
+/// Commands that change nothing, for which the reader's policy is enough.
+const READS: &[&str] = &[
+    "doctor", "history", "opt-outs", "plan", "scan", "show", "status",
+];
+
+/// That the policy which the documents give for a command grants what it called.
+fn granted(arguments: &[&str], calls: &[String]) {
+    let command = arguments[0];
+    let policies: &[&str] = match READS.contains(&command) || arguments.contains(&"show") {
+        true => &["reader"],
+        false => &["reader", "operator"],
+    };
+    let granted: BTreeSet<String> = policies
+        .iter()
+        .flat_map(|name| template::actions_of(&format!("docs/rights/{name}.json")))
+        .collect();
+    for call in calls {
+        let actions = call.split(" actions=").nth(1).unwrap();
+        let actions = actions.split(" attempts=").next().unwrap().split(' ');
+        for action in actions {
+            assert!(
+                action == "sts:GetCallerIdentity" || granted.contains(action),
+                "{policies:?} does not grant {action} to {arguments:?}"
+            );
+        }
+    }
 }
 
 fn json_of(aws: &LocalAws, arguments: &[&str]) -> Value {
