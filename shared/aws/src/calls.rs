@@ -118,7 +118,11 @@ fn actions(service: &str, operation: &str, input: &Input) -> Vec<String> {
         actions.dedup();
         return actions;
     }
-    let mut actions = vec![format!("{prefix}:{operation}")];
+    let action = match (service, operation) {
+        ("Lambda", "Invoke") => "InvokeFunction",
+        (_, operation) => operation,
+    };
+    let mut actions = vec![format!("{prefix}:{action}")];
     if creates_with_tags(input) {
         actions.push("ec2:CreateTags".to_owned());
     }
@@ -162,6 +166,15 @@ mod tests {
             ["ec2:CreateSnapshots", "ec2:CreateTags"]
         );
         assert_eq!(needs(plain.build().unwrap()), ["ec2:CreateSnapshots"]);
+    }
+
+    #[test]
+    fn an_invocation_needs_a_right_of_another_name() {
+        let input = aws_sdk_lambda::operation::invoke::InvokeInput::builder();
+        assert_eq!(
+            actions("Lambda", "Invoke", &Input::erase(input.build().unwrap())),
+            ["lambda:InvokeFunction"]
+        );
     }
 
     #[test]

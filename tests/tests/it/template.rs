@@ -2455,8 +2455,30 @@ fn outputs() {
         ("FailedEventsQueueUrl", reference(QUEUE)),
         ("SweepFunctionName", reference("SweepFunction")),
         ("UndoFunctionName", reference(UNDO)),
+        (
+            "NextCommand",
+            json!({ "Fn::Sub":
+                "backstop doctor --region ${AWS::Region} --stack ${AWS::StackName}" }),
+        ),
+        (
+            "DashboardUrl",
+            json!({ "Fn::Sub": [
+                "https://${AWS::Region}.${Host}/cloudwatch/home?region=${AWS::Region}#dashboards/dashboard/${Dashboard}",
+                { "Host": { "Fn::FindInMap": ["Console", reference("AWS::Partition"), "Host"] } },
+            ] }),
+        ),
     ]);
     assert_eq!(found, expected);
+}
+
+/// A name can be taken once in an account and Region, so that a second stack is
+/// refused; it goes with the stack.
+#[test]
+fn a_second_stack_is_refused_by_a_name_that_the_first_has_taken() {
+    let only = resource("OnlyStack");
+    assert_eq!(only["Properties"]["Name"], "/backstop/only-stack");
+    assert_eq!(only["Properties"]["Value"], reference("AWS::StackName"));
+    assert!(only["DeletionPolicy"].is_null());
 }
 
 #[test]

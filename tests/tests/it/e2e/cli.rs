@@ -1,6 +1,8 @@
 //! The command line against the local AWS: the real binary, as a person on call
 //! runs it.
 
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, InstanceType, VolumeType};
@@ -9,35 +11,45 @@ use jiff::Timestamp;
 
 use super::*;
 
-/// Runs `backstop` with the local AWS's endpoints.
-fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
-    // Beside this test's own binary: target/debug/deps/it-….
+/// Where the binary `backstop` is: beside this test's own, target/debug/deps/it-….
+fn folder_of_the_binary() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
-    let binary = deps.ancestors().nth(2).unwrap().join("backstop");
-    let upstreams = aws.proxy.upstreams;
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(binary)
-        .args(arguments)
-        .arg("--debug")
+    deps.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// A program with the local AWS's endpoints, and nothing else of this process.
+fn program(aws: &LocalAws, name: impl AsRef<OsStr>) -> Command {
+    let proxy = &aws.proxy;
+    let mut command = Command::new(name);
+    command
         .env_clear()
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test")
         .env("AWS_REGION", "us-east-1")
         .env(
             "AWS_ENDPOINT_URL",
-            format!("http://{}", upstreams.ministack),
+            format!("http://{}", proxy.upstreams.ministack),
         )
         .env(
             "AWS_ENDPOINT_URL_EC2",
-            format!("http://127.0.0.1:{}", aws.proxy.moto_port),
+            format!("http://127.0.0.1:{}", proxy.moto_port),
         )
         .env(
             "AWS_ENDPOINT_URL_SSM",
-            format!("http://127.0.0.1:{}", aws.proxy.ministack_port),
-        )
+            format!("http://127.0.0.1:{}", proxy.ministack_port),
+        );
+    command
+}
+
+/// Runs `backstop`.
+fn backstop(aws: &LocalAws, arguments: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = program(aws, folder_of_the_binary().join("backstop"))
+        .args(arguments)
+        .arg("--debug")
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -698,6 +710,108 @@ fn the_switches_do_what_they_say_and_the_doctor_sees_them() {
             (!aws.proxy.calls_of("DescribeTrails").is_empty()).then_some(())
         })
         .await;
+        aws.quiet().await;
+    });
+}
+
+/// The commands of a document, as they are typed: lines of its blocks, and code in its
+/// sentences and tables.
+fn commands(document: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (n, part) in document.split("```").enumerate() {
+        let pieces: Vec<&str> = match n % 2 {
+            1 => part.lines().collect(),
+            _ => part.split('`').skip(1).step_by(2).collect(),
+        };
+        for piece in pieces {
+            let typed = piece.split("  #").next().unwrap().trim();
+            let typed = typed.replace("\\|", "|");
+            // A command's bare name is no row to be typed.
+            if typed.starts_with("backstop ")
+                && !["backstop undo", "backstop re-arm"].contains(&typed.as_str())
+            {
+                found.insert(typed);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_of_the_on_call_page_runs_as_it_is_typed() {
+    scenario(async |aws| {
+        let group = Group::new(aws, &[]).await;
+        let event = group.open(aws, &[SSH], &[]).await;
+        assert_eq!(check(aws, &event), "remediated");
+        let history = json_of(aws, &["history", &group.id, "--format", "json"]);
+        let entry = history[0]["record"]["id"].as_str().unwrap().to_owned();
+        let folder = std::env::temp_dir().join(format!("on-call-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("trail")).unwrap();
+        std::fs::write(folder.join("policy.json"), "{\"version\": 1}").unwrap();
+        let records = json!({ "Records": [event["detail"]] });
+        std::fs::write(folder.join("trail/day.json"), records.to_string()).unwrap();
+
+        // What stands for something is put in its place.
+        let meant = [
+            ("01M7SH8XYF6H0J2M4N8P7R3T1W", entry.as_str()),
+            ("<entry>", &entry),
+            ("<resource>", &group.id),
+            (
+                "<control in the message> <Region>",
+                "serial-console us-east-1",
+            ),
+            ("<control in the message>", "open-ingress"),
+            ("sg-0a3f5c7e91b2d4f60", &group.id),
+            ("sg-…", &group.id),
+            ("i-…", "i-0123456789abcdef0"),
+            ("ami-…", "ami-0123456789abcdef0"),
+            ("snap-…", "snap-0123456789abcdef0"),
+            ("subnet-…", "subnet-0123456789abcdef0"),
+        ];
+        // Nobody is there to ask.
+        let asks = ["backstop undo ", "backstop policy apply "];
+        let page = template::read("docs/on-call.md");
+        let commands = commands(&page);
+        assert!(commands.len() > 30, "{commands:#?}");
+        let mut wrong = Vec::new();
+        // From the last to the first, so that the kill switch is off again in the end.
+        for typed in commands.iter().rev() {
+            let mut line = typed.clone();
+            for (stands, for_it) in meant {
+                line = line.replace(stands, for_it);
+            }
+            assert!(
+                !line.contains(['<', '…']),
+                "{typed}: what stands for something?"
+            );
+            if asks.iter().any(|command| line.starts_with(command)) {
+                line += " --yes";
+            }
+            let Output {
+                status,
+                stdout,
+                stderr,
+            } = program(aws, "/bin/sh")
+                .args(["-c", &line])
+                .env("PATH", folder_of_the_binary())
+                .env("USER", "jo")
+                .current_dir(&folder)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(stderr).unwrap();
+            // Nothing is known here of most resources that the page names.
+            let not_there = ["was not found in account", "no such event is in the queue"];
+            let is_fine = match status.code() {
+                Some(0 | 1) => true,
+                _ => not_there.iter().any(|part| said.contains(part)),
+            };
+            if !is_fine || said.contains("Usage:") {
+                let out = String::from_utf8(stdout).unwrap();
+                wrong.push(format!("{line}: {status}\n{out}{said}"));
+            }
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         aws.quiet().await;
     });
 }
